@@ -1,0 +1,37 @@
+"""The models by name. A constructor's signature is the schema of the config's `model` section."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Generator, nn
+
+from models.gpt import GPT
+
+MODELS: dict[str, type[nn.Module]] = {"gpt2": GPT}
+
+
+def build_model(name: str, seed: int, **keywords: Any) -> nn.Module:
+    """The model, in fp32 on the CPU: the same weights for the same seed wherever it is moved afterwards.
+
+    Touches no global random state. Raises ValueError for an unknown name or an impossible keyword.
+    """
+    if name not in MODELS:
+        raise ValueError(f"name must be one of {', '.join(MODELS)}, not {name}")
+    with torch.device("meta"):  # shapes only, so that nothing is drawn twice
+        model = MODELS[name](**keywords)
+    model.to_empty(device="cpu")
+    model.initialize(Generator().manual_seed(seed))  # type: ignore[operator]
+    return model
+
+
+def padded_vocabulary(vocabulary: int | Literal["auto"], tokens: int) -> int:
+    """Rows of the embedding for data with `tokens` distinct tokens; "auto" is the next multiple of 64.
+
+    Matrix products run fastest on such sizes (50,257 becomes 50,304, as nanoGPT has it). Rows beyond `tokens` are
+    never a target. Raises ValueError if the data has tokens that the model would have no row for.
+    """
+    if vocabulary == "auto":
+        return -(-tokens // 64) * 64
+    if vocabulary < tokens:
+        raise ValueError(f"vocabulary must be auto or at least {tokens}, what the data has, not {vocabulary}")
+    return vocabulary

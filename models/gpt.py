@@ -1,0 +1,140 @@
+"""GPT-2: nanoGPT's shape and initialisation, without dropout.
+
+Pre-LayerNorm blocks, learned positions, exact GELU, and one matrix that is both the embedding and the output
+head. The head is applied with `F.linear` and has no module of its own, so a state dict holds the matrix once and
+no parameter group can take it twice. Every other matrix lives in an `nn.Linear`, embeddings in `nn.Embedding`: an
+optimizer that treats hidden matrices apart tells them by the type of their module.
+
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+
+class Attention(nn.Module):
+    """Causal self-attention. `divisor` divides the logits beyond the usual sqrt(Q)."""
+
+    def __init__(self, heads: int, width: int, bias: bool, divisor: int):
+        super().__init__()
+        self.heads = heads
+        self.scale = 1 / (math.sqrt(width // heads) * divisor)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)  # the three stacked, each (heads * Q, width)
+        self.projection = nn.Linear(width, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, width = x.shape
+        qkv = self.qkv(x).split(width, dim=2)
+        q, k, v = (y.view(batch, time, self.heads, -1).transpose(1, 2) for y in qkv)  # (B, H, T, Q) each
+        # Which kernel runs is the caller's choice (torch.nn.attention.sdpa_kernel): only MATH differentiates twice.
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        return self.projection(y.transpose(1, 2).reshape(batch, time, width))
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int, bias: bool):
+        super().__init__()
+        self.up = nn.Linear(width, 4 * width, bias=bias)
+        self.down = nn.Linear(4 * width, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, heads: int, width: int, bias: bool, divisor: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, bias=bias)
+        self.attention = Attention(heads, width, bias, divisor)
+        self.mlp_norm = nn.LayerNorm(width, bias=bias)
+        self.mlp = MLP(width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class GPT(nn.Module):
+    """`model(tokens)` gives logits, `model(tokens, targets)` the mean loss.
+
+    layers: blocks
+    heads: attention heads per block; each works on Q = width / heads dimensions
+    width: of the residual stream
+    context: longest sequence, in tokens; the rows of the position table
+    vocabulary: rows of the embedding, which may be padded beyond the tokenizer's (see `padded_vocabulary`)
+    bias: a bias in every linear layer and LayerNorm, as OpenAI's weights have
+    scale_attention_by_layer: divide the attention logits of block i = 1, 2, ... by i, as Sophia's authors do
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        heads: int,
+        width: int,
+        context: int,
+        vocabulary: int,
+        bias: bool = False,
+        scale_attention_by_layer: bool = False,
+    ):
+        for name, value in [("layers", layers), ("heads", heads), ("width", width), ("context", context)]:
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if vocabulary < 1:
+            raise ValueError(f"vocabulary must be at least 1 or auto, not {vocabulary}")
+        if width % heads:
+            raise ValueError(f"width must be a multiple of heads, but {width} is not one of {heads}")
+        super().__init__()
+        self.context = context
+        self.embedding = nn.Embedding(vocabulary, width)  # the head too
+        self.positions = nn.Embedding(context, width)
+        divisors = range(1, layers + 1) if scale_attention_by_layer else [1] * layers
+        self.blocks = nn.ModuleList(Block(heads, width, bias, divisor) for divisor in divisors)
+        self.norm = nn.LayerNorm(width, bias=bias)
+        self.initialize()
+
+    @torch.no_grad()
+    def initialize(self, generator: Generator | None = None) -> None:
+        """N(0, .02), but .02 / sqrt(2 L) for the 2 L matrices that write to the residual stream; biases 0."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif "norm" in name:
+                parameter.fill_(1)
+            elif name.endswith(("projection.weight", "down.weight")):
+                parameter.normal_(0, 0.02 / math.sqrt(2 * len(self.blocks)), generator=generator)
+            else:
+                parameter.normal_(0, 0.02, generator=generator)
+
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """tokens, targets: int64 (B, T). Returns logits (B, T, V); with targets the mean loss, in nats per token.
+
+        The loss is in fp32 at least, under autocast too. Raises ValueError where T exceeds the context.
+        """
+        time = tokens.size(1)
+        if time > self.context:
+            raise ValueError(f"context must be at least {time} for {time} tokens in a row, not {self.context}")
+        x = self.embedding(tokens) + self.positions.weight[:time]  # (B, T, width)
+        for block in self.blocks:
+            x = block(x)
+        logits = F.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
+        if targets is None:
+            return logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bf16 under autocast
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def matrix_parameters(self) -> int:
+        """N: the entries of every matrix in a matrix product, the tied head once; not positions, norms or biases."""
+        matrices = [module.weight for module in self.modules() if isinstance(module, nn.Linear)]
+        return sum(matrix.numel() for matrix in [*matrices, self.embedding.weight])
+
+    def flops_per_token(self, context: int) -> int:
+        """Forward and backward, 6 N + 12 L H Q T, T = context (Chowdhery et al. 2022, PaLM, appendix B).
+
+        2 N + 4 L H Q T of it is the forward pass, and backward costs twice that. The whole T x T square of the
+        attention is counted, as is the custom, although a causal kernel may do half of it.
+        """
+        width = self.embedding.embedding_dim  # H Q
+        return 6 * self.matrix_parameters() + 12 * len(self.blocks) * width * context
