@@ -1,0 +1,154 @@
+"""From shards to batches. `batch(step)` is a pure function of (seed, step, rank): no state to save.
+
+The stream of tokens is cut into windows of `context` tokens, each with the one token after it, its last
+target. Every epoch visits each window once, in an order that only (seed, epoch) decides. Sequence i of a
+global batch is number step * sequences + i of that endless order and lives on rank i mod world: one rank or
+eight draw the same global batch, and a run that was killed goes on with the batch it would have had.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.shards import Stream
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Loader:
+    """Training batches: `batch(step)` is (inputs, targets), each (sequences / world, context) int64.
+
+    shards: the training split. sequences: in the global batch, over all ranks and micro-batches.
+    seed: 0 to 2^32 - 1. Raises ValueError where the batch does not divide over the ranks or the
+    split is too small for one batch.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        context: int,
+        sequences: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        device: str | torch.device = "cpu",
+    ):
+        if context < 1:
+            raise ValueError(f"context must be at least 1, not {context}")
+        if sequences < 1:
+            raise ValueError(f"batch.tokens must hold at least one sequence of {context} tokens")
+        if sequences % world:
+            raise ValueError(f"batch.tokens: {sequences} sequences do not divide over {world} ranks")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be between 0 and {2**32 - 1}, not {seed}")
+        self.stream = Stream(shards)
+        self.context, self.sequences, self.seed = context, sequences, seed
+        self.rank, self.world, self.device = rank, world, torch.device(device)
+        self.windows = (len(self.stream) - 1) // context
+        if self.windows < sequences:
+            raise ValueError(
+                f"batch.tokens: a batch of {sequences} sequences of {context} tokens needs "
+                f"{sequences * context + 1} tokens, but the training split holds {len(self.stream)}; "
+                "lower batch.tokens or context"
+            )
+        self.orders: dict[int, np.ndarray] = {}
+        self.ahead = ThreadPoolExecutor(1, "loader") if self.device.type == "cuda" else None
+        self.pending: tuple[int, Future[Batch]] | None = None
+
+    def batch(self, step: int) -> Batch:
+        if self.ahead is None:
+            return self.assemble(step)
+        # The thread reads and pins the next batch while the device computes on this one. It only ever fetches
+        # what assemble(step) says, so a wrong guess costs time and changes nothing.
+        guessed, future = self.pending or (None, None)
+        if future is None or guessed != step:
+            future = self.ahead.submit(self.assemble, step)
+        inputs, targets = future.result()
+        self.pending = (step + 1, self.ahead.submit(self.assemble, step + 1))
+        return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+
+    def assemble(self, step: int) -> Batch:
+        """This rank's share of the batch, in (on CUDA, pinned) host memory."""
+        first = step * self.sequences
+        windows = []
+        for number in range(first + self.rank, first + self.sequences, self.world):
+            epoch, index = divmod(number, self.windows)
+            windows.append(int(self.order(epoch)[index]))
+        inputs, targets = cut(self.stream, windows, self.context)
+        return (
+            (inputs.pin_memory(), targets.pin_memory()) if self.device.type == "cuda" else (inputs, targets)
+        )
+
+    def order(self, epoch: int) -> np.ndarray:
+        """A permutation of the windows, (windows,) int64. A batch can span two epochs, so two are kept."""
+        if epoch not in self.orders:
+            self.orders = {held: order for held, order in self.orders.items() if abs(held - epoch) == 1}
+            # RandomState, not default_rng: NEP 19 freezes its stream, so the order outlives numpy's versions.
+            self.orders[epoch] = np.random.RandomState([self.seed, epoch]).permutation(self.windows)
+        return self.orders[epoch]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Fixed batches, read anew each time they are iterated: an evaluation holds one of them in memory."""
+
+    stream: Stream
+    windows: Sequence[int]
+    context: int
+    micro: int
+    device: torch.device
+
+    def __len__(self) -> int:
+        return -(-len(self.windows) // self.micro)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, len(self.windows), self.micro):
+            inputs, targets = cut(self.stream, self.windows[first : first + self.micro], self.context)
+            yield inputs.to(self.device), targets.to(self.device)
+
+
+def evaluation_batches(
+    shards: Sequence[Path],
+    context: int,
+    tokens: int | None,
+    micro: int,
+    rank: int = 0,
+    world: int = 1,
+    device: str | torch.device = "cpu",
+) -> Evaluation:
+    """Batches of up to `micro` sequences, always the same, on windows spread evenly over the split.
+
+    shards: the validation split. tokens: targets in all, over the ranks (None: all there are). Window j is on
+    rank j mod world. Iterating gives (inputs, targets), each (at most micro, context) int64 on `device`.
+    Raises ValueError where the split holds fewer tokens than asked for.
+    """
+    stream = Stream(shards)
+    windows = (len(stream) - 1) // context
+    asked = windows if tokens is None else tokens // context
+    if windows < 1:
+        raise ValueError(
+            f"context: the validation split of {len(stream)} tokens is under one window of {context} tokens; "
+            "lower context or take a larger corpus"
+        )
+    if asked < 1:
+        raise ValueError(f"eval.tokens is {tokens}, under one window of {context} tokens; raise eval.tokens")
+    if asked > windows:
+        raise ValueError(
+            f"eval.tokens asks for {asked} windows of {context} tokens, but the validation split of "
+            f"{len(stream)} tokens has {windows}; set eval.tokens to at most {windows * context}"
+        )
+    mine = [number * windows // asked for number in range(rank, asked, world)]
+    return Evaluation(stream, mine, context, micro, torch.device(device))
+
+
+def cut(stream: Stream, windows: Sequence[int], context: int) -> Batch:
+    """Inputs and the targets one token later, each (len(windows), context) int64 in host memory."""
+    block = np.empty((len(windows), context + 1), np.int64)
+    for row, window in zip(block, windows, strict=True):
+        row[:] = stream.read(window * context, context + 1)
+    held = torch.from_numpy(block)
+    return held[:, :-1].contiguous(), held[:, 1:].contiguous()
