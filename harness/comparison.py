@@ -1,0 +1,171 @@
+"""Everything that a table or a report says about a folder of runs: standings, speed-ups, warnings, footnotes.
+
+comparison = compare(find_runs("results/runs/my_study"), baseline="adamw")
+for row in comparison.rows:
+    print(row.optimizer, row.rule, row.axis, row.speedup, row.verdict)
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness import speedup
+from harness.arms import (
+    Arm,
+    best_arm,
+    common_length,
+    find_arms,
+    group_arms,
+    mismatches,
+    plain,
+    refuse_strangers,
+    tried,
+)
+from harness.curve import crossing, mean_curve
+from harness.records import Point, Run
+from harness.speedup import Row
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one optimizer, in the arm that stands for it, did at the common length."""
+
+    optimizer: str
+    arm: Arm
+    tried: int  # arms that it was chosen from
+    seeds: int
+    loss: float | None  # mean final validation loss over seeds, nats per token
+    spread: float | None  # standard deviation of one run; None below two seeds
+    reached: Point | None  # where its mean curve first came to the target; None if it never did
+    rows: dict[str, Row]  # by axis, under the rule `target`; empty for the baseline
+
+
+@dataclass(frozen=True)
+class Comparison:
+    runs: list[Run]
+    arms: list[Arm]  # every one, also those that were not chosen
+    baseline: str
+    length: int | None  # the common length T of the standings, in updates
+    target: float | None  # validation loss; unless given, the baseline's final one at T
+    standings: list[Standing]  # the baseline, then the others from the lowest loss up
+    rows: list[Row]
+    warnings: list[str]  # what makes the comparison unfair: to be read first
+    footnotes: list[str]  # what to know about single runs
+
+
+def compare(runs: Sequence[Run], baseline: str, target: float | None = None) -> Comparison:
+    """Compares every other optimizer with the baseline, each in its best arm at the common length.
+
+    target: validation loss for the rule `target`; None: the baseline's own final loss.
+    Raises ValueError if no run is the baseline's, or if the runs differ in model, data, context, batch or
+    evaluation windows.
+    """
+    refuse_strangers(runs)
+    arms = group_arms(runs)
+    length = common_length(arms, baseline)
+    base = best_arm(find_arms(arms, baseline), length)
+    names = sorted({arm.optimizer for arm in arms} - {baseline})
+    newcomers = [best_arm(find_arms(arms, name), length) for name in names]
+    if target is None and length in base.lengths:
+        target = float(base.losses(length).mean())
+
+    standings = [_standing(base, arms, length, target, [])]
+    for arm in newcomers:
+        crossed = [] if target is None else speedup.target(base, arm, length, target)
+        standings.append(_standing(arm, arms, length, target, crossed))
+    standings[1:] = sorted(standings[1:], key=lambda each: (each.loss is None, each.loss, each.optimizer))
+    rows: list[Row] = []
+    for each in standings[1:]:
+        rows += speedup.matched(base, each.arm) + speedup.soap(base, each.arm) + list(each.rows.values())
+    return Comparison(
+        runs=list(runs),
+        arms=arms,
+        baseline=baseline,
+        length=length,
+        target=target,
+        standings=standings,
+        rows=rows,
+        warnings=[warning for arm in newcomers for warning in _unfair(base, arm, arms, length)],
+        footnotes=list(_footnotes(runs, arms, [base, *newcomers])),
+    )
+
+
+def _standing(
+    arm: Arm, arms: Sequence[Arm], length: int | None, target: float | None, rows: Sequence[Row]
+) -> Standing:
+    losses = np.array([]) if length is None else arm.losses(length)
+    curve = mean_curve(arm.finished(length)) if length is not None else []
+    return Standing(
+        optimizer=arm.optimizer,
+        arm=arm,
+        tried=tried(arms, arm.optimizer),
+        seeds=len(losses),
+        loss=float(losses.mean()) if len(losses) else None,
+        spread=float(losses.std(ddof=1)) if len(losses) > 1 else None,
+        reached=crossing(curve, target) if target is not None else None,
+        rows={row.axis: row for row in rows},
+    )
+
+
+def _unfair(base: Arm, arm: Arm, arms: Sequence[Arm], length: int | None) -> Iterator[str]:
+    """Sentences on what differs between two compared arms but should not."""
+    differences = {key: (plain(theirs), plain(ours)) for key, theirs, ours in mismatches(base, arm)}
+    for key in ("dtype", "ranks"):  # `auto` hides these: only the manifest knows
+        if key not in differences:
+            differences[key] = (_kinds(base, key), _kinds(arm, key))
+    if length in base.lengths and length in arm.lengths:
+        seeds = [", ".join(str(run.seed) for run in each.finished(length)) for each in (base, arm)]
+        differences["seed (the order of the data)"] = (seeds[0], seeds[1])
+    for key, (theirs, ours) in differences.items():
+        if theirs != ours:
+            yield f"{key} differs: {theirs} for {base.label}, {ours} for {arm.label}"
+    settings = tried(arms, base.optimizer), tried(arms, arm.optimizer)
+    if settings[0] != settings[1]:
+        yield (
+            f"unequal tuning: {base.optimizer} is the best of {settings[0]} settings, "
+            f"{arm.optimizer} of {settings[1]}"
+        )
+
+
+def _kinds(arm: Arm, key: str) -> str:
+    found = {run.known("resolved", key) or run.known(key) for run in arm.runs if run.rows}
+    return ", ".join(sorted(str(kind) for kind in found if kind is not None))
+
+
+def _footnotes(runs: Sequence[Run], arms: Sequence[Arm], compared: Sequence[Arm]) -> Iterator[str]:
+    counted = {run.folder for arm in arms for run in arm.runs}
+    for run in runs:
+        error = f": {run.manifest['error']}" if run.manifest.get("error") else ""
+        if run.status in ("diverged", "failed"):
+            yield f"{run.name} {run.status} at step {run.step} of {run.steps}{error}"
+        elif run.status == "cut":
+            yield f"{run.name} was cut off at step {run.step} of {run.steps}: resume=true goes on with it"
+        elif run.status == "running":
+            yield f"{run.name} is still running, at step {run.step} of {run.steps}"
+        elif run.final_loss is None:
+            yield f"{run.name} finished without a validation loss of its last weights: left out"
+        elif run.folder not in counted:
+            yield f"{run.name} repeats the settings, seed and length of another run: counted once"
+    for arm in compared:
+        if tried(arms, arm.optimizer) > 1:
+            yield (
+                f"{arm.label} stands for {arm.optimizer}: the lowest mean final loss of "
+                f"{tried(arms, arm.optimizer)} settings, chosen on the very seeds that are shown"
+            )
+    finished = [run for arm in compared for run in arm.runs if run.final_loss is not None]
+    if finished and (reason := speedup.untimed(finished)):
+        yield reason
+    dirty = sum(bool(run.known("git", "dirty")) for run in runs)
+    if dirty:
+        yield f"{dirty} of {len(runs)} runs trained from a working tree with uncommitted changes"
+    commits = Counter(str(run.known("git", "commit"))[:7] for run in runs if run.known("git", "commit"))
+    if len(commits) > 1:
+        listed = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
+        yield f"the runs come from different commits: {listed}"
+    uncounted = [
+        arm for arm in compared if any(run.last("flops/total") is None for run in arm.runs if run.rows)
+    ]
+    if uncounted:
+        yield f"the FLOPs of {', '.join(arm.label for arm in uncounted)} are unknown: no figure in FLOPs"

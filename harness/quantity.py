@@ -1,0 +1,37 @@
+"""Numbers as a person reads them in a table."""
+
+
+def flops(value: float | None) -> str:
+    """`4.12e14`."""
+    if value is None:
+        return "unknown"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def seconds(value: float | None) -> str:
+    """`8.4 s`, `12 min 5 s` or `3 h 20 min`."""
+    if value is None:
+        return "unknown"
+    if value < 99.95:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def steps(value: float | None) -> str:
+    """`12,500`."""
+    return "unknown" if value is None else f"{value:,.0f}"
+
+
+def loss(value: float | None, spread: float | None = None) -> str:
+    """`3.1416 ± 0.0021`: mean and standard deviation over seeds, nats per token."""
+    if value is None:
+        return "none"
+    return f"{value:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+
+
+AXIS = {"steps": steps, "flops": flops, "seconds": seconds}
+TITLE = {"steps": "steps", "flops": "FLOPs", "seconds": "seconds"}

@@ -1,0 +1,229 @@
+"""Reads run folders back: everything that draws a table or a plot starts here, and needs no torch.
+
+for run in find_runs("results/runs/my_study"):
+    print(run.name, run.status, run.final_loss)
+"""
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+SCHEMA = 1
+Status = Literal["finished", "diverged", "failed", "running", "cut"]
+STATUSES = ("finished", "diverged", "failed", "running")  # as manifests say it; only a reader can see "cut"
+# The three axes a loss is held against: what they are called here, and where a row keeps them (cumulative).
+AXES = {"steps": "step", "flops": "flops/total", "seconds": "seconds/total"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation: the validation loss in nats per token, and what it had cost to get there."""
+
+    loss: float
+    steps: float
+    flops: float | None  # None: unknown, for instance an external optimizer whose work could not be counted
+    seconds: float | None  # inside the clock: no compile, evaluation, checkpoint
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. `rows` are metrics.jsonl's, in order; what was not finite is None in them."""
+
+    folder: Path
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest.get("name") or self.folder.name)
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def steps(self) -> int:
+        """The length that the run was planned for, in updates."""
+        return self.config["steps"]
+
+    @property
+    def step(self) -> int:
+        """Updates made so far, as far as metrics.jsonl tells."""
+        return self.rows[-1]["step"] if self.rows else 0
+
+    @property
+    def optimizer(self) -> str:
+        """The registry's name, or the class path where it came by `optimizer._target_`."""
+        section = self.config["optimizer"]
+        return str(section.get("_target_") or section["name"])
+
+    @cached_property
+    def status(self) -> Status:
+        """The manifest's word, but "cut" for a run that says "running" while nobody holds its lock."""
+        status = self.manifest["status"]
+        return "cut" if status == "running" and not _locked(self.folder / "run.lock") else status
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """The evaluations, in order."""
+        return [
+            Point(row["val/loss"], row["step"], row.get("flops/total"), row.get("seconds/total"))
+            for row in self.rows
+            if row.get("val/loss") is not None
+        ]
+
+    @property
+    def final_loss(self) -> float | None:
+        """Validation loss of the last weights, in nats per token; None unless the run finished and has it."""
+        if self.status == "finished" and self.points and self.points[-1].steps == self.steps:
+            return self.points[-1].loss
+        return None
+
+    def last(self, key: str) -> Any:
+        """The newest value of a metric that is not null; None where there is none."""
+        return next((row[key] for row in reversed(self.rows) if row.get(key) is not None), None)
+
+    def known(self, *keys: str) -> Any:
+        """A value deep in the manifest, None where any part of the way is missing or null."""
+        value: Any = self.manifest
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+
+def find_runs(folder: str | Path) -> list[Run]:
+    """Every run below `folder`, sorted by path. A folder is a run if it holds a manifest.
+
+    Raises ValueError, a sentence that names the file, where a manifest, config or metrics file is broken, and
+    where the folder is not there or holds no run.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is not a folder: give the folder of a study, such as results/runs/default"
+        )
+    runs = [read_run(path) for path in sorted(_run_folders(folder))]
+    if not runs:
+        raise ValueError(f"{folder} holds no run (no manifest.json anywhere below it): train one first")
+    return runs
+
+
+def read_run(folder: Path) -> Run:
+    """One run folder; ValueError names the file that is missing or broken."""
+    manifest = _mapping(folder / "manifest.json", json.loads)
+    if manifest.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{folder / 'manifest.json'} is of schema {manifest.get('schema')!r} and this halfstep reads "
+            f"{SCHEMA}: use the version that wrote it, or move the folder away"
+        )
+    if manifest.get("status") not in STATUSES:
+        raise ValueError(
+            f"{folder / 'manifest.json'}: status is {manifest.get('status')!r}, "
+            f"not one of {', '.join(STATUSES)}"
+        )
+    config = _mapping(folder / "config.yaml", lambda text: yaml.load(text, Loader))
+    for key, kind in {"steps": int, "seed": int, "optimizer": dict}.items():
+        if not isinstance(config.get(key), kind):
+            raise ValueError(
+                f"{folder / 'config.yaml'} has no usable {key!r}: restore it, or move the folder away"
+            )
+    if not {"name", "_target_"} & set(config["optimizer"]):
+        raise ValueError(
+            f"{folder / 'config.yaml'} does not name its optimizer: restore it, or move the folder away"
+        )
+    return Run(folder, config, manifest, _rows(folder / "metrics.jsonl"))
+
+
+Loader = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # libyaml reads a thousand configs in a second, not in ten
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    for path, folders, files in os.walk(folder):
+        if "manifest.json" in files:
+            folders.clear()  # nothing below a run is another run
+            yield Path(path)
+
+
+def _mapping(path: Path, parse: Any) -> dict[str, Any]:
+    try:
+        value = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: restore it, or move the folder away") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{path} is broken ({_first_line(error)}): restore it, or move the folder away"
+        ) from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is broken (not a mapping): restore it, or move the folder away")
+    return value
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """A kill can tear the last line, which is then ignored; anywhere else a broken line is an error."""
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows  # killed before the first row
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        last = number == len(lines)  # what follows the last newline: nothing, or a torn row
+        if not line.strip() and last:
+            break
+        try:
+            row = json.loads(
+                line, parse_constant=lambda name: None
+            )  # NaN and Infinity, should anyone write them
+            step = row["step"]
+            if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+                raise ValueError(f"step is {step!r}")
+        except (ValueError, TypeError, KeyError) as error:
+            if last:
+                break
+            raise ValueError(
+                f"{path}, line {number}, is broken ({_first_line(error)}): cut the file there"
+            ) from None
+        if row.get("schema", SCHEMA) != SCHEMA:
+            raise ValueError(
+                f"{path}, line {number}, is of schema {row['schema']!r} and this halfstep reads {SCHEMA}"
+            )
+        row = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in row.items()
+        }
+        if rows and step < rows[-1]["step"]:
+            raise ValueError(
+                f"{path}, line {number}, goes back from step {rows[-1]['step']} to {step}: two programs "
+                "wrote this run; move the folder away and train it again"
+            )
+        if rows and step == rows[-1]["step"]:
+            rows[-1] |= row
+        else:
+            rows.append(row)
+    return rows
+
+
+def _locked(path: Path) -> bool:
+    """Whether a live process holds the run's lock. A shared lock is asked for and given back at once."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # held; or a file system without locks, where the manifest's word stands
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    text = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())[:120]

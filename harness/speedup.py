@@ -1,0 +1,221 @@
+"""How much faster is an optimizer than the baseline? Three rules, three axes, and words for what they allow.
+
+    matched   T_base(L_new(T)) / T   the baseline length that would reach the newcomer's final loss, from a
+                                     ladder of baseline lengths, each run decayed over its own: the verdict
+    soap      T / T_new(L_base(T))   the newcomer's length that reaches the baseline's final loss, from a
+                                     ladder of its own: SOAP's own figure (40 % fewer steps is 1.67)
+    target    the first crossing of a loss inside one schedule, between evaluations: shown, never decides
+
+Each in steps, FLOPs and seconds. A ladder gives a number of steps; what they cost is each arm's own measured
+cost per step: `matched` in FLOPs is the cost of the baseline's run of the matched length over the newcomer's.
+
+Verdicts, where no claim was made beforehand, by the 95 % interval:
+
+    faster               all of it lies above 1
+    slower               all of it lies below 1
+    no difference seen   it holds 1 and stays within .8 to 1.25: nothing of practical size was missed
+    underpowered         it holds 1 and reaches further, or there is none for want of three seeds
+    diverged             a run of either arm diverged: what the lucky ones reached is shown, decides nothing
+    None                 by `target`; in seconds on a CPU (others may share it) or on unlike hardware; unknown
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from harness.arms import Arm
+from harness.curve import crossing, mean_curve
+from harness.ladder import RUNGS, SEEDS, Censored, Ladder, Speedup, pooled_spread, t_quantile
+from harness.records import AXES, Run
+
+SMALL = 1.25  # the largest ratio, either way, that "no difference seen" can have missed
+UNKNOWN = Speedup(None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One speed-up, and what may be said of it."""
+
+    optimizer: str
+    rule: str
+    axis: str
+    speedup: Speedup
+    seeds: int  # the fewest at any length that entered
+    verdict: str | None
+    length: int | None  # T, in updates
+    arm: str
+    notes: tuple[str, ...]
+
+    def json(self) -> dict[str, Any]:
+        """Flat, with the numbers as `Speedup` documents them."""
+        ratio = self.speedup
+        return {
+            **{"optimizer": self.optimizer, "rule": self.rule, "axis": self.axis},
+            **{"speedup": ratio.value, "low": ratio.low, "high": ratio.high, "censored": ratio.censored},
+            **{"seeds": self.seeds, "verdict": self.verdict, "length": self.length, "arm": self.arm},
+            "notes": list(self.notes),
+        }
+
+
+def ladder_of(arm: Arm) -> Ladder:
+    return Ladder({length: arm.losses(length).tolist() for length in arm.lengths})
+
+
+def matched_length(baseline: Arm, newcomer: Arm) -> int | None:
+    """T for `matched`: the newcomer's longest length below the top of the ladder, so that a gain can show."""
+    below = [length for length in newcomer.lengths if length < max(baseline.lengths, default=0)]
+    return max(below or newcomer.lengths, default=None)
+
+
+def soap_length(baseline: Arm, newcomer: Arm) -> int | None:
+    """T for `soap`: the baseline's shortest length that covers the newcomer's ladder, or else its longest."""
+    covering = [length for length in baseline.lengths if length >= max(newcomer.lengths, default=0)]
+    return min(covering) if covering else max(baseline.lengths, default=None)
+
+
+def matched(baseline: Arm, newcomer: Arm) -> list[Row]:
+    """A row for each axis."""
+    return _by_ladder(
+        _blank("matched", baseline, newcomer, matched_length(baseline, newcomer)), baseline, newcomer
+    )
+
+
+def soap(baseline: Arm, newcomer: Arm) -> list[Row]:
+    """A row for each axis; without a ladder of the newcomer's it would only repeat `matched`."""
+    blank = _blank("soap", baseline, newcomer, soap_length(baseline, newcomer))
+    if len(newcomer.lengths) < RUNGS:
+        count = len(newcomer.lengths)
+        return _unknown(blank, f"needs a ladder of {newcomer.label}: {RUNGS} lengths or more, not {count}")
+    return _by_ladder(blank, ladder=newcomer, point=baseline)
+
+
+def _by_ladder(blank: Row, ladder: Arm, point: Arm) -> list[Row]:
+    """`point` ran for T updates: how many times its cost would `ladder` need for the same loss?"""
+    length = blank.length
+    if length is None or not ladder.lengths:
+        return _unknown(blank, f"no finished run of {(point if length is None else ladder).label}")
+    rungs = ladder_of(ladder)
+    steps = rungs.reach(point.losses(length).tolist(), length)
+    ladder_runs = [run for rung in ladder.lengths for run in ladder.finished(rung)]
+    blank = replace(blank, seeds=int(min(len(point.losses(length)), *rungs.counts)))
+    if len(rungs.lengths) < RUNGS:
+        lengths = f"{RUNGS} lengths or more around {length} updates, not {len(rungs.lengths)}"
+        blank = _noted(blank, f"needs a ladder of {ladder.label}: {lengths}; so far it says above or below")
+    elif not rungs.falls:
+        blank = _noted(blank, f"the loss of {ladder.label} does not fall with length: no length fits a loss")
+    if blank.seeds < SEEDS:
+        blank = _noted(blank, f"needs {SEEDS} seeds at every length for an interval, not {blank.seeds}")
+
+    rows = []
+    for axis, key in AXES.items():
+        row = replace(blank, axis=axis)
+        cost = _cost_per_step(ladder_runs, point.finished(length), key)
+        if cost is None:
+            rows += _unknown(row, f"{axis} unknown for some run")
+            continue
+        ratio = steps.times(*cost)
+        if ladder.optimizer == row.optimizer:  # it gave the newcomer's cost over the baseline's
+            ratio = ratio.inverse()
+        if axis == "seconds" and (reason := untimed(ladder_runs + point.finished(length))):
+            rough = Speedup(ratio.value, censored=ratio.censored)
+            rows.append(_noted(replace(row, speedup=rough, verdict=None), reason))
+        else:
+            rows.append(replace(row, speedup=ratio, verdict=row.verdict or verdict_on(ratio)))
+    return rows
+
+
+def target(baseline: Arm, newcomer: Arm, length: int | None, loss: float) -> list[Row]:
+    """A row for each axis: the cost of the baseline's mean curve, up to a loss, over that of the newcomer's.
+
+    Both at one length, for a crossing depends on the schedule. An arm that never got there censors the ratio.
+    """
+    blank = _noted(_blank("target", baseline, newcomer, length), f"target: a validation loss of {loss:.4f}")
+    if length not in baseline.lengths or length not in newcomer.lengths:
+        return _unknown(blank, f"not both finished at {length} updates")
+    curves = {arm.label: mean_curve(arm.finished(length)) for arm in (baseline, newcomer)}
+    reached = {label: crossing(curve, loss) for label, curve in curves.items()}
+    blank = replace(blank, seeds=min(len(arm.losses(length)) for arm in (baseline, newcomer)))
+    missed = [label for label, point in reached.items() if point is None]
+    for label in missed:
+        blank = _noted(blank, f"{label} never reached {loss:.4f}")
+    if len(missed) == 2:
+        return _unknown(blank, "so that there is nothing to compare")
+
+    # Who never got there needs more than its whole run.
+    censored: Censored = None
+    if missed:
+        censored = "above" if missed == [baseline.label] else "below"
+    theirs, ours = (reached[arm.label] or curves[arm.label][-1] for arm in (baseline, newcomer))
+    rows = []
+    for axis in AXES:
+        row, costs = replace(blank, axis=axis), (getattr(theirs, axis), getattr(ours, axis))
+        if all(costs):
+            rows.append(replace(row, speedup=Speedup(costs[0] / costs[1], censored=censored)))
+        else:
+            rows += _unknown(row, f"{axis} unknown for some run")
+    return rows
+
+
+def verdict_on(ratio: Speedup) -> str | None:
+    """What the interval of a speed-up says, in the words that this file opens with."""
+    low, high = ratio.low, ratio.high
+    if low is not None and low >= 1:
+        return "faster"
+    if high is not None and high <= 1:
+        return "slower"
+    if low is not None and high is not None and low >= 1 / SMALL and high <= SMALL:
+        return "no difference seen"
+    return None if ratio == UNKNOWN else "underpowered"
+
+
+def untimed(runs: Sequence[Run]) -> str | None:
+    """Why the seconds of these runs decide nothing; None if they may."""
+    devices = sorted({device_of(run) for run in runs})
+    if len(devices) > 1:
+        return f"run on unlike hardware ({'; '.join(devices)}): no verdict in seconds"
+    if any(run.known("device", "type") == "cpu" for run in runs):
+        return "timed on a CPU that others may share: no verdict in seconds"
+    return None
+
+
+def device_of(run: Run) -> str:
+    name = run.known("device", "name") or run.known("device", "type") or "an unknown device"
+    count = run.known("device", "count") or 1
+    return f"{count} x {name}" if count > 1 else str(name)
+
+
+def _cost_per_step(ladder: Sequence[Run], point: Sequence[Run], key: str) -> tuple[float, float] | None:
+    """The ladder's cost per step over the point's, and its interval's half-width on the log scale."""
+    if key == "step":
+        return 1.0, 0.0
+    logs = []
+    for runs in (ladder, point):
+        costs = [run.last(key) for run in runs]
+        if not all(costs):
+            return None
+        logs.append(np.log([cost / run.step for cost, run in zip(costs, runs, strict=True)]))
+    spread, freedom = pooled_spread(logs)
+    blur = t_quantile(freedom) * spread * math.sqrt(1 / len(logs[0]) + 1 / len(logs[1])) if freedom else 0.0
+    return math.exp(logs[0].mean() - logs[1].mean()), blur
+
+
+def _blank(rule: str, baseline: Arm, newcomer: Arm, length: int | None) -> Row:
+    """A row that knows nothing yet but whether something diverged."""
+    row = Row(newcomer.optimizer, rule, "", UNKNOWN, 0, None, length, newcomer.label, ())
+    diverged = [run for arm in (baseline, newcomer) for run in arm.runs if run.status == "diverged"]
+    if not diverged:
+        return row
+    row = _noted(row, f"{len(diverged)} of these runs diverged: the others alone decide nothing")
+    return row if rule == "target" else replace(row, verdict="diverged")
+
+
+def _noted(row: Row, note: str) -> Row:
+    return replace(row, notes=(*row.notes, note))
+
+
+def _unknown(row: Row, why: str) -> list[Row]:
+    """The row of an axis, or of every axis, with no number in it."""
+    return [_noted(replace(row, axis=axis), why) for axis in ([row.axis] if row.axis else AXES)]

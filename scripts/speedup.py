@@ -1,0 +1,129 @@
+"""Prints how much faster every optimizer in a folder of runs is than the baseline.
+
+    python -m scripts.speedup results/runs/my_study --baseline adamw
+    python -m scripts.speedup results/runs/my_study --target 3.28 --json
+
+Expect two tables: final losses with what it cost to reach the baseline's, and for each optimizer and rule the
+speed-up in steps, FLOPs and seconds, its 95 % interval and the verdict. harness/speedup.py says what the rules
+measure and the verdicts mean, harness/ladder.py how the interval is made. `>2` and `<0.5` mean beyond the
+ladder of run lengths: with --json these are numbers, and `censored` is "above" or "below". `low` or `high` is
+null where the interval leaves the ladder; both are where there is none.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from harness.comparison import Comparison, Standing, compare
+from harness.quantity import AXIS, TITLE, loss
+from harness.records import find_runs
+from harness.sentence import one_sentence
+from harness.speedup import Row
+
+COLORS = {"faster": "green", "slower": "red", "diverged": "red"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.speedup", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("folder", help="folder with runs anywhere below it")
+    parser.add_argument(
+        "--baseline", default="adamw", help="what the others are held against (default: adamw)"
+    )
+    parser.add_argument(
+        "--target", type=float, help="validation loss for the rule `target` (default: the baseline's)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON, and nothing else")
+    options = parser.parse_args(arguments)
+    with one_sentence():
+        comparison = compare(find_runs(options.folder), options.baseline, options.target)
+        if not comparison.rows:
+            raise ValueError(
+                f"{options.folder} holds no optimizer but {options.baseline}: train another one too"
+            )
+    if options.json:
+        print(json.dumps([row.json() for row in comparison.rows], indent=1, allow_nan=False))
+    else:
+        show(comparison, Console())
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """The warnings, both tables, and what there is to know about them."""
+    for warning in comparison.warnings:
+        console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
+    console.print(standings_table(comparison))
+    console.print(speedup_table(comparison))
+    notes = [note for row in _shown(comparison) for note in row.notes]
+    for note in dict.fromkeys([*notes, *comparison.footnotes]):
+        console.print(f"- {note}", style="dim", highlight=False, markup=False)
+
+
+def standings_table(comparison: Comparison) -> Table:
+    """A line for each optimizer: its final loss, what the target cost it, and the speed-up that this is."""
+    when = "" if comparison.length is None else f" after {comparison.length:,} updates"
+    aim = "" if comparison.target is None else f", and what {comparison.target:.4f} cost (speed-up)"
+    table = Table(title=f"Validation loss{when}{aim}", box=SIMPLE_HEAD)
+    table.add_column("optimizer")
+    for column in ("final loss", *TITLE.values()):
+        table.add_column(column, justify="right")
+    for standing in comparison.standings:
+        table.add_row(standing.arm.label, loss(standing.loss, standing.spread), *_way(standing))
+    return table
+
+
+def speedup_table(comparison: Comparison) -> Table:
+    """Lines for each newcomer and rule, a column for each axis; rules that could say nothing are left out."""
+    table = Table(
+        title=f"Speed-up over {comparison.standings[0].arm.label}, with 95 % intervals", box=SIMPLE_HEAD
+    )
+    for column in ("optimizer", "rule"):
+        table.add_column(column)
+    for title in TITLE.values():
+        table.add_column(title, justify="right")
+    table.add_column("seeds", justify="right")
+    lines: dict[tuple[str, str], list[Row]] = {}
+    for row in _shown(comparison):
+        lines.setdefault((row.arm, row.rule), []).append(row)
+    above = ""
+    for (arm, rule), rows in lines.items():
+        if above and arm != above:
+            table.add_section()
+        table.add_row(arm if arm != above else "", rule, *map(_cell, rows), str(rows[0].seeds))
+        above = arm
+    return table
+
+
+def _shown(comparison: Comparison) -> list[Row]:
+    """Rows of rules that found a number, or a divergence, on any axis."""
+    telling = {(row.arm, row.rule) for row in comparison.rows if row.speedup.known or row.verdict}
+    return [row for row in comparison.rows if (row.arm, row.rule) in telling]
+
+
+def _way(standing: Standing) -> list[str]:
+    """`412 (1.21x)` on each axis; an arm that never got there took more than its whole run."""
+    costs = [
+        text(getattr(standing.reached, axis)) if standing.reached else "never" for axis, text in AXIS.items()
+    ]
+    ratios = [f" ({row.speedup}x)" if row.speedup.known else "" for row in standing.rows.values()] or [
+        ""
+    ] * len(AXIS)
+    return [cost + ratio for cost, ratio in zip(costs, ratios, strict=True)] if standing.seeds else ["no run"]
+
+
+def _cell(row: Row) -> str:
+    lines = [str(row.speedup)] if row.speedup.value is not None or not row.speedup.interval else []
+    if row.speedup.interval:
+        lines.append(f"[dim]{row.speedup.interval}[/dim]")
+    if row.verdict:
+        color = COLORS.get(row.verdict)
+        lines.append(f"[{color}]{row.verdict}[/{color}]" if color else row.verdict)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
