@@ -1,26 +1,32 @@
-"""The models by name. A constructor's signature is the schema of the config's `model` section."""
+"""The models by family. A constructor's signature is the schema of the config's `model` section."""
 
 from typing import Any, Literal
 
 import torch
-from torch import Generator, nn
+from torch import Generator
 
 from models.gpt import GPT
 
-MODELS: dict[str, type[nn.Module]] = {"gpt2": GPT}
+MODELS: dict[str, type[GPT]] = {"gpt2": GPT}
 
 
-def build_model(name: str, seed: int, **keywords: Any) -> nn.Module:
+def find(family: str) -> type[GPT]:
+    """The class of a model family; ValueError for an unknown one."""
+    if family not in MODELS:
+        raise ValueError(f"model.family must be one of {', '.join(MODELS)}, not {family}")
+    return MODELS[family]
+
+
+def build_model(family: str, seed: int, **keywords: Any) -> GPT:
     """The model, in fp32 on the CPU: the same weights for the same seed wherever it is moved afterwards.
 
-    Touches no global random state. Raises ValueError for an unknown name or an impossible keyword.
+    Touches no global random state. Raises ValueError for an unknown family or an impossible keyword.
     """
-    if name not in MODELS:
-        raise ValueError(f"name must be one of {', '.join(MODELS)}, not {name}")
+    constructor = find(family)
     with torch.device("meta"):  # shapes only, so that nothing is drawn twice
-        model = MODELS[name](**keywords)
+        model = constructor(**keywords)
     model.to_empty(device="cpu")
-    model.initialize(Generator().manual_seed(seed))  # type: ignore[operator]
+    model.initialize(Generator().manual_seed(seed))
     return model
 
 

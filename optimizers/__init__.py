@@ -1,0 +1,21 @@
+"""Optimizers by name. Adding one is a file here, an import below, and a YAML in configs/optimizer/."""
+
+from optimizers import lion, muon, sophia, stock
+from optimizers.base import Objective, Optimizer, eval_weights, metrics
+from optimizers.registry import OptimizerInfo, build_optimizer, find, list_optimizers, register
+
+__all__ = [
+    "Objective",
+    "Optimizer",
+    "OptimizerInfo",
+    "build_optimizer",
+    "eval_weights",
+    "find",
+    "lion",
+    "list_optimizers",
+    "metrics",
+    "muon",
+    "register",
+    "sophia",
+    "stock",
+]  # fmt: skip

@@ -1,0 +1,160 @@
+"""The command line of train.py: Hydra composes, this says what is wrong in one sentence, and helps."""
+
+import argparse
+import functools
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness import sweep
+from harness.config import CONFIGS
+from harness.sentence import BAD_INPUT, complain, nearest, sentence
+
+# A section whose keys are the keywords of an optimizer takes any key here: the signature check names the wrong ones.
+OPEN_SECTION = re.compile(r"^(optimizer\.[^=]+=)")
+
+
+def answer_help(about: str | None) -> None:
+    """Print the help and leave, if that is what the command line asks for."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(about or "", sys.argv[1:]))
+        raise SystemExit(0)
+
+
+def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
+    """A program of one composed config, which returns its run's status, made a command.
+
+    `python train.py key=value ...` runs it once; `-m` sweeps over comma-separated values, where a job that
+    fails is recorded and the sweep goes on. Exit code 2 says that something in the command or its input was wrong.
+    """
+
+    def run() -> None:
+        sys.argv[1:] = [OPEN_SECTION.sub(r"++\1", a) for a in sys.argv[1:]]
+        full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them
+        argparse.ArgumentParser.error = _refuse_argument  # type: ignore[method-assign, assignment]
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(
+                functools.partial(_job, program)
+            )()
+        except KeyboardInterrupt:
+            print(
+                "\nhalfstep: interrupted; the same command with resume=true goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+            raise SystemExit(130) from None
+        except (*BAD_INPUT, HydraException, OmegaConfBaseException) as error:
+            if full:
+                raise
+            complain(explain(error))
+        if sweep.Outcome.failed:
+            raise SystemExit(2)
+
+    return run
+
+
+def _job(program: Callable[[dict[str, Any]], str], composed: DictConfig) -> None:
+    values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode is not RunMode.MULTIRUN:
+        if hydra_config.runtime.choices["launcher"] != "serial":
+            raise ValueError(f"launcher={hydra_config.runtime.choices['launcher']} launches sweeps: add -m")
+        program(values)
+        return
+    job = sweep.Job(Path(hydra_config.sweep.dir), hydra_config.job.num, list(hydra_config.overrides.task))
+    try:
+        job.record(program(values))
+    except Exception as error:
+        expected = isinstance(error, BAD_INPUT)
+        if not expected:
+            traceback.print_exc()
+        print(f"halfstep: job {job.number} failed: {sentence(error)}", file=sys.stderr)
+        job.record("failed", sentence(error))
+
+
+def _refuse_argument(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    complain(f"{message}; keys are given as key=value, and --help lists them")
+
+
+def explain(error: BaseException) -> str:
+    """Hydra's and OmegaConf's errors, said in one sentence with the nearest valid name."""
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1]
+        return f"{key} is no key of the config: {nearest(key, _keys())}"
+    if match := re.search(r"Could not find '([^']+)/([^/']+)'", text):
+        group, option = match[1], match[2]
+        return f"{group}={option} is not there: {nearest(option, _options(CONFIGS / group))}"
+    if match := re.search(r"Could not override '?([\w./]+)'?\. No match in the defaults list", text):
+        return f"{match[1]} is no group of the config: {nearest(match[1], _groups())}"
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match[1]} is missing: give {match[1]}=<value>"
+    if match := re.search(r"Interpolation key '([^']+)' not found", text):
+        return f"the config refers to {match[1]}, which is not there"
+    if "Error parsing override" in text or "mismatched input" in text or "extraneous input" in text:
+        first = next((line for line in text.splitlines() if line.strip()), text)
+        return f"{first.strip()}: keys are given as key=value; quote a value that holds = , [ ] or spaces"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return sentence(error) if isinstance(error, BAD_INPUT) else ": ".join(lines[:2])
+
+
+def help_text(about: str, arguments: list[str]) -> str:
+    """The program's own words, every key with its comment, and the options of each group."""
+    chosen = [
+        a
+        for a in arguments
+        if re.fullmatch(r"\w+=\w+", a) and (CONFIGS / a.replace("=", "/")).with_suffix(".yaml").is_file()
+    ]
+    keys = (CONFIGS / "train.yaml").read_text()
+    keys = keys[keys.index("\nsteps:") : keys.index("\nhydra:")].strip()
+    parts = [
+        about.strip(),
+        f"Keys, their defaults and units (give any as key=value; a.b=value inside a block):\n\n{keys}",
+    ]
+    groups = [f"  {group:<11}{', '.join(_options(CONFIGS / group))}" for group in _groups()]
+    parts.append(
+        "Groups (give group=option; group=option --help shows that option's keys):\n\n" + "\n".join(groups)
+    )
+    for choice in chosen:
+        parts.append(
+            f"{choice}:\n\n{(CONFIGS / choice.replace('=', '/')).with_suffix('.yaml').read_text().strip()}"
+        )
+    parts.append("Sweeps: -m key=a,b,c. The composed config without running it: --cfg job.")
+    return "\n\n".join(parts)
+
+
+def _groups() -> list[str]:
+    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+
+
+def _options(group: Path) -> list[str]:
+    return sorted(path.stem for path in group.glob("*.yaml"))
+
+
+def _keys() -> list[str]:
+    """Every dotted key of the default config, and every group."""
+
+    def walk(node: dict[str, Any], prefix: str = "") -> list[str]:
+        keys = []
+        for key, value in node.items():
+            keys += [f"{prefix}{key}", *(walk(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
+        return keys
+
+    values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONFIGS / "train.yaml"), resolve=False))
+    keys = walk({key: value for key, value in values.items() if key not in ("defaults", "hydra")})
+    for group in _groups():
+        for option in (CONFIGS / group).glob("*.yaml"):
+            if group != "experiment":
+                keys += walk(cast(dict[str, Any], dict(OmegaConf.load(option))), f"{group}.")
+    return sorted({*keys, *_groups()})

@@ -1,0 +1,127 @@
+"""The config of one run: its keys, their types and ranges, and the hash that names it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.keywords import construct
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+# What a run is does not depend on where it is kept, how it is watched or how often it is saved.
+UNHASHED = ("run_dir", "resume", "tracker", "launcher", "checkpoint", "study")
+
+
+@dataclass(frozen=True)
+class Batch:
+    tokens: int
+    micro: int | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    every: int
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class Logging:
+    every: int
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    every: int | None
+
+
+@dataclass(frozen=True)
+class Config:
+    """configs/train.yaml, typed. The groups stay mappings: what they configure checks them."""
+
+    steps: int
+    seed: int
+    batch: Batch
+    context: int
+    grad_clip: float | None
+    eval: Evaluation
+    log: Logging
+    checkpoint: Checkpointing
+    target_loss: float | None
+    study: str
+    run_dir: str | None
+    resume: bool
+    device: str
+    dtype: Literal["auto", "float32", "bfloat16"]
+    compile: bool | Literal["auto"]
+    allow_targets: list[str]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    tracker: dict[str, Any]
+    launcher: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for key, value in {
+            "steps": self.steps,
+            "context": self.context,
+            "batch.tokens": self.batch.tokens,
+            "batch.micro": self.batch.micro,
+            "eval.every": self.eval.every,
+            "eval.tokens": self.eval.tokens,
+            "log.every": self.log.every,
+            "checkpoint.every": self.checkpoint.every,
+        }.items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{key} must be at least 1, not {value}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be between 0 and 2^32 - 1, not {self.seed}")
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ValueError(f"grad_clip must be above 0, not {self.grad_clip}; null turns clipping off")
+        if self.batch.tokens % self.context:
+            raise ValueError(
+                f"batch.tokens={self.batch.tokens} must be a multiple of context={self.context}: "
+                f"give {max(1, self.batch.tokens // self.context) * self.context}"
+            )
+
+    @property
+    def sequences(self) -> int:
+        """Sequences per update, over all ranks."""
+        return self.batch.tokens // self.context
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """The typed config of a composed and resolved one; a ValueError names the first key that is wrong."""
+    return construct(Config, values, "")
+
+
+def config_hash(values: Mapping[str, Any]) -> str:
+    """64 hex digits over every key that decides what the run computes."""
+    kept = {key: value for key, value in values.items() if key not in UNHASHED}
+    kept["data"] = {key: value for key, value in kept["data"].items() if key != "dir"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ between two configs."""
+    keys = []
+    for key in sorted({*one, *other}):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            keys += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b or (key in one) != (key in other):
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def default_run_dir(config: Config, digest: str) -> Path:
+    """results/runs/<study>/<model>-<data>-<optimizer>-s<seed>-<hash8>."""
+    names = (config.model["name"], config.data["name"], _optimizer_label(config.optimizer), f"s{config.seed}")
+    return Path("results/runs") / config.study / "-".join((*names, digest[:8]))
+
+
+def _optimizer_label(section: Mapping[str, Any]) -> str:
+    target = section.get("_target_")
+    return str(target).rpartition(".")[2].lower() if target else str(section["name"])

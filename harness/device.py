@@ -1,0 +1,94 @@
+"""What the run computes on: `auto` made definite, and the device's peak for MFU."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Dense bf16 FLOP/s with fp32 accumulation, by NVIDIA's data sheets; the first name that the device's contains counts.
+PEAK_FLOPS = {
+    "GB200": 2500e12,
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "A10G": 70e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is CUDA where there is one. Raises ValueError for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, not {device}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={device}: torch finds no CUDA device here; give device=cpu, or install torch's CUDA build"
+        )
+    if index and int(index) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device={device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0"
+        )
+    return device
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 on a CUDA device that has it in hardware, float32 elsewhere."""
+    if dtype == "auto":
+        fast = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = "bfloat16" if fast else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+
+
+def resolve_compile(wanted: bool | str, device: str) -> bool:
+    """`auto` compiles on CUDA alone: a minute of compilation buys next to nothing on a CPU."""
+    return device.startswith("cuda") if wanted == "auto" else bool(wanted)
+
+
+def device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def peak_flops(device: str) -> float | None:
+    """Dense bf16 FLOP/s of a known GPU, None of any other device: no MFU is better than a made-up one."""
+    name = device_name(device)
+    if not device.startswith("cuda"):
+        return None
+    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)
+
+
+def describe(device: str) -> dict[str, Any]:
+    """The device's entry in the manifest."""
+    return {
+        "type": device.partition(":")[0],
+        "name": device_name(device),
+        "count": int(os.environ.get("WORLD_SIZE", "1")),
+        "threads": torch.get_num_threads(),
+        "peak_flops": peak_flops(device),
+    }
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: the most that tensors held on a CUDA device, or that the process held on a CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if platform.system() == "Darwin" else 1024)

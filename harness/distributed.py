@@ -1,0 +1,71 @@
+"""The ranks of a run: one process each, started by torchrun, or just this one."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from harness.device import resolve_device
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Who we are among how many. With one rank every operation is a no-op."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Add up tensors over the ranks, in place."""
+        if self.world > 1:
+            for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                work.wait()
+
+    def mean_(self, tensors: Sequence[Tensor]) -> None:
+        """Average tensors over the ranks, in place."""
+        self.sum_(tensors)
+        if self.world > 1:
+            for tensor in tensors:
+                tensor.div_(self.world)
+
+    def agree(self, value: T) -> T:
+        """The first rank's value, on every rank; also a barrier."""
+        if self.world == 1:
+            return value
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def close(self) -> None:
+        if self.world > 1:
+            dist.destroy_process_group()
+
+
+def join(device: str) -> tuple[Ranks, str]:
+    """Join the other ranks if torchrun started us; our rank and the device that is ours.
+
+    Raises:
+        ValueError: a CUDA index for several ranks: each takes the one of its local rank.
+    """
+    device = resolve_device(device)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Ranks(), device
+    if device.startswith("cuda"):
+        if ":" in device:
+            raise ValueError(f"device={device} is for one rank: give device=cuda under torchrun")
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return Ranks(dist.get_rank(), world), device

@@ -1,0 +1,159 @@
+"""A callable's signature is the schema of its section of the config."""
+
+import dataclasses
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Union
+
+from harness.sentence import nearest
+
+CHOOSERS = ("name", "family", "_target_")  # keys that choose the callable, and are not for it
+REQUIRED = inspect.Parameter.empty
+
+
+def bind(
+    target: Callable[..., Any], given: Mapping[str, Any], section: str, aside: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The keywords for `target`, checked by name and by type; ranges are the target's own to check.
+
+    Args:
+        target: a class or function whose annotated keywords are the schema.
+        given: the section of the config.
+        section: its dotted name, for the sentences ("" at the top level).
+        aside: parameters of the target that do not come from the config, and keys that are not for it.
+
+    Raises:
+        ValueError: an unknown or missing key, or a value of another type, in one sentence.
+    """
+    parameters = _parameters(target)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = {
+        key: p
+        for key, p in parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and key not in aside
+    }
+    bound = {}
+    for key, value in given.items():
+        if key in aside or (key in CHOOSERS and key not in named):
+            continue
+        path = f"{section}.{key}" if section else key
+        if key not in named and not open_ended:
+            raise ValueError(f"{path} is no key of {section or 'the config'}: {nearest(key, named)}")
+        annotation = named[key].annotation if key in named else Any
+        bound[key] = _convert(value, annotation, path)
+    for key, parameter in named.items():
+        if key not in bound and parameter.default is REQUIRED:
+            path = f"{section}.{key}" if section else key
+            raise ValueError(f"{path} is missing: give {path}=<{_describe(parameter.annotation)}>")
+    return bound
+
+
+def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = dict(inspect.signature(target).parameters)
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError):  # a stranger's annotations may name what only a type checker imports
+        hints = dict.fromkeys(parameters, Any)
+    return {key: p.replace(annotation=hints.get(key, Any)) for key, p in parameters.items()}
+
+
+def _convert(value: Any, annotation: Any, path: str) -> Any:
+    """`value` as `annotation` wants it: lists become tuples, whole numbers floats, mappings dataclasses."""
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        if not isinstance(value, Mapping):
+            keys = ", ".join(field.name for field in dataclasses.fields(annotation))
+            raise ValueError(f"{path} holds keys ({keys}), not the value {value!r}")
+        return construct(annotation, value, path)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        plain = [a for a in arguments if _fits(value, a) is not False]
+        if not plain:
+            raise ValueError(f"{path} must be {_describe(annotation)}, not {value!r}")
+        return _convert(value, plain[0], path)
+    if origin is tuple and isinstance(value, (list, tuple)) and Ellipsis not in arguments:
+        if len(value) != len(arguments):
+            raise ValueError(f"{path} takes {len(arguments)} values, not {len(value)}: {list(value)}")
+        return tuple(
+            _convert(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True))
+        )
+    if _fits(value, annotation) is False:
+        raise ValueError(f"{path} must be {_describe(annotation)}, not {value!r}")
+    if annotation is float:
+        return float(value)
+    if origin is list or origin is tuple:
+        return origin(_convert(v, arguments[0], f"{path}[{i}]") for i, v in enumerate(value))
+    return value
+
+
+def _fits(value: Any, annotation: Any) -> bool | None:
+    """Whether a value is of a plain type; None where the annotation is beyond us, and so lets all through."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return any(value == a and type(value) is type(a) for a in arguments)
+    if origin in (Union, types.UnionType):
+        verdicts = [_fits(value, a) for a in arguments]
+        return True if True in verdicts else None if None in verdicts else False
+    if origin in (list, tuple):
+        return isinstance(value, (list, tuple))
+    if annotation in (dict, Mapping) or origin in (dict, Mapping):
+        return isinstance(value, Mapping)
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation in (bool, str):
+        return isinstance(value, annotation)
+    if annotation is None or annotation is type(None):
+        return value is None
+    if annotation is Any or annotation is REQUIRED or isinstance(annotation, typing.TypeVar):
+        return None
+    if inspect.isclass(annotation):  # a tensor, say: nothing that a config can hold
+        return isinstance(value, annotation)
+    return None
+
+
+def _describe(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    names: dict[Any, str] = {
+        int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"
+    }  # fmt: skip
+    if annotation in names:
+        return names[annotation]
+    if origin is Literal:
+        return " or ".join(str(a) for a in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(
+            dict.fromkeys(_describe(a) for a in arguments if a in names or typing.get_origin(a))
+        )
+    if origin is tuple and Ellipsis not in arguments:
+        return f"a list of {len(arguments)} values"
+    if origin in (list, tuple):
+        return f"a list, each {_describe(arguments[0])}"
+    if annotation is dict or origin is dict:
+        return "a group of keys"
+    return "a value"
+
+
+@contextmanager
+def in_section(section: str, keywords: Iterable[str]) -> Iterator[None]:
+    """Put the section's name in front of a complaint about one of its keywords, or about the whole of it."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        about_key = text.split(" ", 1)[0].rstrip(":").split("[")[0].split(".")[0] in keywords
+        if not section or text.startswith(f"{section}."):
+            raise
+        raise ValueError(f"{section}.{text}" if about_key else f"{section}: {text}") from error
+
+
+def construct(target: Callable[..., Any], given: Mapping[str, Any], section: str, *leading: Any) -> Any:
+    """Call `target` with its section of the config, after the arguments that do not come from the config."""
+    positional = list(inspect.signature(target).parameters)[: len(leading)]
+    keywords = bind(target, given, section, positional)
+    with in_section(section, keywords):
+        return target(*leading, **keywords)

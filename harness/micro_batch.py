@@ -1,0 +1,50 @@
+"""How many sequences one pass takes: `batch.micro=auto` made definite."""
+
+from collections.abc import Callable
+
+import torch
+
+# On a CPU larger passes buy nothing once the matrices are a few thousand rows long, and cost cache and memory.
+CPU_TOKENS = 4096
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, the largest first."""
+    return [d for d in range(number, 0, -1) if number % d == 0]
+
+
+def resolve_micro(
+    micro: int | str, sequences: int, world: int, context: int, device: str, attempt: Callable[[int, int], None]
+) -> int:
+    """Sequences per pass on each rank.
+
+    Args:
+        sequences: in the global batch.
+        attempt: makes one training pass of (sequences, context) tokens; on CUDA the largest that fits the memory is taken.
+
+    Raises:
+        ValueError: the batch does not divide over the ranks or the micro-batches, or not even one sequence fits.
+    """
+    if sequences % world:
+        raise ValueError(
+            f"batch.tokens makes {sequences} sequences of {context}, which do not divide over {world} ranks"
+        )
+    local = sequences // world
+    if micro != "auto":
+        if local % int(micro):
+            near = next(d for d in divisors(local) if d <= max(1, int(micro)))
+            raise ValueError(
+                f"batch.micro={micro} does not divide the {local} sequences of one rank: give {near} or auto"
+            )
+        return int(micro)
+    if not device.startswith("cuda"):
+        return next(d for d in divisors(local) if d == 1 or d * context <= CPU_TOKENS)
+    for size in divisors(local):
+        try:
+            attempt(size, context)
+            return size
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    raise ValueError(
+        f"batch.micro: not even one sequence of {context} tokens fits the memory of {device}; take a smaller model"
+    )

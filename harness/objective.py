@@ -1,0 +1,249 @@
+"""The Objective: the one door between an optimizer and the model. Every pass through it is timed and charged."""
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness.clock import Clock
+from harness.distributed import Ranks
+from harness.flops import Ledger, count
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass
+class StepRecord:
+    """What the step's first `objective()` gave, as tensors on the device: nothing waits for them."""
+
+    loss: Tensor | None = None
+    norm: Tensor | None = None  # of the whole gradient, before clipping
+    clipped: Tensor | None = None
+
+
+class Objective:
+    """Mean loss in nats per token over a global batch, all micro-batches and ranks; see optimizers.base.Objective.
+
+    Args:
+        model: tokens (B, T), targets (B, T) -> mean loss; tokens alone -> logits (B, T, V).
+        sequences: in the global batch, over all ranks.
+        micro: sequences per pass.
+        flops_per_token: of one forward and backward pass.
+        forward: the model, compiled perhaps; Hessian-vector products always take the eager one.
+        dtype: of the passes; float32 runs them without autocast.
+        grad_clip: largest 2-norm of the gradient that `__call__` leaves; None: no clipping.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        sequences: int,
+        micro: int = 1,
+        flops_per_token: int,
+        clock: Clock,
+        ledger: Ledger,
+        seed: int = 0,
+        ranks: Ranks | None = None,
+        forward: Callable[..., Tensor] | None = None,
+        dtype: torch.dtype = torch.float32,
+        grad_clip: float | None = None,
+    ) -> None:
+        self.model = model
+        self.forward = forward or model
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        self.device = self.params[0].device
+        self._wide = torch.promote_types(self.params[0].dtype, torch.float32)
+        self.sequences = sequences
+        self.micro = micro
+        self.flops_per_token = flops_per_token
+        self.clock = clock
+        self.ledger = ledger
+        self.seed = seed
+        self.ranks = ranks or Ranks()
+        self.dtype = dtype
+        self.grad_clip = grad_clip
+        self.step = 0
+        self.record = StepRecord()
+        self._batch: Batch | None = None
+        self._weightless = False
+        self._hvp_flops: dict[torch.Size, int] = {}
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the global batch."""
+        assert self._batch is not None, "bind a batch first"
+        return self.sequences * self._batch[0].shape[1]
+
+    def bind(self, step: int, batch: Batch) -> "Objective":
+        """Take up the batch of a step: this rank's sequences, tokens and targets (B / ranks, T)."""
+        self.step = step
+        self.record = StepRecord()
+        self._batch = batch
+        # A stranger's optimizer may draw from the global generator: its draws too depend on (seed, step) alone.
+        torch.manual_seed(self._entropy("global"))
+        return self
+
+    @torch.enable_grad()
+    def __call__(self) -> Tensor:
+        first = self.record.loss is None
+        with self.clock.part("gradient" if first else "curvature"):
+            for p in self.params:
+                p.grad = None
+            total = torch.zeros((), device=self.device, dtype=self._wide)
+            for inputs, targets, parts in self._passes():
+                with self._autocast():
+                    loss = self.forward(inputs, targets)
+                loss = loss / parts
+                loss.backward()
+                total += loss.detach()
+            self.ranks.sum_([total, *(p.grad for p in self.params if p.grad is not None)])
+            norm, clipped = self._clip()
+            self._charge_passes("model" if first else "curvature")
+        if first:
+            self.record.loss, self.record.norm, self.record.clipped = total, norm, clipped
+        return total
+
+    @torch.no_grad()
+    def loss(self) -> Tensor:
+        with self.clock.part("curvature"):
+            total = torch.zeros((), device=self.device, dtype=self._wide)
+            for inputs, targets, parts in self._passes():
+                with self._autocast():
+                    total += self.forward(inputs, targets) / parts
+            self.ranks.sum_([total])
+            self._charge_passes("curvature", passes=1 / 3)  # backward costs twice the forward pass
+        return total
+
+    @torch.enable_grad()
+    def sampled_grads(self) -> list[Tensor]:
+        with self.clock.part("curvature"):
+            totals = [torch.zeros_like(p) for p in self.params]
+            for i, (inputs, _, parts) in enumerate(self._passes()):
+                with self._autocast():
+                    logits = self.forward(inputs)
+                labels = self._draw_labels(logits, first=i * self.micro)
+                loss = F.cross_entropy(logits.flatten(0, 1).to(self._wide), labels.flatten()) / parts
+                grads = torch.autograd.grad(loss, self.params, allow_unused=True, materialize_grads=True)
+                torch._foreach_add_(totals, list(grads))
+            self.ranks.sum_(totals)
+            self._charge_passes("curvature")
+        return totals
+
+    @torch.enable_grad()
+    def hvp(self, v: Sequence[Tensor]) -> list[Tensor]:
+        with self.clock.part("curvature"):
+            totals = [torch.zeros_like(p) for p in self.params]
+            for inputs, targets, parts in self._passes():
+                torch._foreach_add_(totals, self._hvp_pass(inputs, targets, parts, v))
+            self.ranks.sum_(totals)
+        assert self._batch is not None
+        shape = self._batch[0][:1].shape
+        if shape not in self._hvp_flops:
+            with self.clock.paused("counting"):
+                inputs, targets = (t[:1] for t in self._batch)
+                self._hvp_flops[shape] = count(lambda: self._hvp_pass(inputs, targets, 1.0, v))
+        self.ledger.charge("curvature", self.sequences * self._hvp_flops[shape])
+        return totals
+
+    def narrow(self, share: float) -> "Objective":
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, not {share}")
+        assert self._batch is not None, "bind a batch first"
+        narrowed = copy.copy(self)
+        narrowed.sequences = max(1, round(share * self.sequences))
+        # Sequence i of the global batch is this rank's where i mod world = rank.
+        mine = len(range(self.ranks.rank, narrowed.sequences, self.ranks.world))
+        # A rank left without any still makes a pass, of no weight: the collectives need every rank.
+        narrowed._weightless = mine == 0
+        narrowed._batch = (self._batch[0][: max(mine, 1)], self._batch[1][: max(mine, 1)])
+        return narrowed
+
+    def generator(self, key: Hashable) -> Generator:
+        return Generator(self.device).manual_seed(self._entropy(key))
+
+    def mean_(self, tensors: Sequence[Tensor]) -> None:
+        self.ranks.mean_(tensors)
+
+    def charge(self, flops: int) -> None:
+        self.ledger.charge("optimizer", flops)
+
+    def attempt(self, micro: int, context: int) -> None:
+        """One training pass on `micro` sequences of zeros, for nothing but to see that the memory holds it."""
+        tokens = torch.zeros(micro, context, dtype=torch.int64, device=self.device)
+        with self._autocast():
+            loss = self.forward(tokens, tokens)
+        loss.backward()
+        for p in self.params:
+            p.grad = None
+
+    def _passes(self) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Micro-batches of this rank, and what to divide each mean by so that they add up to the global mean."""
+        assert self._batch is not None, "bind a batch first"
+        inputs, targets = self._batch
+        for i in range(0, len(inputs), self.micro):
+            chunk = inputs[i : i + self.micro]
+            yield (
+                chunk,
+                targets[i : i + self.micro],
+                math.inf if self._weightless else self.sequences / len(chunk),
+            )
+
+    def _hvp_pass(self, inputs: Tensor, targets: Tensor, parts: float, v: Sequence[Tensor]) -> list[Tensor]:
+        # Fused attention has no double backward, and neither has a compiled model.
+        with sdpa_kernel(SDPBackend.MATH), self._autocast():
+            loss = self.model(inputs, targets) / parts
+        grads = torch.autograd.grad(
+            loss, self.params, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        used = [(g, u) for g, u in zip(grads, v, strict=True) if g.requires_grad]
+        products = torch.autograd.grad(
+            [g for g, _ in used], self.params, [u for _, u in used], allow_unused=True, materialize_grads=True
+        )
+        return list(products)
+
+    @torch.no_grad()
+    def _draw_labels(self, logits: Tensor, first: int) -> Tensor:
+        """Labels (B, T) ~ softmax(logits); those of a sequence depend on (seed, step, sequence) alone.
+
+        By inverting the cumulative distribution, a sequence at a time: one uniform number per token, and never a second
+        tensor of the logits' whole size (B, T, V).
+        """
+        labels = []
+        for j, row in enumerate(logits):  # (T, V)
+            sequence = (first + j) * self.ranks.world + self.ranks.rank
+            generator = self.generator(("labels", sequence))
+            uniform = torch.rand(len(row), 1, generator=generator, device=row.device, dtype=self._wide)
+            cumulative = row.to(self._wide).softmax(-1).cumsum(-1)
+            drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+            labels.append(drawn.squeeze(-1).clamp_(max=row.shape[-1] - 1))
+        return torch.stack(labels)
+
+    def _clip(self) -> tuple[Tensor, Tensor]:
+        grads = [p.grad for p in self.params if p.grad is not None]
+        if not grads:
+            raise ValueError(
+                "model: its loss reaches none of its parameters, so there is no gradient to step along"
+            )
+        if self.grad_clip is None:
+            norm = nn.utils.get_total_norm(grads)
+            return norm, torch.zeros_like(norm)
+        norm = nn.utils.clip_grad_norm_(self.params, self.grad_clip)
+        return norm, (norm > self.grad_clip).to(norm.dtype)
+
+    def _charge_passes(self, kind: str, passes: float = 1.0) -> None:
+        self.ledger.charge(kind, round(passes * self.flops_per_token * self.num_tokens))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _entropy(self, key: Hashable) -> int:
+        digest = hashlib.sha256(repr((self.seed, self.step, key)).encode()).digest()
+        return int.from_bytes(digest[:8], "little") >> 1

@@ -1,0 +1,198 @@
+"""Rows of metrics.jsonl: what the weights after s updates are worth, what they cost, and the update made from them.
+
+A row opens before update s (costs so far, validation loss) and closes after it (loss and gradient norm at those very
+weights, the update's size). Device tensors are read when a row closes, and at no other time.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from harness.clock import Clock
+from harness.config import Config
+from harness.device import peak_flops, peak_memory
+from harness.flops import Ledger
+from harness.objective import StepRecord
+from harness.run_folder import RunFolder
+
+Row = dict[str, Any]
+
+
+class Sink(Protocol):
+    """Somewhere that rows go besides metrics.jsonl."""
+
+    def log(self, row: Row) -> None: ...
+
+
+class Recorder:
+    """Keeps a run's rows.
+
+    Args:
+        own_metrics: what the optimizer has to say of itself, by short name.
+        sinks: progress display, tracker: told of every row.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        folder: RunFolder,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        clock: Clock,
+        ledger: Ledger,
+        device: str,
+        own_metrics: Callable[[], Mapping[str, Tensor | float]],
+        sinks: list[Sink],
+    ) -> None:
+        self.cfg, self.folder, self.optimizer = cfg, folder, optimizer
+        self.model, self.clock, self.ledger, self.device = model, clock, ledger, device
+        self.own_metrics, self.sinks = own_metrics, sinks
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.peak = peak_flops(device)
+        self.clipped = torch.zeros((), device=self.parameters[0].device)
+        self.diverged_at: int | None = None
+        self._row: Row | None = None
+        self._before: list[Tensor] = []
+        self._unread: list[tuple[int, Tensor, Tensor]] = []  # step, loss, gradient norm
+        self._previous: Row | None = None
+
+    def evaluation_due(self, step: int) -> bool:
+        return step % self.cfg.eval.every == 0 or step == self.cfg.steps
+
+    def due(self, step: int) -> bool:
+        return step % self.cfg.log.every == 0 or self.evaluation_due(step)
+
+    def open(self, step: int, val_loss: float | None) -> bool:
+        """Begin the row of the weights after `step` updates; False where they are worth nothing any more.
+
+        The last row is written at once: no update is made from its weights.
+        """
+        with self.clock.paused("log"):
+            row: Row = {"step": step, "tokens": step * self.cfg.batch.tokens}
+            if val_loss is not None:
+                row["val/loss"] = val_loss
+            row |= {f"flops/{kind}": flops for kind, flops in self.ledger.at(step).items()}
+            row |= {f"seconds/{part}": seconds for part, seconds in self.clock.seconds().items()}
+            row["memory/peak"] = peak_memory(self.device)
+            row |= self._throughput(row)
+            if step > 0:
+                row["gradient/clipped"] = self.clipped.item() / step
+            self._row = row
+            if val_loss is not None:
+                self._note_target(row)
+            if val_loss is not None and not math.isfinite(val_loss):
+                self.diverged_at = step
+            if step == self.cfg.steps or self.diverged_at is not None:
+                self._write()
+            else:
+                self._before = [p.detach().clone() for p in self.parameters]
+        return self.diverged_at is None
+
+    def close(self, step: int, record: StepRecord) -> bool:
+        """Take up what update `step` left; False where the run has diverged and must end."""
+        if record.loss is None or record.norm is None or record.clipped is None:
+            name = type(self.optimizer).__name__
+            raise ValueError(
+                f"optimizer: {name} made a step without calling its closure, so there was nothing to measure"
+            )
+        self.clipped += record.clipped
+        self._unread.append((step, record.loss, record.norm))
+        if self._row is None:
+            return True
+        with self.clock.paused("log"):
+            row = self._row
+            row["lr"] = self.optimizer.param_groups[0]["lr"]
+            row["train/loss"], row["gradient/norm"] = record.loss.item(), record.norm.item()
+            row["update/weight_ratio"] = self._update_ratio()
+            state = state_bytes(self.optimizer)
+            row["memory/state"] = state
+            row["memory/state_per_parameter"] = state / sum(p.numel() for p in self.parameters)
+            row |= {f"optimizer/{name}": float(value) for name, value in self.own_metrics().items()}
+            healthy = self.healthy()
+            self._write()
+        return healthy
+
+    def healthy(self) -> bool:
+        """Whether every loss and gradient norm so far was finite; reads what has not been read yet."""
+        if self._unread and self.diverged_at is None:
+            values = torch.stack(
+                [torch.stack((loss.float(), norm.float())) for _, loss, norm in self._unread]
+            )
+            bad = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()
+            if bad:
+                self.diverged_at = self._unread[bad[0]][0]
+            self._unread = []
+        return self.diverged_at is None
+
+    def diagnosis(self) -> str:
+        """How the run diverged, and the first parameters whose gradient is not finite."""
+        named = [
+            n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        where = f"; the gradient is not finite in {', '.join(named[:3])}" if named else ""
+        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+        return f"the loss or its gradient was not finite at step {self.diverged_at}{where}{more}"
+
+    def state(self) -> dict[str, Any]:
+        return {"clipped": self.clipped.item()}
+
+    def restore(self, state: dict[str, Any], step: int) -> None:
+        self.clipped.fill_(state["clipped"])
+        target = self.folder.manifest.get("target")
+        if target and target["step"] >= step:
+            self.folder.update(target=None)
+
+    def _write(self) -> None:
+        assert self._row is not None
+        row, self._row, self._before = self._row, None, []
+        self._previous = row
+        self.folder.append(row)
+        for sink in self.sinks:
+            sink.log(row)
+
+    def _throughput(self, row: Row) -> Row:
+        if self._previous is None:
+            return {}
+        seconds = row["seconds/total"] - self._previous["seconds/total"]
+        if seconds <= 0:
+            return {}
+        found = {"throughput/tokens_per_second": (row["tokens"] - self._previous["tokens"]) / seconds}
+        if self.peak:
+            flops = row["flops/model"] - self._previous["flops/model"]
+            found["throughput/mfu"] = flops / seconds / self.peak / self.folder.manifest["ranks"]
+        return found
+
+    def _update_ratio(self) -> float:
+        """2-norm of the last update over that of the weights it was made from."""
+        difference = torch._foreach_sub([p.detach() for p in self.parameters], self._before)
+        weights = nn.utils.get_total_norm(self._before)
+        return (nn.utils.get_total_norm(difference) / weights.clamp(min=1e-30)).item()
+
+    def _note_target(self, row: Row) -> None:
+        target = self.cfg.target_loss
+        crossed = target is not None and math.isfinite(row["val/loss"]) and row["val/loss"] <= target
+        if crossed and not self.folder.manifest.get("target"):
+            keys = ("step", "tokens", "val/loss", "flops/total", "seconds/total")
+            self.folder.update(target={"loss": target, **{key: row[key] for key in keys}})
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of all tensors in an optimizer's state, however nested; one that stands twice counts once."""
+    seen: dict[int, int] = {}
+
+    def walk(value: Any) -> None:
+        if isinstance(value, Tensor):
+            seen[id(value)] = value.numel() * value.element_size()
+        elif isinstance(value, Mapping):
+            for item in value.values():
+                walk(item)
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                walk(item)
+
+    for state in optimizer.state.values():
+        walk(state)
+    return sum(seen.values())

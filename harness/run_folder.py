@@ -1,0 +1,207 @@
+"""A run's folder while the run is writing it: config, manifest, metrics and the lock. Read back by harness.records.
+
+Every file is replaced atomically, metrics.jsonl is appended to by whole lines: a kill at any moment leaves a folder
+that reads, and that `resume=true` goes on from.
+"""
+
+import fcntl
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.config import UNHASHED, differing_keys
+
+SCHEMA = 1
+VERSIONED = (
+    "torch",
+    "numpy",
+    "transformers",
+    "datasets",
+    "tiktoken",
+    "hydra-core",
+    "wandb",
+    "pytorch_optimizer",
+)
+
+
+class RunFolder:
+    """One run's folder, ours alone while we live.
+
+    `open` makes it or takes it up again; on ranks other than the first every method that writes does nothing.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], digest: str, writes: bool = True) -> None:
+        self.path = path
+        self.config = config
+        self.digest = digest
+        self.writes = writes
+        self.manifest: dict[str, Any] = {}
+        self._lock: int | None = None
+
+    def check(self, resume: bool) -> dict[str, Any] | None:
+        """The manifest of this very run if it was begun before, None if the folder is free to begin in.
+
+        Raises:
+            ValueError: the folder exists and resume is false, holds something else, or is another config's run.
+        """
+        old = self.read_manifest()
+        if old is None:
+            if self.path.exists() and not self._is_blank():
+                raise ValueError(
+                    f"run_dir={self.path} holds files but no run: give a folder that is empty or new"
+                )
+            return None
+        if not resume:
+            raise ValueError(
+                f"{self.path} exists already ({old.get('status')}): add resume=true to go on with it, "
+                "or give another run_dir or study"
+            )
+        if old.get("config_hash") != self.digest:
+            theirs = yaml.safe_load((self.path / "config.yaml").read_text())
+            keys = [key for key in differing_keys(theirs, self.config) if key.split(".")[0] not in UNHASHED]
+            raise ValueError(
+                f"{self.path} is a run of another config (it differs in {', '.join(keys) or 'its version'}): "
+                "give the same keys, or another run_dir"
+            )
+        return old
+
+    def open(self, manifest: dict[str, Any], resume: bool) -> None:
+        """Take the folder, as `check` allows, and write its manifest; ValueError too if a live process has it."""
+        self.manifest = {"name": self.path.name, **manifest}
+        if not self.writes:
+            return
+        self.check(resume)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        old = self.check(resume)  # again: another process may have begun it while we took the lock
+        head: dict[str, Any] = {"schema": SCHEMA, "name": self.path.name, "status": "running", "error": None}
+        origin = {"started": now(), "argv": sys.argv, "git": git_state(), "versions": versions()}
+        if old is None:
+            self._replace("config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+            self.manifest = {**head, **origin, "ended": None, **manifest, "resumes": []}
+        else:
+            again = {"at": now(), "git": git_state(), "versions": versions(), "device": manifest["device"]}
+            first = {key: old[key] for key in origin if key in old}
+            self.manifest = {**old, **manifest, **head, **first, "ended": None,
+                             "resumes": [*old.get("resumes", []), again]}  # fmt: skip
+        self.write_manifest()
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """The manifest that is there, None where none is; ValueError if it cannot be read."""
+        path = self.path / "manifest.json"
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path} is broken ({error}): give another run_dir, or delete that run"
+            ) from error
+
+    def _is_blank(self) -> bool:
+        """Whether a kill could have left it so before its manifest was written."""
+        return self.path.is_dir() and all(
+            p.name in ("run.lock", "config.yaml") or p.name.startswith(".new-") for p in self.path.iterdir()
+        )
+
+    def _take_lock(self) -> None:
+        handle = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise ValueError(
+                f"{self.path} is being written by a run that is still going: wait for it or stop it"
+            ) from None
+        self._lock = handle
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def update(self, **entries: Any) -> None:
+        """Change entries of the manifest."""
+        self.manifest.update(entries)
+        self.write_manifest()
+
+    def finish(self, status: str, error: str | None = None) -> None:
+        """Record the end of the run: finished, diverged or failed."""
+        self.update(status=status, error=error, ended=now())
+
+    def fail(self, error: str) -> None:
+        """Record that a run which had begun went wrong; nothing where it had not."""
+        if self._lock is not None and self.manifest.get("status") == "running":
+            self.finish("failed", error)
+
+    def write_manifest(self) -> None:
+        if self.writes:
+            self._replace("manifest.json", json.dumps(self.manifest, indent=2) + "\n")
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl. What is not finite becomes null."""
+        if not self.writes:
+            return
+        row = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({"schema": SCHEMA, **row}) + "\n")
+
+    def cut(self, step: int) -> None:
+        """Drop the rows from `step` on, and a torn last line: they are about to be computed again."""
+        path = self.path / "metrics.jsonl"
+        if not self.writes or not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] < step:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, KeyError):
+                break
+        self._replace("metrics.jsonl", "".join(kept))
+
+    def _replace(self, name: str, text: str) -> None:
+        new = self.path / f".new-{name}"
+        with open(new, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, self.path / name)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and whether the work tree differs from it; nulls where there is no git or no repository."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ".."))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

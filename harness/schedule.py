@@ -1,0 +1,53 @@
+"""The learning rate over a run, as a factor on each group's `initial_lr`."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+
+def build_schedule(
+    steps: int,
+    kind: Literal["cosine", "linear", "constant", "wsd"],
+    warmup: float,
+    final: float,
+    decay: float = 0.2,
+) -> Callable[[int], float]:
+    """The factor for the update made at `step`, 0 <= step < steps.
+
+    Args:
+        steps: updates of the whole run.
+        kind: cosine, linear and wsd fall to `final`, wsd in the last `decay` share only; constant stays at 1.
+        warmup: updates of linear warm-up (a whole number), or a share of `steps` (below 1).
+        final: the factor that the decay ends at.
+
+    Raises:
+        ValueError: a keyword out of its range.
+    """
+    if warmup < 0 or (warmup >= 1 and warmup != int(warmup)):
+        raise ValueError(f"warmup must be a whole number of updates or a share below 1, not {warmup}")
+    warm = round(warmup * steps) if warmup < 1 else int(warmup)
+    if warm >= steps and warm > 0:
+        raise ValueError(f"warmup must be shorter than the run: {warm} of {steps} steps")
+    if not 0 <= final <= 1:
+        raise ValueError(f"final must be between 0 and 1, a share of the peak, not {final}")
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must be above 0 and at most 1, a share of the steps, not {decay}")
+    start = max(warm, steps - round(decay * steps)) if kind == "wsd" else warm
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        if kind == "constant" or step < start:
+            return 1.0
+        progress = (step - start) / (steps - start)  # as in nanoGPT, 1 would be reached at `steps`
+        fall = 0.5 * (1 + math.cos(math.pi * progress)) if kind == "cosine" else 1 - progress
+        return final + (1 - final) * fall
+
+    return factor
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor

@@ -1,0 +1,48 @@
+"""Bad input ends in one sentence on stderr and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback."""
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+# By contract a ValueError's message is a whole sentence that names the key or the file, and the remedy.
+BAD_INPUT = (ValueError, OSError, ModuleNotFoundError)
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, on one line."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return (
+            f"no space left to write {error.filename or 'the files of this run'}: free some, "
+            "or give another run_dir, then go on with resume=true"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror.lower()}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def complain(text: str) -> NoReturn:
+    print(f"halfstep: {text}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn bad input, met anywhere inside, into its sentence and exit code 2."""
+    try:
+        yield
+    except BAD_INPUT as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        complain(sentence(error))
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """A did-you-mean for the end of a sentence: the nearest names, or all of them."""
+    names = sorted(names)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(names)}"

@@ -1,0 +1,98 @@
+"""What an optimizer is given (the Objective) and what it may offer beyond `step`."""
+
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import Parameter
+
+
+class Objective(Protocol):
+    """The mean loss of one global batch: the closure that torch's `step(closure)` calls, grown methods.
+
+    Every method enables grad itself, uses the run's autocast and returns detached tensors on the device;
+    every pass it makes is timed and charged. Means are over all micro-batches and ranks.
+    """
+
+    params: list[Parameter]  # what is trained, in the model's order
+    num_tokens: int  # of the global batch
+    step: int  # updates made before this one
+
+    def __call__(self) -> Tensor:
+        """Zero, accumulate, reduce and clip into `.grad`; the mean loss in nats per token, a scalar."""
+        ...
+
+    def loss(self) -> Tensor:
+        """The mean loss without a gradient, a scalar: for line searches."""
+        ...
+
+    def sampled_grads(self) -> list[Tensor]:
+        """Gradients of the mean loss on labels drawn from softmax(logits), one per parameter; never clipped."""
+        ...
+
+    def hvp(self, v: Sequence[Tensor]) -> list[Tensor]:
+        """H v, with H the Hessian of the mean loss and v one tensor per parameter; never clipped."""
+        ...
+
+    def narrow(self, share: float) -> "Objective":
+        """The same objective on the first `share` of the global batch's sequences."""
+        ...
+
+    def generator(self, key: Hashable) -> Generator:
+        """A fresh generator on the device that depends on (seed, step, key) alone."""
+        ...
+
+    def mean_(self, tensors: Sequence[Tensor]) -> None:
+        """Average tensors over the ranks, in place."""
+        ...
+
+    def charge(self, flops: int) -> None:
+        """Count the optimizer's own matrix work."""
+        ...
+
+
+class Optimizer(torch.optim.Optimizer):
+    """The base of this package's optimizers: all state in `state` and `param_groups`, nothing beside."""
+
+    def eval_weights(self) -> AbstractContextManager[Any]:
+        """Inside this context the parameters hold the weights to be evaluated (averages, say)."""
+        return nullcontext()
+
+    def metrics(self) -> dict[str, Tensor | float]:
+        """Scalars worth a curve, by short name; logged as optimizer/<name>."""
+        return {}
+
+
+class _Switched(AbstractContextManager[None]):
+    """Schedule-free optimizers keep two sets of weights and switch with `eval()` and `train()`."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    def __enter__(self) -> None:
+        self.optimizer.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.optimizer.train()
+
+
+def eval_weights(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any]:
+    """The context to evaluate and save weights in, for anyone's optimizer."""
+    if hasattr(optimizer, "eval_weights"):
+        return optimizer.eval_weights()
+    if callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None)):
+        return _Switched(optimizer)
+    return nullcontext()
+
+
+def metrics(optimizer: torch.optim.Optimizer) -> dict[str, Tensor | float]:
+    """What anyone's optimizer has to say of itself; nothing, for most."""
+    own = getattr(optimizer, "metrics", None)
+    return own() if callable(own) else {}
+
+
+def state_dtype(parameter: Tensor) -> torch.dtype:
+    """State is kept in the wider of float32 and the parameter's own dtype."""
+    return torch.promote_types(parameter.dtype, torch.float32)

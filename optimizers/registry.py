@@ -1,0 +1,108 @@
+"""The registry: data that names each optimizer, builds it, and drives the tests that run over all of them."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from optimizers.param_groups import Group, all_in_one, by_decay, check_cover
+
+ALLOW_TARGETS = ("torch.optim", "pytorch_optimizer")
+REGISTRY: dict[str, "OptimizerInfo"] = {}
+
+
+@dataclass(frozen=True)
+class OptimizerInfo:
+    """What there is to know of an optimizer before it is built."""
+
+    name: str
+    constructor: Callable[
+        ..., torch.optim.Optimizer
+    ]  # its first argument is the groups, its keywords the schema
+    summary: str
+    paper: str  # where the algorithm comes from
+    groups: Callable[[nn.Module], list[Group]] = by_decay
+    charges: bool = True  # it charges its own matrix work, or has none; False: that must be counted from outside
+
+    def build(self, model: nn.Module, **keywords: Any) -> torch.optim.Optimizer:
+        """The optimizer over the model's parameters; `lr` becomes each group's `initial_lr`."""
+        optimizer = self.constructor(self.groups(model), **keywords)
+        check_cover(model, optimizer.param_groups)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = float(group["lr"])
+        return optimizer
+
+
+def register(
+    name: str,
+    *,
+    summary: str,
+    paper: str,
+    groups: Callable[[nn.Module], list[Group]] = by_decay,
+    charges: bool = True,
+) -> Callable[[type], type]:
+    """Enter a class under a name: the one line that adds an optimizer."""
+
+    def enter(constructor: type) -> type:
+        assert name not in REGISTRY, f"two optimizers are named {name}"
+        REGISTRY[name] = OptimizerInfo(name, constructor, summary, paper, groups, charges)
+        return constructor
+
+    return enter
+
+
+def find(name: str, target: str | None = None, allow_targets: Sequence[str] = ALLOW_TARGETS) -> OptimizerInfo:
+    """The entry of a registered name; for `external`, one made of the class that `target` names.
+
+    Raises:
+        ValueError: no such optimizer, or a target that is not allowed, not there, or no optimizer.
+    """
+    if name == "external":
+        return _external(target, allow_targets)
+    if name not in REGISTRY:
+        near = difflib.get_close_matches(name, REGISTRY, n=3) or sorted(REGISTRY)
+        raise ValueError(f"optimizer {name!r} is not registered: did you mean {' or '.join(near)}?")
+    return REGISTRY[name]
+
+
+def _external(target: str | None, allow_targets: Sequence[str]) -> OptimizerInfo:
+    if not target or "." not in target:
+        raise ValueError("optimizer._target_ must name a class: optimizer._target_=package.module.Class")
+    if not any(target == prefix or target.startswith(prefix + ".") for prefix in allow_targets):
+        raise ValueError(
+            f"optimizer._target_={target} is not under allow_targets={list(allow_targets)}: "
+            f"if you trust it, add its package, as in 'allow_targets=[{target.split('.')[0]}]'"
+        )
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        module = __import__(module_name, fromlist=[class_name])
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"optimizer._target_={target}: there is no module {error.name}; install its package"
+        ) from error
+    constructor = getattr(module, class_name, None)
+    if not (inspect.isclass(constructor) and issubclass(constructor, torch.optim.Optimizer)):
+        near = [n for n in dir(module) if inspect.isclass(getattr(module, n))]
+        close = difflib.get_close_matches(class_name, near, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"optimizer._target_={target} is no torch.optim.Optimizer class{hint}")
+    decays = "weight_decay" in inspect.signature(constructor).parameters
+    groups = by_decay if decays else all_in_one
+    return OptimizerInfo(
+        class_name.lower(), constructor, f"{target}, as its package ships it", target, groups
+    )
+
+
+def build_optimizer(name: str, model: nn.Module, **keywords: Any) -> torch.optim.Optimizer:
+    """The named optimizer over a model's parameters, `external` by its `_target_` (and `allow_targets`)."""
+    info = find(name, keywords.pop("_target_", None), keywords.pop("allow_targets", ALLOW_TARGETS))
+    return info.build(model, **keywords)
+
+
+def list_optimizers() -> list[OptimizerInfo]:
+    """All registered optimizers, by name."""
+    return [REGISTRY[name] for name in sorted(REGISTRY)]

@@ -1,0 +1,136 @@
+"""Sophia: momentum over an estimated curvature, clipped (Liu et al., arXiv 2305.14342, algorithm 3).
+
+    m <- b1 m + (1 - b1) g
+    h <- b2 h + (1 - b2) h^                  every k-th step
+    w <- w - lr wd w
+    w <- w - lr clip(m / max(rho h, eps), 1)
+
+Preset `paper` is the ICLR form, whose gamma is `rho` here. Preset `repo` is the authors' code: h starts one interval
+late, is estimated before the step's gradient on the whole batch from a norm-clipped gradient, keeps no factor
+B (the tokens of the batch), and enters as sign(m) min(|m| / (rho B h + eps), 1).
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optimizers.base import Objective, Optimizer, state_dtype
+from optimizers.checks import check_at_least, check_betas, check_common
+from optimizers.curvature import GaussNewtonBartlett
+from optimizers.registry import register
+
+
+class Preset(NamedTuple):
+    betas: tuple[float, float]
+    rho: float
+    eps: float
+    share: float
+
+
+PRESETS = {
+    "paper": Preset(betas=(0.96, 0.99), rho=0.05, eps=1e-12, share=0.5),
+    "repo": Preset(betas=(0.965, 0.99), rho=0.04, eps=1e-15, share=1.0),
+}
+
+
+@register(
+    "sophia_g", summary="clipped momentum over Gauss-Newton-Bartlett curvature", paper="arXiv 2305.14342"
+)
+class SophiaG(Optimizer):
+    """Two state tensors per parameter, of its shape: momentum `m` and curvature `h`.
+
+    Keywords left at None take the preset's value.
+
+    Args:
+        rho: scale of the curvature, the paper's gamma: the larger, the fewer coordinates are clipped.
+        every: updates between estimates of the curvature.
+        share: of the batch's sequences, for the estimate.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 6e-4,
+        betas: tuple[float, float] | None = None,
+        rho: float | None = None,
+        eps: float | None = None,
+        every: int = 10,
+        share: float | None = None,
+        weight_decay: float = 0.2,
+        preset: Literal["paper", "repo"] = "paper",
+    ) -> None:
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be paper or repo, not {preset!r}")
+        default = PRESETS[preset]
+        betas = default.betas if betas is None else betas
+        rho = default.rho if rho is None else rho
+        eps = default.eps if eps is None else eps
+        share = default.share if share is None else share
+        check_common(lr, weight_decay)
+        check_betas(betas)
+        check_at_least("rho", rho, 0)
+        check_at_least("every", every, 1)
+        if eps <= 0:
+            raise ValueError(f"eps must be above 0, not {eps}")
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, not {share}")
+        self.every = every
+        self.as_printed = preset == "paper"
+        self.estimate = (
+            GaussNewtonBartlett(share) if self.as_printed else GaussNewtonBartlett(share, False, clip=1.0)
+        )
+        defaults = {"lr": lr, "betas": betas, "rho": rho, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
+        objective, due = closure, closure.step % self.every == 0
+        if due and objective.step > 0 and not self.as_printed:
+            self._update_curvature(objective)
+        loss = objective()
+        if due and self.as_printed:
+            self._update_curvature(objective)
+        for group in self.param_groups:
+            group["num_tokens"] = objective.num_tokens
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state, beta1 = self._state(p), group["betas"][0]
+                m = state["m"].mul_(beta1).add_(p.grad.to(state["m"].dtype), alpha=1 - beta1)
+                ratio = (m / self._bound(state["h"], group)).clamp_(-1, 1)
+                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(ratio, alpha=-group["lr"])
+        return loss
+
+    def _update_curvature(self, objective: Objective) -> None:
+        estimates = dict(zip(objective.params, self.estimate(objective), strict=True))
+        for group in self.param_groups:
+            beta2 = group["betas"][1]
+            for p in group["params"]:
+                h = self._state(p)["h"]
+                h.mul_(beta2).add_(estimates[p].to(h.dtype), alpha=1 - beta2)
+
+    def _bound(self, h: Tensor, group: dict[str, Any]) -> Tensor:
+        """The momentum at which a coordinate is clipped: the denominator of the update."""
+        if self.as_printed:
+            return h.mul(group["rho"]).clamp_(min=group["eps"])
+        return h.mul(group["rho"] * group["num_tokens"]).add_(group["eps"])
+
+    def _state(self, p: Tensor) -> dict[str, Tensor]:
+        state = self.state[p]
+        if not state:
+            state["m"] = torch.zeros_like(p, dtype=state_dtype(p))
+            state["h"] = torch.zeros_like(p, dtype=state_dtype(p))
+        return state
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, Tensor | float]:
+        """The win rate: the share of coordinates that the last update clipped; .1 to .5 is healthy."""
+        clipped, count = [], 0
+        for group in self.param_groups:
+            for p in group["params"]:
+                if state := self.state.get(p):
+                    clipped.append((state["m"].abs() >= self._bound(state["h"], group)).sum())
+                    count += p.numel()
+        return {"win_rate": torch.stack(clipped).sum() / count} if count else {}

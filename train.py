@@ -1,0 +1,248 @@
+"""Train GPT-2 from scratch under any optimizer, and count every step, FLOP and second.
+
+    python train.py                                                        a small GPT-2 on Python's own source text
+    python train.py optimizer=muon optimizer.lr=0.02 steps=1000 seed=1     another optimizer, another seed
+    python train.py -m optimizer=adamw,lion optimizer.lr=3e-4,1e-3 seed=0,1,2
+    torchrun --nproc_per_node=8 train.py experiment=sophia_125m_sophia_g
+    python train.py optimizer=external optimizer._target_=pytorch_optimizer.Lion optimizer.lr=1e-4
+
+A run's folder, under results/runs/, holds config.yaml, manifest.json, metrics.jsonl and checkpoints/.
+"""
+
+from harness.command_line import answer_help, command
+
+if __name__ == "__main__":
+    answer_help(__doc__)  # before torch is imported: --help answers at once
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import data
+import models
+import optimizers
+from data.loader import Loader, evaluation_batches
+from harness import checkpoint, device, tracker
+from harness.clock import Clock
+from harness.config import Config, config_hash, default_run_dir, parse
+from harness.distributed import Ranks, join
+from harness.evaluate import evaluate
+from harness.flops import Ledger, uncharged_per_step
+from harness.keywords import bind, construct, in_section
+from harness.micro_batch import resolve_micro
+from harness.objective import Objective
+from harness.progress import ProgressDisplay
+from harness.recorder import Recorder
+from harness.run_folder import RunFolder
+from harness.schedule import build_schedule, set_lr
+from harness.sentence import BAD_INPUT, sentence
+
+
+def main(values: dict[str, Any]) -> str:
+    """One run of a composed config; how it ended: finished or diverged."""
+    cfg = parse(values)
+    ranks, place = join(cfg.device)
+    digest = config_hash(values)
+    path = Path(cfg.run_dir) if cfg.run_dir else default_run_dir(cfg, digest)
+    folder = RunFolder(path, values, digest, writes=ranks.first)
+    try:
+        before = ranks.agree(folder.check(cfg.resume) if ranks.first else None)
+        if before and before["status"] in ("finished", "diverged"):
+            print(f"{path} is {before['status']} already")
+            return before["status"]
+        run = build(cfg, folder, before, ranks, place)
+        status = loop(run)
+        run.close(status)
+        return status
+    except Exception as error:
+        with suppress(OSError):  # a full disk may not take this either
+            folder.fail(sentence(error) if isinstance(error, BAD_INPUT) else repr(error))
+        raise
+    finally:
+        folder.close()
+        ranks.close()
+
+
+@dataclass
+class Parts:
+    """What the loop turns over."""
+
+    cfg: Config
+    folder: RunFolder
+    clock: Clock
+    loader: Loader
+    schedule: Callable[[int], float]
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    recorder: Recorder
+    evaluate: Callable[[], float]
+    save: Callable[[int], None]
+    sinks: list[Any]  # progress display and tracker
+    start: int
+
+    def close(self, status: str) -> None:
+        """Say how the run ended, in its manifest and to whoever watches."""
+        self.folder.finish(status, self.recorder.diagnosis() if status == "diverged" else None)
+        for sink in self.sinks:
+            sink.close(status)
+        self.clock.close()
+
+
+def loop(run: Parts) -> str:
+    """Every update of a run, from `start` on. Nothing here knows which optimizer it is."""
+    cfg, clock, objective, optimizer, recorder = (
+        run.cfg,
+        run.clock,
+        run.objective,
+        run.optimizer,
+        run.recorder,
+    )
+    for step in range(run.start, cfg.steps + 1):
+        if step == cfg.steps or (
+            cfg.checkpoint.every and step % cfg.checkpoint.every == 0 and step > run.start
+        ):
+            if not recorder.healthy():
+                return "diverged"
+            with clock.paused("checkpoint"):
+                run.save(step)
+        if recorder.due(step):
+            with clock.paused("evaluate"):
+                loss = run.evaluate() if recorder.evaluation_due(step) else None
+            if not recorder.open(step, loss):
+                return "diverged"
+        if step == cfg.steps:
+            break
+        with clock.running():
+            with clock.part("data"):
+                batch = run.loader.batch(step)
+            set_lr(optimizer, run.schedule(step))
+            optimizer.step(objective.bind(step, batch))  # type: ignore[arg-type]
+        if not recorder.close(step, objective.record):
+            return "diverged"
+    return "finished"
+
+
+def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: Ranks, place: str) -> Parts:
+    """The data, the model, the optimizer, and the harness that joins and watches them."""
+    # All that the config can get wrong is found before the data is touched: a large corpus takes hours to prepare.
+    schedule = construct(build_schedule, cfg.schedule, "schedule", cfg.steps)
+    build_model, build_optimizer, charges = check_model(cfg), *check_optimizer(cfg)
+    make_tracker = tracker.find(cfg.tracker["name"])
+    tracker_keywords = bind(make_tracker, cfg.tracker, "tracker", ["folder", "config", "manifest"])
+    dataset = load_data(cfg, ranks)
+
+    model = build_model(dataset.vocabulary).to(place)
+    optimizer = build_optimizer(model)
+    dtype, compiled = device.resolve_dtype(cfg.dtype, place), device.resolve_compile(cfg.compile, place)
+    clock = Clock(place)
+    ledger = Ledger(uncharged_per_step=0.0 if charges else uncharged_per_step(build_optimizer, model))
+    objective = Objective(
+        model, sequences=cfg.sequences, flops_per_token=model.flops_per_token(cfg.context), clock=clock, ledger=ledger,
+        seed=cfg.seed, ranks=ranks, forward=torch.compile(model) if compiled else model, dtype=dtype,
+        grad_clip=cfg.grad_clip,
+    )  # fmt: skip
+    # A run that goes on keeps its micro-batches and its threads: others would give other bits.
+    wanted = before["resolved"]["micro"] if before else cfg.batch.micro
+    objective.micro = resolve_micro(wanted, cfg.sequences, ranks.world, cfg.context, place, objective.attempt)
+    spread = (ranks.rank, ranks.world, place)
+    loader = Loader(dataset.train, cfg.context, cfg.sequences, cfg.seed, *spread)
+    windows = evaluation_batches(dataset.val, cfg.context, cfg.eval.tokens, objective.micro, *spread)
+
+    folder.open(
+        {
+            "study": cfg.study,
+            "config_hash": folder.digest,
+            "device": device.describe(place),
+            "resolved": {
+                "device": place, "dtype": str(dtype).removeprefix("torch."), "compile": compiled, "micro": objective.micro
+            },
+            "ranks": ranks.world,
+            "seed": cfg.seed,
+            "data": {key: getattr(dataset, key) for key in ("name", "fingerprint", "vocabulary", "train_tokens", "val_tokens")},
+            "parameters": {"total": sum(p.numel() for p in model.parameters()), "matrix": model.matrix_parameters()},
+            "flops_per_token": model.flops_per_token(cfg.context),
+            "tokens_per_step": cfg.batch.tokens,
+        },
+        cfg.resume,
+    )  # fmt: skip
+    sinks: list[Any] = []
+    recorder = Recorder(
+        cfg, folder, model, optimizer, clock, ledger, place, lambda: optimizers.metrics(optimizer), sinks
+    )
+    start, checkpoints = 0, folder.path / "checkpoints"
+    if before and (found := checkpoint.newest(checkpoints)):
+        path, state = found
+        torch.set_num_threads(state["threads"])
+        checkpoint.load(path, model, optimizer)
+        clock.restore(state["clock"])
+        ledger.restore(state["ledger"])
+        recorder.restore(state["recorder"], state["step"])
+        start = state["step"]
+    folder.cut(start)
+    if ranks.first:
+        sinks += [
+            ProgressDisplay(folder.path.name, cfg.steps, start),
+            make_tracker(folder.path, folder.config, folder.manifest, **tracker_keywords),
+        ]
+
+    def evaluate_now() -> float:
+        with optimizers.eval_weights(optimizer):
+            return evaluate(model, windows, ranks, dtype, objective.forward)
+
+    def save(step: int) -> None:
+        if ranks.first:
+            state = {"threads": torch.get_num_threads(), "clock": clock.state(), "ledger": ledger.state(), "recorder": recorder.state()}
+            checkpoint.save(checkpoints, step, model, optimizer, state)
+        ranks.agree(None)
+
+    return Parts(cfg, folder, clock, loader, schedule, objective, optimizer, recorder, evaluate_now, save, sinks, start)
+
+
+def check_model(cfg: Config) -> Callable[[int], models.GPT]:
+    """How to build the model once the data's vocabulary is known; a trial on no memory finds what is impossible."""
+    section = {key: value for key, value in cfg.model.items() if key != "vocabulary"}
+    keywords = bind(models.find(cfg.model["family"]), section, "model", ["vocabulary"])
+
+    def build(tokens: int) -> models.GPT:
+        with in_section("model", [*keywords, "vocabulary"]):
+            vocabulary = models.padded_vocabulary(cfg.model["vocabulary"], tokens)
+            return models.build_model(cfg.model["family"], cfg.seed, **keywords, vocabulary=vocabulary)
+
+    with in_section("model", keywords), torch.device("meta"):
+        context = models.find(cfg.model["family"])(**keywords, vocabulary=64).context
+    if cfg.context > context:
+        raise ValueError(f"context={cfg.context} is longer than model.context={context}: lower it, or raise the model's")
+    return build
+
+
+def check_optimizer(cfg: Config) -> tuple[Callable[[torch.nn.Module], torch.optim.Optimizer], bool]:
+    """How to build the optimizer, and whether it charges its own FLOPs; a trial on one layer finds bad keywords."""
+    info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
+    keywords = bind(info.constructor, cfg.optimizer, "optimizer", ["params"])
+
+    def build(model: torch.nn.Module) -> torch.optim.Optimizer:
+        with in_section("optimizer", keywords):
+            return info.build(model, **keywords)
+
+    build(torch.nn.Linear(2, 2))
+    return build, info.charges
+
+
+def load_data(cfg: Config, ranks: Ranks) -> data.Dataset:
+    """The corpus: the first rank prepares it where it is missing, the others wait and find it."""
+    keywords = bind(data.find(cfg.data["name"]), cfg.data, "data")
+    if not ranks.first:
+        ranks.agree(None)
+    with in_section("data", keywords):
+        dataset = data.load(cfg.data["name"], quiet=not ranks.first, **keywords)
+    if ranks.first:
+        ranks.agree(None)
+    return dataset
+
+
+if __name__ == "__main__":
+    command(main)()
