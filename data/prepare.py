@@ -1,0 +1,150 @@
+"""Make a corpus's shards: in parallel, in bounded memory, once per machine, and on from where a kill cut it off.
+
+One thread reads and writes, the others tokenize (tiktoken lets go of the interpreter's lock). Work comes back in
+the order it was read, so the shards are the same bytes for any number of threads. Every few seconds what has been
+written is made durable and progress.json records how far it reaches: the next start cuts off whatever lies beyond
+that and goes on from the document it names.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from data.dataset import Dataset, Splits, reopen, seal, write_json
+from data.progress import Progress
+from data.shards import Writer
+
+DIR = os.environ.get("HALFSTEP_DATA") or "~/.cache/halfstep"  # where prepared corpora are kept
+FORMAT = 1  # raise it when the same recipe comes to give other tokens: old folders are then left alone
+DURABLE_EVERY = 5.0  # seconds of work that a kill may cost
+PROGRESS = "progress.json"
+
+
+class Item(NamedTuple):
+    """A piece of work: what `encode` takes, and where to begin again once its tokens are written."""
+
+    work: Any
+    after: Any  # JSON
+    done: float | None  # share of the corpus, where it is known
+
+
+class Halves(NamedTuple):
+    train: np.ndarray  # (n,) uint16
+    val: np.ndarray
+
+
+class Recipe(Protocol):
+    @property
+    def dir(self) -> str: ...
+    @property
+    def identity(self) -> dict[str, Any]: ...  # JSON: whatever decides the tokens
+    def build(self, folder: Path, progress: Progress) -> Splits: ...
+
+
+def prepare(name: str, recipe: Recipe, quiet: bool = False) -> Dataset:
+    """The recipe's dataset, made first where it is missing; other processes wait for the one that makes it."""
+    marks = json.dumps([FORMAT, recipe.identity], sort_keys=True)
+    root = Path(recipe.dir).expanduser().absolute()
+    folder = root / f"{name}-{hashlib.sha256(marks.encode()).hexdigest()[:8]}"
+    if dataset := reopen(folder):
+        return dataset
+    try:
+        with Progress(name, quiet) as progress, locked(folder, progress):
+            if dataset := reopen(folder):
+                return dataset
+            progress.say(f"preparing {name} in {folder}")
+            dataset = seal(folder, name, recipe.identity, recipe.build(folder, progress))
+            (folder / PROGRESS).unlink(missing_ok=True)
+            progress.say(
+                f"{name}: {dataset.train_tokens:,} training and {dataset.val_tokens:,} validation tokens"
+            )
+            return dataset
+    except PermissionError as error:
+        raise PermissionError(
+            f"{error.filename or folder} cannot be written; choose another data.dir"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"no disk space is left for {folder}; free some and run again, and it goes on from where it stopped, "
+            "or choose another data.dir"
+        ) from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path, progress: Progress) -> Iterator[None]:
+    """Only one process is inside. The kernel frees the lock of one that dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.say(f"waiting for another process that prepares {folder}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write(
+    folder: Path,
+    items: Callable[[Any], Iterable[Item]],
+    encode: Callable[[Any], Halves],
+    progress: Progress,
+    limit: int | None = None,
+) -> tuple[list[Path], list[Path]]:
+    """Shards of the training and of the validation split.
+
+    items(after): the pieces of work after the position `after` (None: all). encode: a piece's tokens; it runs in
+    several threads. limit: training tokens after which to stop.
+    """
+    after, train, val = _state(folder)
+    durable = time.monotonic()
+    waiting: deque[tuple[Item, Future[Halves]]] = deque()
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def settle() -> None:
+        nonlocal durable
+        item, future = waiting.popleft()
+        halves = future.result()
+        train.write(halves.train if limit is None else halves.train[: limit - train.tokens])
+        val.write(halves.val)
+        progress.update(item.done if limit is None else train.tokens / limit, train.tokens + val.tokens)
+        if time.monotonic() - durable > DURABLE_EVERY:
+            train.sync()
+            val.sync()
+            write_json(folder / PROGRESS, {"after": item.after, "train": train.tokens, "val": val.tokens})
+            durable = time.monotonic()
+
+    pool = ThreadPoolExecutor(threads, "tokenize")
+    try:
+        for item in items(after):
+            if limit is not None and train.tokens >= limit:
+                break
+            waiting.append((item, pool.submit(encode, item.work)))
+            if len(waiting) > 4 * threads:  # bounds the memory: text in wait, and tokens not yet written
+                settle()
+        while waiting and (limit is None or train.tokens < limit):
+            settle()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return train.finish(), val.finish()
+
+
+def _state(folder: Path) -> tuple[Any, Writer, Writer]:
+    """Where an earlier run stopped, or the beginning."""
+    try:
+        state = json.loads((folder / PROGRESS).read_text())
+        return state["after"], Writer(folder, "train", state["train"]), Writer(folder, "val", state["val"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None, Writer(folder, "train"), Writer(folder, "val")
