@@ -234,7 +234,7 @@ def check_optimizer(cfg: Config) -> tuple[Callable[[torch.nn.Module], torch.opti
 
 def load_data(cfg: Config, ranks: Ranks) -> data.Dataset:
     """The corpus: the first rank prepares it where it is missing, the others wait and find it."""
-    keywords = bind(data.find(cfg.data["name"]), cfg.data, "data")
+    keywords = bind(data.RECIPES.get(cfg.data["name"], data.load), cfg.data, "data")
     if not ranks.first:
         ranks.agree(None)
     with in_section("data", keywords):

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +21,7 @@ from harness import sweep
 from harness.config import CONFIGS
 from harness.sentence import BAD_INPUT, complain, nearest, sentence
 
+EXPECTED = (*BAD_INPUT, HydraException, OmegaConfBaseException)
 # A section whose keys are the keywords of an optimizer takes any key here: the signature check names the wrong ones.
 OPEN_SECTION = re.compile(r"^(optimizer\.[^=]+=)")
 
@@ -40,8 +41,8 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
     """
 
     def run() -> None:
-        sys.argv[1:] = [OPEN_SECTION.sub(r"++\1", a) for a in sys.argv[1:]]
-        full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        given = [OPEN_SECTION.sub(r"++\1", a) for a in sys.argv[1:]]
+        sys.argv[1:] = sorted(given, key=lambda a: a not in ("-m", "--multirun"))  # argparse wants the keys in one piece
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them
         argparse.ArgumentParser.error = _refuse_argument  # type: ignore[method-assign, assignment]
         try:
@@ -54,8 +55,8 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
                 file=sys.stderr,
             )
             raise SystemExit(130) from None
-        except (*BAD_INPUT, HydraException, OmegaConfBaseException) as error:
-            if full:
+        except EXPECTED as error:
+            if _shows_tracebacks():
                 raise
             complain(explain(error))
         if sweep.Outcome.failed:
@@ -65,22 +66,33 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
 
 
 def _job(program: Callable[[dict[str, Any]], str], composed: DictConfig) -> None:
-    values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
     hydra_config = HydraConfig.get()
-    if hydra_config.mode is not RunMode.MULTIRUN:
-        if hydra_config.runtime.choices["launcher"] != "serial":
-            raise ValueError(f"launcher={hydra_config.runtime.choices['launcher']} launches sweeps: add -m")
-        program(values)
-        return
-    job = sweep.Job(Path(hydra_config.sweep.dir), hydra_config.job.num, list(hydra_config.overrides.task))
+    launcher, one = hydra_config.runtime.choices["launcher"], hydra_config.mode is not RunMode.MULTIRUN
+
+    def record(status: str, error: str | None = None) -> None:
+        job = hydra_config.job
+        if not one:
+            sweep.Job(Path(hydra_config.sweep.dir), job.num, list(hydra_config.overrides.task)).record(status, error)
+
     try:
-        job.record(program(values))
+        if one and launcher != "serial":
+            raise ValueError(f"launcher={launcher} launches sweeps: add -m")
+        values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+        record(program(values))
     except Exception as error:
-        expected = isinstance(error, BAD_INPUT)
+        expected = isinstance(error, EXPECTED)
+        if one and expected and not _shows_tracebacks():
+            complain(explain(error))  # here, and not by Hydra, which would say more than one sentence
+        if one:
+            raise
         if not expected:
             traceback.print_exc()
-        print(f"halfstep: job {job.number} failed: {sentence(error)}", file=sys.stderr)
-        job.record("failed", sentence(error))
+        print(f"halfstep: job {hydra_config.job.num} failed: {explain(error)}", file=sys.stderr)
+        record("failed", explain(error))
+
+
+def _shows_tracebacks() -> bool:
+    return os.environ.get("HALFSTEP_TRACEBACK") == "1"
 
 
 def _refuse_argument(parser: argparse.ArgumentParser, message: str) -> NoReturn:
@@ -91,20 +103,18 @@ def explain(error: BaseException) -> str:
     """Hydra's and OmegaConf's errors, said in one sentence with the nearest valid name."""
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1]
-        return f"{key} is no key of the config: {nearest(key, _keys())}"
+        return f"{match[1]} is no key of the config: {nearest(match[1], _keys())}"
     if match := re.search(r"Could not find '([^']+)/([^/']+)'", text):
         group, option = match[1], match[2]
         return f"{group}={option} is not there: {nearest(option, _options(CONFIGS / group))}"
     if match := re.search(r"Could not override '?([\w./]+)'?\. No match in the defaults list", text):
         return f"{match[1]} is no group of the config: {nearest(match[1], _groups())}"
-    if match := re.search(r"Missing mandatory value: (\S+)", text):
+    if "Missing mandatory value" in text and (match := re.search(r"full_key: (\S+)", text)):
         return f"{match[1]} is missing: give {match[1]}=<value>"
     if match := re.search(r"Interpolation key '([^']+)' not found", text):
         return f"the config refers to {match[1]}, which is not there"
-    if "Error parsing override" in text or "mismatched input" in text or "extraneous input" in text:
-        first = next((line for line in text.splitlines() if line.strip()), text)
-        return f"{first.strip()}: keys are given as key=value; quote a value that holds = , [ ] or spaces"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: keys are given as key=value; quote a value that holds = , [ ] or spaces"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return sentence(error) if isinstance(error, BAD_INPUT) else ": ".join(lines[:2])
 
@@ -156,5 +166,6 @@ def _keys() -> list[str]:
     for group in _groups():
         for option in (CONFIGS / group).glob("*.yaml"):
             if group != "experiment":
-                keys += walk(cast(dict[str, Any], dict(OmegaConf.load(option))), f"{group}.")
+                section = OmegaConf.to_container(OmegaConf.load(option), resolve=False)
+                keys += walk(cast(dict[str, Any], section), f"{group}.")
     return sorted({*keys, *_groups()})

@@ -1,4 +1,4 @@
-"""Bad input ends in one sentence on stderr and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback."""
+"""Bad input ends in one sentence on stderr and exit code 2; HALFSTEP_TRACEBACK=1 shows the traceback."""
 
 import difflib
 import errno
@@ -36,7 +36,7 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except BAD_INPUT as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if os.environ.get("HALFSTEP_TRACEBACK") == "1":
             raise
         complain(sentence(error))
 
@@ -45,4 +45,4 @@ def nearest(word: str, names: Iterable[str]) -> str:
     """A did-you-mean for the end of a sentence: the nearest names, or all of them."""
     names = sorted(names)
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(names)}"
+    return f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(n for n in names if '.' not in n)}"
