@@ -13,27 +13,32 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
+from data import existing, hub, local, stdlib, synthetic
 from data.dataset import Dataset
-from data.existing import shards
-from data.hub import hub
-from data.local import local
-from data.prepare import Recipe, prepare
-from data.stdlib import stdlib
-from data.synthetic import synthetic
+from data.prepare import Recipe, prepared
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
-    "stdlib": stdlib,
-    "openwebtext": hub,
-    "fineweb_edu": hub,
-    "wikitext103": hub,
-    "ptb": hub,
-    "hub": hub,
-    "local": local,
-    "shards": shards,
-    "synthetic": synthetic,
+    "stdlib": stdlib.stdlib,
+    "openwebtext": hub.hub,
+    "fineweb_edu": hub.hub,
+    "wikitext103": hub.hub,
+    "ptb": hub.hub,
+    "hub": hub.hub,
+    "local": local.local,
+    "shards": existing.shards,
+    "synthetic": synthetic.synthetic,
 }
 
-__all__ = ["RECIPES", "Dataset", "load"]
+__all__ = ["RECIPES", "Dataset", "find", "load"]
+
+
+def find(name: str) -> Callable[..., Recipe]:
+    """The recipe of that name, whose signature is its section of the config; ValueError with the nearest."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(RECIPES)}"
+        raise ValueError(f"there is no recipe named {name}: {hint}")
+    return RECIPES[name]
 
 
 def load(name: str, *, quiet: bool = False, **keywords: Any) -> Dataset:
@@ -42,8 +47,4 @@ def load(name: str, *, quiet: bool = False, **keywords: Any) -> Dataset:
     Raises ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError or OSError with one sentence that
     names the key or the file and the remedy.
     """
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"there is no data recipe {name!r}{hint}; there are {', '.join(RECIPES)}")
-    return prepare(name, RECIPES[name](**keywords), quiet)
+    return prepared(name, find(name)(**keywords), quiet)

@@ -51,7 +51,7 @@ def seal(folder: Path, name: str, identity: dict[str, Any], splits: Splits) -> D
     for split, paths in (("training", splits.train), ("validation", splits.val)):
         if not paths:
             raise ValueError(
-                f"{name}: no text is left for the {split} split; give more text, or another val_share"
+                f"there is no text for the {split} split of {name}; give more text, or another val_share"
             )
     paths = [*splits.train, *splits.val]
     before = [path.stat() for path in paths if measure(path)]
@@ -101,7 +101,7 @@ def reopen(folder: Path) -> Dataset | None:
         record = json.loads(path.read_text())
         entries = [*record["train"], *record["val"]]
         dataset = _dataset(folder, record)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is damaged; delete {folder} and run again to prepare it anew") from None

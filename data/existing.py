@@ -67,6 +67,6 @@ def found(patterns: str | list[str], key: str) -> list[Path]:
             else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         )
         if not matches:
-            raise FileNotFoundError(f"{key}: there is no shard at {pattern}")
+            raise FileNotFoundError(f"data.{key}: there is no shard at {pattern}")
         paths += [match.resolve() for match in matches]
     return list(dict.fromkeys(paths))

@@ -46,7 +46,7 @@ def expand(files: str | list[str], key: str) -> list[Path]:
                 Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()
             )
         if not matches:
-            raise FileNotFoundError(f"{key}: there is no file at {entry}")
+            raise FileNotFoundError(f"data.{key}: there is no file at {entry}")
         found += [match.resolve() for match in matches]
     for path in found:
         if not kind(path):

@@ -135,14 +135,14 @@ def read(
 
 def missing(repository: str) -> ModuleNotFoundError:
     return ModuleNotFoundError(
-        f"repository {repository} needs the package datasets: pip install datasets, or take data=stdlib"
+        f"data.repository={repository} needs the package datasets: pip install datasets, or take data=stdlib"
     )
 
 
 def unreachable(repository: str, error: Exception) -> ConnectionError:
     why = str(error).split("\n")[0].rstrip(".") or type(error).__name__
     return ConnectionError(
-        f"repository {repository}: the Hugging Face Hub cannot be reached ({why}); run again with a network, "
+        f"data.repository={repository}: the Hugging Face Hub cannot be reached ({why}); run again with a network, "
         "and it goes on from where it stopped; or give a downloaded copy with data.repository=FOLDER, files of "
         "your own with data=local, or take data=stdlib, which needs no download"
     )

@@ -29,6 +29,7 @@ DIR = os.environ.get("HALFSTEP_DATA") or "~/.cache/halfstep"  # where prepared c
 FORMAT = 1  # raise it when the same recipe comes to give other tokens: old folders are then left alone
 DURABLE_EVERY = 5.0  # seconds of work that a kill may cost
 PROGRESS = "progress.json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Item(NamedTuple):
@@ -52,7 +53,7 @@ class Recipe(Protocol):
     def build(self, folder: Path, progress: Progress) -> Splits: ...
 
 
-def prepare(name: str, recipe: Recipe, quiet: bool = False) -> Dataset:
+def prepared(name: str, recipe: Recipe, quiet: bool = False) -> Dataset:
     """The recipe's dataset, made first where it is missing; other processes wait for the one that makes it."""
     marks = json.dumps([FORMAT, recipe.identity], sort_keys=True)
     root = Path(recipe.dir).expanduser().absolute()
@@ -70,12 +71,8 @@ def prepare(name: str, recipe: Recipe, quiet: bool = False) -> Dataset:
                 f"{name}: {dataset.train_tokens:,} training and {dataset.val_tokens:,} validation tokens"
             )
             return dataset
-    except PermissionError as error:
-        raise PermissionError(
-            f"{error.filename or folder} cannot be written; choose another data.dir"
-        ) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         raise OSError(
             f"no disk space is left for {folder}; free some and run again, and it goes on from where it stopped, "
@@ -86,8 +83,14 @@ def prepare(name: str, recipe: Recipe, quiet: bool = False) -> Dataset:
 @contextlib.contextmanager
 def locked(folder: Path, progress: Progress) -> Iterator[None]:
     """Only one process is inside. The kernel frees the lock of one that dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "w")  # noqa: SIM115  (the lock lasts as long as it is open)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise OSError(f"data.dir: {folder} cannot be written ({error.strerror}); choose another") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

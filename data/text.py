@@ -19,7 +19,7 @@ from data.tokenizer import build
 # articles: lines of running text, in which a heading ` = Title = ` begins a new document, as in WikiText.
 Rows = Literal["documents", "lines", "articles"]
 
-PASSAGE = 1 << 16  # characters: running text is tokenized, and held out, in passages of about this length
+PASSAGE = 1 << 13  # characters: running text is tokenized, and held out, in passages of about this length
 BATCH = 1 << 19  # characters in one piece of work for a thread, about 0.1 s of BPE
 HEADING = re.compile(r" ?= [^=](.*[^=])? =\s*")
 

@@ -46,7 +46,7 @@ class Tiktoken:
             import tiktoken
         except ModuleNotFoundError:
             raise ModuleNotFoundError(
-                f"tokenizer={name} needs the package tiktoken: pip install tiktoken, or take data=stdlib"
+                f"data.tokenizer={name} needs the package tiktoken: pip install tiktoken, or take data=stdlib"
             ) from None
         known = tiktoken.list_encoding_names()
         if name not in known:
@@ -56,7 +56,7 @@ class Tiktoken:
         self.vocabulary, self.end = self.encoding.n_vocab, self.encoding.eot_token
         if self.vocabulary > LARGEST_VOCABULARY:
             raise ValueError(
-                f"tokenizer={name} has {self.vocabulary} tokens, but a shard's 16 bits hold "
+                f"tokenizer {name} has {self.vocabulary} tokens, but a shard's 16 bits hold "
                 f"{LARGEST_VOCABULARY}; take tokenizer=gpt2"
             )
 
@@ -90,7 +90,7 @@ def patiently(get_encoding: Any, name: str) -> Any:
         return outcome[0]
     why = f"{type(outcome[0]).__name__}" if outcome else f"no answer in {PATIENCE:.0f} s"
     raise ConnectionError(
-        f"tokenizer={name}: tiktoken could not fetch its BPE files ({why}); on a machine with a network run "
+        f"data.tokenizer={name}: tiktoken could not fetch its BPE files ({why}); on a machine with a network run "
         f"`python -c \"import tiktoken; tiktoken.get_encoding('{name}')\"` with TIKTOKEN_CACHE_DIR set, copy that "
         "folder here and set TIKTOKEN_CACHE_DIR to it, or take data=stdlib, which needs no download"
     ) from None
