@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from models.head import head_loss
+
 
 class Attention(nn.Module):
     """Causal self-attention. `divisor` divides the logits beyond the usual sqrt(Q)."""
@@ -87,7 +89,7 @@ class GPT(nn.Module):
         if width % heads:
             raise ValueError(f"width must be a multiple of heads, but {width} is not one of {heads}")
         super().__init__()
-        self.context = context
+        self.heads, self.context, self.scale_attention_by_layer = heads, context, scale_attention_by_layer
         self.embedding = nn.Embedding(vocabulary, width)  # the head too
         self.positions = nn.Embedding(context, width)
         divisors = range(1, layers + 1) if scale_attention_by_layer else [1] * layers
@@ -119,11 +121,10 @@ class GPT(nn.Module):
         x = self.embedding(tokens) + self.positions.weight[:time]  # (B, T, width)
         for block in self.blocks:
             x = block(x)
-        logits = F.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
+        x = self.norm(x)
         if targets is None:
-            return logits
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bf16 under autocast
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+            return F.linear(x, self.embedding.weight)
+        return head_loss(x.flatten(0, 1), self.embedding.weight, targets.flatten())
 
     def matrix_parameters(self) -> int:
         """N: the entries of every matrix in a matrix product, the tied head once; not positions, norms or biases."""
