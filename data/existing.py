@@ -68,5 +68,5 @@ def found(patterns: str | list[str], key: str) -> list[Path]:
         )
         if not matches:
             raise FileNotFoundError(f"data.{key}: there is no shard at {pattern}")
-        paths += [match.resolve() for match in matches]
+        paths += [match.absolute() for match in matches]
     return list(dict.fromkeys(paths))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from data.text import Row
+from data.text import Row, checked
 
 PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 JSON_LINES, PLAIN_TEXT, TABLE = (".jsonl", ".json"), (".txt",), (".parquet",)
@@ -38,7 +38,8 @@ def expand(files: str | list[str], key: str) -> list[Path]:
     for entry in [files] if isinstance(files, str) else files:
         path = Path(entry).expanduser()
         if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.is_file() and kind(p))
+            below = ((p, p.relative_to(path).parts) for p in path.rglob("*") if p.is_file() and kind(p))
+            matches = sorted(p for p, parts in below if not any(part.startswith(".") for part in parts))
         elif path.is_file():
             matches = [path]
         else:
@@ -47,7 +48,7 @@ def expand(files: str | list[str], key: str) -> list[Path]:
             )
         if not matches:
             raise FileNotFoundError(f"data.{key}: there is no file at {entry}")
-        found += [match.resolve() for match in matches]
+        found += [match.absolute() for match in matches]  # not resolved: a cache's links hide the suffix
     for path in found:
         if not kind(path):
             raise ValueError(f"{key}: {path} is of no kind that can be read; bring {KINDS}")
@@ -119,7 +120,7 @@ def _json_lines(file: BinaryIO, path: Path, column: str, offset: int, before: in
         if not isinstance(document, dict) or column not in document:
             keys = f"it has {', '.join(document)}" if isinstance(document, dict) else "it is no object"
             raise ValueError(f"{path}, line {number} has no key {column!r} ({keys}); set data.column")
-        yield Row(_text(document[column], f"{path}, line {number}", column), (offset, number))
+        yield Row(checked(document[column], f"{path}, line {number}", column), (offset, number))
 
 
 def _plain_text(file: BinaryIO, path: Path, offset: int, number: int) -> Iterator[Row]:
@@ -162,13 +163,5 @@ def _table(path: Path, column: str, first: int) -> Iterator[Row]:
                     for text in batch.column(0).to_pylist():
                         number += 1
                         if number > first:
-                            yield Row(_text(text, f"{path}, row {number}", column), number, number / total)
+                            yield Row(checked(text, f"{path}, row {number}", column), number, number / total)
             begin = end
-
-
-def _text(value: Any, where: str, column: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: {column!r} holds {type(value).__name__}, not text; set data.column")
-    return value

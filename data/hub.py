@@ -13,7 +13,7 @@ from typing import Any
 
 from data.files import stamp
 from data.prepare import DIR
-from data.text import Document, Row, Rows, Text, check_share, check_tokens, hold_out, passages
+from data.text import Document, Row, Rows, Text, check_share, check_tokens, checked, hold_out, passages
 
 ROWS = 256  # read at a time
 PATIENCE = 10.0  # seconds for the Hub's first answer; later hiccups are retried by `datasets`
@@ -120,17 +120,17 @@ def read(
         for batch in stream.iter(ROWS):
             for number, text in enumerate(batch[column], 1):
                 if number > skip:
-                    yield Row("" if text is None else text, (before, number))
+                    yield Row(checked(text, repository, column), (before, number))
             skip = 0
             before = stream.state_dict()
-    except (ConnectionError, TimeoutError) as error:
-        raise unreachable(repository, error) from None
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         why = str(error).split("\n")[0].rstrip(".")
         raise ValueError(
             f"repository {repository} cannot be read ({why}); check data.subset, data.revision, data.files, "
             "data.train_split, data.val_split and data.column"
         ) from None
+    except Exception as error:
+        raise unreachable(repository, error) from None
 
 
 def missing(repository: str) -> ModuleNotFoundError:

@@ -4,12 +4,12 @@ python train.py data=local data.files=corpus.jsonl.zst
 python train.py data=local data.files='shards/train-*.jsonl.bz2' data.val_files=shards/validation.jsonl.bz2
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from data.files import PLAIN_TEXT, expand, kind, read, stamp
 from data.prepare import DIR
-from data.text import Document, Rows, Text, check_share, check_tokens, hold_out, passages
+from data.text import Document, Row, Rows, Text, check_share, check_tokens, hold_out, passages
 
 
 def local(
@@ -30,7 +30,7 @@ def local(
     held_out = expand(val_files, "val_files") if val_files else []
     trained = expand(files, "files")
     for path in trained:
-        if path in held_out:
+        if path.resolve() in {other.resolve() for other in held_out}:
             raise ValueError(
                 f"val_files: {path} is also in files; a run must not be judged by what it is trained on"
             )
@@ -45,7 +45,10 @@ def local(
     def documents(after: Any) -> Iterator[Document]:
         first, place = after or (0, None)
         for number, path in enumerate(paths[first:], first):
-            parts = passages(read(path, column, place), rows if kind(path) in PLAIN_TEXT else "documents")
+            table: Iterable[Row] = read(path, column, place)
+            if kind(path) in PLAIN_TEXT and rows == "documents":
+                table = (row._replace(text=row.text.rstrip("\r\n")) for row in table)
+            parts = passages(table, rows if kind(path) in PLAIN_TEXT else "documents")
             share = float(path in held_out) if held_out else val_share
             begin = sum(sizes[:number])
             place = None

@@ -49,7 +49,9 @@ class Progress:
             self.say(f"preparing {self.label}: {'' if share is None else f'{share:.0%}, '}{figures}")
 
     def say(self, line: str) -> None:
-        if not self.quiet:
+        if self.bar:
+            self.bar.console.print(line, highlight=False, soft_wrap=True)
+        elif not self.quiet:
             print(line, file=sys.stderr, flush=True)
 
     def __exit__(

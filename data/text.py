@@ -44,6 +44,15 @@ class Document(NamedTuple):
     held_out: bool  # belongs to the validation split
 
 
+def checked(value: Any, where: str, column: str) -> str:
+    """The text of a column; none counts as no text, and anything else is refused."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {column!r} holds {type(value).__name__}, not text; set data.column")
+    return value
+
+
 def passages(rows: Iterable[Row], kind: Rows) -> Iterator[Passage]:
     """The rows of one file or table as passages; those with no text are dropped.
 
@@ -76,7 +85,7 @@ def seam(line: str, following: str) -> bool:
     must be the newline alone, or the next line must begin with the one space that its first word takes.
     """
     word = following[1:2] if following[:1] == " " else following[:1]
-    return bool(word) and not word.isspace() and (following[0] == " " or not line[-2:-1].isspace())
+    return bool(word.strip()) and (following[0] == " " or bool(line[-2:-1].strip()))
 
 
 def hold_out(parts: Iterable[Passage], share: float) -> Iterator[Document]:

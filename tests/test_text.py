@@ -1,0 +1,113 @@
+"""data/text.py and data/tokenizer.py: the same ids as tiktoken's, wherever running text is cut."""
+
+import os
+import sys
+import threading
+
+import pytest
+
+from data.text import HEADING, Row, hold_out, passages, seam
+from data.tokenizer import Bytes, build
+
+POEM = "".join(
+    f"line {n} of a poem\n" + "\n" * (n % 3 == 0) + "  indented\n" * (n % 5 == 0) for n in range(400)
+)
+
+bpe = pytest.mark.skipif(
+    "TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR is not set: no BPE files"
+)
+
+
+def test_a_share_goes_to_validation_whatever_the_order(tmp_path):
+    texts = [f"document {n}" for n in range(2000)]
+    parts = list(passages([Row(text, n) for n, text in enumerate(texts)], "documents"))
+    held = {part.text for part, held in hold_out(parts, 0.1) if held}
+    assert 150 < len(held) < 250
+    assert {part.text for part, held in hold_out(reversed(parts), 0.1) if held} == held
+
+
+def test_headings_and_seams():
+    assert HEADING.fullmatch(" = Robert <unk> = \n")
+    assert HEADING.fullmatch("= X =")
+    for line in (" = = Plot = = \n", "a = b = c\n", " = \n", "\n", " = = = Deep = = = \n"):
+        assert not HEADING.fullmatch(line)
+    assert seam("a\n", "b\n")
+    assert seam("a \n", " b\n")
+    for line, following in [("\n", "b\n"), ("a\n", "  b\n"), ("a\n", "\n"), ("a \n", "b\n"), ("a\n", " \n")]:
+        assert not seam(line, following)
+
+
+@bpe
+def test_running_text_has_the_tokens_of_the_text_in_one_piece(monkeypatch):
+    """Cut at seams only, where BPE's own pattern cuts; blank and indented lines are the traps."""
+    monkeypatch.setattr("data.text.PASSAGE", 100)
+    tokenizer = build("gpt2")
+    lines = [Row(line, n) for n, line in enumerate(POEM.splitlines(keepends=True))]
+    parts = list(passages(lines, "lines"))
+    assert len(parts) > 50
+    assert [part.ends for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert [i for part in parts for i in tokenizer.encode(part.text)] == tokenizer.encode(POEM).tolist()
+
+
+def test_bytes_are_utf8():
+    assert Bytes().encode("aé\u4e2d").tolist() == [97, 195, 169, 228, 184, 173]
+    assert Bytes().encode("").tolist() == []
+    assert Bytes().encode("half a pair: \ud800").tolist()[-1] == ord("?")
+
+
+@bpe
+def test_gpt2_ids_are_tiktokens():
+    import tiktoken
+
+    encoding, tokenizer = tiktoken.get_encoding("gpt2"), build("gpt2")
+    assert (tokenizer.vocabulary, tokenizer.end) == (50257, 50256)
+    for text in (
+        POEM,
+        "",
+        "<|endoftext|> is spelled out",
+        "half a pair: \ud800x",
+        "\u4e2d\u6587 emoji \U0001f600",
+    ):
+        assert tokenizer.encode(text).tolist() == encoding.encode_ordinary(text)
+
+
+def test_a_vocabulary_beyond_16_bits_is_refused(monkeypatch):
+    tiktoken = pytest.importorskip("tiktoken")
+    large = tiktoken.Encoding(
+        "large",
+        pat_str=".",
+        mergeable_ranks={b"a": 0},
+        special_tokens={"<|endoftext|>": 65536},
+    )
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: large)
+    with pytest.raises(ValueError, match="tokenizer cl100k_base has 65537 tokens"):
+        build("cl100k_base")
+
+
+def test_unknown_and_missing_tokenizers(monkeypatch):
+    with pytest.raises(ValueError, match="tokenizer must be bytes or one of gpt2, "):
+        build("gpt3")
+    monkeypatch.setitem(sys.modules, "tiktoken", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install tiktoken, or take data=stdlib"):
+        build("gpt2")
+
+
+def test_no_bpe_files_and_no_network_is_a_sentence(monkeypatch):
+    tiktoken = pytest.importorskip("tiktoken")
+
+    def offline(name):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    with pytest.raises(ConnectionError, match="TIKTOKEN_CACHE_DIR"):
+        build("gpt2")
+
+
+def test_a_network_that_does_not_answer_is_given_up(monkeypatch):
+    tiktoken = pytest.importorskip("tiktoken")
+    release = threading.Event()
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: release.wait(30))
+    monkeypatch.setattr("data.tokenizer.PATIENCE", 0.05)
+    with pytest.raises(ConnectionError, match="no answer in 0 s"):
+        build("gpt2")
+    release.set()
