@@ -98,6 +98,7 @@ def test_export_writes_the_newest_checkpoint_and_never_over_anything(tmp_path, c
         assert torch.allclose(theirs(tokens()).logits, model(tokens()), rtol=1e-5, atol=1e-5)
     assert json.loads((tmp_path / "model" / "config.json").read_text())["vocab_size"] == 128
 
+    capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path / "run"), str(tmp_path / "model")])
     assert ended.value.code == 2
