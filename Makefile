@@ -1,0 +1,72 @@
+# make help lists what there is. Everything runs in .venv, made on first use; PYTHON= chooses the interpreter for it.
+
+PYTHON ?= python3
+# A URL or a folder, for pip's -i.
+TORCH_INDEX ?=
+# nanoGPT's checkout, for bench-train.
+NANOGPT ?=
+WORKERS ?= 2
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constraints.txt
+PYTEST := $(RUN) -m pytest -n $(WORKERS)
+
+DEMO := results/demo
+DEMO_RUNS := demo_adamw,demo_lion,demo_sophia_g,demo_muon
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format bench-train clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Settings, as in make install PYTHON=python3.12:"
+	@echo "  PYTHON            the interpreter that .venv is made with, 3.11 to 3.13 ($(PYTHON))"
+	@echo "  TORCH_INDEX       another package index for torch alone: for its CPU build, or your CUDA's"
+	@echo "  WORKERS           processes that run the tests ($(WORKERS))"
+
+install: $(INSTALLED) ## make .venv with the pinned requirements (1.5 GB; again only when they change)
+
+# torch comes first and alone, so that its index is asked for nothing else. The stamp is written last: an install that
+# fails or is cut off leaves none, and the next one goes on from what is there.
+$(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
+	@command -v "$(PYTHON)" > /dev/null || { \
+		echo "halfstep: there is no $(PYTHON): give Python 3.11, 3.12 or 3.13, as in make install PYTHON=python3.12" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "halfstep \
+	needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is %d.%d: give another, as in make install PYTHON=python3.12" % v)'
+	@rm -f $@
+	"$(PYTHON)" -m venv $(VENV)
+	$(PIP) --no-deps $(if $(TORCH_INDEX),-i "$(TORCH_INDEX)") torch
+	$(PIP) -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+demo: install ## train 4 optimizers for minutes on the embedded corpus, then a table and results/demo/report.html
+	@echo "Four optimizers, one budget. Runs that are finished are kept, and one that was cut off goes on."
+	$(RUN) train.py -m experiment=$(DEMO_RUNS) resume=true
+	$(RUN) -m scripts.speedup $(DEMO) --baseline adamw
+	$(RUN) -m scripts.report $(DEMO) --output $(DEMO)/report.html
+	@echo "The curves are in $(DEMO)/report.html. make demo again shows the same runs; rm -r $(DEMO) first to train anew."
+
+test: install ## every test but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-all: install ## every test, the exhaustive ones too
+	$(PYTEST)
+
+lint: install ## ruff's rules and layout, and mypy's types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: install ## lay the code out as lint wants it
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench-train: install ## tokens per second beside nanoGPT's own model and loop: NANOGPT=path/to/its/checkout
+	@test -n "$(NANOGPT)" || { echo "halfstep: give nanoGPT's checkout: make bench-train NANOGPT=path" >&2; exit 2; }
+	$(RUN) -m scripts.bench_train --nanogpt "$(NANOGPT)"
+
+clean: ## remove .venv and the tools' caches; results stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
