@@ -1,0 +1,205 @@
+"""What every registered optimizer must do; a new one is covered as soon as it is registered and has its YAML."""
+
+import copy
+import io
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import optimizers
+from harness.flops import rehearse, uncharged_per_step
+from harness.keywords import bind
+from harness.recorder import state_bytes
+from optimizers.param_groups import check_cover
+from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
+
+NAMES = [info.name for info in optimizers.list_optimizers()]
+CONFIGS = Path(__file__).parent.parent / "configs" / "optimizer"
+STRANGERS = [
+    ("torch.optim.NAdam", {"lr": 1e-3}),
+    ("torch.optim.LBFGS", {"lr": 0.1, "max_iter": 2}),
+    ("pytorch_optimizer.Lion", {"lr": 1e-4}),
+    ("pytorch_optimizer.ScheduleFreeAdamW", {"lr": 1e-3}),
+    ("pytorch_optimizer.SAM", None),
+]
+
+
+def keywords(name: str) -> dict:
+    """What configs/optimizer/<name>.yaml gives the constructor."""
+    section = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    section = {key: float(v) if isinstance(v, str) and "e-" in v else v for key, v in section.items()}
+    section = {key: [float(x) if isinstance(x, str) else x for x in v] if isinstance(v, list) else v for key, v in section.items()}
+    return bind(optimizers.find(name).constructor, section, "optimizer", ["params"])
+
+
+def build(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    return optimizers.build_optimizer(name, model, **keywords(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_falls(name):
+    model = tiny_model()
+    losses = train(model, build(name, model), tiny_objective(model), steps=60)
+    assert sum(losses[-5:]) / 5 < losses[0] - 0.02
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_runs_agree_to_the_last_bit(name):
+    one, other = tiny_model(), tiny_model()
+    assert train(one, build(name, one), tiny_objective(one), 12) == train(other, build(name, other), tiny_objective(other), 12)
+    assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_state_is_in_state_and_param_groups(name):
+    """A fresh optimizer given nothing but the state dict, through a file, goes on to the same bits."""
+    model = tiny_model()
+    optimizer, objective = build(name, model), tiny_objective(model)
+    train(model, optimizer, objective, 13)
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    expected = train(model, optimizer, objective, 9, start=13)
+
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    again = tiny_model(seed=1)
+    again.load_state_dict(saved["model"])
+    fresh = build(name, again)
+    fresh.load_state_dict(saved["optimizer"])
+    assert train(again, fresh, tiny_objective(again), 9, start=13) == expected
+    assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(again), strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_micro_batches_give_the_same_curve(name):
+    whole, cut = tiny_model(dtype=torch.float64), tiny_model(dtype=torch.float64)
+    a = train(whole, build(name, whole), tiny_objective(whole), 12)
+    b = train(cut, build(name, cut), tiny_objective(cut, micro=2), 12)
+    assert a == pytest.approx(b, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_parameter_is_in_exactly_one_group(name):
+    model = tiny_model()
+    optimizer = build(name, model)
+    check_cover(model, optimizer.param_groups)
+    for group in optimizer.param_groups:
+        assert group["initial_lr"] == group["lr"]
+        assert group.get("weight_decay", 0) == 0 or all(p.ndim >= 2 for p in group["params"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_parameters(name):
+    model = tiny_model(dtype=torch.bfloat16)
+    optimizer = build(name, model)
+    losses = train(model, optimizer, tiny_objective(model), steps=20)
+    assert all(loss == loss for loss in losses)
+    if isinstance(optimizer, optimizers.Optimizer):  # torch's own classes keep theirs in the parameter's dtype
+        kept = [v for state in optimizer.state.values() for v in state.values() if v.is_floating_point()]
+        assert kept
+        assert all(v.dtype == torch.float32 for v in kept)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_and_unused_parameters_stay_as_they_are(name):
+    model = tiny_model()
+    model.positions.weight.requires_grad_(False)
+    model.spare = nn.Linear(3, 3, bias=False)
+    model.idle = nn.Parameter(torch.ones(4))
+    before = copy.deepcopy(model)
+    losses = train(model, build(name, model), tiny_objective(model), steps=12)
+    assert all(loss == loss for loss in losses)
+    assert torch.equal(model.positions.weight, before.positions.weight)
+    assert torch.equal(model.spare.weight, before.spare.weight)
+    assert torch.equal(model.idle, before.idle)
+    assert not torch.equal(model.embedding.weight, before.embedding.weight)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_flops_charged_are_those_counted(name):
+    """Against torch's counter, taught the linear algebra it misses: an oracle that is not the optimizer's formula."""
+    info, model = optimizers.find(name), tiny_model(width=64)
+    counted, charged = rehearse(lambda twin: build(name, twin), model, steps=20)
+    if not info.charges:
+        per_step = uncharged_per_step(lambda twin: build(name, twin), model)
+        assert per_step == pytest.approx(counted / 20, rel=0.02)
+        assert charged == 0
+    else:
+        assert charged == pytest.approx(counted, rel=0.02, abs=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_learning_rate_of_zero_moves_nothing(name):
+    model = tiny_model()
+    optimizer = build(name, model)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    before = weights(model)
+    train(model, optimizer, tiny_objective(model), steps=3)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(model), strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_are_finite_scalars(name):
+    model = tiny_model()
+    optimizer = build(name, model)
+    train(model, optimizer, tiny_objective(model), steps=12)
+    for key, value in optimizers.metrics(optimizer).items():
+        assert key.isidentifier()
+        assert float(value) == float(value)
+    assert state_bytes(optimizer) >= 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_impossible_values_name_their_keyword(name):
+    with pytest.raises(ValueError, match="(?i)lr|learning rate"):
+        optimizers.build_optimizer(name, tiny_model(), **{**keywords(name), "lr": -1.0})
+
+
+@pytest.mark.parametrize(("target", "given"), STRANGERS)
+def test_a_strangers_class_trains(target, given):
+    model = tiny_model()
+    if given is None:  # SAM wraps another optimizer: its constructor wants more than a config can hold
+        with pytest.raises((TypeError, ValueError)):
+            optimizers.build_optimizer("external", model, _target_=target)
+        return
+    optimizer = optimizers.build_optimizer("external", model, _target_=target, **given)
+    losses = train(model, optimizer, tiny_objective(model), steps=40)
+    assert losses[-1] != losses[0]
+    before = weights(model)
+    with optimizers.eval_weights(optimizer):
+        assert tiny_objective(model).bind(0, tiny_batch()).loss().item() < losses[0]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(before, weights(model), strict=True))
+
+
+def test_strangers_are_counted_or_said_to_be_unknown():
+    def per_step(target: str) -> float | None:
+        return uncharged_per_step(lambda m: optimizers.build_optimizer("external", m, _target_=target), tiny_model())
+
+    assert per_step("torch.optim.NAdam") == 0  # elementwise work is charged to nobody
+    assert per_step("pytorch_optimizer.Shampoo") > 0
+    assert per_step("pytorch_optimizer.AdaHessian") is None  # it wants a graph, which random gradients have not
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        ("os.system", "allow_targets"),
+        ("torch.optimum.Adam", "allow_targets"),
+        ("torch.optim.Adm", "did you mean Adam"),
+        ("torch.optim.lr_scheduler.LambdaLR", "no torch.optim.Optimizer class"),
+        ("pytorch_optimizer.nothing.Lion", "no module"),
+        ("Lion", "package.module.Class"),
+    ],
+)
+def test_targets_that_are_refused(target, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        optimizers.build_optimizer("external", tiny_model(), _target_=target)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="adamw"):
+        optimizers.build_optimizer("adam", tiny_model())
