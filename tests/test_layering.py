@@ -1,0 +1,91 @@
+"""The house rules that no one should have to remember: a star of packages, short files, no optimizer's name."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import optimizers
+
+ROOT = Path(__file__).resolve().parent.parent
+STAR = ("optimizers", "models", "data", "harness")
+JOINERS = ("train", "scripts", "tests")
+FILES = [ROOT / "train.py", *(path for folder in (*STAR, "scripts", "tests") for path in (ROOT / folder).rglob("*.py"))]
+NAMES = {info.name for info in optimizers.list_optimizers()}
+
+# What reads run folders, and what answers before a run begins.
+WITHOUT_TORCH = ["harness.records", "harness.comparison", "harness.command_line"]
+WITHOUT_TORCH += ["scripts.speedup", "scripts.report", "scripts.runs"]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module if node.module and not node.level else relative(path))
+    return {name.split(".")[0].split("/")[0] for name in found}
+
+
+def test_the_files_are_found():
+    assert {relative(path).split("/")[0] for path in FILES} == {"train.py", *STAR, "scripts", "tests"}
+
+
+@pytest.mark.parametrize("package", STAR)
+def test_the_packages_of_the_star_import_none_of_the_others(package):
+    others = {*STAR, *JOINERS} - {package}
+    offenders = {relative(path): imported(path) & others for path in (ROOT / package).rglob("*.py")}
+    assert {path: names for path, names in offenders.items() if names} == {}
+
+
+def test_training_needs_no_script():
+    assert "scripts" not in imported(ROOT / "train.py")
+
+
+def test_analysis_and_help_need_no_torch():
+    program = f"""
+import importlib, sys
+for name in {WITHOUT_TORCH}:
+    importlib.import_module(name)
+    if "torch" in sys.modules:
+        sys.exit(f"{{name}} imports torch")
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_files_are_short_and_named_for_a_thing():
+    assert [relative(path) for path in FILES if len(path.read_text().splitlines()) > 300] == []
+    vague = {"utils", "util", "helpers", "common", "misc"}
+    assert [relative(path) for path in FILES if path.stem in vague] == []
+
+
+def test_only_optimizers_know_an_optimizers_name():
+    """Neither the loop nor what it stands on may hold one; a script may have a default, and no branch."""
+    found = []
+    for path in FILES:
+        package = relative(path).split("/")[0]
+        if package in ("optimizers", "tests"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if package == "scripts" and not isinstance(node, ast.Compare | ast.match_case):
+                continue
+            inside = ast.walk(node.pattern if isinstance(node, ast.match_case) else node)
+            constants = [part.value for part in inside if isinstance(part, ast.Constant)]
+            found += [f"{relative(path)}: {value}" for value in constants if value in NAMES]
+    assert found == []
+
+
+def test_every_optimizer_has_a_yaml_and_every_yaml_an_optimizer():
+    sections = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "configs/optimizer").glob("*.yaml")}
+    assert {stem: section["name"] for stem, section in sections.items()} == {stem: stem for stem in sections}
+    assert sections.keys() - {"external"} == NAMES
