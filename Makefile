@@ -23,7 +23,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Settings, as in make install PYTHON=python3.12:"
 	@echo "  PYTHON            the interpreter that .venv is made with, 3.11 to 3.13 ($(PYTHON))"
-	@echo "  TORCH_INDEX       another package index for torch alone: for its CPU build, or your CUDA's"
+	@echo "  TORCH_INDEX       another package index for torch alone: for its CPU build, or your CUDA's (make clean first)"
 	@echo "  WORKERS           processes that run the tests ($(WORKERS))"
 
 install: $(INSTALLED) ## make .venv with the pinned requirements (1.5 GB; again only when they change)
