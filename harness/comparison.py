@@ -54,6 +54,12 @@ class Comparison:
     warnings: list[str]  # what makes the comparison unfair: to be read first
     footnotes: list[str]  # what to know about single runs
 
+    @property
+    def notes(self) -> list[str]:
+        """What to know about the figures that are shown, then the footnotes; nothing twice."""
+        shown = [note for row in self.rows if row.speedup.known or row.verdict for note in row.notes]
+        return list(dict.fromkeys([*shown, *self.footnotes]))
+
 
 def compare(runs: Sequence[Run], baseline: str, target: float | None = None) -> Comparison:
     """Compares every other optimizer with the baseline, each in its best arm at the common length.
@@ -92,9 +98,7 @@ def compare(runs: Sequence[Run], baseline: str, target: float | None = None) -> 
     )
 
 
-def _standing(
-    arm: Arm, arms: Sequence[Arm], length: int | None, target: float | None, rows: Sequence[Row]
-) -> Standing:
+def _standing(arm: Arm, arms: Sequence[Arm], length: int | None, target: float | None, rows: Sequence[Row]) -> Standing:
     losses = np.array([]) if length is None else arm.losses(length)
     curve = mean_curve(arm.finished(length)) if length is not None else []
     return Standing(
@@ -122,10 +126,9 @@ def _unfair(base: Arm, arm: Arm, arms: Sequence[Arm], length: int | None) -> Ite
         if theirs != ours:
             yield f"{key} differs: {theirs} for {base.label}, {ours} for {arm.label}"
     settings = tried(arms, base.optimizer), tried(arms, arm.optimizer)
-    if settings[0] != settings[1]:
+    if settings[0] != settings[1] and settings[1]:
         yield (
-            f"unequal tuning: {base.optimizer} is the best of {settings[0]} settings, "
-            f"{arm.optimizer} of {settings[1]}"
+            f"unequal tuning: {base.optimizer} is the best of {settings[0]} settings, {arm.optimizer} of {settings[1]}"
         )
 
 
@@ -164,8 +167,6 @@ def _footnotes(runs: Sequence[Run], arms: Sequence[Arm], compared: Sequence[Arm]
     if len(commits) > 1:
         listed = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
         yield f"the runs come from different commits: {listed}"
-    uncounted = [
-        arm for arm in compared if any(run.last("flops/total") is None for run in arm.runs if run.rows)
-    ]
+    uncounted = [arm for arm in compared if any(run.last("flops/total") is None for run in arm.runs if run.rows)]
     if uncounted:
         yield f"the FLOPs of {', '.join(arm.label for arm in uncounted)} are unknown: no figure in FLOPs"

@@ -33,5 +33,15 @@ def loss(value: float | None, spread: float | None = None) -> str:
     return f"{value:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
 
 
+def short(value: float) -> str:
+    """`1,200`, `0.35`, `4.1e14`."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.2g}".split("e") if "e" in f"{value:.2g}" else (f"{value:.2g}", "0")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 AXIS = {"steps": steps, "flops": flops, "seconds": seconds}
 TITLE = {"steps": "steps", "flops": "FLOPs", "seconds": "seconds"}

@@ -28,7 +28,8 @@ import numpy as np
 
 from harness.arms import Arm
 from harness.curve import crossing, mean_curve
-from harness.ladder import RUNGS, SEEDS, Censored, Ladder, Speedup, pooled_spread, t_quantile
+from harness.ladder import RUNGS, SEEDS, Censored, Ladder, Speedup, half_width
+from harness.quantity import TITLE
 from harness.records import AXES, Run
 
 SMALL = 1.25  # the largest ratio, either way, that "no difference seen" can have missed
@@ -78,9 +79,7 @@ def soap_length(baseline: Arm, newcomer: Arm) -> int | None:
 
 def matched(baseline: Arm, newcomer: Arm) -> list[Row]:
     """A row for each axis."""
-    return _by_ladder(
-        _blank("matched", baseline, newcomer, matched_length(baseline, newcomer)), baseline, newcomer
-    )
+    return _by_ladder(_blank("matched", baseline, newcomer, matched_length(baseline, newcomer)), baseline, newcomer)
 
 
 def soap(baseline: Arm, newcomer: Arm) -> list[Row]:
@@ -114,7 +113,7 @@ def _by_ladder(blank: Row, ladder: Arm, point: Arm) -> list[Row]:
         row = replace(blank, axis=axis)
         cost = _cost_per_step(ladder_runs, point.finished(length), key)
         if cost is None:
-            rows += _unknown(row, f"{axis} unknown for some run")
+            rows += _unknown(row, f"no figure in {TITLE[axis]}: some run does not know them")
             continue
         ratio = steps.times(*cost)
         if ladder.optimizer == row.optimizer:  # it gave the newcomer's cost over the baseline's
@@ -132,7 +131,7 @@ def target(baseline: Arm, newcomer: Arm, length: int | None, loss: float) -> lis
 
     Both at one length, for a crossing depends on the schedule. An arm that never got there censors the ratio.
     """
-    blank = _noted(_blank("target", baseline, newcomer, length), f"target: a validation loss of {loss:.4f}")
+    blank = _blank("target", baseline, newcomer, length)
     if length not in baseline.lengths or length not in newcomer.lengths:
         return _unknown(blank, f"not both finished at {length} updates")
     curves = {arm.label: mean_curve(arm.finished(length)) for arm in (baseline, newcomer)}
@@ -155,7 +154,7 @@ def target(baseline: Arm, newcomer: Arm, length: int | None, loss: float) -> lis
         if all(costs):
             rows.append(replace(row, speedup=Speedup(costs[0] / costs[1], censored=censored)))
         else:
-            rows += _unknown(row, f"{axis} unknown for some run")
+            rows += _unknown(row, f"no figure in {TITLE[axis]}: some run does not know them")
     return rows
 
 
@@ -197,8 +196,10 @@ def _cost_per_step(ladder: Sequence[Run], point: Sequence[Run], key: str) -> tup
         if not all(costs):
             return None
         logs.append(np.log([cost / run.step for cost, run in zip(costs, runs, strict=True)]))
-    spread, freedom = pooled_spread(logs)
-    blur = t_quantile(freedom) * spread * math.sqrt(1 / len(logs[0]) + 1 / len(logs[1])) if freedom else 0.0
+    blur = 0.0
+    if min(map(len, logs)) > 1:  # else there is no interval to be widened
+        variances = tuple(float(each.var(ddof=1)) / len(each) for each in logs)
+        blur = half_width((variances[0], variances[1]), (len(logs[0]) - 1, len(logs[1]) - 1))
     return math.exp(logs[0].mean() - logs[1].mean()), blur
 
 

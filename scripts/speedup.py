@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness.comparison import Comparison, Standing, compare
 from harness.quantity import AXIS, TITLE, loss
@@ -28,24 +29,16 @@ COLORS = {"faster": "green", "slower": "red", "diverged": "red"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.speedup", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m scripts.speedup", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", help="folder with runs anywhere below it")
-    parser.add_argument(
-        "--baseline", default="adamw", help="what the others are held against (default: adamw)"
-    )
-    parser.add_argument(
-        "--target", type=float, help="validation loss for the rule `target` (default: the baseline's)"
-    )
+    parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
+    parser.add_argument("--target", type=float, help="validation loss for the rule `target` (default: the baseline's)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, and nothing else")
     options = parser.parse_args(arguments)
     with one_sentence():
         comparison = compare(find_runs(options.folder), options.baseline, options.target)
         if not comparison.rows:
-            raise ValueError(
-                f"{options.folder} holds no optimizer but {options.baseline}: train another one too"
-            )
+            raise ValueError(f"{options.folder} holds no optimizer but {options.baseline}: train another one too")
     if options.json:
         print(json.dumps([row.json() for row in comparison.rows], indent=1, allow_nan=False))
     else:
@@ -58,8 +51,7 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
     console.print(standings_table(comparison))
     console.print(speedup_table(comparison))
-    notes = [note for row in _shown(comparison) for note in row.notes]
-    for note in dict.fromkeys([*notes, *comparison.footnotes]):
+    for note in comparison.notes:
         console.print(f"- {note}", style="dim", highlight=False, markup=False)
 
 
@@ -72,15 +64,14 @@ def standings_table(comparison: Comparison) -> Table:
     for column in ("final loss", *TITLE.values()):
         table.add_column(column, justify="right")
     for standing in comparison.standings:
-        table.add_row(standing.arm.label, loss(standing.loss, standing.spread), *_way(standing))
+        table.add_row(Text(standing.arm.label), loss(standing.loss, standing.spread), *_way(standing))
     return table
 
 
 def speedup_table(comparison: Comparison) -> Table:
     """Lines for each newcomer and rule, a column for each axis; rules that could say nothing are left out."""
-    table = Table(
-        title=f"Speed-up over {comparison.standings[0].arm.label}, with 95 % intervals", box=SIMPLE_HEAD
-    )
+    title = f"Speed-up over {comparison.standings[0].arm.label}, with 95 % intervals"
+    table = Table(title=Text(title, "table.title"), box=SIMPLE_HEAD)
     for column in ("optimizer", "rule"):
         table.add_column(column)
     for title in TITLE.values():
@@ -93,7 +84,7 @@ def speedup_table(comparison: Comparison) -> Table:
     for (arm, rule), rows in lines.items():
         if above and arm != above:
             table.add_section()
-        table.add_row(arm if arm != above else "", rule, *map(_cell, rows), str(rows[0].seeds))
+        table.add_row(Text(arm if arm != above else ""), rule, *map(_cell, rows), str(rows[0].seeds))
         above = arm
     return table
 
@@ -106,12 +97,8 @@ def _shown(comparison: Comparison) -> list[Row]:
 
 def _way(standing: Standing) -> list[str]:
     """`412 (1.21x)` on each axis; an arm that never got there took more than its whole run."""
-    costs = [
-        text(getattr(standing.reached, axis)) if standing.reached else "never" for axis, text in AXIS.items()
-    ]
-    ratios = [f" ({row.speedup}x)" if row.speedup.known else "" for row in standing.rows.values()] or [
-        ""
-    ] * len(AXIS)
+    costs = [text(getattr(standing.reached, axis)) if standing.reached else "never" for axis, text in AXIS.items()]
+    ratios = [f" ({row.speedup}x)" if row.speedup.known else "" for row in standing.rows.values()] or [""] * len(AXIS)
     return [cost + ratio for cost, ratio in zip(costs, ratios, strict=True)] if standing.seeds else ["no run"]
 
 

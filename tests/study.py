@@ -91,7 +91,7 @@ def write_run(
     # A cliff from ln 256, a power law, and a straight part that the decay of the learning rate brings in.
     start = math.log(256)
     with (folder / "metrics.jsonl").open("w") as file:
-        last = min(steps, until or steps)
+        last = steps if until is None else until
         for step in sorted({*range(0, last, max(1, steps // 40)), last}):
             slope = GAIN * ((step + 8.0) ** -POWER - (steps + 8.0) ** -POWER)
             value = min(start, final + slope + 0.15 * (1 - step / steps))

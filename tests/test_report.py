@@ -1,0 +1,196 @@
+"""The report: its numbers are the computed ones, it fetches nothing, and it says what was lost."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from harness import quantity
+from harness.comparison import compare
+from harness.records import find_runs
+from scripts.report import LARGEST, main, render
+from tests.study import write_run, write_study
+
+VOID = {"meta", "br", "path", "rect", "use", "line", "circle", "link", "img"}
+
+
+class Page(HTMLParser):
+    """Tables as lists of rows of cell texts, by id; all text; every attribute."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.text: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self._table: list[list[str]] | None = None
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self._table = self.tables.setdefault(dict(attributes)["id"], [])
+        elif tag == "tr" and self._table is not None:
+            self._table.append([])
+        elif tag in ("td", "th") and self._table is not None:
+            self._table[-1].append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"{tag} closed out of turn"
+        if tag == "table":
+            self._table = None
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self._table and self._table[-1] and {"td", "th"} & set(self.open):
+            self._table[-1][-1] += data.strip() + " "
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = write_study(
+        tmp_path_factory.mktemp("report") / "study", {"soap": 1.3, "muon": 3.0, "lion": 0.8}, noise=0.002
+    )
+    for rate in (3e-4, 3e-3):
+        for seed in range(3):
+            write_run(folder, "soap", 1000, seed, 1.1, noise=0.002, config={"optimizer.lr": rate})
+    write_run(folder, "soap", 1000, 0, until=200, status="diverged", config={"optimizer.lr": 0.1})
+    write_run(folder, "sophia_g", 1000, 0, until=0, status="failed", manifest={"error": "<script>alert(1)</script>"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(study):
+    return render(compare(find_runs(study), "adamw"))
+
+
+def test_the_numbers_are_the_computed_ones(study, source):
+    comparison = compare(find_runs(study), "adamw")
+    page = Page(source)
+    header, *lines = page.tables["standings"]
+    assert header[2].strip() == f"steps to {comparison.target:.4f}"
+    assert len(lines) == len(comparison.standings)
+    for line, standing in zip(lines, comparison.standings, strict=True):
+        assert line[0].strip() == standing.arm.label
+        if standing.loss is not None:
+            assert line[1].startswith(f"{standing.loss:.4f} ± {standing.spread:.4f}")
+        if standing.reached:
+            assert line[2].split()[0] == f"{standing.reached.steps:,.0f}"
+            assert line[3].split()[0] == quantity.flops(standing.reached.flops)
+            assert line[4].startswith(quantity.seconds(standing.reached.seconds))
+        for cell, row in zip(line[2:], standing.rows.values(), strict=False):
+            assert f"{row.speedup}x" in cell or not row.speedup.known
+    matched = {(row.arm, row.axis): row for row in comparison.rows if row.rule == "matched"}
+    _, *lines = page.tables["speedups"]
+    assert {line[0].strip() for line in lines} == {"soap lr=0.001", "muon", "lion"}
+    for line in lines:
+        for cell, axis in zip(line[2:5], ("steps", "flops", "seconds"), strict=True):
+            row = matched[line[0].strip(), axis]
+            words = [str(row.speedup), row.speedup.interval, row.verdict or ""]
+            assert cell.split() == " ".join(words).split()
+
+
+def test_it_is_one_file_that_fetches_nothing(source):
+    page = Page(source)
+    assert page.open == []
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "img", "image"}
+    for _, attributes in page.tags:
+        for name, value in attributes.items():
+            if name in ("src", "srcset", "data", "action", "poster") or name.endswith("href"):
+                assert value.startswith("#"), (name, value)
+    assert not re.search(r"url\((?!#)|@import|@font-face", source)
+    addresses = set(re.findall(r'https?://[^\s"<]+', source))
+    assert addresses <= {"http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"}  # namespaces: never fetched
+
+
+def test_identifiers_are_unique_and_references_resolve(source):
+    names = re.findall(r'\bid="([^"]+)"', source)
+    assert len(names) == len(set(names))
+    assert set(re.findall(r'(?:url\(|href=")#([^")]+)', source)) <= set(names)
+
+
+def test_figures_have_names_and_tables_have_headers(source):
+    page = Page(source)
+    drawn = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg" and "role" in attributes]
+    assert len(drawn) == len(set(drawn)) == 9
+    assert "Validation loss against FLOPs" in drawn
+    assert "Final validation loss against the length of the run" in drawn
+    assert "Final validation loss against learning rate" in drawn
+    assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
+
+
+def test_every_run_is_there_with_its_config_and_manifest(study, source):
+    runs = find_runs(study)
+    text = " ".join(Page(source).text)
+    for run in runs:
+        assert run.name in text
+        assert (run.folder / "config.yaml").read_text() in text
+    assert text.count('"config_hash"') == len(runs)
+    assert "diverged at step 200 of 1000" in text
+    assert "<script>alert(1)</script>" in text
+    assert "<script>" not in source
+
+
+def test_what_is_unfair_stands_on_top(source):
+    warning = source.index("unequal tuning: adamw is the best of 1 settings, soap of 4")
+    assert warning < source.index('class="verdicts"') < source.index('id="standings"')
+
+
+def test_the_same_runs_give_the_same_bytes(study, source):
+    assert render(compare(find_runs(study), "adamw")) == source
+
+
+def test_one_seed_one_length_on_a_cpu(tmp_path):
+    """What the demo has: a page without verdicts that still says what it knows."""
+    write_study(
+        tmp_path, {"lion": 0.9, "muon": 1.4}, ladder=(1000,), seeds=1, flops_per_step=None,
+        manifest={"device.type": "cpu", "device.name": "a CPU"},
+    )  # fmt: skip
+    source = render(compare(find_runs(tmp_path), "adamw"))
+    text = " ".join(" ".join(Page(source).text).split())
+    assert "A figure for the speed-up takes adamw runs of three lengths, and a verdict three seeds of each." in text
+    assert "Validation loss against FLOPs" not in source
+    assert "no verdict in seconds" in text
+
+
+def test_the_baseline_alone_still_has_a_page(tmp_path):
+    write_study(tmp_path, {}, seeds=1)
+    page = Page(render(compare(find_runs(tmp_path), "adamw")))
+    assert len(page.tables["standings"]) == 2
+    assert "speedups" not in page.tables
+
+
+def test_nothing_finished_still_has_a_page(tmp_path):
+    write_run(tmp_path, "adamw", until=100, status="running")
+    write_run(tmp_path, "soap", until=0, status="failed")
+    page = Page(render(compare(find_runs(tmp_path), "adamw")))
+    assert [line[1].strip() for line in page.tables["standings"][1:]] == ["no finished run", "no finished run"]
+
+
+def test_a_page_that_grows_too_large_leaves_the_configs_out(tmp_path, monkeypatch):
+    folder = write_study(tmp_path / "study", {"soap": 1.3}, seeds=1)
+    monkeypatch.setattr("scripts.report.LARGEST", 100_000)
+    (folder / "gpt2-stdlib-soap-T1000-s0" / "config.yaml").open("a").write("#" * 100_000)
+    main([str(folder), "--output", str(tmp_path / "deep" / "page.html")])
+    page = (tmp_path / "deep" / "page.html").read_text()
+    assert len(page) < 200_000
+    assert "would have grown too large" in " ".join(page.split())
+    assert LARGEST <= 6_000_000
+
+
+def test_the_command(study, tmp_path):
+    program = [sys.executable, "-m", "scripts.report"]
+    done = subprocess.run([*program, str(study)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (study / "report.html").read_text().startswith("<!doctype html>")
+    bad = subprocess.run([*program, str(tmp_path)], capture_output=True, text=True)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("halfstep: ")
+    assert bad.stderr.count("\n") == 1

@@ -1,0 +1,387 @@
+"""The comparison of run folders whose true speed-ups are known, and the command that prints it."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from harness.comparison import compare
+from harness.curve import crossing
+from harness.ladder import Speedup
+from harness.records import Point, find_runs
+from harness.speedup import verdict_on
+from scripts.speedup import main
+from tests.study import law, write_run, write_study
+
+CPU = {"device.type": "cpu", "device.name": "Xeon"}
+
+
+def compared(folder, baseline="adamw", **options):
+    return compare(find_runs(folder), baseline, **options)
+
+
+def row(comparison, optimizer, rule="matched", axis="steps"):
+    (found,) = [r for r in comparison.rows if (r.optimizer, r.rule, r.axis) == (optimizer, rule, axis)]
+    return found
+
+
+def test_matched_gives_the_true_speed_up_on_every_axis(tmp_path):
+    write_study(tmp_path, {}, seeds=3)
+    for seed in range(3):
+        write_run(tmp_path, "soap", 1000, seed, 1.3, flops_per_step=1.3e9, seconds_per_step=0.15)
+    comparison = compared(tmp_path)
+    for axis, expected in {"steps": 1.3, "flops": 1.3 / 1.3, "seconds": 1.3 / 1.5}.items():
+        assert row(comparison, "soap", axis=axis).speedup.value == pytest.approx(expected, rel=1e-6)
+    assert row(comparison, "soap").length == 1000
+
+
+def test_soaps_rule_gives_the_true_speed_up_from_the_newcomers_ladder(tmp_path):
+    write_study(tmp_path, {}, seeds=3, noise=0.002)
+    for seed in range(3):
+        for steps in (500, 625, 750, 875, 1000):
+            write_run(tmp_path, "soap", steps, seed, 1.5, noise=0.002, flops_per_step=1.25e9)
+    comparison = compared(tmp_path)
+    steps, flops = row(comparison, "soap", "soap"), row(comparison, "soap", "soap", "flops")
+    assert steps.length == 1000
+    assert steps.speedup.value == pytest.approx(1.5, rel=0.03)
+    assert steps.speedup.low < 1.5 < steps.speedup.high
+    assert flops.speedup.value == pytest.approx(steps.speedup.value / 1.25)
+    assert (steps.verdict, flops.verdict) == ("faster", "faster")
+    assert row(comparison, "soap", "matched").speedup.value == pytest.approx(1.5, rel=0.03)
+
+
+def test_soaps_rule_says_when_the_newcomer_has_no_ladder(tmp_path):
+    found = row(compared(write_study(tmp_path, {"soap": 1.3})), "soap", "soap")
+    assert not found.speedup.known
+    assert found.notes == ("needs a ladder of soap: 3 lengths or more, not 1",)
+
+
+@pytest.mark.parametrize(("true", "verdict"), [(1.5, "faster"), (0.7, "slower"), (1.0, "no difference seen")])
+def test_verdicts_with_three_seeds(tmp_path, true, verdict):
+    comparison = compared(write_study(tmp_path, {"soap": true}, noise=0.002))
+    found = row(comparison, "soap")
+    assert found.verdict == verdict
+    assert found.speedup.low < true < found.speedup.high
+    assert found.seeds == 3
+    assert comparison.warnings == []
+    assert comparison.footnotes == []
+
+
+def test_much_noise_is_underpowered_and_one_seed_too(tmp_path):
+    assert row(compared(write_study(tmp_path / "a", {"soap": 1.1}, noise=0.06)), "soap").verdict == "underpowered"
+    found = row(compared(write_study(tmp_path / "b", {"soap": 1.1}, seeds=1)), "soap")
+    assert found.verdict == "underpowered"
+    assert found.speedup.value == pytest.approx(1.1, rel=1e-6)
+    assert not found.speedup.interval
+    assert "needs 3 seeds at every length for an interval, not 1" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (1.0, None, "faster"),
+        (None, 1.0, "slower"),
+        (0.81, 1.24, "no difference seen"),
+        (0.79, 1.24, "underpowered"),
+        (0.9, None, "underpowered"),
+    ],
+)
+def test_the_words(low, high, verdict):
+    assert verdict_on(Speedup(1.0, low, high)) == verdict
+    assert verdict_on(Speedup(None)) is None
+
+
+def test_one_length_needs_a_ladder_and_invents_nothing(tmp_path):
+    comparison = compared(write_study(tmp_path, {"lion": 0.9, "muon": 1.3}, ladder=(1000,), noise=0.002))
+    assert row(comparison, "muon").speedup == Speedup(1.0, 1.0, None, "above")
+    assert row(comparison, "lion").speedup == Speedup(1.0, None, 1.0, "below")
+    assert "needs a ladder of adamw: 3 lengths or more around 1000 updates, not 1" in row(comparison, "lion").notes[0]
+
+
+def test_seconds_on_a_cpu_are_shown_and_decide_nothing(tmp_path):
+    comparison = compared(write_study(tmp_path, {"soap": 1.5}, noise=0.002, manifest=CPU))
+    seconds = row(comparison, "soap", axis="seconds")
+    assert seconds.speedup.value == pytest.approx(1.5, rel=0.05)
+    assert seconds.verdict is None
+    assert not seconds.speedup.interval
+    assert row(comparison, "soap").verdict == "faster"
+    assert any("CPU that others may share" in note for note in comparison.notes)
+
+
+def test_unlike_hardware_gives_no_verdict_in_seconds(tmp_path):
+    write_study(tmp_path, {}, noise=0.002)
+    for seed in range(3):
+        write_run(tmp_path, "soap", 1000, seed, 1.5, noise=0.002, manifest={"device.name": "NVIDIA A100"})
+    comparison = compared(tmp_path)
+    assert row(comparison, "soap", axis="seconds").verdict is None
+    assert row(comparison, "soap", axis="seconds").speedup.value == pytest.approx(1.5, rel=0.05)
+    assert row(comparison, "soap").verdict == "faster"
+    assert any("NVIDIA A100; NVIDIA H100" in note for note in comparison.footnotes)
+
+
+def test_timing_noise_widens_the_interval_in_seconds(tmp_path):
+    write_study(tmp_path, {}, noise=0.002)
+    for seed in range(3):
+        write_run(tmp_path, "soap", 1000, seed, 1.3, noise=0.002, seconds_per_step=0.1 * (1 + 0.2 * seed))
+    steps, seconds = (row(compared(tmp_path), "soap", axis=axis).speedup for axis in ("steps", "seconds"))
+    # Nine runs of the ladder at one pace, three of soap's at 1, 1.2 and 1.4 of it: 2 degrees of freedom, t = 4.303.
+    logs = np.log([1, 1.2, 1.4])
+    blur = 4.3027 * math.sqrt(((logs - logs.mean()) ** 2).sum() / 2 / 3)
+    assert seconds.value == pytest.approx(steps.value / math.exp(logs.mean()))
+    expected = math.hypot(math.log(steps.high / steps.value), blur)
+    assert math.log(seconds.high / seconds.value) == pytest.approx(expected, rel=1e-3)
+
+
+def test_unknown_flops_give_no_figure_in_flops(tmp_path):
+    write_study(tmp_path, {}, noise=0.002)
+    for seed in range(3):
+        write_run(tmp_path, "soap", 1000, seed, 1.3, noise=0.002, flops_per_step=None)
+    comparison = compared(tmp_path)
+    for rule in ("matched", "target"):
+        found = row(comparison, "soap", rule, "flops")
+        assert (found.speedup, found.verdict) == (Speedup(None), None)
+        assert row(comparison, "soap", rule, "seconds").speedup.known
+    assert "the FLOPs of soap are unknown: no figure in FLOPs" in comparison.footnotes
+
+
+def test_target_is_the_first_crossing_and_never_decides(tmp_path):
+    comparison = compared(write_study(tmp_path, {"muon": 1.3, "lion": 0.8}, flops_per_step=2e9))
+    assert comparison.target == pytest.approx(law(1000))
+    base, muon, lion = comparison.standings
+    assert base.reached.steps == 1000
+    assert (muon.optimizer, lion.optimizer) == ("muon", "lion")
+    assert muon.reached.loss == comparison.target
+    assert 500 < muon.reached.steps < 1000
+    assert muon.reached.flops == pytest.approx(2e9 * muon.reached.steps)
+    found = row(comparison, "muon", "target", "flops")
+    assert found.speedup == Speedup(pytest.approx(1000 / muon.reached.steps))
+    assert found.verdict is None
+    assert lion.reached is None
+    assert row(comparison, "lion", "target").speedup == Speedup(1.0, None, None, "below")
+
+
+def test_a_target_that_only_the_newcomer_reached(tmp_path):
+    comparison = compared(write_study(tmp_path, {"muon": 1.3}), target=(law(1000) + law(1300)) / 2)
+    found = row(comparison, "muon", "target").speedup
+    assert found.censored == "above"
+    assert found.value == pytest.approx(1000 / comparison.standings[1].reached.steps)
+    assert not row(compared(tmp_path, target=0.1), "muon", "target").speedup.known
+
+
+def test_crossings_are_interpolated_between_evaluations():
+    curve = [
+        Point(4.0, 0, 0.0, 0.0),
+        Point(3.0, 100, 10.0, None),
+        Point(3.5, 200, 20.0, 4.0),
+        Point(2.0, 300, 30.0, 6.0),
+    ]
+    assert crossing(curve, 3.25) == Point(3.25, 75.0, 7.5, None)
+    assert crossing(curve, 4.5) == curve[0]
+    assert crossing(curve, 2.5) == Point(
+        2.5, pytest.approx(200 + 100 * 2 / 3), pytest.approx(20 + 10 * 2 / 3), pytest.approx(4 + 2 * 2 / 3)
+    )
+    assert crossing(curve, 1.9) is None
+
+
+def test_the_best_setting_stands_for_its_optimizer_and_the_count_is_told(tmp_path):
+    for seed in range(3):
+        for steps in (500, 1000, 2000):
+            write_run(tmp_path, "adamw", steps, seed, noise=0.002)
+        for rate, true in {3e-4: 0.9, 1e-3: 1.4, 3e-3: 1.2}.items():
+            write_run(tmp_path, "soap", 1000, seed, true, noise=0.002, config={"optimizer.lr": rate})
+    comparison = compared(tmp_path)
+    assert [standing.arm.label for standing in comparison.standings] == ["adamw", "soap lr=0.001"]
+    assert comparison.standings[1].tried == 3
+    assert row(comparison, "soap").speedup.value == pytest.approx(1.4, rel=0.03)
+    assert comparison.warnings == ["unequal tuning: adamw is the best of 1 settings, soap of 3"]
+
+
+def test_one_lucky_seed_does_not_stand_for_an_optimizer(tmp_path):
+    write_study(tmp_path, {"soap": 1.3}, noise=0.002)
+    write_run(tmp_path, "soap", 1000, 0, 1.9, config={"optimizer.lr": 5e-3})
+    assert compared(tmp_path).standings[1].arm.label == "soap lr=0.001"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.width", 128),
+        ("context", 256),
+        ("batch.tokens", 2048),
+        ("eval.tokens", 1024),
+        ("data.fingerprint", "xyz"),
+    ],
+)
+def test_strangers_are_never_compared(tmp_path, key, value):
+    write_study(tmp_path, {})
+    where = "manifest" if key == "data.fingerprint" else "config"
+    write_run(tmp_path, "soap", 1000, **{where: {key: value}})
+    with pytest.raises(ValueError, match=f"cannot be compared, {key} is .* in one and .*{value} in the other"):
+        compared(tmp_path)
+
+
+def test_what_differs_outside_the_optimizer_is_a_warning(tmp_path):
+    write_study(tmp_path, {}, seeds=1)
+    changed = {"schedule.final": 0.01, "schedule.warmup": 50, "grad_clip": None}
+    write_run(tmp_path, "soap", 1000, 1, config=changed, manifest={"resolved.dtype": "float32"})
+    assert set(compared(tmp_path).warnings) == {
+        "schedule.final differs: 0.1 for adamw, 0.01 for soap",
+        "schedule.warmup differs: 0.1 for adamw, 50 for soap",
+        "grad_clip differs: 1 for adamw, null for soap",
+        "dtype differs: bfloat16 for adamw, float32 for soap",
+        "seed (the order of the data) differs: 0 for adamw, 1 for soap",
+    }
+
+
+def test_where_a_run_is_kept_and_watched_does_not_make_it_another_arm(tmp_path):
+    write_study(tmp_path, {"soap": 1.3}, seeds=1)
+    aside = {
+        "tracker.name": "wandb",
+        "checkpoint.every": 7,
+        "study": "b",
+        "data.dir": "/elsewhere",
+        "log": {"every": 1},
+    }
+    write_run(tmp_path / "b", "soap", 1000, 1, 1.3, config=aside)
+    comparison = compared(tmp_path)
+    assert [arm.label for arm in comparison.arms] == ["adamw", "soap"]
+    assert comparison.standings[1].seeds == 2
+
+
+def test_a_repeated_run_counts_once(tmp_path):
+    write_study(tmp_path, {"soap": 1.3}, seeds=2)
+    write_run(tmp_path / "again", "soap", 1000, 1, 1.3, config={"study": "again"})
+    comparison = compared(tmp_path)
+    assert comparison.standings[1].seeds == 2
+    assert sum("counted once" in note for note in comparison.footnotes) == 1
+
+
+def test_a_divergence_is_a_row_and_decides_nothing(tmp_path):
+    write_study(tmp_path, {"soap": 1.5}, noise=0.002)
+    write_run(tmp_path, "soap", 1000, 3, until=200, status="diverged")
+    write_run(tmp_path, "kfac", 1000, 0, until=100, status="diverged")
+    comparison = compared(tmp_path)
+    soap, kfac = row(comparison, "soap"), row(comparison, "kfac")
+    assert soap.verdict == "diverged"
+    assert soap.speedup.value == pytest.approx(1.5, rel=0.03)
+    assert (kfac.verdict, kfac.speedup) == ("diverged", Speedup(None))
+    assert [standing.optimizer for standing in comparison.standings] == ["adamw", "soap", "kfac"]
+    assert sum("diverged at step" in note for note in comparison.footnotes) == 2
+
+
+def test_a_setting_that_diverges_does_not_win_by_its_lucky_seeds(tmp_path):
+    write_study(tmp_path, {"soap": 1.1}, noise=0.002)
+    hot = {"optimizer.lr": 1e-2}
+    write_run(tmp_path, "soap", 1000, 0, until=200, status="diverged", config=hot)
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "soap", 1000, seed, 1.8, config=hot)
+    assert compared(tmp_path).standings[1].arm.label == "soap lr=0.001"
+
+
+def test_unfinished_runs_and_dirty_trees_are_footnotes(tmp_path):
+    write_study(tmp_path, {"soap": 1.3}, seeds=1)
+    write_run(tmp_path, "soap", 1000, 1, until=400, status="running")
+    write_run(tmp_path, "soap", 1000, 2, until=0, status="failed", manifest={"error": "no space left"})
+    write_run(tmp_path, "soap", 1000, 3, 1.3, manifest={"git.dirty": True, "git.commit": "bbbbbbbbbb"})
+    comparison = compared(tmp_path)
+    assert row(comparison, "soap").seeds == 1
+    assert comparison.standings[1].seeds == 2
+    notes = "\n".join(comparison.footnotes)
+    assert "soap-T1000-s1 was cut off at step 400 of 1000" in notes
+    assert "soap-T1000-s2 failed at step 0 of 1000: no space left" in notes
+    assert "1 of 7 runs trained from a working tree with uncommitted changes" in notes
+    assert "different commits: 76e1970 (6), bbbbbbb (1)" in notes
+
+
+def test_no_effect_is_seldom_called_one(tmp_path):
+    """Folders of two arms that are the same but for luck: at most one in twenty, within what 20 studies can tell."""
+    words = []
+    for study in range(20):
+        folder = write_study(tmp_path / str(study), {f"adam{study}": 1.0}, noise=0.01)
+        words.append(row(compared(folder), f"adam{study}").verdict)
+    assert set(words) <= {"faster", "slower", "no difference seen", "underpowered"}
+    assert sum(word in ("faster", "slower") for word in words) <= 4  # 99.7 % of the time, were it 5 %
+
+
+def test_the_command_prints_a_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    main([str(write_study(tmp_path, {"soap": 1.3, "muon": 3.0}, noise=0.001, config={"grad_clip": 0.5}))])
+    shown = capsys.readouterr().out
+    comparison = compared(tmp_path)
+    assert f"{comparison.standings[2].loss:.4f}" in shown
+    assert str(row(comparison, "soap").speedup) in shown
+    assert row(comparison, "soap").speedup.interval in shown
+    assert ">2" in shown
+    assert "faster" in shown
+
+
+def run_command(*arguments):
+    return subprocess.run([sys.executable, "-m", "scripts.speedup", *arguments], capture_output=True, text=True)
+
+
+def test_json_is_all_that_is_printed(tmp_path):
+    write_study(tmp_path, {"soap": 1.3, "muon": 3.0}, noise=0.001)
+    write_run(tmp_path, "lion", 1000, 0, 0.9, flops_per_step=None, config={"grad_clip": None})
+    done = run_command(str(tmp_path), "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = json.loads(done.stdout)
+    assert len(rows) == 3 * 3 * 3
+    keys = [
+        "optimizer",
+        "rule",
+        "axis",
+        "speedup",
+        "low",
+        "high",
+        "censored",
+        "seeds",
+        "verdict",
+        "length",
+        "arm",
+        "notes",
+    ]
+    assert all(list(each) == keys for each in rows)
+    comparison = compared(tmp_path)
+    for each, expected in zip(rows, comparison.rows, strict=True):
+        assert each == json.loads(json.dumps(expected.json()))
+    (beyond,) = [r for r in rows if (r["optimizer"], r["rule"], r["axis"]) == ("muon", "matched", "steps")]
+    assert (beyond["speedup"], beyond["low"], beyond["high"], beyond["censored"]) == (2.0, 2.0, None, "above")
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path):
+    empty, study = tmp_path / "empty", write_study(tmp_path / "study", {"soap": 1.3}, seeds=1)
+    empty.mkdir()
+    alone = write_study(tmp_path / "alone", {}, seeds=1)
+    for arguments, expected in {
+        (str(empty),): "holds no run",
+        (str(study), "--baseline", "adam"): "'adam' in this folder: did you mean adamw?",
+        (str(study), "--baseline", "qqq"): "choose from adamw, soap",
+        (str(alone),): "holds no optimizer but adamw",
+    }.items():
+        done = run_command(*arguments)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.startswith("halfstep: ")
+        assert done.stderr.count("\n") == 1
+        assert expected in done.stderr
+
+
+def test_a_ladder_of_another_arm_is_not_borrowed(tmp_path):
+    """The baseline's ladder has to be of the very settings that stand for it."""
+    write_study(tmp_path, {"soap": 1.3}, noise=0.002)
+    for seed in range(3):
+        write_run(tmp_path, "adamw", 1000, seed, 1.1, noise=0.002, config={"optimizer.lr": 2e-3})
+    comparison = compared(tmp_path)
+    assert comparison.standings[0].arm.label == "adamw lr=0.002"
+    assert row(comparison, "soap").speedup.censored == "above"
+    assert "needs a ladder of adamw lr=0.002" in row(comparison, "soap").notes[0]
+
+
+def test_spread_over_seeds_is_the_sample_standard_deviation(tmp_path):
+    comparison = compared(write_study(tmp_path, {"soap": 1.3}, noise=0.01))
+    losses = [run.final_loss for run in comparison.standings[1].arm.runs]
+    assert comparison.standings[1].loss == pytest.approx(np.mean(losses))
+    assert comparison.standings[1].spread == pytest.approx(math.sqrt(np.var(losses) * 3 / 2))
