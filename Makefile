@@ -3,7 +3,7 @@
 PYTHON ?= python3
 # A URL or a folder, for pip's -i.
 TORCH_INDEX ?=
-# nanoGPT's checkout, for bench-train.
+# A checkout of nanoGPT, for bench-train.
 NANOGPT ?=
 WORKERS ?= 2
 
@@ -63,9 +63,8 @@ format: install ## lay the code out as lint wants it
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench-train: install ## tokens per second beside nanoGPT's own model and loop: NANOGPT=path/to/its/checkout
-	@test -n "$(NANOGPT)" || { echo "halfstep: give nanoGPT's checkout: make bench-train NANOGPT=path" >&2; exit 2; }
-	$(RUN) -m scripts.bench_train --nanogpt "$(NANOGPT)"
+bench-train: install ## tokens per second; beside nanoGPT's own model and loop with NANOGPT=path/to/its/checkout
+	$(RUN) -m scripts.bench_train $(if $(NANOGPT),--nanogpt "$(NANOGPT)")
 
 clean: ## remove .venv and the tools' caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
