@@ -69,6 +69,7 @@ def render(comparison: Comparison, details: bool = True) -> str:
         baseline=comparison.baseline,
         warnings=comparison.warnings,
         verdicts=[_verdict(comparison, standing) for standing in comparison.standings[1:]],
+        missing=_missing(comparison),
         titles=list(TITLE.values()),
         length=comparison.length,
         target=quantity.loss(comparison.target),
@@ -105,11 +106,6 @@ def _verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
         text.append(f"For its loss {comparison.baseline} would need {_times(rows)}.")
     if not standing.seeds:
         text.append("It has no finished run of this length.")
-    elif len(base.arm.lengths) < RUNGS:
-        seeds = ", and a verdict three seeds of each" if min(row.seeds for row in rows) < SEEDS else ""
-        text.append(f"A figure for the speed-up takes {comparison.baseline} runs of three lengths{seeds}.")
-    elif min(row.seeds for row in rows) < SEEDS:
-        text.append("A verdict takes three seeds of each run.")
     if standing.reached and comparison.target is not None and comparison.length:
         place = f"{standing.reached.steps:,.0f} of {comparison.length:,} updates"
         text.append(f"Inside this schedule it came to {quantity.loss(comparison.target)} after {place}.")
@@ -121,6 +117,18 @@ def _verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
             by_word.setdefault(row.verdict, []).append(TITLE[row.axis])
     where = {word: f" in {_listed(axes)}" if len(by_word) > 1 else "" for word, axes in by_word.items()}
     return {"label": label, "words": where, "text": " ".join(text)}
+
+
+def _missing(comparison: Comparison) -> str:
+    """What the folder lacks for a verdict; empty if nothing."""
+    seeds = min((row.seeds for row in comparison.rows if row.rule == "matched"), default=SEEDS)
+    lacking = []
+    if len(comparison.standings[0].arm.lengths) < RUNGS:
+        lacking.append(f"a figure for the speed-up takes {comparison.baseline} runs of three lengths")
+    if seeds < SEEDS:
+        lacking.append("a verdict takes three seeds of each run")
+    text = _listed(lacking) if comparison.rows else ""
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _times(rows: Sequence[Row]) -> str:

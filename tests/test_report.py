@@ -155,7 +155,7 @@ def test_one_seed_one_length_on_a_cpu(tmp_path):
     )  # fmt: skip
     source = render(compare(find_runs(tmp_path), "adamw"))
     text = " ".join(" ".join(Page(source).text).split())
-    assert "A figure for the speed-up takes adamw runs of three lengths, and a verdict three seeds of each." in text
+    assert "A figure for the speed-up takes adamw runs of three lengths and a verdict takes three seeds" in text
     assert "Validation loss against FLOPs" not in source
     assert "no verdict in seconds" in text
 
