@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from harness.comparison import Comparison, compare
+from harness.records import find_runs
+from harness.speedup import Row
+
 FLOOR, GAIN, POWER = 2.0, 9.0, 0.35  # L(T) = 2 + 9 T^-.35 for the baseline
 
 
@@ -137,6 +141,16 @@ def write_study(
         for optimizer, speedup in speedups.items():
             write_run(study, optimizer, length, seed, speedup, **how)
     return study
+
+
+def compared(study: Path, baseline: str = "adamw", **options: Any) -> Comparison:
+    return compare(find_runs(study), baseline, **options)
+
+
+def row(comparison: Comparison, optimizer: str, rule: str = "matched", axis: str = "steps") -> Row:
+    """The one row of its kind."""
+    (found,) = [r for r in comparison.rows if (r.optimizer, r.rule, r.axis) == (optimizer, rule, axis)]
+    return found
 
 
 def _put(mapping: dict[str, Any], dotted: str, value: Any) -> None:
