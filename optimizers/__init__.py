@@ -1,6 +1,6 @@
 """Optimizers by name. Adding one is a file here, an import below, and a YAML in configs/optimizer/."""
 
-from optimizers import lion, muon, sophia, stock
+from optimizers import adahessian, lamb, lion, muon, sophia, stock  # noqa: F401 (importing them enters them)
 from optimizers.base import Objective, Optimizer, eval_weights, metrics
 from optimizers.registry import OptimizerInfo, build_optimizer, find, list_optimizers, register
 
@@ -11,11 +11,7 @@ __all__ = [
     "build_optimizer",
     "eval_weights",
     "find",
-    "lion",
     "list_optimizers",
     "metrics",
-    "muon",
     "register",
-    "sophia",
-    "stock",
-]  # fmt: skip
+]

@@ -1,4 +1,7 @@
-"""Estimators of the Hessian's diagonal, as objects: an optimizer takes one instead of a mode."""
+"""Estimators of the diagonal of the Hessian or of the Gauss-Newton matrix: objects that an optimizer is given.
+
+Each is called with an Objective, narrowed perhaps to a part of the batch, and returns a tensor per parameter.
+"""
 
 from dataclasses import dataclass
 
@@ -15,45 +18,37 @@ class GaussNewtonBartlett:
     Sophia, arXiv 2305.14342, algorithm 2. B is the number of tokens behind g^: its labels are independent given the
     inputs, so B E[g^ * g^] is the diagonal of the Gauss-Newton matrix of the mean loss.
 
-    share: part of the batch's sequences that g^ is taken on.
     scaled: False leaves the factor B to the caller.
     clip: largest 2-norm of g^ before it is squared (the authors' code has 1.0); None leaves it alone.
     """
 
-    share: float = 0.5
     scaled: bool = True
     clip: float | None = None
 
     def __call__(self, objective: Objective) -> list[Tensor]:
-        part = objective if self.share == 1 else objective.narrow(self.share)
-        grads = part.sampled_grads()
+        grads = objective.sampled_grads()
         scale: Tensor | float = 1.0
         if self.clip is not None:
             norm = torch.nn.utils.get_total_norm(grads)
-            scale = (self.clip / (norm + 1e-6)).clamp(max=1.0)
-        factor = part.num_tokens if self.scaled else 1
+            scale = (self.clip / (norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ has it
+        factor = objective.num_tokens if self.scaled else 1
         return [(g * scale).square_().mul_(factor) for g in grads]
 
 
 @dataclass(frozen=True)
 class Hutchinson:
-    """u * (H u), u ~ N(0, I): Sophia-H's estimator (arXiv 2305.14342, algorithm 1).
+    """u * (H u): Sophia-H's estimator with u ~ N(0, I) (arXiv 2305.14342, algorithm 1).
 
-    share: part of the batch's sequences that the product is taken on.
-    rademacher: draw u from {-1, 1} instead, as AdaHessian does: no variance from the diagonal itself.
+    rademacher: draw u from {-1, 1} instead, as AdaHessian does (arXiv 2006.00719): no variance from the diagonal itself.
     """
 
-    share: float = 1.0
     rademacher: bool = False
 
     def __call__(self, objective: Objective) -> list[Tensor]:
-        part = objective if self.share == 1 else objective.narrow(self.share)
         probes = [self._draw(p, objective.generator(("probe", i))) for i, p in enumerate(objective.params)]
-        return [u.mul_(hu) for u, hu in zip(probes, part.hvp(probes), strict=True)]
+        return [u.mul_(hu) for u, hu in zip(probes, objective.hvp(probes), strict=True)]
 
     def _draw(self, p: Tensor, generator: torch.Generator) -> Tensor:
         if self.rademacher:
-            return (
-                torch.randint(0, 2, p.shape, generator=generator, device=p.device).mul_(2).sub_(1).to(p.dtype)
-            )
+            return torch.randint(0, 2, p.shape, generator=generator, device=p.device).mul_(2).sub_(1).to(p.dtype)
         return torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype)

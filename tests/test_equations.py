@@ -262,7 +262,7 @@ def test_gauss_newton_bartlett_is_unbiased():
     exact = torch.stack(rows).mean(0)
 
     objective = tiny_objective(model, grad_clip=None)
-    estimate = GaussNewtonBartlett(share=1.0)
+    estimate = GaussNewtonBartlett()
     samples = torch.stack(
         [torch.cat([e.flatten() for e in estimate(objective.bind(s, (inputs, targets)))]) for s in range(1600)]
     )

@@ -1,0 +1,57 @@
+"""Copies a finished study to where git keeps it: config, manifest and metrics of each run, and no weights.
+
+    python -m scripts.publish results/runs/my_study                     # to results/my_study/
+    python -m scripts.publish results/demo --name first_demo
+"""
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.records import find_runs
+from harness.sentence import one_sentence
+
+RESULTS = Path("results")
+KEPT = ("config.yaml", "manifest.json", "metrics.jsonl")
+UNKEPT = ("runs", "demo", "verdicts")  # folders of results/ that git ignores
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.publish", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path, help="the study's folder")
+    parser.add_argument("--name", help="the folder under results/ to make (default: the study's own name)")
+    options = parser.parse_args(arguments)
+    with one_sentence():
+        target = publish(options.folder, RESULTS / (options.name or options.folder.resolve().name))
+    print(target)
+
+
+def publish(folder: Path, target: Path) -> Path:
+    """Copy a study whose runs have all ended; the copy appears whole or not at all.
+
+    Raises:
+        ValueError: a run is still going or was cut off, or the target is there already or is ignored by git.
+    """
+    if target.name in UNKEPT:
+        raise ValueError(f"{target} is ignored by git: give another --name")
+    if target.exists():
+        raise ValueError(f"{target} exists already: give another --name, or delete it first")
+    runs = find_runs(folder)
+    for run in runs:
+        if run.status not in ("finished", "diverged"):
+            raise ValueError(f"{run.folder} is {run.status}: let it end (resume=true), or move it out of {folder}")
+    new = target.with_name(f".new-{target.name}")
+    shutil.rmtree(new, ignore_errors=True)
+    for run in runs:
+        place = new / run.folder.relative_to(folder)
+        place.mkdir(parents=True)
+        for name in KEPT:
+            shutil.copy2(run.folder / name, place / name)
+    os.replace(new, target)
+    return target
+
+
+if __name__ == "__main__":
+    main()
