@@ -157,8 +157,8 @@ def attention(setting: Setting) -> float:
     qkv = torch.randn(shape, device=setting.device, requires_grad=True)
 
     def forward() -> torch.Tensor:
-        heads = (x.unflatten(2, (setting.heads, -1)).transpose(1, 2) for x in qkv.split(setting.width, 2))
-        y = nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
+        q, k, v = (x.unflatten(2, (setting.heads, -1)).transpose(1, 2) for x in qkv.split(setting.width, 2))
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return y.transpose(1, 2).reshape(setting.micro, setting.context, setting.width)
 
     return both_ways(setting, forward, [qkv])
@@ -205,8 +205,8 @@ def floors(setting: Setting, flops_per_token: int, peak: float) -> dict[str, flo
 def show(result: dict[str, Any], console: Console) -> None:
     machine, setting = result["machine"], result["setting"]
     console.print(
-        f"{setting['layers']} layers, width {setting['width']}, vocabulary {setting['vocabulary']}, {setting['dtype']}\n"
-        f"{setting['sequences']} sequences of {setting['context']} tokens, {setting['micro']} per pass\n"
+        f"{setting['layers']} layers, width {setting['width']}, vocabulary {setting['vocabulary']}; "
+        f"{setting['dtype']}, {setting['sequences']} sequences of {setting['context']} tokens, {setting['micro']} per pass\n"
         f"{machine['name']}, {machine['threads']} threads, {machine['kernels']} kernels, "
         f"products at {machine['matmul_peak'] / 1e9:,.0f} GFLOP/s at best",
         highlight=False,
