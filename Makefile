@@ -11,7 +11,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constraints.txt
-PYTEST := $(RUN) -m pytest -n $(WORKERS)
+# One thread per process: two processes of two threads each on two cores take three times as long.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 DEMO := results/demo
 DEMO_RUNS := demo_adamw,demo_lion,demo_sophia_g,demo_muon
