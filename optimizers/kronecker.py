@@ -1,0 +1,74 @@
+"""Kronecker factors of a matrix's gradient G: L averages G G^T (of its rows), R averages G^T G (of its columns).
+
+A factor is symmetric, so only the blocks on and above its diagonal are computed and stored, in four strips that each
+begin at the diagonal: 10 of 16 blocks, five eighths of the work. What stands below them is stale.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+STRIPS = 4
+
+
+def _strips(n: int) -> list[tuple[int, int]]:
+    height = -(-n // STRIPS)
+    return [(top, min(top + height, n)) for top in range(0, n, height)]
+
+
+def average_gram_(factor: Tensor, x: Tensor, beta: float) -> Tensor:
+    """factor <- beta factor + (1 - beta) x x^T, in place. factor: (n, n), x: (n, columns)."""
+    for top, bottom in _strips(len(factor)):
+        factor[top:bottom, top:].addmm_(x[top:bottom], x[top:].mT, beta=beta, alpha=1 - beta)
+    return factor
+
+
+def gram_flops(n: int, columns: int) -> int:
+    return sum(2 * (bottom - top) * (n - top) * columns for top, bottom in _strips(n))
+
+
+def symmetric(factor: Tensor) -> Tensor:
+    """The whole of a factor of which the upper triangle is valid."""
+    return factor.triu() + factor.triu(1).mT
+
+
+def eigh(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (n,), the largest first, and eigenvectors as columns (n, n) of a whole symmetric matrix.
+
+    Where fp32 does not converge, in float64. All NaN where the factor is not finite: a run that has diverged is for
+    whoever watches its loss to name.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(factor)
+    except torch.linalg.LinAlgError:
+        if not factor.isfinite().all():
+            return torch.full_like(factor[0], torch.nan), torch.full_like(factor, torch.nan)
+        values, vectors = (x.to(factor.dtype) for x in torch.linalg.eigh(factor.double()))
+    return values.flip(-1), vectors.flip(-1)
+
+
+def eigh_flops(n: int) -> int:
+    return 9 * n**3  # a convention (Golub & Van Loan, section 8.3): the count depends on the matrix
+
+
+def spread(costs: Sequence[int], every: int) -> list[int]:
+    """For each cost the step, 0 to every - 1, to pay it on, such that no step pays much more than another."""
+    paid, steps = [0] * every, [0] * len(costs)
+    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        steps[i] = paid.index(min(paid))
+        paid[steps[i]] += costs[i]
+    return steps
+
+
+def conditions(spectra: Iterable[Tensor]) -> dict[str, Tensor | float]:
+    """Condition numbers of factors from their eigenvalues: the median and the largest, as far as the dtype can tell."""
+    ratios = []
+    for values in spectra:
+        largest = values.max()
+        smallest = values.min().clamp(min=largest * torch.finfo(values.dtype).eps)
+        ratios.append(torch.where(largest > 0, largest / smallest, torch.ones_like(largest)))
+    if not ratios:
+        return {}
+    stacked = torch.stack(ratios)
+    return {"condition": stacked.median(), "condition_max": stacked.max()}

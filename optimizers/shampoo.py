@@ -1,0 +1,149 @@
+"""Shampoo: the gradient between inverse roots of its own second moments (Gupta et al., arXiv 1802.09568).
+
+    L <- b2 L + (1 - b2) G G^T,   R <- b2 R + (1 - b2) G^T G,   M <- b1 M + (1 - b1) G
+    every k steps: PL = (L / (1 - b2^t) + eps I)^-p,   PR = (R / (1 - b2^t) + eps I)^-p
+    S = PL M^ PR,   M^ = M / (1 - b1^t)
+    w <- w - lr wd w
+    w <- w - lr S |A| / |S|,   A = M^ / (sqrt(V^) + 1e-8), the step of Adam whose size is grafted onto S
+
+with p = 1/4 as first published, or 1/2 (Morwani et al., arXiv 2406.17748), where without grafting the step is that of
+Adafactor in the eigenbasis of L and R, divided by sqrt(trace L) (SOAP's claim 1). Averages, bias corrections and
+grafting are those of Meta's Distributed Shampoo (Shi et al., arXiv 2309.06497), the baseline in SOAP's paper; as there
+the roots are first taken at step k, and until then the step is Adam's. Without grafting they are taken at step 1.
+
+What is preconditioned is decided by shape alone: each matrix with no side longer than `max_side`. A fused QKV is one
+matrix, positions are one, the embedding (the tied head) is one where the vocabulary is that short. Everything else gets
+Adam's step: one factor alone would follow the frequent tokens and starve the rare ones.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers.base import Objective, Optimizer, state_dtype
+from optimizers.checks import check_at_least, check_betas, check_common
+from optimizers.kronecker import average_gram_, conditions, eigh, eigh_flops, gram_flops, spread, symmetric
+from optimizers.registry import register
+
+GRAFT_EPS = 1e-8  # Adam's
+State = dict[str, Tensor]
+
+
+@register("shampoo", summary="inverse roots of Kronecker factors, grafted onto Adam", paper="arXiv 1802.09568")
+class Shampoo(Optimizer):
+    """State of an (a, b) matrix: `step`, `m`, `v` (none without grafting); the factors `left` (a, a) and `right` (b, b),
+    their inverse roots `left_root` and `right_root`, their eigenvalues `left_values` (a,) and `right_values` (b,).
+
+    Args:
+        betas: decay of the momentum; of L, R and V.
+        eps: added to the eigenvalues of L and R.
+        power: p, 0.25 or 0.5.
+        every: updates between refreshes of the inverse roots.
+        max_side: a matrix with a longer side gets Adam's step.
+        graft: take the size of each matrix's step from Adam.
+        stagger: refresh different matrices on different steps, so that no step takes much longer than another.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1.5e-3,
+        betas: tuple[float, float] = (0.95, 0.95),
+        eps: float = 1e-12,
+        power: float = 0.25,
+        every: int = 10,
+        max_side: int = 10000,
+        graft: bool = True,
+        stagger: bool = False,
+        weight_decay: float = 0.01,
+    ) -> None:
+        check_common(lr, weight_decay)
+        check_betas(betas)
+        check_at_least("every", every, 1)
+        check_at_least("max_side", max_side, 1)
+        if eps <= 0:
+            raise ValueError(f"eps must be above 0, not {eps}")
+        if power not in (0.25, 0.5):
+            raise ValueError(f"power must be 0.25 or 0.5, not {power}")
+        self.every, self.max_side, self.power, self.graft = every, max_side, power, graft
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        everything = [p for group in self.param_groups for p in group["params"]]
+        costs = [self._refresh_flops(p) for p in everything]
+        self.due_at = dict(zip(everything, spread(costs, every), strict=True)) if stagger else {}
+
+    def preconditions(self, p: Tensor) -> bool:
+        return p.ndim == 2 and max(p.shape) <= self.max_side
+
+    @torch.no_grad()
+    def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
+        loss = closure()
+        charge = getattr(closure, "charge", lambda flops: None)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    charge(self._update(p, group))
+        return loss
+
+    def _update(self, p: Tensor, group: dict[str, Any]) -> int:
+        """One parameter's step; returns the FLOPs of it."""
+        state, g, flops = self.state[p], p.grad.to(state_dtype(p)), 0  # type: ignore[union-attr]
+        if not state:
+            self._begin(p, g, state)
+        beta1, beta2 = group["betas"]
+        state["step"] += 1
+        t = state["step"].item()
+        momentum = state["m"].lerp_(g, 1 - beta1) / (1 - beta1**t)
+        if "v" in state:
+            state["v"].lerp_(g.square(), 1 - beta2)
+        if self.preconditions(p):
+            average_gram_(state["left"], g, beta2)
+            average_gram_(state["right"], g.mT, beta2)
+            flops += gram_flops(*p.shape) + gram_flops(*p.shape[::-1])
+            if self._due(p, t):
+                for side in ("left", "right"):
+                    self._take_root(state, side, 1 - beta2**t, group["eps"])
+                flops += self._refresh_flops(p)
+        if "left_root" not in state:
+            step = self._adams(momentum, state, 1 - beta2**t)
+        else:
+            step = state["left_root"] @ momentum @ state["right_root"]
+            flops += 2 * p.numel() * sum(p.shape)
+            if self.graft:
+                step *= self._adams(momentum, state, 1 - beta2**t).norm() / (step.norm() + 1e-16)
+        p.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-group["lr"])
+        return flops
+
+    def _begin(self, p: Tensor, g: Tensor, state: State) -> None:
+        state["step"] = torch.zeros((), dtype=torch.float32)  # on the CPU: read without waiting for the device
+        state["m"] = torch.zeros_like(g)
+        if self.graft or not self.preconditions(p):
+            state["v"] = torch.zeros_like(g)
+        if self.preconditions(p):
+            state["left"], state["right"] = (g.new_zeros(n, n) for n in g.shape)
+
+    def _due(self, p: Tensor, t: float) -> bool:
+        if t < self.every:
+            return t == 1 and not self.graft
+        return t % self.every == self.due_at.get(p, 0)
+
+    def _take_root(self, state: State, side: str, correction: float, eps: float) -> None:
+        values, vectors = eigh(symmetric(state[side]))
+        values = values / correction
+        # Rounding can leave the smallest below zero: all are raised by as much.
+        values = values - values.min().clamp(max=0) + eps
+        half = vectors * values ** (-self.power / 2)
+        root = average_gram_(torch.zeros_like(half), half, beta=0.0)
+        state[f"{side}_root"], state[f"{side}_values"] = symmetric(root), values
+
+    def _refresh_flops(self, p: Tensor) -> int:
+        return sum(eigh_flops(n) + gram_flops(n, n) for n in p.shape) if self.preconditions(p) else 0
+
+    def _adams(self, momentum: Tensor, state: State, correction: float) -> Tensor:
+        return momentum / (state["v"] / correction).sqrt_().add_(GRAFT_EPS)
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, Tensor | float]:
+        """Condition of L + eps I and R + eps I at their last refresh: the median and the largest."""
+        return conditions(s[key] for s in self.state.values() for key in ("left_values", "right_values") if key in s)
