@@ -1,0 +1,40 @@
+"""What is published is what git should keep, whole or not at all."""
+
+import pytest
+
+from harness.records import find_runs
+from scripts import publish
+from tests.study import write_run
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    folder = tmp_path / "runs" / "first"
+    for seed in range(2):
+        run = write_run(folder, seed=seed)
+        (run / "checkpoints").mkdir()
+        (run / "checkpoints" / "weights").write_text("heavy")
+    return folder
+
+
+def test_copies_config_manifest_and_metrics_and_no_weights(study, tmp_path, capsys):
+    publish.main([str(study)])
+    published = find_runs(tmp_path / "results" / "first")
+    assert [run.final_loss for run in published] == [run.final_loss for run in find_runs(study)]
+    assert {path.name for run in published for path in run.folder.iterdir()} == {*publish.KEPT}
+
+
+def test_refuses_what_has_not_ended_and_what_is_there(study, tmp_path, capsys):
+    write_run(study, seed=7, status="running")
+    with pytest.raises(SystemExit) as leaving:
+        publish.main([str(study)])
+    assert leaving.value.code == 2
+    assert "resume=true" in capsys.readouterr().err
+    assert not (tmp_path / "results" / "first").exists()
+    (tmp_path / "results" / "taken").mkdir()
+    for name, complaint in [("taken", "exists already"), ("demo", "ignored by git")]:
+        with pytest.raises(SystemExit):
+            publish.main([str(study), "--name", name])
+        assert complaint in capsys.readouterr().err
