@@ -32,6 +32,7 @@ from harness.config import Config, config_hash, default_run_dir, parse
 from harness.distributed import Ranks, join
 from harness.evaluate import evaluate
 from harness.flops import Ledger, uncharged_per_step
+from harness.kernels import choose_kernels
 from harness.keywords import bind, construct, in_section
 from harness.micro_batch import resolve_micro
 from harness.objective import Objective
@@ -49,10 +50,12 @@ def main(values: dict[str, Any]) -> str:
     digest = config_hash(values)
     path = Path(cfg.run_dir) if cfg.run_dir else default_run_dir(cfg, digest)
     folder = RunFolder(path, values, digest, writes=ranks.first)
+    threads = torch.get_num_threads()
     try:
         before = ranks.agree(folder.check(cfg.resume) if ranks.first else None)
         if before and before["status"] in ("finished", "diverged"):
-            print(f"{path} is {before['status']} already")
+            if ranks.first:
+                print(f"{path} is {before['status']} already")
             return before["status"]
         run = build(cfg, folder, before, ranks, place)
         status = loop(run)
@@ -63,6 +66,7 @@ def main(values: dict[str, Any]) -> str:
             folder.fail(sentence(error) if isinstance(error, BAD_INPUT) else repr(error))
         raise
     finally:
+        torch.set_num_threads(threads)  # a resumed run may have changed it, and a sweep's next one must not inherit that
         folder.close()
         ranks.close()
 
@@ -135,6 +139,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     tracker_keywords = bind(make_tracker, cfg.tracker, "tracker", ["folder", "config", "manifest"])
     dataset = load_data(cfg, ranks)
 
+    kernels = choose_kernels(place, cfg.context)
     model = build_model(dataset.vocabulary).to(place)
     optimizer = build_optimizer(model)
     dtype, compiled = device.resolve_dtype(cfg.dtype, place), device.resolve_compile(cfg.compile, place)
@@ -146,19 +151,25 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
         grad_clip=cfg.grad_clip,
     )  # fmt: skip
     # A run that goes on keeps its micro-batches and its threads: others would give other bits.
-    wanted = before["resolved"]["micro"] if before else cfg.batch.micro
+    same = before is not None and before["ranks"] == ranks.world
+    wanted = before["resolved"]["micro"] if before and same else cfg.batch.micro
     objective.micro = resolve_micro(wanted, cfg.sequences, ranks.world, cfg.context, place, objective.attempt)
     spread = (ranks.rank, ranks.world, place)
     loader = Loader(dataset.train, cfg.context, cfg.sequences, cfg.seed, *spread)
     windows = evaluation_batches(dataset.val, cfg.context, cfg.eval.tokens, objective.micro, *spread)
 
+    checkpoints = folder.path / "checkpoints"
+    found = ranks.agree(checkpoint.newest(checkpoints, folder.digest) if before and ranks.first else None)
+    if found:
+        torch.set_num_threads(found[1]["threads"])
     folder.open(
         {
             "study": cfg.study,
             "config_hash": folder.digest,
             "device": device.describe(place),
             "resolved": {
-                "device": place, "dtype": str(dtype).removeprefix("torch."), "compile": compiled, "micro": objective.micro
+                "device": place, "dtype": str(dtype).removeprefix("torch."), "compile": compiled,
+                "micro": objective.micro, "kernels": kernels,
             },
             "ranks": ranks.world,
             "seed": cfg.seed,
@@ -173,14 +184,13 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     recorder = Recorder(
         cfg, folder, model, optimizer, clock, ledger, place, lambda: optimizers.metrics(optimizer), sinks
     )
-    start, checkpoints = 0, folder.path / "checkpoints"
-    if before and (found := checkpoint.newest(checkpoints)):
+    start = 0
+    if found:
         path, state = found
-        torch.set_num_threads(state["threads"])
         checkpoint.load(path, model, optimizer)
         clock.restore(state["clock"])
         ledger.restore(state["ledger"])
-        recorder.restore(state["recorder"], state["step"])
+        recorder.restore(state["recorder"])
         start = state["step"]
     folder.cut(start)
     if ranks.first:
@@ -195,7 +205,8 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
 
     def save(step: int) -> None:
         if ranks.first:
-            state = {"threads": torch.get_num_threads(), "clock": clock.state(), "ledger": ledger.state(), "recorder": recorder.state()}
+            state = {"config_hash": folder.digest, "threads": torch.get_num_threads(), "clock": clock.state(),
+                     "ledger": ledger.state(), "recorder": recorder.state()}  # fmt: skip
             checkpoint.save(checkpoints, step, model, optimizer, state)
         ranks.agree(None)
 
@@ -234,7 +245,7 @@ def check_optimizer(cfg: Config) -> tuple[Callable[[torch.nn.Module], torch.opti
 
 def load_data(cfg: Config, ranks: Ranks) -> data.Dataset:
     """The corpus: the first rank prepares it where it is missing, the others wait and find it."""
-    keywords = bind(data.RECIPES.get(cfg.data["name"], data.load), cfg.data, "data")
+    keywords = bind(data.find(cfg.data["name"]), cfg.data, "data")
     if not ranks.first:
         ranks.agree(None)
     with in_section("data", keywords):

@@ -57,7 +57,7 @@ class Objective:
         grad_clip: float | None = None,
     ) -> None:
         self.model = model
-        self.forward = forward or model
+        self.forward = model if forward is None else forward
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.device = self.params[0].device
         self._wide = torch.promote_types(self.params[0].dtype, torch.float32)

@@ -128,7 +128,10 @@ class Recorder:
         return self.diverged_at is None
 
     def diagnosis(self) -> str:
-        """How the run diverged, and the first parameters whose gradient is not finite."""
+        """How the run diverged, and the first parameters whose gradient is not finite; a row tells of it too."""
+        if self.diverged_at is not None and (self._previous is None or self._previous["step"] < self.diverged_at):
+            self._row = {"step": self.diverged_at, "tokens": self.diverged_at * self.cfg.batch.tokens, "train/loss": math.nan}
+            self._write()
         named = [
             n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
         ]
@@ -139,11 +142,8 @@ class Recorder:
     def state(self) -> dict[str, Any]:
         return {"clipped": self.clipped.item()}
 
-    def restore(self, state: dict[str, Any], step: int) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         self.clipped.fill_(state["clipped"])
-        target = self.folder.manifest.get("target")
-        if target and target["step"] >= step:
-            self.folder.update(target=None)
 
     def _write(self) -> None:
         assert self._row is not None
