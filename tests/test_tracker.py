@@ -263,7 +263,12 @@ def test_a_killed_offline_run_goes_on_and_syncs(tmp_path, server, capfd):
 
 
 @pytest.mark.parametrize(
-    ("trouble", "said"), [("no key", "wandb login"), ("a broken key", "API key"), ("no network", "refused")]
+    ("trouble", "said"),
+    [
+        ("no key", "wandb login"),
+        ("no network", "refused"),
+        pytest.param("a broken key", "API key", marks=pytest.mark.slow),
+    ],
 )
 def test_without_a_server_the_mirror_is_kept_offline(tmp_path, capfd, monkeypatch, trouble, said):
     if trouble == "no key":
