@@ -1,8 +1,12 @@
 """Which of torch's CPU kernels a run computes with. All of them are fp32; some are twice as fast as others."""
 
+import ctypes
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def choose_kernels(device: str, context: int) -> str:
@@ -22,6 +26,8 @@ def choose_kernels(device: str, context: int) -> str:
         torch.set_float32_matmul_precision("highest")
     # The fused attention multiplies small tiles, where oneDNN is slow: up to this length plain products win.
     torch.backends.cuda.enable_flash_sdp(not (onednn and context <= 256))  # the switch is the CPU's too
+    if device == "cpu":
+        _keep_memory()
     return "onednn" if onednn else "default"
 
 
@@ -31,6 +37,17 @@ def _amd_with_avx512() -> bool:
     except OSError:
         return False
     return "AuthenticAMD" in processor and "avx512f" in processor and "amx" not in processor
+
+
+def _keep_memory() -> None:
+    """Let malloc keep what is freed: large tensors else get fresh pages in every pass, zeroed one by one.
+
+    Worth 15 to 20 % of a step whose logits are large, for as much more memory. Elsewhere than on glibc nothing happens.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def _exact() -> bool:

@@ -13,8 +13,11 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,8 @@ from rich.table import Table
 from torch import nn
 
 from harness import device as devices
-from harness.kernels import choose_kernels
 from harness.sentence import one_sentence
-from scripts.contenders import Contender, Halfstep, NanoGPT, Setting
+from scripts.contenders import Contender, Halfstep, NanoGPT, Setting, find_model
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,12 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with one_sentence(), tempfile.TemporaryDirectory() as folder:
         setting = read_setting(options, Path(folder))
-        contenders: list[Contender] = [Halfstep(setting)]
+        makers: dict[str, Callable[[], Contender]] = {"halfstep": partial(Halfstep, setting)}
         if options.nanogpt:
-            contenders.append(NanoGPT(setting, options.nanogpt))
-        result = measure(setting, contenders, options.rounds, options.seconds)
-        for contender in contenders:
-            contender.close()
+            makers["nanoGPT"] = partial(NanoGPT, setting, find_model(options.nanogpt))
+        result = measure(setting, makers, options.rounds, options.seconds)
     if options.json:
         print(json.dumps(result, indent=1))
     else:
@@ -93,30 +93,59 @@ def read_setting(options: argparse.Namespace, folder: Path) -> Setting:
     )
 
 
-def measure(setting: Setting, contenders: Sequence[Contender], rounds: int, seconds: float) -> dict[str, Any]:
-    """Rates over interleaved turns, the ratio of each round, and the parts of a step."""
-    steps = []
-    for contender in contenders:
-        contender.turn(3)  # warm up, and compile
-        steps.append(max(1, round(seconds / (contender.turn(3) / 3))))
-    rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    for _ in range(rounds):
-        for contender, n in zip(contenders, steps, strict=True):
-            rates[contender.name].append(n * setting.batch_tokens / contender.turn(n))
-    peak = best_products(setting)
-    flops = contenders[0].flops_per_token
-    result: dict[str, Any] = {
-        "setting": setting.json(),
-        "machine": {**devices.describe(setting.device), "matmul_peak": peak, "kernels": contenders[0].kernels},
-        "tokens_per_second": {name: spread(values) for name, values in rates.items()},
-        "share_of_peak": {name: statistics.median(values) * flops / peak for name, values in rates.items()},
-        "parts": {c.name: parts(setting, c, max(rates[c.name])) for c in contenders},
-        "floor": floors(setting, contenders[0].flops_per_token, peak),
-    }
-    if len(contenders) == 2:
-        ours, theirs = rates.values()
-        result["ratio"] = spread([a / b for a, b in zip(ours, theirs, strict=True)])
+def measure(
+    setting: Setting, makers: Mapping[str, Callable[[], Contender]], rounds: int, seconds: float
+) -> dict[str, Any]:
+    """Rates over interleaved turns, the ratio of each round, and the parts of a step.
+
+    Each side lives in a process of its own, with its own switches and its own memory, and rests while the other runs.
+    """
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(alone(make)) for name, make in makers.items()}
+        steps = {}
+        for name, side in sides.items():
+            side.submit(turn, 3).result()  # warm up, and compile
+            steps[name] = max(1, round(3 * seconds / side.submit(turn, 3).result()))
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(rounds):
+            for name, side in sides.items():
+                rates[name].append(steps[name] * setting.batch_tokens / side.submit(turn, steps[name]).result())
+        ours = sides["halfstep"]
+        about, peak = ours.submit(describe).result(), ours.submit(best_products, setting).result()
+        result: dict[str, Any] = {
+            "setting": setting.json(),
+            "machine": {**devices.describe(setting.device), "matmul_peak": peak, "kernels": about["kernels"]},
+            "tokens_per_second": {name: spread(values) for name, values in rates.items()},
+            "share_of_peak": {
+                name: statistics.median(values) * about["flops_per_token"] / peak for name, values in rates.items()
+            },
+            "parts": {name: side.submit(parts, setting, max(rates[name])).result() for name, side in sides.items()},
+            "floor": floors(setting, about["flops_per_token"], peak),
+        }
+    if "nanoGPT" in rates:
+        result["ratio"] = spread([a / b for a, b in zip(rates["halfstep"], rates["nanoGPT"], strict=True)])
     return result
+
+
+def alone(make: Callable[[], Contender]) -> ProcessPoolExecutor:
+    """A process that holds one contender, for the functions below to be submitted to."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=enter, initargs=(make,))
+
+
+contender: Contender  # of this process
+
+
+def enter(make: Callable[[], Contender]) -> None:
+    global contender
+    contender = make()
+
+
+def turn(steps: int) -> float:
+    return contender.turn(steps)
+
+
+def describe() -> dict[str, Any]:
+    return {"kernels": contender.kernels, "flops_per_token": contender.flops_per_token}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -124,8 +153,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def best_products(setting: Setting) -> float:
-    """FLOP/s of the fastest of a few matrix products, under whichever kernels are faster, in the run's dtype."""
-    choose_kernels(setting.device, setting.context)
+    """FLOP/s of the fastest of a few matrix products, with halfstep's kernels, in the run's dtype."""
     best = 0.0
     for n in (512, 1024, 2048, 4096 if setting.device == "cpu" else 8192):
         a, b = (torch.randn(n, n, device=setting.device, dtype=setting.dtype) for _ in range(2))
@@ -133,14 +161,13 @@ def best_products(setting: Setting) -> float:
     return best
 
 
-def parts(setting: Setting, contender: Contender, rate: float) -> dict[str, float]:
+def parts(setting: Setting, rate: float) -> dict[str, float]:
     """Seconds per update of each part, timed alone at its best; `rest` is what they leave of the fastest turn's."""
-    contender.prepare()
     passes = setting.sequences // setting.micro
     found = {
         "linear layers": passes * sum(linear(setting, layer) for layer in contender.linear_layers()),
         "attention": passes * setting.layers * attention(setting),
-        "head and loss": passes * head_and_loss(setting, contender),
+        "head and loss": passes * head_and_loss(setting),
         "clip and update": timed(setting, contender.update),
     }
     return {**found, "rest": setting.batch_tokens / rate - sum(found.values())}
@@ -164,7 +191,7 @@ def attention(setting: Setting) -> float:
     return both_ways(setting, forward, [qkv])
 
 
-def head_and_loss(setting: Setting, contender: Contender) -> float:
+def head_and_loss(setting: Setting) -> float:
     rows = setting.micro * setting.context
     x = torch.randn(rows, setting.width, device=setting.device, requires_grad=True)
     targets = torch.randint(setting.vocabulary, (rows,), device=setting.device)
@@ -205,9 +232,9 @@ def floors(setting: Setting, flops_per_token: int, peak: float) -> dict[str, flo
 def show(result: dict[str, Any], console: Console) -> None:
     machine, setting = result["machine"], result["setting"]
     console.print(
-        f"{setting['layers']} layers, width {setting['width']}, vocabulary {setting['vocabulary']}; "
-        f"{setting['dtype']}, {setting['sequences']} sequences of {setting['context']} tokens, {setting['micro']} per pass\n"
-        f"{machine['name']}, {machine['threads']} threads, {machine['kernels']} kernels, "
+        "{layers} layers, width {width}, vocabulary {vocabulary}, {dtype}; {sequences} x {context} tokens, {micro} "
+        "sequences per pass\n".format(**setting)
+        + f"{machine['name']}, {machine['threads']} threads, {machine['kernels']} kernels, "
         f"products at {machine['matmul_peak'] / 1e9:,.0f} GFLOP/s at best",
         highlight=False,
     )

@@ -62,24 +62,19 @@ class Setting:
 
 
 class Contender(Protocol):
-    name: str
     kernels: str
     flops_per_token: int
 
     @property
     def embedding(self) -> Tensor: ...
-    def prepare(self) -> None: ...  # set the process's switches as this side's program does
     def turn(self, steps: int) -> float: ...  # seconds of so many updates
     def update(self) -> None: ...  # clip the gradient and step, with the gradient that is there
     def head_loss(self, x: Tensor, targets: Tensor) -> Tensor: ...
     def linear_layers(self) -> Sequence[nn.Linear]: ...  # of the blocks
-    def close(self) -> None: ...
 
 
 class Halfstep:
     """The loop of train.py without its evaluations and files: Loader, Objective, clock, fused AdamW."""
-
-    name = "halfstep"
 
     def __init__(self, setting: Setting):
         self.setting = setting
@@ -102,11 +97,7 @@ class Halfstep:
     def embedding(self) -> Tensor:
         return self.model.embedding.weight
 
-    def prepare(self) -> None:
-        choose_kernels(self.setting.device, self.setting.context)
-
     def turn(self, steps: int) -> float:
-        self.prepare()
         self.setting.wait()
         start = time.perf_counter()
         for step in range(self.step, self.step + steps):
@@ -133,21 +124,22 @@ class Halfstep:
     def linear_layers(self) -> Sequence[nn.Linear]:
         return [module for module in self.model.modules() if isinstance(module, nn.Linear)]
 
-    def close(self) -> None:
-        self.clock.close()
+
+def find_model(checkout: Path) -> Path:
+    """The model.py of a checkout of nanoGPT; FileNotFoundError where there is none."""
+    if not (checkout / "model.py").is_file():
+        raise FileNotFoundError(f"{checkout} is no checkout of nanoGPT: it holds no model.py")
+    return checkout / "model.py"
 
 
 class NanoGPT:
     """nanoGPT's model.py, and what its train.py does for an update, its batches and its log line included."""
 
-    name = "nanoGPT"
     kernels = "default"
 
-    def __init__(self, setting: Setting, checkout: Path):
+    def __init__(self, setting: Setting, source: Path):
         self.setting = setting
-        source = checkout / "model.py"
-        if not source.is_file():
-            raise FileNotFoundError(f"{checkout} is no checkout of nanoGPT: it holds no model.py")
+        torch.backends.cuda.matmul.allow_tf32 = True
         spec = importlib.util.spec_from_file_location("nanogpt_model", source)
         assert spec
         assert spec.loader
@@ -169,13 +161,7 @@ class NanoGPT:
     def embedding(self) -> Tensor:
         return self.model.transformer.wte.weight
 
-    def prepare(self) -> None:
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cuda.enable_flash_sdp(True)
-        torch.backends.cuda.matmul.allow_tf32 = True
-
     def turn(self, steps: int) -> float:
-        self.prepare()
         passes = self.setting.sequences // self.setting.micro
         self.setting.wait()
         start = time.perf_counter()
@@ -204,9 +190,6 @@ class NanoGPT:
 
     def linear_layers(self) -> Sequence[nn.Linear]:
         return [module for module in self.model.transformer.h.modules() if isinstance(module, nn.Linear)]
-
-    def close(self) -> None:
-        pass
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """Inputs and targets at random places of a map opened anew, as nanoGPT draws them."""
