@@ -1,7 +1,7 @@
 """Kronecker factors of a matrix's gradient G: L averages G G^T (of its rows), R averages G^T G (of its columns).
 
-A factor is symmetric, so only the blocks on and above its diagonal are computed and stored, in four strips that each
-begin at the diagonal: 10 of 16 blocks, five eighths of the work. What stands below them is stale.
+A factor is symmetric, so only the blocks on and above its diagonal are computed, in four strips that each begin at the
+diagonal: 10 of 16 blocks, five eighths of the work. What stands below them is stale until `complete_` mirrors it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,9 +28,11 @@ def gram_flops(n: int, columns: int) -> int:
     return sum(2 * (bottom - top) * (n - top) * columns for top, bottom in _strips(n))
 
 
-def symmetric(factor: Tensor) -> Tensor:
-    """The whole of a factor of which the upper triangle is valid."""
-    return factor.triu() + factor.triu(1).mT
+def complete_(factor: Tensor) -> Tensor:
+    """Mirror the blocks above the diagonal to those below it, in place."""
+    for top, bottom in _strips(len(factor)):
+        factor[bottom:, top:bottom] = factor[top:bottom, bottom:].mT
+    return factor
 
 
 def eigh(factor: Tensor) -> tuple[Tensor, Tensor]:

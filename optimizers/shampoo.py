@@ -24,7 +24,7 @@ from torch import Tensor
 
 from optimizers.base import Objective, Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
-from optimizers.kronecker import average_gram_, conditions, eigh, eigh_flops, gram_flops, spread, symmetric
+from optimizers.kronecker import average_gram_, complete_, conditions, eigh, eigh_flops, gram_flops, spread
 from optimizers.registry import register
 
 GRAFT_EPS = 1e-8  # Adam's
@@ -33,7 +33,7 @@ State = dict[str, Tensor]
 
 @register("shampoo", summary="inverse roots of Kronecker factors, grafted onto Adam", paper="arXiv 1802.09568")
 class Shampoo(Optimizer):
-    """State of an (a, b) matrix: `step`, `m`, `v` (none without grafting); the factors `left` (a, a) and `right` (b, b),
+    """State of an (a, b) matrix: `step`, `m`, `v` (none without grafting); factors `left` (a, a) and `right` (b, b),
     their inverse roots `left_root` and `right_root`, their eigenvalues `left_values` (a,) and `right_values` (b,).
 
     Args:
@@ -129,13 +129,13 @@ class Shampoo(Optimizer):
         return t % self.every == self.due_at.get(p, 0)
 
     def _take_root(self, state: State, side: str, correction: float, eps: float) -> None:
-        values, vectors = eigh(symmetric(state[side]))
+        values, vectors = eigh(complete_(state[side]))
         values = values / correction
         # Rounding can leave the smallest below zero: all are raised by as much.
         values = values - values.min().clamp(max=0) + eps
         half = vectors * values ** (-self.power / 2)
         root = average_gram_(torch.zeros_like(half), half, beta=0.0)
-        state[f"{side}_root"], state[f"{side}_values"] = symmetric(root), values
+        state[f"{side}_root"], state[f"{side}_values"] = complete_(root), values
 
     def _refresh_flops(self, p: Tensor) -> int:
         return sum(eigh_flops(n) + gram_flops(n, n) for n in p.shape) if self.preconditions(p) else 0

@@ -28,7 +28,7 @@ from torch import Tensor
 from optimizers.base import Objective, Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.eigenbasis import first_basis, first_basis_flops, next_basis, next_basis_flops
-from optimizers.kronecker import average_gram_, conditions, gram_flops, spread, symmetric
+from optimizers.kronecker import average_gram_, complete_, conditions, gram_flops, spread
 from optimizers.registry import register
 
 SIDES = ("left", "right")
@@ -137,14 +137,14 @@ class SOAP(Optimizer):
 
     def _find_basis(self, p: Tensor, state: State) -> int:
         for side in (SIDES[axis] for axis in self.axes(p)):
-            state[f"{side}_basis"], state[f"{side}_values"] = first_basis(symmetric(state[side]))
+            state[f"{side}_basis"], state[f"{side}_values"] = first_basis(complete_(state[side]))
         return sum(first_basis_flops(p.shape[axis]) for axis in self.axes(p))
 
     def _follow_basis(self, p: Tensor, state: State) -> int:
         momentum = rotate_back(state["m"], state)
         for axis in self.axes(p):
             side = SIDES[axis]
-            basis, order, values = next_basis(symmetric(state[side]), state[f"{side}_basis"])
+            basis, order, values = next_basis(complete_(state[side]), state[f"{side}_basis"])
             state[f"{side}_basis"], state[f"{side}_values"] = basis, values
             if "v" in state:
                 state["v"] = state["v"].index_select(axis, order)
