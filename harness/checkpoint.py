@@ -1,76 +1,89 @@
 """Checkpoints: written aside and renamed, verified by checksum, the newest good one found again.
 
 checkpoints/step-00000100/ holds model.safetensors, optimizer.pt (tensors, read with weights_only) and state.json (step,
-clock, ledger, threads, checksums, written last).
+clock, ledger, threads, checksums of all three, written last).
 """
 
 import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from harness.sentence import sentence
 
 KEPT = 2  # the newest, and one before it in case the newest is damaged
 
 
-def save(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-) -> None:
+def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Write the checkpoint of `step` into `folder` and drop the ones before the last; atomic at any moment."""
     final = folder / f"step-{step:08d}"
     new = folder / f".new-{final.name}"
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    for cut_off in folder.glob(".new-*"):
+        shutil.rmtree(cut_off, ignore_errors=True)
     try:
+        new.mkdir(parents=True)
         save_file(
             {name: t.detach().contiguous() for name, t in model.state_dict().items()},
             new / "model.safetensors",
         )
         torch.save(optimizer.state_dict(), new / "optimizer.pt")
-    except Exception as error:  # safetensors and torch wrap the disk's errors in their own
+        _own_classes(new / "optimizer.pt", optimizer)
+        sums = {name: _checksum(new / name) for name in ("model.safetensors", "optimizer.pt")}
+        state = {"step": step, **state}
+        (new / "state.json").write_text(json.dumps({"sha256": {**sums, "state": _digest(state)}, **state}))
+        for path in (*new.iterdir(), new):
+            _sync(path)
+    except Exception as error:
         shutil.rmtree(new, ignore_errors=True)
+        if isinstance(error, ValueError):
+            raise
+        # safetensors and torch wrap the disk's errors in their own
         raise OSError(
             f"the checkpoint of step {step} could not be written to {folder} ({sentence(error)}): "
             "see that there is space, then go on with resume=true"
         ) from error
-    sums = {name: _checksum(new / name) for name in ("model.safetensors", "optimizer.pt")}
-    (new / "state.json").write_text(json.dumps({"step": step, "sha256": sums, **state}))
-    for path in new.iterdir():
-        _sync(path)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(new, final)
     _sync(folder)
-    for old in _found(folder)[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    # Later ones are damaged, or the run would have gone on from them; they must not push out a good one.
+    kept = [path for path in _found(folder) if path.name <= final.name][-KEPT:]
+    for old in _found(folder):
+        if old not in kept:
+            shutil.rmtree(old, ignore_errors=True)
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def newest(folder: Path, config_hash: str | None = None) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint whose checksums hold, and its state; None where there is no checkpoint at all.
 
     Raises:
-        ValueError: there are checkpoints, and not one of them is whole.
+        ValueError: there are checkpoints, and not one of them is whole, or it is not of the config with that hash.
     """
     broken = []
     for path in reversed(_found(folder)):
         try:
             state = json.loads((path / "state.json").read_text())
-            if all(_checksum(path / name) == digest for name, digest in state["sha256"].items()):
-                return path, state
-        except (OSError, json.JSONDecodeError, KeyError):
-            pass
+            sums = state.pop("sha256")
+            whole = sums.pop("state") == _digest(state)
+            whole = whole and all(_checksum(path / name) == digest for name, digest in sums.items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            whole = False
+        if whole:
+            if config_hash not in (None, state.get("config_hash")):
+                raise ValueError(f"{path} is the checkpoint of another config: delete it, or bring back the run's own")
+            return path, state
         broken.append(path.name)
     if broken:
-        raise ValueError(
-            f"no checkpoint in {folder} is whole ({', '.join(broken)}): delete that folder to start over"
-        )
+        raise ValueError(f"no checkpoint in {folder} is whole ({', '.join(broken)}): delete that folder to start over")
     return None
 
 
@@ -83,7 +96,8 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
         on_device = location.startswith("cuda") and device.type == "cuda"
         return storage.cuda(device.index) if on_device else storage
 
-    saved = torch.load(path / "optimizer.pt", map_location=place, weights_only=True)
+    with safe_globals(_own_classes(path / "optimizer.pt", optimizer)):
+        saved = torch.load(path / "optimizer.pt", map_location=place, weights_only=True)
     optimizer.load_state_dict(copy.deepcopy(saved))
     # load_state_dict casts what it takes for a parameter's shadow to the parameter's dtype: put the saved values in.
     indices = [i for group in saved["param_groups"] for i in group["params"]]
@@ -95,8 +109,31 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
             optimizer.state[p][key] = value.to(current.device) if same_place else value
 
 
+def _own_classes(path: Path, optimizer: torch.optim.Optimizer) -> list[Any]:
+    """What an optimizer's saved state holds beside tensors and numbers: classes of its own package, no less trusted.
+
+    Raises:
+        ValueError: it holds something else, which weights_only would not read back.
+    """
+    package = type(optimizer).__module__.partition(".")[0]
+    classes: list[Any] = []
+    for name in get_unsafe_globals_in_checkpoint(path):
+        found = locate(name) if name.startswith(f"{package}.") and package != "torch" else None
+        if not isinstance(found, type):
+            raise ValueError(
+                f"optimizer: {type(optimizer).__name__} keeps {name} in its state, which cannot be read back from a "
+                "checkpoint safely: take another class"
+            )
+        classes.append(found)
+    return classes
+
+
 def _found(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(path: Path) -> str:

@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -19,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness import sweep
 from harness.config import CONFIGS
-from harness.sentence import BAD_INPUT, complain, nearest, sentence
+from harness.sentence import BAD_INPUT, complain, nearest, on_first_rank, sentence
 
 EXPECTED = (*BAD_INPUT, HydraException, OmegaConfBaseException)
 # A section whose keys are the keywords of an optimizer takes any key here: the signature check names the wrong ones.
@@ -29,8 +30,10 @@ OPEN_SECTION = re.compile(r"^(optimizer\.[^=]+=)")
 def answer_help(about: str | None) -> None:
     """Print the help and leave, if that is what the command line asks for."""
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text(about or "", sys.argv[1:]))
-        raise SystemExit(0)
+        with suppress(BrokenPipeError):  # into `head`, say
+            print(help_text(about or "", sys.argv[1:]), flush=True)
+            raise SystemExit(0)
+        os._exit(0)  # the interpreter would complain of the pipe once more
 
 
 def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
@@ -42,7 +45,8 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
 
     def run() -> None:
         given = [OPEN_SECTION.sub(r"++\1", a) for a in sys.argv[1:]]
-        sys.argv[1:] = sorted(given, key=lambda a: a not in ("-m", "--multirun"))  # argparse wants the keys in one piece
+        # argparse wants the keys in one piece.
+        sys.argv[1:] = sorted(given, key=lambda a: a not in ("-m", "--multirun"))
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them
         argparse.ArgumentParser.error = _refuse_argument  # type: ignore[method-assign, assignment]
         try:
@@ -71,7 +75,7 @@ def _job(program: Callable[[dict[str, Any]], str], composed: DictConfig) -> None
 
     def record(status: str, error: str | None = None) -> None:
         job = hydra_config.job
-        if not one:
+        if not one and on_first_rank():
             sweep.Job(Path(hydra_config.sweep.dir), job.num, list(hydra_config.overrides.task)).record(status, error)
 
     try:
@@ -87,8 +91,11 @@ def _job(program: Callable[[dict[str, Any]], str], composed: DictConfig) -> None
             raise
         if not expected:
             traceback.print_exc()
-        print(f"halfstep: job {hydra_config.job.num} failed: {explain(error)}", file=sys.stderr)
         record("failed", explain(error))
+        failed = f"job {hydra_config.job.num} failed: {explain(error)}"
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            complain(failed)  # the other ranks may be waiting for this one in the middle of the job
+        print(f"halfstep: {failed}", file=sys.stderr)
 
 
 def _shows_tracebacks() -> bool:
@@ -103,7 +110,7 @@ def explain(error: BaseException) -> str:
     """Hydra's and OmegaConf's errors, said in one sentence with the nearest valid name."""
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return f"{match[1]} is no key of the config: {nearest(match[1], _keys())}"
+        return _unknown(match[1])
     if match := re.search(r"Could not find '([^']+)/([^/']+)'", text):
         group, option = match[1], match[2]
         return f"{group}={option} is not there: {nearest(option, _options(CONFIGS / group))}"
@@ -113,10 +120,29 @@ def explain(error: BaseException) -> str:
         return f"{match[1]} is missing: give {match[1]}=<value>"
     if match := re.search(r"Interpolation key '([^']+)' not found", text):
         return f"the config refers to {match[1]}, which is not there"
+    if match := re.search(r"Ambiguous value for argument '\+*([^']+)'", text):
+        return f"{match[1]} has several values: add -m to try each, or put brackets around a list"
+    if "Config group override must be" in text:
+        given = " ".join(argument for argument in sys.argv[1:] if argument.partition("=")[0] in ("", *_groups()))
+        return f"cannot read {given}: a group takes the name of one of its options, which --help lists"
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: keys are given as key=value; quote a value that holds = , [ ] or spaces"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return sentence(error) if isinstance(error, BAD_INPUT) else ": ".join(lines[:2])
+        given = error.override.lstrip("+")
+        return f"cannot read {given!r}: keys are given as key=value; quote a value that holds = , [ ] or spaces"
+    if isinstance(error, BAD_INPUT):
+        return sentence(error)
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+
+
+def _unknown(key: str) -> str:
+    """That a key is not there: of which options of its group it is one, or the nearest names."""
+    group, options = key.partition(".")[0], {}
+    if group in _groups() and group != "experiment":
+        options = {option: _keys_of(group, option) for option in _options(CONFIGS / group)}
+    chosen = _chosen(group)
+    if owners := [option for option, keys in options.items() if key in keys]:
+        theirs = " or ".join(f"{group}={option}" for option in owners[:3])
+        return f"{key} is no key of {group}={chosen}: it belongs to {theirs}"
+    return f"{key} is no key of the config: {nearest(key, _keys())}"
 
 
 def help_text(about: str, arguments: list[str]) -> str:
@@ -133,13 +159,9 @@ def help_text(about: str, arguments: list[str]) -> str:
         f"Keys, their defaults and units (give any as key=value; a.b=value inside a block):\n\n{keys}",
     ]
     groups = [f"  {group:<11}{', '.join(_options(CONFIGS / group))}" for group in _groups()]
-    parts.append(
-        "Groups (give group=option; group=option --help shows that option's keys):\n\n" + "\n".join(groups)
-    )
+    parts.append("Groups (give group=option; group=option --help shows that option's keys):\n\n" + "\n".join(groups))
     for choice in chosen:
-        parts.append(
-            f"{choice}:\n\n{(CONFIGS / choice.replace('=', '/')).with_suffix('.yaml').read_text().strip()}"
-        )
+        parts.append(f"{choice}:\n\n{(CONFIGS / choice.replace('=', '/')).with_suffix('.yaml').read_text().strip()}")
     parts.append("Sweeps: -m key=a,b,c. The composed config without running it: --cfg job.")
     return "\n\n".join(parts)
 
@@ -152,20 +174,33 @@ def _options(group: Path) -> list[str]:
     return sorted(path.stem for path in group.glob("*.yaml"))
 
 
+def _chosen(group: str) -> str | None:
+    """The option of a group that the command line gives, or else the default."""
+    for argument in reversed(sys.argv[1:]):
+        if argument.startswith(f"{group}="):
+            return argument.partition("=")[2]
+    defaults = cast(DictConfig, OmegaConf.load(CONFIGS / "train.yaml")).defaults
+    return next((entry[group] for entry in defaults if isinstance(entry, DictConfig) and group in entry), None)
+
+
 def _keys() -> list[str]:
-    """Every dotted key of the default config, and every group."""
-
-    def walk(node: dict[str, Any], prefix: str = "") -> list[str]:
-        keys = []
-        for key, value in node.items():
-            keys += [f"{prefix}{key}", *(walk(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
-        return keys
-
+    """Every group, and every dotted key of the config with the chosen options."""
     values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONFIGS / "train.yaml"), resolve=False))
-    keys = walk({key: value for key, value in values.items() if key not in ("defaults", "hydra")})
+    keys = _dotted({key: value for key, value in values.items() if key not in ("defaults", "hydra")})
     for group in _groups():
-        for option in (CONFIGS / group).glob("*.yaml"):
-            if group != "experiment":
-                section = OmegaConf.to_container(OmegaConf.load(option), resolve=False)
-                keys += walk(cast(dict[str, Any], section), f"{group}.")
+        keys += _keys_of(group, _chosen(group))
     return sorted({*keys, *_groups()})
+
+
+def _keys_of(group: str, option: str | None) -> list[str]:
+    path = CONFIGS / group / f"{option}.yaml"
+    if group == "experiment" or not path.is_file():
+        return []
+    return _dotted(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path), resolve=False)), f"{group}.")
+
+
+def _dotted(node: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in node.items():
+        keys += [f"{prefix}{key}", *(_dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [])]
+    return keys

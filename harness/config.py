@@ -76,6 +76,20 @@ class Config:
         }.items():
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"{key} must be at least 1, not {value}")
+        for key in ("model.name", "model.family", "data.name", "optimizer.name", "tracker.name"):
+            section, _, name = key.partition(".")
+            if not isinstance(getattr(self, section).get(name), str):
+                raise ValueError(f"{key} must be a string: give {section}=<option>, which sets it")
+        if "_target_" in self.optimizer and self.optimizer["name"] != "external":
+            raise ValueError(
+                f"optimizer._target_ is for anyone's class, and the optimizer is {self.optimizer['name']}: "
+                "add optimizer=external"
+            )
+        if not isinstance(self.optimizer.get("_target_", ""), str):
+            raise ValueError("optimizer._target_ must name a class: optimizer._target_=package.module.Class")
+        for key, path in (("study", self.study), ("run_dir", self.run_dir)):
+            if path is not None and not path.strip():
+                raise ValueError(f"{key} must be the name of a folder, not empty")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be between 0 and 2^32 - 1, not {self.seed}")
         if self.grad_clip is not None and self.grad_clip <= 0:
@@ -101,7 +115,16 @@ def config_hash(values: Mapping[str, Any]) -> str:
     """64 hex digits over every key that decides what the run computes."""
     kept = {key: value for key, value in values.items() if key not in UNHASHED}
     kept["data"] = {key: value for key, value in kept["data"].items() if key != "dir"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_canonical(kept), sort_keys=True).encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """The same for 1 and 1.0, which are one value to whatever takes a number."""
+    if isinstance(value, Mapping):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,8 +1,10 @@
 """The ranks of a run: one process each, started by torchrun, or just this one."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +22,7 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
+    patient: Any = None  # the process group in which the others may wait for hours while the first prepares a corpus
 
     @property
     def first(self) -> bool:
@@ -28,8 +31,9 @@ class Ranks:
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Add up tensors over the ranks, in place."""
         if self.world > 1:
-            for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
-                work.wait()
+            with self._others():
+                for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                    work.wait()
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         """Average tensors over the ranks, in place."""
@@ -43,8 +47,19 @@ class Ranks:
         if self.world == 1:
             return value
         values: list[Any] = [value]
-        dist.broadcast_object_list(values, src=0)
+        with self._others():
+            dist.broadcast_object_list(values, src=0, group=self.patient)
         return values[0]
+
+    @contextmanager
+    def _others(self) -> Iterator[None]:
+        """What needs the other ranks fails where one of them has ended."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise ConnectionError(
+                f"rank {self.rank} has lost the others: one of them ended, and says why, or the network failed"
+            ) from error
 
     def close(self) -> None:
         if self.world > 1:
@@ -68,4 +83,4 @@ def join(device: str) -> tuple[Ranks, str]:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return Ranks(dist.get_rank(), world), device
+    return Ranks(dist.get_rank(), world, dist.new_group(backend="gloo", timeout=timedelta(days=7))), device

@@ -1,6 +1,7 @@
 """A callable's signature is the schema of its section of the config."""
 
 import dataclasses
+import difflib
 import inspect
 import math
 import types
@@ -11,7 +12,8 @@ from typing import Any, Literal, Union
 
 from harness.sentence import nearest
 
-CHOOSERS = ("name", "family", "_target_")  # keys that choose the callable, and are not for it
+# Keys that choose the callable of a section, and are not for it.
+CHOOSERS = {"model": ("name", "family"), "data": ("name",), "optimizer": ("name", "_target_"), "tracker": ("name",)}
 REQUIRED = inspect.Parameter.empty
 
 
@@ -24,7 +26,7 @@ def bind(
         target: a class or function whose annotated keywords are the schema.
         given: the section of the config.
         section: its dotted name, for the sentences ("" at the top level).
-        aside: parameters of the target that do not come from the config, and keys that are not for it.
+        aside: parameters of the target that do not come from the config.
 
     Raises:
         ValueError: an unknown or missing key, or a value of another type, in one sentence.
@@ -38,10 +40,12 @@ def bind(
     }
     bound = {}
     for key, value in given.items():
-        if key in aside or (key in CHOOSERS and key not in named):
+        if key in CHOOSERS.get(section, ()) and key not in named:
             continue
         path = f"{section}.{key}" if section else key
-        if key not in named and not open_ended:
+        # What takes any keyword takes a misspelt one too, and drops it.
+        misspelt = open_ended and difflib.get_close_matches(key, named, n=1, cutoff=0.85)
+        if key in aside or (key not in named and (misspelt or not open_ended)):
             raise ValueError(f"{path} is no key of {section or 'the config'}: {nearest(key, named)}")
         annotation = named[key].annotation if key in named else Any
         bound[key] = _convert(value, annotation, path)
@@ -77,9 +81,7 @@ def _convert(value: Any, annotation: Any, path: str) -> Any:
     if origin is tuple and isinstance(value, (list, tuple)) and Ellipsis not in arguments:
         if len(value) != len(arguments):
             raise ValueError(f"{path} takes {len(arguments)} values, not {len(value)}: {list(value)}")
-        return tuple(
-            _convert(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True))
-        )
+        return tuple(_convert(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
     if _fits(value, annotation) is False:
         raise ValueError(f"{path} must be {_describe(annotation)}, not {value!r}")
     if annotation is float:
@@ -102,7 +104,7 @@ def _fits(value: Any, annotation: Any) -> bool | None:
     if annotation in (dict, Mapping) or origin in (dict, Mapping):
         return isinstance(value, Mapping)
     if annotation is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation in (bool, str):
@@ -126,9 +128,7 @@ def _describe(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(str(a) for a in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(
-            dict.fromkeys(_describe(a) for a in arguments if a in names or typing.get_origin(a))
-        )
+        return " or ".join(dict.fromkeys(_describe(a) for a in arguments if a in names or typing.get_origin(a)))
     if origin is tuple and Ellipsis not in arguments:
         return f"a list of {len(arguments)} values"
     if origin in (list, tuple):
@@ -140,11 +140,17 @@ def _describe(annotation: Any) -> str:
 
 @contextmanager
 def in_section(section: str, keywords: Iterable[str]) -> Iterator[None]:
-    """Put the section's name in front of a complaint about one of its keywords, or about the whole of it."""
+    """Put the section's name in front of a complaint about one of its keywords, or about the whole of it.
+
+    A stranger's constructor complains with any exception it likes: all become a ValueError, but for those of the
+    disk, the network and missing packages.
+    """
     try:
         yield
-    except ValueError as error:
-        text = str(error)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:
+        text = str(error) or type(error).__name__
         about_key = text.split(" ", 1)[0].rstrip(":").split("[")[0].split(".")[0] in keywords
         if not section or text.startswith(f"{section}."):
             raise

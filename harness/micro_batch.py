@@ -1,5 +1,6 @@
 """How many sequences one pass takes: `batch.micro=auto` made definite."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,8 @@ CPU_TOKENS = 4096
 
 def divisors(number: int) -> list[int]:
     """All divisors, the largest first."""
-    return [d for d in range(number, 0, -1) if number % d == 0]
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)}, reverse=True)
 
 
 def resolve_micro(
@@ -20,7 +22,7 @@ def resolve_micro(
 
     Args:
         sequences: in the global batch.
-        attempt: makes one training pass of (sequences, context) tokens; on CUDA the largest that fits the memory is taken.
+        attempt: makes one training pass of (sequences, context) tokens; on CUDA the largest that fits is taken.
 
     Raises:
         ValueError: the batch does not divide over the ranks or the micro-batches, or not even one sequence fits.

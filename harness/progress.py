@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a bar in a terminal, a line per evaluation elsewhere."""
 
+import os
 import sys
 from typing import Any
 
@@ -38,13 +39,17 @@ class ProgressDisplay:
         if self.bar:
             self.bar.update(self.task, completed=row["step"], losses=losses)
         elif "val/loss" in row:
-            print(
-                f"{self.name}  step {row['step']}/{self.steps}  {losses}  {row['seconds/total']:.1f} s",
-                flush=True,
-            )
+            self._say(f"{self.name}  step {row['step']}/{self.steps}  {losses}  {row['seconds/total']:.1f} s")
 
     def close(self, status: str) -> None:
         if self.bar:
             self.bar.stop()
         if status != "finished":
-            print(f"{self.name}  {status}", flush=True)
+            self._say(f"{self.name}  {status}")
+
+    @staticmethod
+    def _say(line: str) -> None:
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:  # whoever read has gone; the run goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from harness.config import UNHASHED, differing_keys
+from harness.sentence import DISK_FULL
 
 SCHEMA = 1
 VERSIONED = (
@@ -51,22 +52,25 @@ class RunFolder:
         """The manifest of this very run if it was begun before, None if the folder is free to begin in.
 
         Raises:
-            ValueError: the folder exists and resume is false, holds something else, or is another config's run.
+            ValueError: the folder exists and resume is false, holds something else, is another config's run, or is
+                being written by a live process.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"run_dir={self.path} is a file: give a folder that is empty or new")
         old = self.read_manifest()
         if old is None:
             if self.path.exists() and not self._is_blank():
-                raise ValueError(
-                    f"run_dir={self.path} holds files but no run: give a folder that is empty or new"
-                )
+                raise ValueError(f"run_dir={self.path} holds files but no run: give a folder that is empty or new")
             return None
+        if self._lock is None and self._is_live():
+            raise self._taken()
         if not resume:
             raise ValueError(
-                f"{self.path} exists already ({old.get('status')}): add resume=true to go on with it, "
+                f"{self.path} exists already ({old['status']}): add resume=true to go on with it, "
                 "or give another run_dir or study"
             )
-        if old.get("config_hash") != self.digest:
-            theirs = yaml.safe_load((self.path / "config.yaml").read_text())
+        if old["config_hash"] != self.digest:
+            theirs = self._read_config()
             keys = [key for key in differing_keys(theirs, self.config) if key.split(".")[0] not in UNHASHED]
             raise ValueError(
                 f"{self.path} is a run of another config (it differs in {', '.join(keys) or 'its version'}): "
@@ -75,12 +79,22 @@ class RunFolder:
         return old
 
     def open(self, manifest: dict[str, Any], resume: bool) -> None:
-        """Take the folder, as `check` allows, and write its manifest; ValueError too if a live process has it."""
+        """Take the folder, as `check` allows, and write its manifest.
+
+        Raises:
+            ValueError: as `check`, or the run was begun on other tokens.
+            OSError: the folder cannot be made.
+        """
         self.manifest = {"name": self.path.name, **manifest}
         if not self.writes:
             return
         self.check(resume)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            raise OSError(f"run_dir={self.path} cannot be made ({error.strerror}): give another") from error
         self._take_lock()
         old = self.check(resume)  # again: another process may have begun it while we took the lock
         head: dict[str, Any] = {"schema": SCHEMA, "name": self.path.name, "status": "running", "error": None}
@@ -89,6 +103,11 @@ class RunFolder:
             self._replace("config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             self.manifest = {**head, **origin, "ended": None, **manifest, "resumes": []}
         else:
+            if old["data"]["fingerprint"] != manifest["data"]["fingerprint"]:
+                raise ValueError(
+                    f"{self.path} was begun on other tokens: data={old['data']['name']} has another fingerprint since; "
+                    "bring the old shards back, or start over in another run_dir"
+                )
             again = {"at": now(), "git": git_state(), "versions": versions(), "device": manifest["device"]}
             first = {key: old[key] for key in origin if key in old}
             self.manifest = {**old, **manifest, **head, **first, "ended": None,
@@ -99,13 +118,22 @@ class RunFolder:
         """The manifest that is there, None where none is; ValueError if it cannot be read."""
         path = self.path / "manifest.json"
         try:
-            return json.loads(path.read_text())
+            manifest = json.loads(path.read_text())
+            if not {"status", "config_hash", "resolved", "ranks", "data"} <= {*manifest}:
+                raise ValueError("it is no run's")
+            return manifest
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path} is broken ({error}): give another run_dir, or delete that run"
-            ) from error
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is broken ({error}): give another run_dir, or delete that run") from error
+
+    def _read_config(self) -> dict[str, Any]:
+        path = self.path / "config.yaml"
+        try:
+            config = yaml.safe_load(path.read_text())
+            return config if isinstance(config, dict) else {}
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}  # then every key differs
 
     def _is_blank(self) -> bool:
         """Whether a kill could have left it so before its manifest was written."""
@@ -119,10 +147,25 @@ class RunFolder:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            raise ValueError(
-                f"{self.path} is being written by a run that is still going: wait for it or stop it"
-            ) from None
+            raise self._taken() from None
         self._lock = handle
+
+    def _is_live(self) -> bool:
+        """Whether another process holds the lock."""
+        try:
+            handle = os.open(self.path / "run.lock", os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+    def _taken(self) -> ValueError:
+        return ValueError(f"{self.path} is being written by a run that is still going: wait for it or stop it")
 
     def close(self) -> None:
         if self._lock is not None:
@@ -152,11 +195,12 @@ class RunFolder:
         if not self.writes:
             return
         row = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"schema": SCHEMA, **row}) + "\n")
+        _write(self.path / "metrics.jsonl", "a", json.dumps({"schema": SCHEMA, **row}) + "\n")
 
     def cut(self, step: int) -> None:
-        """Drop the rows from `step` on, and a torn last line: they are about to be computed again."""
+        """Drop what was noted from `step` on, and a torn last line: it is about to be computed again."""
+        if (target := self.manifest.get("target")) and target["step"] >= step:
+            self.update(target=None)
         path = self.path / "metrics.jsonl"
         if not self.writes or not path.exists():
             return
@@ -171,11 +215,20 @@ class RunFolder:
 
     def _replace(self, name: str, text: str) -> None:
         new = self.path / f".new-{name}"
-        with open(new, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(new, "w", text, durable=True)
         os.replace(new, self.path / name)
+
+
+def _write(path: Path, mode: str, text: str, durable: bool = False) -> None:
+    try:
+        with open(path, mode) as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say what was being written
+        raise
 
 
 def now() -> str:
@@ -187,9 +240,7 @@ def git_state() -> dict[str, Any]:
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ".."))}

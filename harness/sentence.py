@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -25,7 +26,15 @@ def sentence(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def on_first_rank() -> bool:
+    """Whether this is the process that speaks for all: torchrun numbers them in RANK."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def complain(text: str) -> NoReturn:
+    """End with that sentence on stderr and exit code 2."""
+    if not on_first_rank():
+        time.sleep(3)  # what the first rank has found too it says first, and then torchrun ends this one
     print(f"halfstep: {text}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -45,4 +54,6 @@ def nearest(word: str, names: Iterable[str]) -> str:
     """A did-you-mean for the end of a sentence: the nearest names, or all of them."""
     names = sorted(names)
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(n for n in names if '.' not in n)}"
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"choose from {', '.join(name for name in names if '.' not in name)}"

@@ -10,6 +10,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from harness.sentence import on_first_rank
+
 
 @dataclass(frozen=True)
 class Job:
@@ -45,7 +47,7 @@ class Outcome(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         Outcome.failed = len(failures(folder))
-        if Outcome.failed:
+        if Outcome.failed and on_first_rank():
             print(
                 f"halfstep: {Outcome.failed} of the sweep's jobs failed: {folder / 'jobs.jsonl'}",
                 file=sys.stderr,

@@ -49,9 +49,9 @@ def load_run(run: Path) -> tuple[GPT, int]:
         raise FileNotFoundError(f"{run} holds no checkpoint yet: let it run on to one, or set checkpoint.every lower")
     path, state = found
     weights = load_file(path / "model.safetensors")
-    keywords = bind(find(section["family"]), section, "model", ["name", "family", "vocabulary"])
     vocabulary = len(weights["embedding.weight"])  # the config may say auto
-    model = build_model(section["family"], 0, **keywords, vocabulary=vocabulary)
+    keywords = bind(find(section["family"]), {**section, "vocabulary": vocabulary}, "model")
+    model = build_model(section["family"], 0, **keywords)
     model.load_state_dict(weights)
     return model, state["step"]
 

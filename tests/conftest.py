@@ -1,0 +1,36 @@
+"""One folder of prepared corpora for the whole test session, whatever the number of pytest's workers."""
+
+import os
+import tempfile
+
+import pytest
+
+OWN = pytest.StashKey[tempfile.TemporaryDirectory]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """HALFSTEP_DATA where the caller has set it, a temporary folder otherwise; workers inherit it."""
+    if "HALFSTEP_DATA" not in os.environ:
+        config.stash[OWN] = tempfile.TemporaryDirectory(prefix="halfstep-data-")
+        os.environ["HALFSTEP_DATA"] = config.stash[OWN].name
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if OWN in config.stash:
+        del os.environ["HALFSTEP_DATA"]
+        config.stash[OWN].cleanup()
+
+
+@pytest.fixture(scope="session")
+def corpus():
+    """The embedded corpus, prepared: no run has to say that it is being made."""
+    from data import load
+
+    return load("stdlib", quiet=True, dir=os.environ["HALFSTEP_DATA"])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, corpus):
+    """An empty folder to run the command in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
