@@ -1,0 +1,282 @@
+"""SOAP beside its equations, beside another implementation, and where it must equal AdamW.
+
+The first G G^T has a null space with no basis of its own, so the references take over our bases after the first call.
+"""
+
+from itertools import pairwise
+
+import pytest
+import pytorch_optimizer
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+import optimizers
+from harness.flops import Rehearsal, count
+from optimizers.eigenbasis import first_basis, next_basis, orthonormal, orthonormal_flops
+from optimizers.kronecker import average_gram_, complete_, eigh, gram_flops, spread
+from optimizers.soap import SOAP
+from tests.test_equations import START, STEPS, Recording, decay
+from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, train, weights
+
+LR, B1, B2, EPS, WD = 3e-3, 0.9, 0.95, 1e-8, 0.1
+KEYWORDS = {"lr": LR, "betas": (B1, B2), "eps": EPS, "weight_decay": WD}
+
+
+def bases(**keywords) -> list[list[Tensor | None]]:
+    """[QL, QR] of each parameter after the first call."""
+    run = Recording("soap", steps=1, **keywords)
+    states = [run.optimizer.state[p] for p in run.model.parameters()]
+    return [[state.get("left_basis"), state.get("right_basis")] for state in states]
+
+
+def rotated(x: Tensor, q: list[Tensor | None]) -> Tensor:
+    x = x if q[0] is None else q[0].T @ x
+    return x if q[1] is None else x @ q[1]
+
+
+def rotated_back(x: Tensor, q: list[Tensor | None]) -> Tensor:
+    x = x if q[0] is None else q[0] @ x
+    return x if q[1] is None else x @ q[1].T
+
+
+def naive(first: list[list[Tensor | None]], every: int, factorized: bool = False):
+    """Algorithm 3 with the momentum in the parameters' own coordinates and the whole of L and R."""
+    q, gg, m, v, rows, columns = first, {}, {}, {}, {}, {}
+
+    def second_moment(i, squared):
+        if factorized and squared.ndim == 2:
+            rows[i] = B2 * rows.get(i, 0) + (1 - B2) * squared.sum(1)
+            columns[i] = B2 * columns.get(i, 0) + (1 - B2) * squared.sum(0)
+            return torch.outer(rows[i], columns[i]) / rows[i].sum()
+        v[i] = B2 * v.get(i, 0) + (1 - B2) * squared
+        return v[i]
+
+    def average(i, g):
+        old = gg.get(i, [0, 0])
+        gg[i] = [B2 * old[0] + (1 - B2) * g @ g.T, B2 * old[1] + (1 - B2) * g.T @ g] if g.ndim == 2 else old
+
+    def update(i, w, g, t):
+        if t > 0:
+            m[i] = B1 * m.get(i, 0) + (1 - B1) * g
+            root = second_moment(i, rotated(g, q[i]) ** 2) ** 0.5
+            step = rotated_back(rotated(m[i], q[i]) / (root + EPS), q[i])
+            w = w - LR * (1 - B2**t) ** 0.5 / (1 - B1**t) * step
+            w = w - LR * decay(w, WD) * w
+        average(i, g)
+        if t > 0 and t % every == 0:
+            for axis in (0, 1):
+                if q[i][axis] is not None:
+                    order = torch.diag(q[i][axis].T @ gg[i][axis] @ q[i][axis]).argsort(descending=True)
+                    q[i][axis] = torch.linalg.qr(gg[i][axis] @ q[i][axis][:, order]).Q
+                    for sums in (v, rows if axis == 0 else columns):
+                        if i in sums:
+                            sums[i] = sums[i].index_select(axis if sums is v else 0, order)
+        return w
+
+    return update
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"one_sided": True},
+        {"factorized": True},
+        {"one_sided": True, "factorized": True},
+        {"max_side": 40, "every": 3},  # with long sides the factors would not have full rank by the third step
+    ],
+    ids=str,
+)
+def test_soap(variant):
+    run = Recording("soap", **KEYWORDS, **variant)
+    reference = naive(bases(**KEYWORDS, **variant), variant.get("every", 10), variant.get("factorized", False))
+    assert run.off(reference) < 1e-9
+
+
+def test_which_sides_are_rotated():
+    def rotated_sides(shape, **keywords):
+        p = Parameter(torch.zeros(shape))
+        return SOAP([p], **keywords).axes(p)
+
+    assert rotated_sides((96, 32)) == rotated_sides((32, 96)) == [0, 1]
+    assert rotated_sides((96, 32), max_side=95) == [1]
+    assert rotated_sides((96, 32), max_side=31) == []
+    assert rotated_sides((96, 32), one_sided=True) == rotated_sides((32, 32), one_sided=True) == [1]
+    assert rotated_sides((32, 96), one_sided=True) == [0]
+    assert rotated_sides((50304, 768)) == [1]
+    assert rotated_sides((96,)) == []
+
+
+def test_soap_beside_pytorch_optimizer(monkeypatch):
+    """It holds the momentum unrotated, and QR in float32: here in float64, so that the rest can be held to 1e-9."""
+    first = bases(**KEYWORDS)
+    model = tiny_model(dtype=torch.float64)
+    theirs = pytorch_optimizer.SOAP(
+        [{"params": [p for p in model.parameters() if p.ndim >= 2]},
+         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}],
+        lr=LR, betas=(B1, B2), eps=EPS, weight_decay=WD,
+    )  # fmt: skip
+    objective = tiny_objective(model, grad_clip=None)
+    for step in range(STEPS):
+        objective.bind(step, tiny_batch(step))()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "float32", torch.float64)
+            theirs.step()
+        if step == 0:
+            for p, q in zip(model.parameters(), first, strict=True):
+                theirs.state[p]["Q"] = [x.clone() for x in q] if p.ndim == 2 else theirs.state[p]["Q"]
+    assert distance(Recording("soap", **KEYWORDS).end, weights(model), START) < 1e-9
+
+
+def drawn(shape: tuple[int, ...], steps: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(steps)]
+
+
+def feed(optimizer: torch.optim.Optimizer, p: Parameter, grads: list[Tensor]) -> None:
+    for g in grads:
+        p.grad = g.clone()
+        optimizer.step(lambda: torch.zeros(()))
+
+
+@pytest.mark.parametrize("side", [12, 8, 1])
+def test_without_a_rotation_soap_is_adamw_a_step_late(side):
+    """Q = I by hand, or for want of a short side, and never refreshed.
+
+    AdamW decays before its update: with d = 1 - lr wd, its weights from w / d on, times d, are those of a decay after it.
+    Its eps is scaled otherwise, hence 1e-30.
+    """
+    grads = drawn((12, 8), 30)
+    ours = Parameter(drawn((12, 8), 1, seed=1)[0])
+    d = 1 - LR * WD
+    theirs = Parameter(ours.detach() / d)
+    soap = SOAP([ours], lr=LR, betas=(B1, B2), eps=1e-30, weight_decay=WD, every=10**6, max_side=side)
+    before = ours.detach().clone()
+    feed(soap, ours, grads[:1])
+    assert torch.equal(ours, before)
+    for key, n in (("left_basis", 12), ("right_basis", 8)):
+        if key in soap.state[ours]:
+            soap.state[ours][key] = torch.eye(n, dtype=torch.float64)
+    feed(soap, ours, grads[1:])
+    feed(torch.optim.AdamW([theirs], lr=LR, betas=(B1, B2), eps=1e-30, weight_decay=WD), theirs, grads[1:])
+    assert distance([ours.detach()], [theirs.detach() * d], [before]) < 1e-12
+
+
+def test_a_gradient_is_never_seen_in_a_basis_made_from_itself():
+    """What the basis is refreshed from at step k moves the weights from step k + 1 on."""
+    grads = drawn((6, 5), 5)
+    ends = []
+    for every in (3, 1000):
+        p = Parameter(torch.zeros(6, 5, dtype=torch.float64))
+        soap = SOAP([p], lr=LR, every=every)
+        feed(soap, p, grads[:4])  # t = 0 to 3
+        at_the_refresh = p.detach().clone()
+        feed(soap, p, grads[4:])
+        ends.append((at_the_refresh, p.detach().clone()))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert not torch.allclose(ends[0][1], ends[1][1])
+
+
+@pytest.mark.parametrize("n", [1, 5, 128, 300])
+def test_orthonormal_is_the_q_of_qr(n):
+    matrix = drawn((n, n), 1)[0]
+    expected = torch.linalg.qr(matrix).Q
+    q = orthonormal(matrix)
+    assert torch.allclose(q, expected, atol=1e-11)
+    assert torch.allclose(q.T @ q, torch.eye(n, dtype=torch.float64), atol=1e-13)
+    assert count(lambda: orthonormal(matrix)) == pytest.approx(orthonormal_flops(n), rel=1e-3, abs=2)
+
+
+def test_the_first_basis_has_no_room_for_rounding():
+    """Two sums of one rank-deficient factor agree to rounding; so do our bases of it, and eigh's do not."""
+    g = drawn((24, 6), 1)[0]
+    factors = [g @ g.T, sum(torch.outer(column, column) for column in g.T)]
+    one, other = ((q * q[-1].sign()) for q in (first_basis(f)[0] for f in factors))
+    assert (one - other).abs().max() < 1e-9
+    assert (one.T @ one - torch.eye(24)).abs().max() < 1e-12
+    values = torch.diag(one.T @ factors[0] @ one)
+    assert torch.allclose(one @ values.diag() @ one.T, factors[0], atol=1e-10)
+    one, other = (eigh(f)[1] for f in factors)
+    assert (one.abs() - other.abs()).abs().max() > 0.05
+
+
+def test_the_basis_follows_its_factor():
+    g = drawn((20, 200), 1)[0] * torch.logspace(0, -2, 20, dtype=torch.float64)[:, None]
+    factor = g @ g.T
+    basis = torch.eye(20, dtype=torch.float64)
+    for _ in range(60):
+        basis, _, values = next_basis(factor, basis)
+    off = basis.T @ factor @ basis
+    assert (off - off.diag().diag()).norm() < 1e-6 * off.norm()
+    assert torch.allclose(values, torch.linalg.eigvalsh(factor).flip(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 3, 5, 64, 90])
+def test_half_a_gram_matrix_is_enough(n):
+    factor, whole = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    for x in drawn((n, 7), 3):
+        average_gram_(factor, x, 0.9)
+        whole = 0.9 * whole + 0.1 * x @ x.T
+    assert torch.allclose(complete_(factor), whole, atol=1e-13)
+    assert count(lambda: average_gram_(factor, x, 0.9)) == gram_flops(n, 7)
+
+
+def test_no_step_is_slow_when_refreshes_are_staggered():
+    costs = [9, 9, 5, 4, 4, 3, 1, 0]
+    steps = spread(costs, 4)
+    assert max(sum(c for c, s in zip(costs, steps, strict=True) if s == step) for step in range(4)) <= 10
+
+    def per_step(stagger: bool) -> list[int]:
+        model = tiny_model(layers=4)
+        soap = optimizers.build_optimizer("soap", model, stagger=stagger)
+        objective = Rehearsal(list(model.parameters()))
+        charged = [0]
+        for _ in range(31):
+            soap.step(objective)
+            charged.append(objective.charged)
+        return [b - a for a, b in pairwise(charged[1:])]  # without the first step
+
+    together, apart = per_step(False), per_step(True)
+    assert sum(apart) == sum(together)  # over whole periods
+    assert max(apart) < 2 * sum(apart) / 30
+    assert max(together) > 2 * sum(together) / 30
+
+
+def test_staggered_refreshes_train_as_well():
+    def loss(stagger: bool) -> float:
+        model = tiny_model()
+        losses = train(model, optimizers.build_optimizer("soap", model, stagger=stagger), tiny_objective(model), 60)
+        return sum(losses[-5:]) / 5
+
+    assert loss(True) == pytest.approx(loss(False), abs=0.05)
+
+
+def test_a_gradient_that_is_not_finite_is_left_to_who_watches_the_loss():
+    for grads in (drawn((6, 4), 1), drawn((6, 4), 12)):
+        p = Parameter(torch.zeros(6, 4, dtype=torch.float64))
+        grads[-1][0, 0] = torch.nan
+        feed(SOAP([p]), p, [*grads, *grads[:1]])
+        assert p.isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "complaint"),
+    [
+        ({"every": 0}, "every must"),
+        ({"max_side": 0}, "max_side must"),
+        ({"betas": (0.9, 1.0)}, "betas must"),
+        ({"eps": -1.0}, "eps must"),
+    ],
+)
+def test_impossible_values(keywords, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        SOAP([Parameter(torch.zeros(2, 2))], **keywords)
+
+
+def test_the_condition_of_the_factors_is_logged():
+    p = Parameter(torch.zeros(4, 4, dtype=torch.float64))
+    soap = SOAP([p])
+    assert soap.metrics() == {}
+    feed(soap, p, [torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64))])
+    assert float(soap.metrics()["condition_max"]) == pytest.approx(16)
