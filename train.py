@@ -51,6 +51,7 @@ def main(values: dict[str, Any]) -> str:
     path = Path(cfg.run_dir) if cfg.run_dir else default_run_dir(cfg, digest)
     folder = RunFolder(path, values, digest, writes=ranks.first)
     threads = torch.get_num_threads()
+    run, status = None, "failed"
     try:
         before = ranks.agree(folder.check(cfg.resume) if ranks.first else None)
         if before and before["status"] in ("finished", "diverged"):
@@ -59,13 +60,15 @@ def main(values: dict[str, Any]) -> str:
             return before["status"]
         run = build(cfg, folder, before, ranks, place)
         status = loop(run)
-        run.close(status)
+        folder.finish(status, run.recorder.diagnosis() if status == "diverged" else None)
         return status
     except Exception as error:
         with suppress(OSError):  # a full disk may not take this either
             folder.fail(sentence(error) if isinstance(error, BAD_INPUT) else repr(error))
         raise
     finally:
+        if run:
+            run.close(status)
         torch.set_num_threads(threads)  # a resumed run may have changed it, and a sweep's next one must not inherit that
         folder.close()
         ranks.close()
@@ -76,7 +79,6 @@ class Parts:
     """What the loop turns over."""
 
     cfg: Config
-    folder: RunFolder
     clock: Clock
     loader: Loader
     schedule: Callable[[int], float]
@@ -89,8 +91,7 @@ class Parts:
     start: int
 
     def close(self, status: str) -> None:
-        """Say how the run ended, in its manifest and to whoever watches."""
-        self.folder.finish(status, self.recorder.diagnosis() if status == "diverged" else None)
+        """Tell whoever watches how the run ended."""
         for sink in self.sinks:
             sink.close(status)
         self.clock.close()
@@ -98,17 +99,10 @@ class Parts:
 
 def loop(run: Parts) -> str:
     """Every update of a run, from `start` on. Nothing here knows which optimizer it is."""
-    cfg, clock, objective, optimizer, recorder = (
-        run.cfg,
-        run.clock,
-        run.objective,
-        run.optimizer,
-        run.recorder,
-    )
+    cfg, clock, objective = run.cfg, run.clock, run.objective
+    optimizer, recorder = run.optimizer, run.recorder
     for step in range(run.start, cfg.steps + 1):
-        if step == cfg.steps or (
-            cfg.checkpoint.every and step % cfg.checkpoint.every == 0 and step > run.start
-        ):
+        if step == cfg.steps or (cfg.checkpoint.every and step % cfg.checkpoint.every == 0 and step > run.start):
             if not recorder.healthy():
                 return "diverged"
             with clock.paused("checkpoint"):
@@ -194,10 +188,8 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
         start = state["step"]
     folder.cut(start)
     if ranks.first:
-        sinks += [
-            ProgressDisplay(folder.path.name, cfg.steps, start),
-            make_tracker(folder.path, folder.config, folder.manifest, **tracker_keywords),
-        ]
+        sinks += [make_tracker(folder.path, folder.config, folder.manifest, **tracker_keywords)]
+        sinks += [ProgressDisplay(folder.path.name, cfg.steps, start)]  # last: its bar would wrap what the tracker says
 
     def evaluate_now() -> float:
         with optimizers.eval_weights(optimizer):
@@ -210,7 +202,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
             checkpoint.save(checkpoints, step, model, optimizer, state)
         ranks.agree(None)
 
-    return Parts(cfg, folder, clock, loader, schedule, objective, optimizer, recorder, evaluate_now, save, sinks, start)
+    return Parts(cfg, clock, loader, schedule, objective, optimizer, recorder, evaluate_now, save, sinks, start)
 
 
 def check_model(cfg: Config) -> Callable[[int], models.GPT]:

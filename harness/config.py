@@ -141,10 +141,11 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str
 
 def default_run_dir(config: Config, digest: str) -> Path:
     """results/runs/<study>/<model>-<data>-<optimizer>-s<seed>-<hash8>."""
-    names = (config.model["name"], config.data["name"], _optimizer_label(config.optimizer), f"s{config.seed}")
+    names = (config.model["name"], config.data["name"], optimizer_label(config.optimizer), f"s{config.seed}")
     return Path("results/runs") / config.study / "-".join((*names, digest[:8]))
 
 
-def _optimizer_label(section: Mapping[str, Any]) -> str:
+def optimizer_label(section: Mapping[str, Any]) -> str:
+    """The registered name, or an external class's own in lower case."""
     target = section.get("_target_")
     return str(target).rpartition(".")[2].lower() if target else str(section["name"])

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Literal, TypeVar
 
-from harness.config import config_hash
+from harness.config import config_hash, optimizer_label
 from harness.records import read_run
 from harness.sentence import sentence
 
@@ -61,8 +61,7 @@ class WandbTracker:
         group: str | None = None,
         tags: list[str] | None = None,
     ) -> None:
-        chosen = config["optimizer"]
-        optimizer = str(chosen.get("_target_") or chosen["name"]).rpartition(".")[2].lower()
+        optimizer = optimizer_label(config["optimizer"])
         labels = dict.fromkeys([config["model"]["name"], config["data"]["name"], optimizer, *(tags or [])])
         # A run begun anew in a deleted folder, or one of the same name elsewhere, is another run to W&B too.
         identity = [manifest[key] for key in ("study", "name", "config_hash", "started")]
