@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import SMALL, environment
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -28,14 +30,15 @@ def example(tmp_path):
     return project
 
 
-def test_the_example_optimizer_trains_and_passes_what_every_optimizer_must(example, small_run):
+def test_the_example_optimizer_trains_and_passes_what_every_optimizer_must(example, corpus):
     def run(*arguments):
-        return subprocess.run([sys.executable, *arguments], cwd=example, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        line = [sys.executable, *arguments]
+        return subprocess.run(line, cwd=example, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
-    trained = run("train.py", "optimizer=signum", "run_dir=out", *small_run)
+    trained = run("train.py", "optimizer=signum", "run_dir=out", *SMALL)
     assert trained.returncode == 0, trained.stderr
     assert (example / "out" / "metrics.jsonl").exists()
-    wrong = run("train.py", "optimizer=signum", "optimizer.momentun=0.5", "run_dir=wrong", *small_run)
+    wrong = run("train.py", "optimizer=signum", "optimizer.momentun=0.5", "run_dir=wrong", *SMALL)
     assert wrong.returncode == 2
     assert "did you mean momentum" in wrong.stderr
     suite = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_optimizers.py", "-k", "signum")
