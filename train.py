@@ -69,7 +69,7 @@ def main(values: dict[str, Any]) -> str:
     finally:
         if run:
             run.close(status)
-        torch.set_num_threads(threads)  # a resumed run may have changed it, and a sweep's next one must not inherit that
+        torch.set_num_threads(threads)  # a resumed run may have changed it: a sweep's next one must not inherit that
         folder.close()
         ranks.close()
 
@@ -167,7 +167,10 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
             },
             "ranks": ranks.world,
             "seed": cfg.seed,
-            "data": {key: getattr(dataset, key) for key in ("name", "fingerprint", "vocabulary", "train_tokens", "val_tokens")},
+            "data": {
+                "name": dataset.name, "fingerprint": dataset.fingerprint, "vocabulary": dataset.vocabulary,
+                "train_tokens": dataset.train_tokens, "val_tokens": dataset.val_tokens,
+            },
             "parameters": {"total": sum(p.numel() for p in model.parameters()), "matrix": model.matrix_parameters()},
             "flops_per_token": model.flops_per_token(cfg.context),
             "tokens_per_step": cfg.batch.tokens,
@@ -218,7 +221,7 @@ def check_model(cfg: Config) -> Callable[[int], models.GPT]:
     with in_section("model", keywords), torch.device("meta"):
         context = models.find(cfg.model["family"])(**keywords, vocabulary=64).context
     if cfg.context > context:
-        raise ValueError(f"context={cfg.context} is longer than model.context={context}: lower it, or raise the model's")
+        raise ValueError(f"context={cfg.context} is longer than model.context={context}: lower it or raise the model's")
     return build
 
 

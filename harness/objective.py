@@ -200,9 +200,7 @@ class Objective:
         # Fused attention has no double backward, and neither has a compiled model.
         with sdpa_kernel(SDPBackend.MATH), self._autocast():
             loss = self.model(inputs, targets) / parts
-        grads = torch.autograd.grad(
-            loss, self.params, create_graph=True, allow_unused=True, materialize_grads=True
-        )
+        grads = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True, materialize_grads=True)
         used = [(g, u) for g, u in zip(grads, v, strict=True) if g.requires_grad]
         products = torch.autograd.grad(
             [g for g, _ in used], self.params, [u for _, u in used], allow_unused=True, materialize_grads=True
@@ -229,9 +227,7 @@ class Objective:
     def _clip(self) -> tuple[Tensor, Tensor]:
         grads = [p.grad for p in self.params if p.grad is not None]
         if not grads:
-            raise ValueError(
-                "model: its loss reaches none of its parameters, so there is no gradient to step along"
-            )
+            raise ValueError("model: its loss reaches none of its parameters, so there is no gradient to step along")
         if self.grad_clip is None:
             norm = nn.utils.get_total_norm(grads)
             return norm, torch.zeros_like(norm)

@@ -118,9 +118,7 @@ class Recorder:
     def healthy(self) -> bool:
         """Whether every loss and gradient norm so far was finite; reads what has not been read yet."""
         if self._unread and self.diverged_at is None:
-            values = torch.stack(
-                [torch.stack((loss.float(), norm.float())) for _, loss, norm in self._unread]
-            )
+            values = torch.stack([torch.stack((loss.float(), norm.float())) for _, loss, norm in self._unread])
             bad = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()
             if bad:
                 self.diverged_at = self._unread[bad[0]][0]
@@ -130,11 +128,10 @@ class Recorder:
     def diagnosis(self) -> str:
         """How the run diverged, and the first parameters whose gradient is not finite; a row tells of it too."""
         if self.diverged_at is not None and (self._previous is None or self._previous["step"] < self.diverged_at):
-            self._row = {"step": self.diverged_at, "tokens": self.diverged_at * self.cfg.batch.tokens, "train/loss": math.nan}
+            tokens = self.diverged_at * self.cfg.batch.tokens
+            self._row = {"step": self.diverged_at, "tokens": tokens, "train/loss": math.nan}
             self._write()
-        named = [
-            n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
-        ]
+        named = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
         where = f"; the gradient is not finite in {', '.join(named[:3])}" if named else ""
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         return f"the loss or its gradient was not finite at step {self.diverged_at}{where}{more}"

@@ -4,7 +4,7 @@
     m <- b1 m + (1 - b1) g,    v <- b2 v + (1 - b2) D^2
     w <- w - lr wd w - lr m^ / (v^^(p/2) + eps)
 
-m^ and v^ are bias-corrected, v^ by the number of estimates that went into it, which is the steps where k = 1. The authors
+m^ and v^ are bias-corrected, v^ by the number of estimates that went into it: the steps, where k = 1. The authors
 average in three ways (not at all, over a matrix's rows, over 32 entries in a row): `block` says which.
 """
 

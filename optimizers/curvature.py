@@ -39,7 +39,7 @@ class GaussNewtonBartlett:
 class Hutchinson:
     """u * (H u): Sophia-H's estimator with u ~ N(0, I) (arXiv 2305.14342, algorithm 1).
 
-    rademacher: draw u from {-1, 1} instead, as AdaHessian does (arXiv 2006.00719): no variance from the diagonal itself.
+    rademacher: draw u from {-1, 1}, as AdaHessian does (arXiv 2006.00719): no variance from the diagonal itself.
     """
 
     rademacher: bool = False

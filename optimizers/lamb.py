@@ -5,8 +5,8 @@
     u = m^ / (sqrt(v^) + eps) + wd w
     w <- w - lr |w| / |u| u
 
-for matrices; vectors (biases, LayerNorm) take the step unscaled, as in BERT's training. The ratio is 1 where either norm
-is 0.
+for matrices; vectors (biases, LayerNorm) take the step unscaled, as in BERT's training. The ratio is 1 where either
+norm is 0.
 """
 
 from collections.abc import Callable, Iterable
@@ -45,7 +45,13 @@ class Lamb(Optimizer):
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm must be above 0, not {max_grad_norm}; null turns it off")
         self.max_grad_norm = max_grad_norm
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "bias_correction": bias_correction, "weight_decay": weight_decay}
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "bias_correction": bias_correction,
+        }
         super().__init__(params, defaults)
 
     @torch.no_grad()

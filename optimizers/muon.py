@@ -36,9 +36,7 @@ def newton_schulz(matrices: Tensor, steps: int) -> Tensor:
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_(
-        min=1e-7
-    )  # the spectral norm is at most the Frobenius norm
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_(min=1e-7)  # the spectral norm is at most the Frobenius norm
     for _ in range(steps):
         gram = x @ x.mT  # (..., short, short)
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -51,9 +49,7 @@ def newton_schulz_flops(rows: int, columns: int, steps: int) -> int:
     return steps * (4 * short**2 * long + 2 * short**3)
 
 
-@register(
-    "muon", summary="orthogonalised momentum on hidden matrices", paper="Jordan et al. 2024", groups=by_kind
-)
+@register("muon", summary="orthogonalised momentum on hidden matrices", paper="Jordan et al. 2024", groups=by_kind)
 class Muon(Optimizer):
     """State: the momentum `m` of a hidden matrix; `m`, `v` and `step` of everything else.
 
@@ -86,8 +82,15 @@ class Muon(Optimizer):
         if ns_dtype not in ("auto", *DTYPES):
             raise ValueError(f"ns_dtype must be auto, {', '.join(DTYPES)}, not {ns_dtype!r}")
         self.ns_dtype = ns_dtype
-        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "weight_decay": weight_decay,
-                    "betas": adamw_betas, "eps": adamw_eps}  # fmt: skip
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_steps": ns_steps,
+            "weight_decay": weight_decay,
+            "betas": adamw_betas,
+            "eps": adamw_eps,
+        }
         groups = [group if group["hidden"] else {"lr": adamw_lr, **group} for group in params]
         super().__init__(groups, defaults)
 
@@ -138,9 +141,7 @@ class Muon(Optimizer):
     def _step_adamw(self, p: Tensor, group: dict[str, Any]) -> None:
         state = self.state[p]
         if not state:
-            state["step"] = torch.zeros(
-                (), dtype=torch.float32
-            )  # on the CPU: read without waiting for the device
+            state["step"] = torch.zeros((), dtype=torch.float32)  # on the CPU: read without waiting for the device
             state["m"] = torch.zeros_like(p, dtype=state_dtype(p))
             state["v"] = torch.zeros_like(p, dtype=state_dtype(p))
         beta1, beta2 = group["betas"]

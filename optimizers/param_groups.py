@@ -58,6 +58,4 @@ def check_cover(model: nn.Module, groups: Iterable[Group]) -> None:
         if seen.pop(id(p), 0) != 1:
             raise ValueError(f"parameter {name} must be in exactly one group of the optimizer")
     if seen:
-        raise ValueError(
-            f"the optimizer holds {len(seen)} tensors that are no trainable parameters of the model"
-        )
+        raise ValueError(f"the optimizer holds {len(seen)} tensors that are no trainable parameters of the model")

@@ -5,9 +5,9 @@
     w <- w - lr wd w
     w <- w - lr clip(m / max(rho h, eps), 1)
 
-Preset `paper` is the ICLR form, whose gamma is `rho` here. Preset `repo` is the authors' code, which has G alone: h starts
-one interval late, is estimated before the step's gradient on the whole batch from a norm-clipped gradient, keeps no
-factor B (the tokens of the batch), and enters as sign(m) min(|m| / (rho B h + eps), 1).
+Preset `paper` is the ICLR form, whose gamma is `rho` here. Preset `repo` is the authors' code, which has G alone: h
+starts one interval late, is estimated before the step's gradient on the whole batch from a norm-clipped gradient,
+keeps no factor B (the tokens of the batch), and enters as sign(m) min(|m| / (rho B h + eps), 1).
 """
 
 from collections.abc import Iterable

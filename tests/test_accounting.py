@@ -1,5 +1,6 @@
 """The clock, the ledger and memory: held against what does not come from our own formulas."""
 
+import itertools
 import time
 
 import pytest
@@ -162,8 +163,8 @@ def test_schedules(kind):
     curve = [factor(step) for step in range(100)]
     assert curve[0] == pytest.approx(1 / 11)
     assert curve[10] == 1.0
-    assert all(a <= b for a, b in zip(curve[:10], curve[1:11], strict=True))
-    assert all(a >= b for a, b in zip(curve[10:], curve[11:], strict=False))
+    assert all(a <= b for a, b in itertools.pairwise(curve))
+    assert all(a >= b for a, b in itertools.pairwise(curve))
     assert curve[-1] == pytest.approx(1.0 if kind == "constant" else 0.1, abs=0.05)
     if kind == "cosine":  # torch's own, from the end of the warm-up on
         p = torch.nn.Parameter(torch.zeros(1))
@@ -177,7 +178,8 @@ def test_schedules(kind):
 
 
 @pytest.mark.parametrize(
-    ("keyword", "value"), [("warmup", -1), ("warmup", 100), ("warmup", 1.5), ("final", -0.1), ("final", 2), ("decay", 0)]
+    ("keyword", "value"),
+    [("warmup", -1), ("warmup", 100), ("warmup", 1.5), ("final", -0.1), ("final", 2), ("decay", 0)],
 )
 def test_impossible_schedules_name_the_key(keyword, value):
     with pytest.raises(ValueError, match=f"^{keyword} "):

@@ -90,7 +90,9 @@ def test_hvp_is_the_hessian_times_the_vector():
     flat = torch.cat([p.detach().flatten() for p in model.parameters()])
     hessian = torch.autograd.functional.hessian(loss, flat)
     v = torch.randn(len(flat), dtype=torch.float64)
-    pieces = [x.view_as(p) for x, p in zip(v.split([p.numel() for p in model.parameters()]), model.parameters(), strict=True)]
+    pieces = [
+        x.view_as(p) for x, p in zip(v.split([p.numel() for p in model.parameters()]), model.parameters(), strict=True)
+    ]
     ours = torch.cat([x.flatten() for x in objective.hvp(pieces)])
     assert torch.allclose(ours, hessian @ v, rtol=1e-9, atol=1e-12)
 
@@ -134,7 +136,9 @@ def test_generators_depend_on_seed_step_and_key_alone():
     one, same, other = tiny_objective(model), tiny_objective(model, micro=2), tiny_objective(model, seed=1)
     draw = lambda o, step, key: torch.rand(4, generator=o.bind(step, tiny_batch()).generator(key)).tolist()  # noqa: E731
     assert draw(one, 3, "a") == draw(same, 3, "a")
-    assert len({tuple(draw(o, s, k)) for o, s, k in [(one, 3, "a"), (one, 4, "a"), (one, 3, "b"), (other, 3, "a")]}) == 4
+    assert (
+        len({tuple(draw(o, s, k)) for o, s, k in [(one, 3, "a"), (one, 4, "a"), (one, 3, "b"), (other, 3, "a")]}) == 4
+    )
 
 
 def test_clipping_happens_after_the_reduction_and_is_recorded():

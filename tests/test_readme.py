@@ -33,7 +33,9 @@ def example(tmp_path):
 def test_the_example_optimizer_trains_and_passes_what_every_optimizer_must(example, corpus):
     def run(*arguments):
         line = [sys.executable, *arguments]
-        return subprocess.run(line, cwd=example, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            line, cwd=example, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
 
     trained = run("train.py", "optimizer=signum", "run_dir=out", *SMALL)
     assert trained.returncode == 0, trained.stderr

@@ -107,7 +107,9 @@ def test_hutchinson_is_unbiased():
     exact = torch.stack(exact)
     for rademacher in (False, True):
         estimate = Hutchinson(rademacher)
-        samples = torch.stack([torch.cat([e.flatten() for e in estimate(objective.bind(s, batch))]) for s in range(800)])
+        samples = torch.stack(
+            [torch.cat([e.flatten() for e in estimate(objective.bind(s, batch))]) for s in range(800)]
+        )
 
         def error(count: int, samples=samples) -> float:
             means = torch.stack([chunk.mean(0) for chunk in samples.split(count)])

@@ -49,7 +49,9 @@ def tiny_objective(
     )
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, objective: Objective, steps: int, start: int = 0) -> list[float]:
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, objective: Objective, steps: int, start: int = 0
+) -> list[float]:
     """Losses of so many updates."""
     losses = []
     for step in range(start, start + steps):
