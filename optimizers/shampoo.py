@@ -9,7 +9,9 @@
 with p = 1/4 as first published, or 1/2 (Morwani et al., arXiv 2406.17748), where without grafting the step is that of
 Adafactor in the eigenbasis of L and R, divided by sqrt(trace L) (SOAP's claim 1). Averages, bias corrections and
 grafting are those of Meta's Distributed Shampoo (Shi et al., arXiv 2309.06497), the baseline in SOAP's paper; as there
-the roots are first taken at step k, and until then the step is Adam's. Without grafting they are taken at step 1.
+the roots are first taken at step k, and until then the step is Adam's. Without grafting there is no such step to take:
+the roots are taken anew at each of the first k, since a gradient outside the span of the few before it would be blown
+up by eps^-p.
 
 What is preconditioned is decided by shape alone: each matrix with no side longer than `max_side`. A fused QKV is one
 matrix, positions are one, the embedding (the tied head) is one where the vocabulary is that short. Everything else gets
@@ -125,7 +127,7 @@ class Shampoo(Optimizer):
 
     def _due(self, p: Tensor, t: float) -> bool:
         if t < self.every:
-            return t == 1 and not self.graft
+            return not self.graft
         return t % self.every == self.due_at.get(p, 0)
 
     def _take_root(self, state: State, side: str, correction: float, eps: float) -> None:

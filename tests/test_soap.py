@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import optimizers
-from harness.flops import Rehearsal, count
-from optimizers.eigenbasis import first_basis, next_basis, orthonormal, orthonormal_flops
-from optimizers.kronecker import average_gram_, complete_, eigh, gram_flops, spread
+from harness.flops import Rehearsal
 from optimizers.soap import SOAP
+from tests.test_eigenbasis import drawn
 from tests.test_equations import START, STEPS, Recording, decay
 from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, train, weights
 
@@ -129,11 +128,6 @@ def test_soap_beside_pytorch_optimizer(monkeypatch):
     assert distance(Recording("soap", **KEYWORDS).end, weights(model), START) < 1e-9
 
 
-def drawn(shape: tuple[int, ...], steps: int, seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(steps)]
-
-
 def feed(optimizer: torch.optim.Optimizer, p: Parameter, grads: list[Tensor]) -> None:
     for g in grads:
         p.grad = g.clone()
@@ -144,8 +138,8 @@ def feed(optimizer: torch.optim.Optimizer, p: Parameter, grads: list[Tensor]) ->
 def test_without_a_rotation_soap_is_adamw_a_step_late(side):
     """Q = I by hand, or for want of a short side, and never refreshed.
 
-    AdamW decays before its update: with d = 1 - lr wd, its weights from w / d on, times d, are those of a decay after it.
-    Its eps is scaled otherwise, hence 1e-30.
+    AdamW decays before its update: with d = 1 - lr wd, its weights from w / d on, times d, are those of a decay after
+    it. Its eps is scaled otherwise, hence 1e-30.
     """
     grads = drawn((12, 8), 30)
     ours = Parameter(drawn((12, 8), 1, seed=1)[0])
@@ -178,69 +172,22 @@ def test_a_gradient_is_never_seen_in_a_basis_made_from_itself():
     assert not torch.allclose(ends[0][1], ends[1][1])
 
 
-@pytest.mark.parametrize("n", [1, 5, 128, 300])
-def test_orthonormal_is_the_q_of_qr(n):
-    matrix = drawn((n, n), 1)[0]
-    expected = torch.linalg.qr(matrix).Q
-    q = orthonormal(matrix)
-    assert torch.allclose(q, expected, atol=1e-11)
-    assert torch.allclose(q.T @ q, torch.eye(n, dtype=torch.float64), atol=1e-13)
-    assert count(lambda: orthonormal(matrix)) == pytest.approx(orthonormal_flops(n), rel=1e-3, abs=2)
-
-
-def test_the_first_basis_has_no_room_for_rounding():
-    """Two sums of one rank-deficient factor agree to rounding; so do our bases of it, and eigh's do not."""
-    g = drawn((24, 6), 1)[0]
-    factors = [g @ g.T, sum(torch.outer(column, column) for column in g.T)]
-    one, other = ((q * q[-1].sign()) for q in (first_basis(f)[0] for f in factors))
-    assert (one - other).abs().max() < 1e-9
-    assert (one.T @ one - torch.eye(24)).abs().max() < 1e-12
-    values = torch.diag(one.T @ factors[0] @ one)
-    assert torch.allclose(one @ values.diag() @ one.T, factors[0], atol=1e-10)
-    one, other = (eigh(f)[1] for f in factors)
-    assert (one.abs() - other.abs()).abs().max() > 0.05
-
-
-def test_the_basis_follows_its_factor():
-    g = drawn((20, 200), 1)[0] * torch.logspace(0, -2, 20, dtype=torch.float64)[:, None]
-    factor = g @ g.T
-    basis = torch.eye(20, dtype=torch.float64)
-    for _ in range(60):
-        basis, _, values = next_basis(factor, basis)
-    off = basis.T @ factor @ basis
-    assert (off - off.diag().diag()).norm() < 1e-6 * off.norm()
-    assert torch.allclose(values, torch.linalg.eigvalsh(factor).flip(0), rtol=1e-6)
-
-
-@pytest.mark.parametrize("n", [1, 3, 5, 64, 90])
-def test_half_a_gram_matrix_is_enough(n):
-    factor, whole = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
-    for x in drawn((n, 7), 3):
-        average_gram_(factor, x, 0.9)
-        whole = 0.9 * whole + 0.1 * x @ x.T
-    assert torch.allclose(complete_(factor), whole, atol=1e-13)
-    assert count(lambda: average_gram_(factor, x, 0.9)) == gram_flops(n, 7)
+def per_step_flops(name: str, stagger: bool, periods: int = 3) -> list[int]:
+    """What is charged for each step of whole periods of 10, once all matrices have been refreshed."""
+    model = tiny_model(layers=4)
+    optimizer = optimizers.build_optimizer(name, model, stagger=stagger)
+    objective, charged = Rehearsal(list(model.parameters())), []
+    for _ in range(10 * (periods + 2) + 1):
+        optimizer.step(objective)
+        charged.append(objective.charged)
+    return [after - before for before, after in pairwise(charged[20:])]
 
 
 def test_no_step_is_slow_when_refreshes_are_staggered():
-    costs = [9, 9, 5, 4, 4, 3, 1, 0]
-    steps = spread(costs, 4)
-    assert max(sum(c for c, s in zip(costs, steps, strict=True) if s == step) for step in range(4)) <= 10
-
-    def per_step(stagger: bool) -> list[int]:
-        model = tiny_model(layers=4)
-        soap = optimizers.build_optimizer("soap", model, stagger=stagger)
-        objective = Rehearsal(list(model.parameters()))
-        charged = [0]
-        for _ in range(31):
-            soap.step(objective)
-            charged.append(objective.charged)
-        return [b - a for a, b in pairwise(charged[1:])]  # without the first step
-
-    together, apart = per_step(False), per_step(True)
-    assert sum(apart) == sum(together)  # over whole periods
-    assert max(apart) < 2 * sum(apart) / 30
-    assert max(together) > 2 * sum(together) / 30
+    together, apart = per_step_flops("soap", False), per_step_flops("soap", True)
+    assert sum(apart) == sum(together)
+    assert max(apart) < 2 * sum(apart) / len(apart)
+    assert max(together) > 2 * sum(together) / len(together)
 
 
 def test_staggered_refreshes_train_as_well():

@@ -1,0 +1,93 @@
+"""Kronecker factors and their eigenbases: what SOAP and Shampoo stand on."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.flops import count
+from optimizers.eigenbasis import first_basis, next_basis, orthonormal, orthonormal_flops
+from optimizers.kronecker import average_gram_, complete_, conditions, eigh, gram_flops, spread
+
+
+def drawn(shape: tuple[int, ...], steps: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("n", [1, 5, 128, 300])
+def test_orthonormal_is_the_q_of_qr(n):
+    matrix = drawn((n, n), 1)[0]
+    expected = torch.linalg.qr(matrix).Q
+    q = orthonormal(matrix)
+    assert torch.allclose(q, expected, atol=1e-11)
+    assert torch.allclose(q.T @ q, torch.eye(n, dtype=torch.float64), atol=1e-13)
+    assert count(lambda: orthonormal(matrix)) == pytest.approx(orthonormal_flops(n), rel=1e-3, abs=2)
+
+
+def test_the_first_basis_has_no_room_for_rounding():
+    """Two sums of one rank-deficient factor agree to rounding; so do our bases of it, and eigh's do not."""
+    g = drawn((24, 6), 1)[0]
+    factors = [g @ g.T, sum(torch.outer(column, column) for column in g.T)]
+    one, other = ((q * q[-1].sign()) for q in (first_basis(f)[0] for f in factors))
+    assert (one - other).abs().max() < 1e-9
+    assert (one.T @ one - torch.eye(24)).abs().max() < 1e-12
+    values = torch.diag(one.T @ factors[0] @ one)
+    assert torch.allclose(one @ values.diag() @ one.T, factors[0], atol=1e-10)
+    one, other = (eigh(f)[1] for f in factors)
+    assert (one.abs() - other.abs()).abs().max() > 0.05
+
+
+def test_the_basis_follows_its_factor():
+    g = drawn((20, 200), 1)[0] * torch.logspace(0, -2, 20, dtype=torch.float64)[:, None]
+    factor = g @ g.T
+    basis = torch.eye(20, dtype=torch.float64)
+    for _ in range(60):
+        basis, _, values = next_basis(factor, basis)
+    off = basis.T @ factor @ basis
+    assert (off - off.diag().diag()).norm() < 1e-6 * off.norm()
+    assert torch.allclose(values, torch.linalg.eigvalsh(factor).flip(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 3, 5, 64, 90])
+def test_half_a_gram_matrix_is_enough(n):
+    factor, whole = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    for x in drawn((n, 7), 3):
+        average_gram_(factor, x, 0.9)
+        whole = 0.9 * whole + 0.1 * x @ x.T
+    assert torch.allclose(complete_(factor), whole, atol=1e-13)
+    assert count(lambda: average_gram_(factor, x, 0.9)) == gram_flops(n, 7)
+
+
+def test_eigh_falls_back_to_float64_and_lets_nan_pass(monkeypatch):
+    factor = torch.diag(torch.tensor([1.0, 3.0, 2.0]))
+    lapack = torch.linalg.eigh
+
+    def stubborn(matrix):
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("failed to converge")
+        return lapack(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", stubborn)
+    values, vectors = eigh(factor)
+    assert values.tolist() == [3, 2, 1]
+    assert vectors.dtype == torch.float32
+    assert vectors.abs().tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
+    monkeypatch.undo()
+    values, vectors = eigh(factor * torch.nan)
+    assert values.isnan().all()
+    assert vectors.isnan().all()
+
+
+def test_costs_are_spread_evenly():
+    costs = [9, 9, 5, 4, 4, 3, 1, 0]
+    steps = spread(costs, 4)
+    assert max(sum(c for c, s in zip(costs, steps, strict=True) if s == step) for step in range(4)) <= 10
+    assert spread(costs, 1) == [0] * 8
+
+
+def test_conditions_are_told_as_far_as_the_dtype_can():
+    spectra = [torch.tensor([4.0, 2.0]), torch.tensor([9.0, 1.0]), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0])]
+    found = conditions(spectra)
+    assert float(found["condition"]) == 2
+    assert float(found["condition_max"]) == pytest.approx(1 / torch.finfo(torch.float32).eps)
+    assert conditions([]) == {}
