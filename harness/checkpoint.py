@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -29,7 +30,7 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optim
     final = folder / f"step-{step:08d}"
     new = folder / f".new-{final.name}"
     for cut_off in folder.glob(".new-*"):
-        shutil.rmtree(cut_off, ignore_errors=True)
+        _remove(cut_off)
     try:
         new.mkdir(parents=True)
         save_file(
@@ -44,7 +45,7 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optim
         for path in (*new.iterdir(), new):
             _sync(path)
     except Exception as error:
-        shutil.rmtree(new, ignore_errors=True)
+        _remove(new)
         if isinstance(error, ValueError):
             raise
         # safetensors and torch wrap the disk's errors in their own
@@ -52,14 +53,14 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optim
             f"the checkpoint of step {step} could not be written to {folder} ({sentence(error)}): "
             "see that there is space, then go on with resume=true"
         ) from error
-    shutil.rmtree(final, ignore_errors=True)
+    _remove(final)
     os.replace(new, final)
     _sync(folder)
     # Later ones are damaged, or the run would have gone on from them; they must not push out a good one.
     kept = [path for path in _found(folder) if path.name <= final.name][-KEPT:]
     for old in _found(folder):
         if old not in kept:
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
 
 
 def newest(folder: Path, config_hash: str | None = None) -> tuple[Path, dict[str, Any]] | None:
@@ -134,6 +135,12 @@ def _found(folder: Path) -> list[Path]:
 
 def _digest(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """Whatever is there; what cannot be removed stays."""
+    with suppress(OSError):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
 def _checksum(path: Path) -> str:

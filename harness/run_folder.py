@@ -205,11 +205,11 @@ class RunFolder:
         if not self.writes or not path.exists():
             return
         kept = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] < step:
                     kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 break
         self._replace("metrics.jsonl", "".join(kept))
 

@@ -21,6 +21,7 @@ from harness.sweep import Outcome
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("model=gpt2_pico", "steps=6", "batch.tokens=512", "eval.tokens=512", "eval.every=3", "log.every=1",
          "checkpoint.every=2")  # fmt: skip
+THREADS = 1  # as in environment()
 # What differs between two runs of the same bits.
 TIMED = ("seconds/", "throughput/", "memory/peak")
 
@@ -34,7 +35,7 @@ class Ended(NamedTuple):
 def in_process(*arguments: str) -> Ended:
     """The command with its arguments (a small run, unless they say otherwise), in the current folder."""
     out, err, code, threads = io.StringIO(), io.StringIO(), 0, torch.get_num_threads()
-    torch.set_num_threads(1)  # as in environment()
+    torch.set_num_threads(THREADS)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["train.py", *SMALL, *arguments])
         patch.setattr(argparse.ArgumentParser, "error", argparse.ArgumentParser.error)  # command() replaces it

@@ -1,0 +1,68 @@
+"""Kill a run before its n-th change to the disk, and what resumes it before its n-th, and resume that to the end.
+
+    python -m tests.killed FOLDER FIRST EVERY key=value ...
+
+for n = FIRST, FIRST + EVERY, ... until a run ends before it could be killed. Each leaves FOLDER/<n>/. The processes are
+forked from one that has imported everything and computed nothing, so that each costs what it computes.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch._dynamo  # noqa: F401  (an optimizer would, at length, in every child)
+
+from harness import run_folder
+from tests.command import in_process
+
+CHANGES = ("replace", "fsync", "mkdir", "rmdir", "unlink")
+
+
+def dying(fatal: int) -> None:
+    """Let this process be killed before its change number `fatal`; a row is cut in the middle."""
+    done = 0
+
+    def counted(function: Callable[..., Any], before_dying: Callable[..., Any] = lambda *_, **__: None) -> Any:
+        def change(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done == fatal:
+                before_dying(*arguments, **keywords)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **keywords)
+
+        return change
+
+    write = run_folder._write
+    for name in CHANGES:
+        setattr(os, name, counted(getattr(os, name)))
+    run_folder._write = counted(write, lambda path, mode, text, *_, **__: write(path, mode, text[: len(text) // 2]))
+
+
+def child(*arguments: str, fatal: int = 0) -> int:
+    """The exit code of the command in a forked process; -9 where it was killed."""
+    process = os.fork()
+    if process == 0:
+        dying(fatal)
+        ended = in_process(*arguments)
+        os.write(2, ended.err.encode())
+        os._exit(ended.code)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def main(folder: Path, first: int, every: int, *arguments: str) -> None:
+    fatal = first
+    while True:
+        run = (*arguments, f"run_dir={folder / str(fatal)}", "resume=true")
+        codes = [child(*run, fatal=fatal), child(*run, fatal=fatal), child(*run)]
+        assert codes in ([-9, -9, 0], [-9, 0, 0], [0, 0, 0]), codes
+        if codes[0] == 0:
+            break
+        fatal += every
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -1,0 +1,289 @@
+"""Killed at any moment and resumed, a run is the run that was never killed: to the last bit, each step once."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import train
+from harness import checkpoint
+from optimizers import build_optimizer, list_optimizers
+from tests.command import ROOT, SMALL, complaint, contents, end, environment, in_process, manifest, rows, start
+from tests.tiny import tiny_model, tiny_objective
+from tests.tiny import train as train_tiny
+
+EXTERNAL = ("optimizer=external", "optimizer.lr=1e-2")
+OPTIMIZERS = {info.name: (f"optimizer={info.name}",) for info in list_optimizers()} | {
+    "LBFGS": (*EXTERNAL, "optimizer._target_=torch.optim.LBFGS", "optimizer.max_iter=3", "optimizer.history_size=2"),
+    "schedule-free": (*EXTERNAL, "optimizer._target_=pytorch_optimizer.ScheduleFreeAdamW"),
+    "its own classes": (*EXTERNAL, "optimizer._target_=pytorch_optimizer.Conda"),  # projectors in its state
+}
+EVERY_THREE = ("steps=8", "checkpoint.every=3", "eval.every=4", "target_loss=5.4")
+
+
+def interrupted(*arguments, at, monkeypatch):
+    """The command, stopped by Ctrl-C where it asks for the batch of step `at`."""
+
+    def batch(self, step):
+        if step == at:
+            raise KeyboardInterrupt
+        return draw(self, step)
+
+    draw = train.Loader.batch
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Loader, "batch", batch)
+        assert in_process(*arguments).code == 130
+
+
+@pytest.fixture
+def steps_made(monkeypatch):
+    """The steps whose batches are drawn from now on."""
+    made = []
+    draw = train.Loader.batch
+    monkeypatch.setattr(train.Loader, "batch", lambda self, step: made.append(step) or draw(self, step))
+    return made
+
+
+def assert_same_run(one, other):
+    assert rows(one) == rows(other)
+    assert manifest(one)["status"] == manifest(other)["status"] == "finished"
+    last = sorted(path.name for path in (other / "checkpoints").iterdir())
+    assert sorted(path.name for path in (one / "checkpoints").iterdir()) == last
+    weights = [(run / "checkpoints" / last[-1] / "model.safetensors").read_bytes() for run in (one, other)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_goes_on_to_the_same_bits(here, monkeypatch, name):
+    arguments = (*OPTIMIZERS[name], *EVERY_THREE)
+    assert in_process(*arguments, "run_dir=whole").code == 0
+    interrupted(*arguments, "run_dir=cut", at=2, monkeypatch=monkeypatch)
+    interrupted(*arguments, "run_dir=cut", "resume=true", at=5, monkeypatch=monkeypatch)
+    assert [row["step"] for row in rows(here / "cut")] == [0, 1, 2, 3, 4]
+    assert in_process(*arguments, "run_dir=cut", "resume=true").code == 0
+    assert [row["step"] for row in rows(here / "cut")] == list(range(9))
+    assert_same_run(here / "cut", here / "whole")
+    assert len(manifest(here / "cut")["resumes"]) == 2
+
+
+@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_before_any_change_to_the_disk(here, every):
+    arguments = ("optimizer=sophia_g", "optimizer.every=2", "steps=4", "checkpoint.every=1", "target_loss=5.3")
+    assert in_process(*arguments, "run_dir=whole").code == 0
+    first = random.randrange(1, every + 1)
+    line = [sys.executable, "-m", "tests.killed", str(here), str(first), str(every), *SMALL, *arguments]
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, f"first={first}\n{done.stderr}"
+    killed = [path for path in here.iterdir() if path.name.isdigit()]
+    assert len(killed) > 40 / every
+    for run in killed:
+        assert_same_run(run, here / "whole")
+
+
+def kill_when(process, condition):
+    """SIGKILL at the moment, or, where that never comes, at the process's own end."""
+    while process.poll() is None and not condition():
+        time.sleep(0.0005)
+    process.kill()
+    process.communicate()
+    return process.returncode == -9
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sophia_g"])
+def test_the_real_command_killed(here, optimizer):
+    arguments = (f"optimizer={optimizer}", "steps=30", "checkpoint.every=5", "batch.tokens=1024", "batch.micro=1")
+    assert in_process(*arguments, "run_dir=whole").code == 0
+    run = here / "run"
+    moment = random.uniform(0, 0.3)
+
+    def later():
+        if (run / "metrics.jsonl").exists():
+            time.sleep(moment)
+            return True
+        return False
+
+    moments = {
+        "adamw": [(run / "run.lock").exists, lambda: any((run / "checkpoints").glob(".new-*"))],
+        "sophia_g": [(run / "metrics.jsonl").exists, later],
+    }[optimizer]
+    killed = [kill_when(start(*arguments, "run_dir=run", "resume=true", cwd=here), condition) for condition in moments]
+    assert killed[0]
+    ended = end(start(*arguments, "run_dir=run", "resume=true", cwd=here))
+    assert (ended.code, ended.err) == (0, ""), f"killed={killed} moment={moment}"
+    assert [row["step"] for row in rows(run)] == list(range(31))
+    assert_same_run(run, here / "whole")
+
+
+def flip(path, place=-40):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "weights cut short": lambda step: os.truncate(step / "model.safetensors", 1000),
+    "weights flipped": lambda step: flip(step / "model.safetensors"),
+    "state flipped": lambda step: flip(step / "optimizer.pt", 5000),
+    "state missing": lambda step: (step / "optimizer.pt").unlink(),
+    "a digit changed": lambda step: flip(
+        step / "state.json", (step / "state.json").read_bytes().index(b'"model": ') + 9
+    ),
+    "no text": lambda step: (step / "state.json").write_bytes(b"\xff\xfe\x00"),
+    "another JSON": lambda step: (step / "state.json").write_text("[1]"),
+    "empty": lambda step: shutil.rmtree(step) or step.mkdir(),
+    "a file": lambda step: shutil.rmtree(step) or step.write_text("x"),
+}
+
+
+@pytest.fixture
+def cut(here, monkeypatch):
+    """A run of 8 steps stopped at step 7, with checkpoints of 3 and 6."""
+    interrupted(*EVERY_THREE, "run_dir=cut", at=7, monkeypatch=monkeypatch)
+    return here / "cut"
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(here, cut, damage, steps_made):
+    assert in_process(*EVERY_THREE, "run_dir=whole").code == 0
+    DAMAGE[damage](cut / "checkpoints" / "step-00000006")
+    steps_made.clear()
+    ended = in_process(*EVERY_THREE, "run_dir=cut", "resume=true")
+    assert (ended.code, ended.err) == (0, "")
+    assert steps_made == [3, 4, 5, 6, 7]
+    assert_same_run(cut, here / "whole")
+
+
+def test_all_checkpoints_damaged(here, cut, steps_made):
+    for step in (cut / "checkpoints").iterdir():
+        flip(step / "model.safetensors")
+    before = contents(cut)
+    said = complaint(in_process(*EVERY_THREE, "run_dir=cut", "resume=true"))
+    assert said == (
+        "no checkpoint in cut/checkpoints is whole (step-00000006, step-00000003): delete that folder to start over"
+    )
+    assert contents(cut) == before
+    shutil.rmtree(cut / "checkpoints")
+    assert in_process(*EVERY_THREE, "run_dir=cut", "resume=true").code == 0
+    assert steps_made == list(range(8))
+
+
+def test_a_checkpoint_from_another_run(here, cut):
+    assert in_process(*EVERY_THREE, "run_dir=other", "optimizer.weight_decay=0.5").code == 0
+    stranger = cut / "checkpoints" / "step-00000008"
+    shutil.copytree(here / "other" / "checkpoints" / "step-00000008", stranger)
+    before = contents(cut)
+    said = complaint(in_process(*EVERY_THREE, "run_dir=cut", "resume=true"))
+    assert said.startswith("cut/checkpoints/step-00000008 is the checkpoint of another config")
+    assert contents(cut) == before
+
+
+def test_tokens_that_changed_while_the_run_was_down(here, cut, monkeypatch):
+    before = contents(cut)
+    load = train.data.load
+    monkeypatch.setattr(
+        train.data, "load", lambda *a, **k: train.data.Dataset(**{**vars(load(*a, **k)), "fingerprint": "other"})
+    )
+    assert "cut was begun on other tokens" in complaint(in_process(*EVERY_THREE, "run_dir=cut", "resume=true"))
+    assert {**contents(cut), "run.lock": ()} == {**before, "run.lock": ()}
+
+
+def test_what_a_kill_or_an_editor_left_in_the_metrics_is_computed_again(here, cut):
+    assert in_process(*EVERY_THREE, "run_dir=whole").code == 0
+    with open(cut / "metrics.jsonl", "ab") as file:
+        file.write(b'{"schema": 1, "step": 6, "tok\xff\n')
+    assert in_process(*EVERY_THREE, "run_dir=cut", "resume=true").code == 0
+    assert_same_run(cut, here / "whole")
+
+
+def test_the_number_of_threads_is_the_runs_own(here, monkeypatch):
+    threads = torch.get_num_threads()
+    interrupted(*EVERY_THREE, "run_dir=cut", at=5, monkeypatch=monkeypatch)
+    for path in (here / "cut" / "checkpoints").iterdir():
+        state = json.loads((path / "state.json").read_text())
+        assert state["threads"] == 1
+    seen = []
+    evaluate = train.evaluate
+    monkeypatch.setattr(train, "evaluate", lambda *a, **k: seen.append(torch.get_num_threads()) or evaluate(*a, **k))
+    monkeypatch.setattr("tests.command.THREADS", 2)
+    assert in_process(*EVERY_THREE, "run_dir=cut", "resume=true").code == 0
+    assert set(seen) == {1}
+    assert manifest(here / "cut")["device"]["threads"] == 1
+    assert in_process(*EVERY_THREE, "run_dir=new").code == 0
+    assert seen[-1] == 2
+    assert torch.get_num_threads() == threads
+
+
+def test_without_checkpoints_it_starts_over(here, monkeypatch, steps_made):
+    arguments = (*EVERY_THREE, "checkpoint.every=null", "run_dir=cut")
+    interrupted(*arguments, at=5, monkeypatch=monkeypatch)
+    target = manifest(here / "cut")["target"]["seconds/total"]
+    steps_made.clear()
+    assert in_process(*arguments, "resume=true").code == 0
+    assert steps_made == list(range(8))
+    assert [row["step"] for row in rows(here / "cut")] == list(range(9))
+    assert manifest(here / "cut")["target"]["seconds/total"] != target  # of these steps, not of those that are gone
+    assert [path.name for path in (here / "cut" / "checkpoints").iterdir()] == ["step-00000008"]
+
+
+def test_resume_on_a_new_folder_begins(here):
+    assert in_process("steps=1", "resume=true", "run_dir=new").code == 0
+    assert manifest(here / "new")["resumes"] == []
+
+
+def saved(folder, step, model=None, optimizer=None):
+    model = model or tiny_model()
+    checkpoint.save(folder, step, model, optimizer or torch.optim.SGD(model.parameters(), lr=0.1), {"note": step})
+
+
+def test_only_the_newest_two_are_kept_and_nothing_of_the_users_goes(tmp_path):
+    (tmp_path / "step-00000001-mine").mkdir(parents=True)
+    (tmp_path / ".new-step-00000099").mkdir()  # of a killed process
+    for step in (1, 2, 30, 4000):
+        saved(tmp_path, step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001-mine", "step-00000030", "step-00004000"]
+    assert checkpoint.newest(tmp_path)[1]["note"] == 4000
+
+
+def test_damaged_later_ones_do_not_push_out_good_ones(tmp_path):
+    for step in (10, 20):
+        saved(tmp_path, step)
+        flip(tmp_path / f"step-{step:08d}" / "model.safetensors")
+    for step in (5, 6):
+        saved(tmp_path, step)
+    assert checkpoint.newest(tmp_path)[1]["note"] == 6
+    assert checkpoint.newest(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("info", list_optimizers(), ids=lambda info: info.name)
+def test_state_comes_back_in_the_dtype_it_was_saved_in(tmp_path, info):
+    """load_state_dict alone would cast fp32 state to the dtype of bf16 parameters."""
+    model = tiny_model(dtype=torch.bfloat16)
+    optimizer = build_optimizer(info.name, model)
+    train_tiny(model, optimizer, tiny_objective(model), steps=3)
+    saved(tmp_path, 3, model, optimizer)
+    other = tiny_model(seed=1, dtype=torch.bfloat16)
+    back = build_optimizer(info.name, other)
+    checkpoint.load(checkpoint.newest(tmp_path)[0], other, back)
+    pairs = list(zip(model.parameters(), other.parameters(), strict=True))
+    for p, q in pairs:
+        assert torch.equal(p, q)
+        assert optimizer.state[p].keys() == back.state[q].keys()
+        for key, value in optimizer.state[p].items():
+            if isinstance(value, torch.Tensor):
+                assert value.dtype == back.state[q][key].dtype
+                assert torch.equal(value, back.state[q][key])
+    if info.name in ("lion", "sophia_g"):
+        assert {v.dtype for p, _ in pairs for v in optimizer.state[p].values()} == {torch.float32}
+
+
+def test_state_that_no_checkpoint_gives_back_safely_is_refused_when_it_is_saved(here):
+    target = "optimizer._target_=pytorch_optimizer.AdaShift"
+    said = complaint(in_process(*EXTERNAL, target, "run_dir=run"))
+    assert said.startswith("optimizer: AdaShift keeps collections.deque in its state, which cannot be read back")
+    assert not list(here.rglob("step-*"))
