@@ -194,12 +194,21 @@ def learning_rates(comparison: Comparison) -> str | None:
             axes.plot(rate, 0.97, "x", color=color, markersize=6, transform=axes.get_xaxis_transform())
     axes.set_xscale("log")
     rates = sorted({rate for by_rate in tried.values() for rate in by_rate})
-    axes.set_xticks(rates if len(rates) <= 8 else rates[:: len(rates) // 6])
+    axes.set_xticks(_apart(rates))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(float(value))))
     axes.margins(x=0.08, y=0.12)
     _label(axes, "peak learning rate (log scale)", "final validation loss")
     return _svg(figure, "Final validation loss against learning rate", "learning-rates")
+
+
+def _apart(rates: list[float]) -> list[float]:
+    """Those of the sorted rates whose labels do not run into each other on a log axis: a sixth of its width apart."""
+    kept = rates[:1]
+    for rate in rates[1:]:
+        if (rate / kept[-1]) ** 6 >= rates[-1] / rates[0]:
+            kept.append(rate)
+    return kept
 
 
 def _mean_by_arm(comparison: Comparison, measure: Callable[[Run], list[float] | None]) -> dict[str, np.ndarray]:

@@ -84,7 +84,7 @@ def render(comparison: Comparison, details: bool = True) -> str:
             [
                 figures.parts(comparison, "seconds"),
                 figures.parts(comparison, "flops"),
-                figures.memory(comparison, "state_per_parameter", "optimizer state, bytes per parameter"),
+                figures.memory(comparison, "state_per_parameter", "state, bytes per parameter"),
                 figures.memory(comparison, "peak", "peak memory, GB", 1e-9),
             ]
         ),
