@@ -113,10 +113,16 @@ def count(function: Callable[[], Any]) -> int:
 
 
 class Rehearsal:
-    """An Objective of random gradients, to run an optimizer's step outside any run. It costs no pass."""
+    """An Objective of random gradients, to run an optimizer's step outside any run. It costs no pass.
 
-    def __init__(self, params: list[Parameter]) -> None:
+    Hooks on a model's modules would see nothing of that: where there are any, give the model, and the gradients are
+    those of a pass over one token.
+    """
+
+    def __init__(self, params: list[Parameter], hooked: nn.Module | None = None) -> None:
         self.params = params
+        self.hooked = hooked
+        self.passes = 0
         self.num_tokens = 1
         self.step = 0
         self.charged = 0
@@ -125,6 +131,9 @@ class Rehearsal:
         return [torch.randn(p.shape, device=p.device, dtype=p.dtype) for p in self.params]
 
     def __call__(self) -> Tensor:
+        if self.hooked is not None:
+            self.passes += 1
+            return one_token_pass(self.hooked)
         for p, g in zip(self.params, self._random(), strict=True):
             p.grad = g
         return self.loss()
@@ -154,17 +163,30 @@ class Rehearsal:
         self.charged += flops
 
 
-def rehearse(
-    build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module, steps: int
-) -> tuple[int, int]:
-    """FLOPs of an optimizer's first `steps` steps on a copy of the model: (counted, charged by itself)."""
+@torch.enable_grad()
+def one_token_pass(model: nn.Module) -> Tensor:
+    """The loss of a token, and its gradients: the shortest pass that runs every layer."""
+    model.zero_grad()
+    token = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
+    loss = model(token, token)
+    loss.backward()
+    return loss.detach()
+
+
+def rehearse(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module, steps: int) -> tuple[int, int]:
+    """FLOPs of an optimizer's first `steps` steps on a copy of the model: (counted, charged by itself).
+
+    What its hooks do during the model's passes counts, the passes themselves do not.
+    """
     twin = copy.deepcopy(model)
     optimizer = build(twin)
-    objective = Rehearsal([p for p in twin.parameters() if p.requires_grad])
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in twin.modules())
+    objective = Rehearsal([p for p in twin.parameters() if p.requires_grad], twin if hooked else None)
     with counter() as counted:
         for objective.step in range(steps):
             optimizer.step(objective)  # type: ignore[arg-type]
-    return counted.get_total_flops(), objective.charged
+    passes = objective.passes * count(lambda: one_token_pass(copy.deepcopy(model))) if hooked else 0
+    return counted.get_total_flops() - passes, objective.charged
 
 
 def uncharged_per_step(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module) -> float | None:
@@ -180,9 +202,7 @@ def uncharged_per_step(build: Callable[[nn.Module], torch.optim.Optimizer], mode
         if charged:
             return 0.0
         return (counted - rehearse(build, model, period)[0]) / period
-    except (
-        Exception
-    ):  # a stranger's class may fail in any way on random gradients; then nothing is claimed of it
+    except Exception:  # a stranger's class may fail in any way on random gradients; then nothing is claimed of it
         return None
 
 

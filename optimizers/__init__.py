@@ -2,8 +2,11 @@
 
 from optimizers import (  # noqa: F401 (importing them enters them)
     adahessian,
+    kfac,
     lamb,
     lion,
+    mkor,
+    mkor_h,
     muon,
     shampoo,
     soap,

@@ -19,8 +19,17 @@ def _strips(n: int) -> list[tuple[int, int]]:
 
 def average_gram_(factor: Tensor, x: Tensor, beta: float) -> Tensor:
     """factor <- beta factor + (1 - beta) x x^T, in place. factor: (n, n), x: (n, columns)."""
+    return _gram_(factor, x, beta, 1 - beta)
+
+
+def add_gram_(factor: Tensor, x: Tensor) -> Tensor:
+    """factor <- factor + x x^T, in place. factor: (n, n), x: (n, columns)."""
+    return _gram_(factor, x, 1, 1)
+
+
+def _gram_(factor: Tensor, x: Tensor, beta: float, alpha: float) -> Tensor:
     for top, bottom in _strips(len(factor)):
-        factor[top:bottom, top:].addmm_(x[top:bottom], x[top:].mT, beta=beta, alpha=1 - beta)
+        factor[top:bottom, top:].addmm_(x[top:bottom], x[top:].mT, beta=beta, alpha=alpha)
     return factor
 
 

@@ -22,10 +22,10 @@ class OptimizerInfo:
     name: str
     constructor: Callable[
         ..., torch.optim.Optimizer
-    ]  # its first argument is the groups, its keywords the schema
+    ]  # its first argument is what `groups` returns, its keywords the schema
     summary: str
     paper: str  # where the algorithm comes from
-    groups: Callable[[nn.Module], list[Group]] = by_decay
+    groups: Callable[[nn.Module], list[Group] | nn.Module] = by_decay  # the model itself, for hooks on its modules
     charges: bool = True  # it charges its own matrix work, or has none; False: that must be counted from outside
 
     def build(self, model: nn.Module, **keywords: Any) -> torch.optim.Optimizer:
@@ -42,7 +42,7 @@ def register(
     *,
     summary: str,
     paper: str,
-    groups: Callable[[nn.Module], list[Group]] = by_decay,
+    groups: Callable[[nn.Module], list[Group] | nn.Module] = by_decay,
     charges: bool = True,
 ) -> Callable[[type], type]:
     """Enter a class under a name: the one line that adds an optimizer."""
@@ -92,9 +92,7 @@ def _external(target: str | None, allow_targets: Sequence[str]) -> OptimizerInfo
         raise ValueError(f"optimizer._target_={target} is no torch.optim.Optimizer class{hint}")
     decays = "weight_decay" in inspect.signature(constructor).parameters
     groups = by_decay if decays else all_in_one
-    return OptimizerInfo(
-        class_name.lower(), constructor, f"{target}, as its package ships it", target, groups
-    )
+    return OptimizerInfo(class_name.lower(), constructor, f"{target}, as its package ships it", target, groups)
 
 
 def build_optimizer(name: str, model: nn.Module, **keywords: Any) -> torch.optim.Optimizer:

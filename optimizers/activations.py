@@ -1,0 +1,198 @@
+"""What passes through a model's linear layers: sums over its tokens, taken by hooks during the gradient's own pass.
+
+K-FAC and MKOR need each layer's inputs a and its outputs' gradients g beside the gradient of its weights. The hooks add
+a a^T and g g^T, or a and g, to one tensor each, micro-batch after micro-batch, and keep nothing else. They do so only
+inside `Activations.record`: evaluation, sampled gradients and Hessian-vector products go by unseen, and where no
+statistics are due a hook costs a look at a flag. All of it is tensor arithmetic in place, which torch.compile takes
+into its graphs (one with the sums and one without), provided that the hooks are there first: attach them, then compile.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from optimizers.base import Objective, state_dtype
+from optimizers.kronecker import add_gram_, complete_
+from optimizers.param_groups import hidden_matrices
+
+
+def whole_model(model: nn.Module) -> nn.Module:
+    """The first argument of a constructor that attaches hooks; it makes its own groups of the parameters."""
+    return model
+
+
+class Sum(NamedTuple):
+    """A sum over rows, one per token, and their number: tensors both, so that nothing waits for the device."""
+
+    total: Tensor  # (n,) of the rows, or (n, n) of their outer products, as optimizers.kronecker keeps a factor
+    rows: Tensor  # (1,): a compiled pass takes float64 scalars on the CPU for numbers, and adds to a copy
+
+    def add(self, x: Tensor, bound: float | None) -> None:
+        """Add the rows of x (..., n), or (..., n - 1), which are given a last entry of 1: the input of a bias."""
+        x = x.reshape(-1, x.shape[-1]).to(self.total.dtype)
+        if x.shape[-1] < len(self.total):
+            x = F.pad(x, (0, 1), value=1.0)
+        if bound is not None:
+            x = x.clamp(-bound, bound)
+        if self.total.ndim == 2:
+            add_gram_(self.total, x.mT)
+        else:
+            self.total.add_(x.sum(0))
+        self.rows.add_(len(x))
+
+    def mean(self) -> Tensor:
+        """(n,) or (n, n); the sum is used up."""
+        total = self.total.div_(self.rows)
+        return complete_(total) if total.ndim == 2 else total
+
+
+class _Tap(torch.autograd.Function):
+    """The identity; on the way back it adds the gradient to a sum."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, total: Tensor, rows: Tensor, bound: float | None) -> Tensor:
+        ctx.into, ctx.bound = (total, rows), bound
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
+        Sum(*ctx.into).add(g.detach(), ctx.bound)
+        return g, None, None, None
+
+
+class Layer:
+    """A weight of linear layers, what its hooks have summed, and its gradient as one matrix.
+
+    Attributes:
+        weight: (out, in). Modules that share it are one layer, whose rows are the tokens of all its uses.
+        bias: (out,), the last column of the matrix, which then is (out, in + 1); None where there is none, where it is
+            frozen, or where modules with the same weight have biases of their own.
+    """
+
+    def __init__(self, name: str, weight: Tensor, bias: Tensor | None) -> None:
+        self.name, self.weight, self.bias = name, weight, bias
+        self.out, self.into = weight.shape[0], weight.shape[1] + (bias is not None)
+        self.dtype = state_dtype(weight)
+        self.recording = False
+        self.inputs: Sum | None = None
+        self.gradients: Sum | None = None
+        self.bounds: tuple[float, float] | None = None  # of the entries of inputs and gradients
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """The forward hook; a tensor that it returns takes the output's place."""
+        if not self.recording or not torch.is_grad_enabled():
+            return None
+        assert self.inputs is not None
+        assert self.gradients is not None
+        bounds = self.bounds or (None, None)
+        with torch.autocast(output.device.type, enabled=False):  # a pass in bfloat16 is no reason to sum in it
+            self.inputs.add(args[0].detach(), bounds[0])
+        return _Tap.apply(output, *self.gradients, bounds[1])
+
+    def gradient(self) -> Tensor:
+        """(out, in [+ 1]), in the dtype of the state."""
+        assert self.weight.grad is not None
+        grad = self.weight.grad.to(self.dtype)
+        if self.bias is None:
+            return grad
+        assert self.bias.grad is not None
+        return torch.cat([grad, self.bias.grad.to(self.dtype)[:, None]], dim=1)
+
+    def parts(self, matrix: Tensor) -> dict[Tensor, Tensor]:
+        """A matrix of the gradient's shape, taken apart by parameter."""
+        if self.bias is None:
+            return {self.weight: matrix}
+        return {self.weight: matrix[:, :-1], self.bias: matrix[:, -1]}
+
+
+def linear_layers(model: nn.Module) -> list[tuple[Layer, list[nn.Linear]]]:
+    """The hidden linear layers and the modules of each: no embedding, no head tied to one, no frozen weight."""
+    hidden = {id(weight) for weight in hidden_matrices(model)}
+    modules: dict[int, list[tuple[str, nn.Linear]]] = defaultdict(list)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and id(module.weight) in hidden:
+            modules[id(module.weight)].append((name, module))
+    layers = []
+    for uses in modules.values():
+        name, first = uses[0]
+        bias = first.bias
+        joined = bias is not None and bias.requires_grad and all(module.bias is bias for _, module in uses)
+        layers.append((Layer(name, first.weight, bias if joined else None), [module for _, module in uses]))
+    return layers
+
+
+class Activations:
+    """The hooks on a model's hidden linear layers.
+
+    Args:
+        moment: 1 sums the rows, 2 their outer products.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+
+    def __init__(self, model: nn.Module, moment: Literal[1, 2]) -> None:
+        self.moment = moment
+        self.layers: list[Layer] = []
+        for layer, modules in linear_layers(model):
+            self.layers.append(layer)
+            for module in modules:
+                module.register_forward_hook(layer)
+        if not self.layers:
+            raise ValueError("the model has no trainable linear layer but its head: there is nothing to precondition")
+        self._seen: set[str] = set()
+
+    def record(self, objective: Objective, bounds: tuple[float, float] | None = None) -> Tensor:
+        """The objective's loss and gradient, with the hooks summing.
+
+        Args:
+            bounds: clamp each entry of the inputs and of the gradients to plus or minus these.
+        """
+        for layer in self.layers:
+            layer.inputs, layer.gradients = self._zero(layer, layer.into), self._zero(layer, layer.out)
+            layer.bounds, layer.recording = bounds, True
+        try:
+            return objective()
+        finally:
+            for layer in self.layers:
+                layer.recording = False
+
+    def means(self, objective: Objective) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+        """Each layer that has a gradient, with the means over the rows of all micro-batches and ranks; once a record.
+
+        The gradients are those of the global batch's mean loss, neither clipped nor scaled up by its tokens.
+
+        Raises:
+            ValueError: a layer has a gradient, and its hooks have never seen it.
+        """
+        used = [layer for layer in self.layers if layer.weight.grad is not None]
+        sums = [kept for layer in used for kept in (layer.inputs, layer.gradients) if kept is not None]
+        objective.mean_([tensor for kept in sums for tensor in kept])
+        self._check(used, objective.step)
+        for layer in used:
+            assert layer.inputs is not None
+            assert layer.gradients is not None
+            yield layer, layer.inputs.mean(), layer.gradients.mean()
+        for layer in self.layers:
+            layer.inputs = layer.gradients = None
+
+    def _zero(self, layer: Layer, n: int) -> Sum:
+        place: dict[str, Any] = {"dtype": layer.dtype, "device": layer.weight.device}
+        return Sum(torch.zeros([n] * self.moment, **place), torch.zeros(1, **place))
+
+    def _check(self, used: list[Layer], step: int) -> None:
+        """Only a layer's first time: it waits for the device."""
+        new = [layer for layer in used if layer.name not in self._seen]
+        for layer in new:
+            assert layer.inputs is not None
+            assert layer.gradients is not None
+            if not layer.inputs.rows or not layer.gradients.rows:
+                raise ValueError(
+                    f"the hooks on layer {layer.name} recorded nothing in step {step}, although its weight has a "
+                    "gradient: build the optimizer before torch.compile, and call the module rather than its weight"
+                )
+        self._seen.update(layer.name for layer in new)

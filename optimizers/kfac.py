@@ -1,0 +1,176 @@
+"""K-FAC: each layer's gradient times the inverse of its Kronecker-factored Fisher matrix (Martens & Grosse, ICML 2015).
+
+    A <- f A + (1 - f) mean(a a^T),  G <- f G + (1 - f) mean(g g^T)     every k-th step, from A = G = I
+    V = (G (x) A + damping I)^-1 dW                                     eigen
+    V = (G + damping I)^-1 dW (A + damping I)^-1                        inverse
+    V <- V min(1, sqrt(kl_clip / sum over layers of lr^2 <V, dW>))
+    b <- momentum b + V + wd W,  W <- W - lr b
+
+over a layer's inputs a and its outputs' gradients g, a bias joined to W as a last column whose input is 1. The details
+and the defaults are KAISA's (Pauloski et al., arXiv 2107.01739, and the authors' code): K-FAC only replaces gradients,
+and one SGD with momentum takes them all. So embeddings, the vocabulary head and vectors get SGD at the same rate.
+
+- The Fisher matrix is the empirical one: g comes from the true labels, in the pass that makes the gradient, unclipped.
+- g belongs to the *mean* loss, as in KAISA, so G is smaller by the square of the tokens in a batch than what
+  the theory has. With thousands of tokens G (x) A is soon below a damping of .001, and what is left is nearly
+  SGD under kl_clip. Dividing `damping` by that square gives the theory's preconditioner back, up to a scale that
+  kl_clip sets.
+- Where kl_clip is at work, lr cancels out of the preconditioned layers' step, and a schedule no longer reaches them.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from optimizers.activations import Activations, Layer, whole_model
+from optimizers.backends import sgd
+from optimizers.base import Objective, Optimizer, state_dtype
+from optimizers.checks import check_at_least, check_betas, check_common
+from optimizers.kronecker import eigh, eigh_flops, gram_flops, spread
+from optimizers.param_groups import by_decay
+from optimizers.registry import register
+
+
+@register(
+    "kfac", summary="SGD, on gradients times inverse Kronecker factors", paper="arXiv 2107.01739", groups=whole_model
+)
+class KFAC(Optimizer):
+    """State of a layer's weight (out, in): `A` (in, in), `G` (out, out) and what was last made of them.
+
+    With a bias, `in` is one more. Method eigen keeps eigenvectors `A_vectors`, `G_vectors` and eigenvalues `A_values`,
+    `G_values`; inverse keeps `A_inverse`, `G_inverse`. Every parameter has SGD's `b`.
+
+    Args:
+        model: its hidden linear layers are hooked, all its parameters trained.
+        factor_decay: f, what the averages keep of themselves.
+        kl_clip: largest lr^2 <V, dW> over all layers; None: no clipping.
+        every_factor: updates between statistics.
+        every_inverse: updates between inversions.
+        stagger: spread the layers' inversions over every_inverse steps, so that no step bears them all. A layer whose
+            turn has not come yet takes its plain gradient.
+        weight_decay: added to the gradient, as SGD does.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        /,
+        lr: float = 0.1,
+        damping: float = 1e-3,
+        factor_decay: float = 0.95,
+        kl_clip: float | None = 1e-3,
+        every_factor: int = 10,
+        every_inverse: int = 50,
+        method: Literal["eigen", "inverse"] = "eigen",
+        momentum: float = 0.9,
+        stagger: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        check_common(lr, weight_decay)
+        check_betas([factor_decay], "factor_decay")
+        check_betas([momentum], "momentum")
+        check_at_least("every_factor", every_factor, 1)
+        check_at_least("every_inverse", every_inverse, 1)
+        if damping <= 0:
+            raise ValueError(f"damping must be above 0, not {damping}")
+        if kl_clip is not None and kl_clip <= 0:
+            raise ValueError(f"kl_clip must be above 0, not {kl_clip}; null turns it off")
+        if method not in ("eigen", "inverse"):
+            raise ValueError(f"method must be eigen or inverse, not {method!r}")
+        self.damping, self.factor_decay, self.kl_clip = damping, factor_decay, kl_clip
+        self.every_factor, self.every_inverse = every_factor, every_inverse
+        self.eigen = method == "eigen"
+        super().__init__(by_decay(model), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.activations = Activations(model, moment=2)
+        costs = [self._inversion_flops(layer) for layer in self.activations.layers]
+        self.due_at = spread(costs, every_inverse) if stagger else [0] * len(costs)
+
+    @torch.no_grad()
+    def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
+        objective = closure
+        if objective.step % self.every_factor == 0:
+            loss = self.activations.record(objective)
+            self._update_factors(objective)
+        else:
+            loss = objective()
+        directions: dict[Tensor, Tensor] = {}
+        for layer, turn in zip(self.activations.layers, self.due_at, strict=True):
+            if layer.weight.grad is None:
+                continue
+            if objective.step % self.every_inverse == turn and "A" in self.state[layer.weight]:
+                self._invert(layer)
+                objective.charge(self._inversion_flops(layer))
+            if self._inverted(layer):
+                directions |= layer.parts(self._precondition(layer))
+                m, n = layer.out, layer.into
+                objective.charge((4 if self.eigen else 2) * m * n * (m + n))
+        scale = self._clip(directions)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    g = directions[p].mul_(scale) if p in directions else p.grad.to(state_dtype(p))
+                    sgd(p, g, self.state[p], group)
+        return loss
+
+    def _update_factors(self, objective: Objective) -> None:
+        for layer, a, g in self.activations.means(objective):
+            state = self.state[layer.weight]
+            for name, found in [("A", a), ("G", g)]:
+                if name not in state:
+                    state[name] = torch.eye(len(found), dtype=found.dtype, device=found.device)
+                state[name].mul_(self.factor_decay).add_(found, alpha=1 - self.factor_decay)
+            objective.charge(sum(gram_flops(n, objective.num_tokens) for n in (layer.into, layer.out)))
+
+    def _inverted(self, layer: Layer) -> bool:
+        return ("A_vectors" if self.eigen else "A_inverse") in self.state.get(layer.weight, {})
+
+    def _inversion_flops(self, layer: Layer) -> int:
+        return sum(eigh_flops(n) if self.eigen else 2 * n**3 for n in (layer.into, layer.out))
+
+    def _invert(self, layer: Layer) -> None:
+        state = self.state[layer.weight]
+        for name in ("A", "G"):
+            factor = state[name]
+            if self.eigen:
+                values, state[f"{name}_vectors"] = eigh(factor)
+                state[f"{name}_values"] = values.clamp_(min=0.0)  # rounding may push them below
+            else:
+                damped = factor + self.damping * torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+                state[f"{name}_inverse"] = torch.linalg.inv(damped)
+
+    def _precondition(self, layer: Layer) -> Tensor:
+        """V, (out, in)."""
+        state, gradient = self.state[layer.weight], layer.gradient()
+        if not self.eigen:
+            return state["G_inverse"] @ gradient @ state["A_inverse"]
+        left, right = state["G_vectors"], state["A_vectors"]
+        rotated = left.T @ gradient @ right
+        rotated.div_(torch.outer(state["G_values"], state["A_values"]).add_(self.damping))
+        return left @ rotated @ right.T
+
+    def _clip(self, directions: dict[Tensor, Tensor]) -> Tensor | float:
+        """What to scale the preconditioned gradients with; a tensor, so that nothing waits for the device."""
+        if self.kl_clip is None or not directions:
+            return 1.0
+        lr = {p: group["lr"] for group in self.param_groups for p in group["params"]}
+        products = [(v * p.grad).sum() * lr[p] ** 2 for p, v in directions.items()]  # type: ignore[operator]
+        return (self.kl_clip / torch.stack(products).sum().abs()).sqrt().clamp(max=1.0)
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, Tensor | float]:
+        """Condition of what the layers' gradients are multiplied with, the median and the largest.
+
+        Method eigen has it in the 2-norm, inverse in the 1-norm, where it takes no eigenvalues.
+        """
+        found = []
+        for layer in self.activations.layers:
+            if not self._inverted(layer):
+                continue
+            state = self.state[layer.weight]
+            if self.eigen:
+                a, g = state["A_values"], state["G_values"]
+                found.append((a.max() * g.max() + self.damping) / (a.min() * g.min() + self.damping))
+            else:
+                found.append(torch.linalg.cond(state["A_inverse"], 1) * torch.linalg.cond(state["G_inverse"], 1))
+        return {"condition": torch.stack(found).median(), "condition_max": torch.stack(found).max()} if found else {}

@@ -1,0 +1,174 @@
+"""MKOR: K-FAC with factors of rank-1 updates, inverted as they come (Mozaffari et al., arXiv 2306.01685, algorithm 1).
+
+    a, g = means over the tokens of a layer's inputs and of its outputs' gradients            every k-th step
+    F <- z F + (1 - z) I  where max |F| > threshold                       for both inverse factors, L^-1 and R^-1
+    F <- inverse of (d F^-1 + (1 - d) x x^T),  x = g for L^-1, a for R^-1
+    V = L^-1 dW R^-1,  V <- V |dW| / |V|, then on to AdamW, LAMB or SGD
+
+from F = I, a bias joined to W as a last column whose input is 1. `formula` says what the third line is; u = F x:
+
+    exact     (F - (1 - d) u u^T / (d + (1 - d) x^T u)) / d               Sherman and Morrison's
+    printed   d F + (1 - d) / (d^2 (1 + d (1 - d) x^T u)) u u^T           lines 7 and 8: no inverse of that average, for
+                                                                          its sign makes large what should be small
+    repo      M - y y^T / (1 + x^T y),  M = d F + (1 - d) I,  y = M x     the authors' code
+
+The authors' code also leaves out the first statistics (F stays I), clamps every input and gradient to +-100 before
+the mean, and rescales by the sum of the norms of W and bias: so does `repo` here. It has float16 factors and a fixed
+d = .95; here they are float32 at least, and d is `decay`. Its stabiliser waits for |F| > 2, which cannot be: F starts
+at I, M is no larger than I, and what follows takes away.
+
+Each token has a loss of its own, so g, the mean of their gradients, is the sum of the mean loss's. Statistics come
+from the pass that makes the gradient, unclipped. Embeddings, the vocabulary head and vectors go to the backend with
+their plain gradients.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from optimizers.activations import Activations, Layer, whole_model
+from optimizers.backends import BACKENDS
+from optimizers.base import Objective, Optimizer, state_dtype
+from optimizers.checks import check_at_least, check_betas, check_common
+from optimizers.param_groups import by_decay
+from optimizers.registry import register
+
+FORMULAS = ("exact", "printed", "repo")
+CLAMP = 100.0  # of the authors' code
+
+
+def update_inverse(inverse: Tensor, x: Tensor, decay: float, formula: str) -> None:
+    """The third line of the head of this file, in place.
+
+    Args:
+        inverse: F, (n, n), symmetric.
+        x: (n,).
+    """
+    if formula == "repo":
+        inverse.mul_(decay).diagonal().add_(1 - decay)
+    u = inverse @ x
+    bend = x @ u
+    if formula == "exact":
+        inverse.addr_(u * ((decay - 1) / (decay + (1 - decay) * bend)), u).div_(decay)
+    elif formula == "printed":
+        inverse.mul_(decay).addr_(u * ((1 - decay) / (decay**2 * (1 + decay * (1 - decay) * bend))), u)
+    else:
+        inverse.addr_(u * (-1 / (1 + bend)), u)
+
+
+@register("mkor", summary="a first-order method behind rank-1 factors", paper="arXiv 2306.01685", groups=whole_model)
+class Mkor(Optimizer):
+    """State of a layer's weight (out, in): the inverse factors `left` (out, out) and `right` (in, in).
+
+    With a bias, `in` is one more. Beside them is the backend's: `m`, `v` and `step`, or `b`.
+
+    Args:
+        model: its hidden linear layers are hooked, all its parameters trained.
+        decay: d, what the factors keep of themselves.
+        every: updates between statistics.
+        stabilizer: threshold and z of the second line; 2 and .9 are of the authors' code. Not in `repo`.
+        betas, eps: of adamw and lamb.
+        momentum: of sgd.
+        weight_decay: decoupled in adamw, inside the trust ratio in lamb, added to the gradient in sgd.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        /,
+        lr: float = 6e-4,
+        decay: float = 0.95,
+        every: int = 10,
+        formula: Literal["exact", "printed", "repo"] = "exact",
+        stabilizer: tuple[float, float] = (2.0, 0.9),
+        backend: Literal["adamw", "lamb", "sgd"] = "adamw",
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        momentum: float = 0.9,
+        weight_decay: float = 0.1,
+    ) -> None:
+        check_common(lr, weight_decay)
+        check_betas(betas)
+        check_betas([momentum], "momentum")
+        check_at_least("eps", eps, 0)
+        check_at_least("every", every, 1)
+        if not 0 < decay < 1:
+            raise ValueError(f"decay must be between 0 and 1, not {decay}")
+        if formula not in FORMULAS:
+            raise ValueError(f"formula must be {', '.join(FORMULAS[:-1])} or {FORMULAS[-1]}, not {formula!r}")
+        if stabilizer[0] < 1 or not 0 <= stabilizer[1] <= 1:
+            raise ValueError(f"stabilizer must be a threshold from 1 and a share from 0 to 1, not {list(stabilizer)}")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be adamw, lamb or sgd, not {backend!r}")
+        self.decay, self.every, self.formula = decay, every, formula
+        self.threshold, self.kept = stabilizer
+        self.backend = BACKENDS[backend]
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(by_decay(model), defaults)
+        self.activations = Activations(model, moment=1)
+
+    @torch.no_grad()
+    def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
+        loss, directions = self._gradient(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    g = directions[p] if p in directions else p.grad.to(state_dtype(p))
+                    self.backend(p, g, self.state[p], group)
+        return loss
+
+    def _gradient(self, objective: Objective) -> tuple[Tensor, dict[Tensor, Tensor]]:
+        """The loss, and V by parameter."""
+        if objective.step % self.every == 0:
+            bounds = (CLAMP, CLAMP / objective.num_tokens) if self.formula == "repo" else None
+            loss = self.activations.record(objective, bounds)
+            self._update_factors(objective)
+        else:
+            loss = objective()
+        directions: dict[Tensor, Tensor] = {}
+        for layer in self.activations.layers:
+            if layer.weight.grad is not None and "left" in self.state[layer.weight]:
+                directions |= layer.parts(self._precondition(layer))
+                m, n = layer.out, layer.into
+                objective.charge(2 * m * n * (m + n) + 4 * m * n)
+        return loss, directions
+
+    def _update_factors(self, objective: Objective) -> None:
+        for layer, a, g in self.activations.means(objective):
+            state = self.state[layer.weight]
+            new = "left" not in state
+            for name, x in [("left", g * objective.num_tokens), ("right", a)]:
+                if new:
+                    state[name] = torch.eye(len(x), dtype=x.dtype, device=x.device)
+                if self.formula != "repo":
+                    self._stabilize(state[name])
+                if not new or self.formula != "repo":
+                    update_inverse(state[name], x, self.decay, self.formula)
+            objective.charge(9 * (layer.out**2 + layer.into**2) + objective.num_tokens * (layer.out + layer.into))
+
+    def _stabilize(self, inverse: Tensor) -> None:
+        """The second line; the choice is made on the device, so that nothing waits for it."""
+        lost = (inverse.abs().amax() > self.threshold).to(inverse.dtype) * (1 - self.kept)
+        inverse.mul_(1 - lost).diagonal().add_(lost)
+
+    def _precondition(self, layer: Layer) -> Tensor:
+        """V, (out, in), rescaled; a gradient of 0 stays 0."""
+        state, gradient = self.state[layer.weight], layer.gradient()
+        direction = state["left"] @ gradient @ state["right"]
+        ratio = self._size(layer, gradient) / self._size(layer, direction)
+        return direction.mul_(torch.where(gradient.any(), ratio, 1.0))
+
+    def _size(self, layer: Layer, matrix: Tensor) -> Tensor:
+        parts = layer.parts(matrix).values() if self.formula == "repo" else [matrix]
+        return torch.stack([part.norm() for part in parts]).sum()
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, Tensor | float]:
+        """Condition of the factors, the median and the largest, in the 1-norm: there it takes no eigenvalues."""
+        states = [self.state.get(layer.weight, {}) for layer in self.activations.layers]
+        factors = [state[name] for state in states if "left" in state for name in ("left", "right")]
+        if not factors:
+            return {}
+        found = torch.stack([torch.linalg.cond(factor, 1) for factor in factors])
+        return {"condition": found.median(), "condition_max": found.max()}

@@ -1,0 +1,97 @@
+"""MKOR-H: MKOR, then its backend on plain gradients when the second order no longer pays (arXiv 2306.01685).
+
+The paper says that the hybrid looks at the rate at which the loss falls, and not how. *This rule is ours*, and so are
+its figures, which nothing has tuned:
+
+    The training loss is averaged over windows of updates. A window's rate is what its average lies below the one
+    before. Once `patience` windows in a row have a rate below `threshold` times the highest so far, the method falls
+    back for good: it drops its factors and records nothing more.
+
+Being relative, the rule knows neither the loss's unit nor the warm-up, during which rates rise. A window should be long
+enough that its average does not fall by chance.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from optimizers.activations import whole_model
+from optimizers.base import Objective
+from optimizers.checks import check_at_least
+from optimizers.mkor import Mkor
+from optimizers.registry import register
+
+
+@register("mkor_h", summary="MKOR until the loss falls slowly", paper="arXiv 2306.01685, our rule", groups=whole_model)
+class MkorH(Mkor):
+    """MKOR's state, and the window's summed `loss` with that of the first layer's weight.
+
+    In the first group stand `second_order`, `last_loss`, `best_rate` and `slow_windows`.
+
+    Args:
+        lr, ..., weight_decay: MKOR's.
+        window: updates over which the loss is averaged.
+        threshold: share of the highest rate, below which a window is slow.
+        patience: slow windows in a row before the second order is left.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        /,
+        lr: float = 6e-4,
+        decay: float = 0.95,
+        every: int = 10,
+        formula: Literal["exact", "printed", "repo"] = "exact",
+        stabilizer: tuple[float, float] = (2.0, 0.9),
+        backend: Literal["adamw", "lamb", "sgd"] = "adamw",
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        momentum: float = 0.9,
+        window: int = 100,
+        threshold: float = 0.02,
+        patience: int = 2,
+        weight_decay: float = 0.1,
+    ) -> None:
+        check_at_least("window", window, 1)
+        check_at_least("threshold", threshold, 0)
+        check_at_least("patience", patience, 1)
+        super().__init__(
+            model, lr=lr, decay=decay, every=every, formula=formula, stabilizer=stabilizer, backend=backend,
+            betas=betas, eps=eps, momentum=momentum, weight_decay=weight_decay,
+        )  # fmt: skip
+        self.window, self.share, self.patience = window, threshold, patience
+        self.param_groups[0].update(second_order=True, last_loss=None, best_rate=0.0, slow_windows=0)
+
+    def _gradient(self, objective: Objective) -> tuple[Tensor, dict[Tensor, Tensor]]:
+        if not self.param_groups[0]["second_order"]:
+            return objective(), {}
+        loss, directions = super()._gradient(objective)
+        self._watch(loss, objective.step)
+        return loss, directions
+
+    def _watch(self, loss: Tensor, step: int) -> None:
+        """One wait for the device a window."""
+        group, state = self.param_groups[0], self.state[self.activations.layers[0].weight]
+        if "loss" not in state:
+            state["loss"] = torch.zeros_like(loss)
+        state["loss"] += loss
+        if (step + 1) % self.window:
+            return
+        mean = state["loss"].item() / self.window
+        state["loss"].zero_()
+        if group["last_loss"] is not None:
+            rate = group["last_loss"] - mean
+            group["best_rate"] = max(group["best_rate"], rate)
+            group["slow_windows"] = group["slow_windows"] + 1 if rate < self.share * group["best_rate"] else 0
+        group["last_loss"] = mean
+        if group["slow_windows"] >= self.patience:
+            group["second_order"] = False
+            for layer in self.activations.layers:
+                self.state[layer.weight].pop("left", None)
+                self.state[layer.weight].pop("right", None)
+
+    def metrics(self) -> dict[str, Tensor | float]:
+        """MKOR's, and whether it is still at work: 1 or 0."""
+        return {"second_order": float(self.param_groups[0]["second_order"]), **super().metrics()}
