@@ -5,7 +5,7 @@
     python -m scripts.prepare local files='[a.jsonl.zst, b.txt]' val_share=0.05 tokenizer=bytes
 
 Keys are those of configs/data/<recipe>.yaml. Stopped at any moment, the same command goes on where it was; two
-at once do the work once. Expect 3 to 5 million GPT-2 tokens a second for every CPU core.
+at once do the work once. Expect about 2 million GPT-2 tokens a second from every CPU core.
 """
 
 import argparse
