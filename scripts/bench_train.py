@@ -68,10 +68,13 @@ def read_setting(options: argparse.Namespace, folder: Path) -> Setting:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise ValueError(f"--model must be one of {known}, not {options.model}")
     shape = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key in ("sequences", "context", "micro", "rounds"):
+        if (value := getattr(options, key)) is not None and value < 1:
+            raise ValueError(f"--{key} must be at least 1, not {value}")
     context, micro = options.context or shape["context"], options.micro or options.sequences
     if context > shape["context"]:
         raise ValueError(f"--context must be at most the model's {shape['context']}, not {context}")
-    if micro < 1 or options.sequences % micro:
+    if options.sequences % micro:
         raise ValueError(f"--micro must divide --sequences={options.sequences}, and {micro} does not")
     if not 1 <= options.vocabulary <= 2**16:
         raise ValueError(f"--vocabulary must be between 1 and 65536, not {options.vocabulary}")
