@@ -71,7 +71,6 @@ def main(values: dict[str, Any]) -> str:
             run.close(status)
         torch.set_num_threads(threads)  # a resumed run may have changed it: a sweep's next one must not inherit that
         folder.close()
-        ranks.close()
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The ranks of a run: one process each, started by torchrun, or just this one."""
 
+import atexit
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,10 +63,6 @@ class Ranks:
                 f"rank {self.rank} has lost the others: one of them ended, and says why, or the network failed"
             ) from error
 
-    def close(self) -> None:
-        if self.world > 1:
-            dist.destroy_process_group()
-
 
 def join(device: str) -> tuple[Ranks, str]:
     """Join the other ranks if torchrun started us; our rank and the device that is ours.
@@ -81,6 +79,12 @@ def join(device: str) -> tuple[Ranks, str]:
             raise ValueError(f"device={device} is for one rank: give device=cuda under torchrun")
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return Ranks(dist.get_rank(), world, dist.new_group(backend="gloo", timeout=timedelta(days=7))), device
+    return Ranks(int(os.environ["RANK"]), world, _join_groups("nccl" if device.startswith("cuda") else "gloo")), device
+
+
+@functools.cache
+def _join_groups(backend: str) -> Any:
+    """The process group, joined once: the jobs of a sweep share it. Returns `patient`."""
+    dist.init_process_group(backend)
+    atexit.register(dist.destroy_process_group)
+    return dist.new_group(backend="gloo", timeout=timedelta(days=7))

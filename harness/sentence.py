@@ -34,7 +34,7 @@ def on_first_rank() -> bool:
 def complain(text: str) -> NoReturn:
     """End with that sentence on stderr and exit code 2."""
     if not on_first_rank():
-        time.sleep(3)  # what the first rank has found too it says first, and then torchrun ends this one
+        time.sleep(10)  # what the first rank has found too it says first, and then torchrun ends this one
     print(f"halfstep: {text}", file=sys.stderr)
     raise SystemExit(2)
 

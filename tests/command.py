@@ -53,6 +53,20 @@ def in_process(*arguments: str) -> Ended:
     return Ended(code, out.getvalue(), err.getvalue())
 
 
+def interrupted(*arguments: str, at: int) -> None:
+    """The same, stopped by Ctrl-C where it asks for the batch of step `at`."""
+
+    def batch(loader: train.Loader, step: int) -> Any:
+        if step == at:
+            raise KeyboardInterrupt
+        return draw(loader, step)
+
+    draw = train.Loader.batch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.Loader, "batch", batch)
+        assert in_process(*arguments).code == 130
+
+
 def environment(**entries: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **entries}
 

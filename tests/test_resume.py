@@ -14,7 +14,19 @@ import torch
 import train
 from harness import checkpoint
 from optimizers import build_optimizer, list_optimizers
-from tests.command import ROOT, SMALL, complaint, contents, end, environment, in_process, manifest, rows, start
+from tests.command import (
+    ROOT,
+    SMALL,
+    complaint,
+    contents,
+    end,
+    environment,
+    in_process,
+    interrupted,
+    manifest,
+    rows,
+    start,
+)
 from tests.tiny import tiny_model, tiny_objective
 from tests.tiny import train as train_tiny
 
@@ -25,20 +37,6 @@ OPTIMIZERS = {info.name: (f"optimizer={info.name}",) for info in list_optimizers
     "its own classes": (*EXTERNAL, "optimizer._target_=pytorch_optimizer.Conda"),  # projectors in its state
 }
 EVERY_THREE = ("steps=8", "checkpoint.every=3", "eval.every=4", "target_loss=5.4")
-
-
-def interrupted(*arguments, at, monkeypatch):
-    """The command, stopped by Ctrl-C where it asks for the batch of step `at`."""
-
-    def batch(self, step):
-        if step == at:
-            raise KeyboardInterrupt
-        return draw(self, step)
-
-    draw = train.Loader.batch
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Loader, "batch", batch)
-        assert in_process(*arguments).code == 130
 
 
 @pytest.fixture
@@ -60,11 +58,11 @@ def assert_same_run(one, other):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_goes_on_to_the_same_bits(here, monkeypatch, name):
+def test_every_optimizer_goes_on_to_the_same_bits(here, name):
     arguments = (*OPTIMIZERS[name], *EVERY_THREE)
     assert in_process(*arguments, "run_dir=whole").code == 0
-    interrupted(*arguments, "run_dir=cut", at=2, monkeypatch=monkeypatch)
-    interrupted(*arguments, "run_dir=cut", "resume=true", at=5, monkeypatch=monkeypatch)
+    interrupted(*arguments, "run_dir=cut", at=2)
+    interrupted(*arguments, "run_dir=cut", "resume=true", at=5)
     assert [row["step"] for row in rows(here / "cut")] == [0, 1, 2, 3, 4]
     assert in_process(*arguments, "run_dir=cut", "resume=true").code == 0
     assert [row["step"] for row in rows(here / "cut")] == list(range(9))
@@ -142,9 +140,9 @@ DAMAGE = {
 
 
 @pytest.fixture
-def cut(here, monkeypatch):
+def cut(here):
     """A run of 8 steps stopped at step 7, with checkpoints of 3 and 6."""
-    interrupted(*EVERY_THREE, "run_dir=cut", at=7, monkeypatch=monkeypatch)
+    interrupted(*EVERY_THREE, "run_dir=cut", at=7)
     return here / "cut"
 
 
@@ -203,7 +201,7 @@ def test_what_a_kill_or_an_editor_left_in_the_metrics_is_computed_again(here, cu
 
 def test_the_number_of_threads_is_the_runs_own(here, monkeypatch):
     threads = torch.get_num_threads()
-    interrupted(*EVERY_THREE, "run_dir=cut", at=5, monkeypatch=monkeypatch)
+    interrupted(*EVERY_THREE, "run_dir=cut", at=5)
     for path in (here / "cut" / "checkpoints").iterdir():
         state = json.loads((path / "state.json").read_text())
         assert state["threads"] == 1
@@ -219,9 +217,9 @@ def test_the_number_of_threads_is_the_runs_own(here, monkeypatch):
     assert torch.get_num_threads() == threads
 
 
-def test_without_checkpoints_it_starts_over(here, monkeypatch, steps_made):
+def test_without_checkpoints_it_starts_over(here, steps_made):
     arguments = (*EVERY_THREE, "checkpoint.every=null", "run_dir=cut")
-    interrupted(*arguments, at=5, monkeypatch=monkeypatch)
+    interrupted(*arguments, at=5)
     target = manifest(here / "cut")["target"]["seconds/total"]
     steps_made.clear()
     assert in_process(*arguments, "resume=true").code == 0

@@ -1,0 +1,46 @@
+"""What tests/test_distributed.py compares, computed by a rank: python -m tests.ranks FOLDER, under torchrun or alone.
+
+Each rank takes its sequences of the same global batch. The results go to FOLDER/<world>-<rank>.pt.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from harness.distributed import join
+from tests.tiny import CONTEXT, tiny_batch, tiny_model, tiny_objective
+
+SHARES = (1.0, 0.5, 0.25, 0.125)  # of 8 sequences; the last leaves every rank but the first with nothing
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    ranks, _ = join("cpu")
+    model = tiny_model(dtype=torch.float64)
+    objective = tiny_objective(model, micro=2, ranks=ranks, grad_clip=0.1)
+    inputs, targets = tiny_batch()
+    found: dict[str, object] = {}
+    objective.bind(3, (inputs[ranks.rank :: ranks.world], targets[ranks.rank :: ranks.world]))
+    probe = [
+        torch.randn(p.shape, generator=objective.generator(i), dtype=p.dtype) for i, p in enumerate(objective.params)
+    ]
+    found["loss"], found["grads"] = objective(), [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+    found["norm"], found["forward"] = objective.record.norm, objective.loss()
+    for share in SHARES:
+        narrow = objective.narrow(share)
+        found[f"sampled {share}"], found[f"hvp {share}"] = narrow.sampled_grads(), narrow.hvp(probe)
+        found[f"narrow loss {share}"] = narrow.loss()
+        found[f"tokens {share}"] = torch.tensor(narrow.num_tokens // CONTEXT)
+    own = [torch.full((2,), float(ranks.rank))]
+    objective.mean_(own)
+    found["mean of ranks"] = own[0] / max(ranks.world - 1, 1)  # of 0 .. world - 1, so that it is .5 for many
+    found["flops"] = torch.tensor([objective.ledger.model, objective.ledger.curvature])
+    found["agreed"] = torch.tensor(ranks.agree(7 + ranks.rank))
+    torch.save(found, folder / f"{ranks.world}-{ranks.rank}.pt")
+
+
+if __name__ == "__main__":
+    assert os.environ.get("OMP_NUM_THREADS") == "1"
+    main(Path(sys.argv[1]))

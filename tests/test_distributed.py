@@ -1,0 +1,151 @@
+"""Two ranks are one process, cut in two: the same losses, gradients, curvature and files."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import ranks
+from tests.command import ROOT, SMALL, contents, environment, in_process, interrupted, manifest, rows
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def torchrun(*arguments, cwd, program=str(ROOT / "train.py"), **options):
+    """The command under torchrun on two ranks."""
+    line = [*TORCHRUN, *program.split(), *arguments]
+    env = environment(PYTHONPATH=str(ROOT))
+    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, **options)
+
+
+def assert_same_curve(one, other):
+    """Up to the order of summation in fp32."""
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            tolerance = 1e-5 if key.endswith("loss") else 2e-3
+            assert value == pytest.approx(b[key], rel=tolerance, abs=1e-7), (a["step"], key)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [("optimizer=adamw", "batch.micro=1"), ("optimizer=sophia_g", "optimizer.every=2", "optimizer.share=0.25")],
+    ids=["adamw", "sophia_g"],
+)
+def test_two_ranks_give_the_curve_of_one(here, optimizer):
+    arguments = (*SMALL, *optimizer)
+    assert in_process(*arguments, "run_dir=one").code == 0
+    done = torchrun(*arguments, "run_dir=two", cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_curve(rows(here / "two"), rows(here / "one"))
+    one, two = (manifest(here / name) for name in ("one", "two"))
+    assert (one["ranks"], two["ranks"]) == (1, 2)
+    assert one["config_hash"] == two["config_hash"]
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["0/6", "3/6", "6/6"]  # one rank speaks
+    names = [sorted(str(p.relative_to(here / run)) for p in (here / run).rglob("*")) for run in ("one", "two")]
+    assert names[0] == names[1]
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """What tests/ranks.py computes: alone, and on each of two ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = torchrun(str(folder), cwd=folder, program="-m tests.ranks")
+    assert done.returncode == 0, done.stderr
+    threads = torch.get_num_threads()
+    ranks.main(folder)
+    torch.set_num_threads(threads)
+    return [torch.load(folder / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt")]
+
+
+def test_every_method_of_the_objective_on_two_ranks(computed):
+    alone, first, second = computed
+    assert first.keys() == second.keys() == alone.keys()
+    for key in alone.keys() - {"mean of ranks"}:
+        for mine in (first[key], second[key]):
+            pairs = zip(mine, alone[key], strict=True) if isinstance(mine, list) else [(mine, alone[key])]
+            for a, b in pairs:
+                assert torch.allclose(a, b, rtol=1e-10, atol=1e-13), key
+    assert first["mean of ranks"].tolist() == second["mean of ranks"].tolist() == [0.5, 0.5]
+
+
+def test_a_share_that_leaves_a_rank_with_nothing(computed):
+    alone, first, _ = computed
+    assert [int(alone[f"tokens {share}"]) for share in ranks.SHARES] == [8, 4, 2, 1]
+    assert not torch.allclose(first["sampled 0.125"][0], first["sampled 0.25"][0], rtol=1e-3)
+    assert first["hvp 0.125"][0].abs().max() > 0
+
+
+def test_what_is_wrong_is_said_once_and_leaves_nothing(here):
+    done = torchrun(*SMALL, "batch.tokens=384", cwd=here)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("halfstep: ")]
+    assert said == ["halfstep: batch.tokens makes 3 sequences of 128, which do not divide over 2 ranks"]
+    assert 'train.py", line' not in done.stderr  # torchrun's own traceback is its own affair
+    assert not list(here.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the ranks are found in /proc")
+def test_a_rank_that_dies_does_not_leave_the_other_waiting(here):
+    line = [*TORCHRUN, str(ROOT / "train.py"), *SMALL, "steps=100000", "run_dir=run"]
+    with subprocess.Popen(
+        line, cwd=here, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        while not (here / "run" / "metrics.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        second = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and is_rank(pid, process.pid, "1")]
+        os.kill(*second, signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert 'train.py", line' not in err
+    said = [text for text in err.splitlines() if text.startswith("halfstep: ")]
+    assert all(re.match("halfstep: rank 0 has lost the others", text) for text in said)
+    assert manifest(here / "run")["status"] in ("failed", "running")
+
+
+def is_rank(process, parent, rank):
+    try:
+        status = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        environ = Path(f"/proc/{process}/environ").read_text().split("\0")
+    except OSError:
+        return False
+    return int(status[1]) == parent and f"RANK={rank}" in environ
+
+
+@pytest.mark.slow
+def test_ranks_may_come_and_go(here):
+    """A run that one process began goes on with two, on the same batches, though not to the same bits."""
+    assert in_process("run_dir=one").code == 0
+    interrupted("run_dir=cut", at=5)
+    done = torchrun(*SMALL, "run_dir=cut", "resume=true", cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_curve(rows(here / "cut"), rows(here / "one"))
+    assert manifest(here / "one")["resolved"]["micro"] == 4
+    assert manifest(here / "cut")["resolved"]["micro"] == 2  # four do not fit in the half of four
+    before = contents(here / "cut")
+    done = torchrun(*SMALL, "run_dir=cut", "resume=true", cwd=here)
+    assert (done.returncode, done.stdout) == (0, "cut is finished already\n")
+    assert contents(here / "cut") == before
+
+
+@pytest.mark.slow
+def test_a_sweep_under_torchrun_ends_with_the_job_that_fails(here):
+    """Several ranks cannot part in the middle of one job and meet again in the next."""
+    sweep = ("-m", "seed=0,1,2,3", "study=two", "steps=1")
+    assert torchrun(*SMALL, *sweep, cwd=here).returncode == 0
+    (jobs,) = here.glob("results/runs/two/.sweeps/*/jobs.jsonl")
+    assert jobs.read_text().count("finished") == 4
+    time.sleep(1)  # sweeps are named by the second
+    done = torchrun(*SMALL, *sweep, cwd=here)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("halfstep: ")]
+    assert len(said) == 1
+    assert re.match("halfstep: job 0 failed: results/runs/two/.* exists already", said[0])
