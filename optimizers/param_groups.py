@@ -48,6 +48,15 @@ def by_kind(model: nn.Module) -> list[Group]:
     return [{"params": hidden, "hidden": True}, *({**group, "hidden": False} for group in rest)]
 
 
+def by_table(model: nn.Module) -> list[Group]:
+    """By decay; then tables (embeddings, learned positions, a head tied to one) apart, marked `table`."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    parameters = [p for _, p in trainable(model)]
+    groups = decayed(p for p in parameters if id(p) not in tables)
+    looked_up = [p for p in parameters if id(p) in tables]
+    return [*groups, {"params": looked_up, "table": True}] if looked_up else groups
+
+
 def check_cover(model: nn.Module, groups: Iterable[Group]) -> None:
     """Raise unless the groups hold each trainable parameter exactly once."""
     seen: dict[int, int] = {}
