@@ -11,10 +11,10 @@ and the defaults are KAISA's (Pauloski et al., arXiv 2107.01739, and the authors
 and one SGD with momentum takes them all. So embeddings, the vocabulary head and vectors get SGD at the same rate.
 
 - The Fisher matrix is the empirical one: g comes from the true labels, in the pass that makes the gradient, unclipped.
-- g belongs to the *mean* loss, as in KAISA, so G is smaller by the square of the tokens in a batch than what
-  the theory has. With thousands of tokens G (x) A is soon below a damping of .001, and what is left is nearly
-  SGD under kl_clip. Dividing `damping` by that square gives the theory's preconditioner back, up to a scale that
-  kl_clip sets.
+- g belongs to the *mean* loss, as in KAISA, so G is smaller by the square of the tokens in a batch than the theory's.
+  With thousands of tokens it fades, as its start from I is forgotten, until nothing of G (x) A is above a damping of
+  .001, and SGD under kl_clip is left. Dividing `damping` and `kl_clip` by that square gives the theory's step back
+  wherever the clip is at work.
 - Where kl_clip is at work, lr cancels out of the preconditioned layers' step, and a schedule no longer reaches them.
 """
 

@@ -1,0 +1,98 @@
+"""K-FAC and MKOR beside their authors' code, which no package index has: from checkouts, by hand.
+
+    git clone https://github.com/gpauloski/kfac-pytorch ~/authors/kfac-pytorch
+    git clone https://github.com/Mohammad-Mozaffari/mkor ~/authors/mkor
+    HALFSTEP_AUTHORS=~/authors python -m pytest -rs tests/test_authors.py
+
+Theirs run as they are, but for the casts to float32 that they hard-wire: in a copy those are to float64.
+"""
+
+import importlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import optimizers
+from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, train, weights
+
+AUTHORS = os.environ.get("HALFSTEP_AUTHORS", "")
+pytestmark = pytest.mark.skipif(not AUTHORS, reason="HALFSTEP_AUTHORS names no folder with the authors' checkouts")
+STEPS, DECAY, CLIP = 50, 1e-2, 0.5
+
+
+def in_float64(folder: Path, package: str, target: Path, monkeypatch) -> None:
+    """Make a checkout's package importable, its float32 become float64."""
+    shutil.copytree(folder / package, target / package)
+    for path in (target / package).rglob("*.py"):
+        text = path.read_text().replace("torch.float32", "torch.float64")
+        path.write_text(text.replace("importlib_metadata.version('kfac-pytorch')", "''"))  # it is not installed
+    monkeypatch.syspath_prepend(str(target))
+
+
+def by_decay(model: nn.Module) -> list[dict]:
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    return [{"params": matrices}, {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
+
+
+def apart(name: str, bias: bool, theirs, **keywords) -> float:
+    """`theirs(model)` gives what to call once the gradient is there; both clip it first."""
+    ours, other = (tiny_model(dtype=torch.float64, bias=bias) for _ in range(2))
+    start = weights(ours)
+    train(
+        ours,
+        optimizers.build_optimizer(name, ours, weight_decay=DECAY, **keywords),
+        tiny_objective(ours, grad_clip=CLIP),
+        STEPS,
+    )
+    step = theirs(other)
+    for i in range(STEPS):
+        other.zero_grad()
+        other(*tiny_batch(i)).backward()
+        nn.utils.clip_grad_norm_(other.parameters(), CLIP)
+        step()
+    return distance(weights(ours), weights(other), start)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kl_clip", [1e-3, None])
+@pytest.mark.parametrize("method", ["eigen", "inverse"])
+def test_kfac(method, kl_clip, bias, tmp_path, monkeypatch):
+    in_float64(Path(AUTHORS, "kfac-pytorch"), "kfac", tmp_path, monkeypatch)
+    preconditioner = importlib.import_module("kfac.preconditioner").KFACPreconditioner
+    lr = 0.05 if kl_clip else 1e-3
+
+    def theirs(model):
+        sgd = torch.optim.SGD(by_decay(model), lr=lr, momentum=0.9, weight_decay=DECAY)
+        kaisa = preconditioner(
+            model, factor_update_steps=2, inv_update_steps=4, damping=1e-3, factor_decay=0.95, lr=lr,
+            kl_clip=kl_clip or (lambda step: None), compute_method=method, inv_dtype=torch.float64,
+            update_factors_in_hook=False,
+        )  # fmt: skip
+        return lambda: (kaisa.step(), sgd.step())
+
+    keywords = {"lr": lr, "damping": 1e-3, "factor_decay": 0.95, "kl_clip": kl_clip, "momentum": 0.9}
+    assert apart("kfac", bias, theirs, every_factor=2, every_inverse=4, method=method, **keywords) < 1e-13
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("backend", ["sgd", "adamw"])
+def test_mkor_repo(backend, bias, tmp_path, monkeypatch):
+    in_float64(Path(AUTHORS, "mkor"), "mkor", tmp_path, monkeypatch)
+    mkor = importlib.import_module("mkor.mkor").MKOR
+    lr = 1e-2 if backend == "sgd" else 1e-3
+
+    def theirs(model):
+        model.device = torch.device("cpu")  # it asks
+        keywords = {"lr": lr, "weight_decay": DECAY}
+        sgd, adamw = torch.optim.SGD, torch.optim.AdamW
+        inner = (
+            sgd(by_decay(model), momentum=0.9, **keywords) if backend == "sgd" else adamw(by_decay(model), **keywords)
+        )
+        return mkor(model, inv_freq=5, half_precision=False, optimizer=inner).step
+
+    keywords = {"formula": "repo", "backend": backend, "momentum": 0.9, "betas": (0.9, 0.999)}
+    assert apart("mkor", bias, theirs, lr=lr, decay=0.95, every=5, **keywords) < 1e-13
