@@ -6,6 +6,8 @@ for n = FIRST, FIRST + EVERY, ... until a run ends before it could be killed. Ea
 forked from one that has imported everything and computed nothing, so that each costs what it computes.
 """
 
+import builtins
+import io
 import os
 import signal
 import sys
@@ -36,7 +38,16 @@ def dying(fatal: int) -> None:
 
         return change
 
-    write = run_folder._write
+    write, open_file = run_folder._write, builtins.open
+    truncate = counted(lambda: None)  # a file that is opened to be written is empty for a moment
+
+    def opened(path: Any, mode: str = "r", *arguments: Any, **keywords: Any) -> Any:
+        file = open_file(path, mode, *arguments, **keywords)
+        if "w" in mode:
+            truncate()
+        return file
+
+    builtins.open = io.open = opened
     for name in CHANGES:
         setattr(os, name, counted(getattr(os, name)))
     run_folder._write = counted(write, lambda path, mode, text, *_, **__: write(path, mode, text[: len(text) // 2]))

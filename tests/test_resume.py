@@ -1,6 +1,5 @@
 """Killed at any moment and resumed, a run is the run that was never killed: to the last bit, each step once."""
 
-import json
 import os
 import random
 import shutil
@@ -200,21 +199,15 @@ def test_what_a_kill_or_an_editor_left_in_the_metrics_is_computed_again(here, cu
 
 
 def test_the_number_of_threads_is_the_runs_own(here, monkeypatch):
-    threads = torch.get_num_threads()
-    interrupted(*EVERY_THREE, "run_dir=cut", at=5)
-    for path in (here / "cut" / "checkpoints").iterdir():
-        state = json.loads((path / "state.json").read_text())
-        assert state["threads"] == 1
-    seen = []
-    evaluate = train.evaluate
-    monkeypatch.setattr(train, "evaluate", lambda *a, **k: seen.append(torch.get_num_threads()) or evaluate(*a, **k))
+    """And not the next one's in a sweep."""
+    arguments = (*EVERY_THREE, "study=threads")
+    interrupted(*arguments, "seed=0", at=5)
+    assert in_process(*arguments, "run_dir=whole").code == 0
     monkeypatch.setattr("tests.command.THREADS", 2)
-    assert in_process(*EVERY_THREE, "run_dir=cut", "resume=true").code == 0
-    assert set(seen) == {1}
-    assert manifest(here / "cut")["device"]["threads"] == 1
-    assert in_process(*EVERY_THREE, "run_dir=new").code == 0
-    assert seen[-1] == 2
-    assert torch.get_num_threads() == threads
+    assert in_process("-m", *arguments, "seed=0,1", "resume=true").code == 0
+    runs = {name: next(here.glob(f"results/runs/threads/*-{name}-*")) for name in ("s0", "s1")}
+    assert {name: manifest(run)["device"]["threads"] for name, run in runs.items()} == {"s0": 1, "s1": 2}
+    assert_same_run(runs["s0"], here / "whole")
 
 
 def test_without_checkpoints_it_starts_over(here, steps_made):
