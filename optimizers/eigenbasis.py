@@ -34,22 +34,22 @@ def next_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     power = factor @ basis
     values = (basis * power).sum(0)  # the diagonal of Q^T L Q
     order = values.argsort(descending=True, stable=True)
-    return orthonormal(power.index_select(1, order)), order, values[order]
+    power = power.index_select(1, order)
+    return orthonormal(power), order, values[order]
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
-    """The Q of matrix = Q R, all (n, n), by Householder reflections a panel at a time.
+    """The Q of matrix = Q R, all (n, n), by Householder reflections a panel at a time; the matrix is used up.
 
     The b reflections of a panel multiply to I - V T V^T (Schreiber & Van Loan 1989), so that nearly all of the work is
     in plain products. LAPACK does the same inside torch.linalg.qr, but with products of its own library: torch's are
     twice as fast on an AMD processor (kernels "onednn"), and the result differs by rounding alone.
     """
     n = len(matrix)
-    rest = matrix.clone()
     panels = []
     for top in range(0, n, PANEL):
         end = min(top + PANEL, n)
-        packed, tau = torch.geqrf(rest[top:, top:end])  # (n - top, b)
+        packed, tau = torch.geqrf(matrix[top:, top:end])  # (n - top, b)
         v = packed.tril(-1)
         v.diagonal().fill_(1)
         # T = (I + diag(tau) U)^-1 diag(tau), with U the strict upper triangle of V^T V; right for tau = 0 too.
@@ -58,7 +58,7 @@ def orthonormal(matrix: Tensor) -> Tensor:
         w = v @ t
         panels.append((top, v, w))
         if end < n:
-            columns = rest[top:, end:]
+            columns = matrix[top:, end:]
             columns.addmm_(v, w.mT @ columns, alpha=-1)  # (I - V T V^T)^T
     q = torch.eye(n, dtype=matrix.dtype, device=matrix.device)
     for top, v, w in reversed(panels):

@@ -72,14 +72,19 @@ def spread(costs: Sequence[int], every: int) -> list[int]:
     return steps
 
 
-def conditions(spectra: Iterable[Tensor]) -> dict[str, Tensor | float]:
-    """Condition numbers of factors from their eigenvalues: the median and the largest, as far as the dtype can tell."""
-    ratios = []
+def spectrum_metrics(spectra: Iterable[Tensor]) -> dict[str, Tensor | float]:
+    """Medians over factors of what their eigenvalues (n,) tell.
+
+    condition: largest over smallest, as far as the dtype can tell (fp32: 8e6). Many factors are singular: LayerNorm
+    takes the direction of the mean from whatever is read from the residual stream.
+    effective_rank: (sum of them)^2 / (n sum of their squares), the share of directions that matter.
+    """
+    ratios, shares = [], []
     for values in spectra:
-        largest = values.max()
-        smallest = values.min().clamp(min=largest * torch.finfo(values.dtype).eps)
-        ratios.append(torch.where(largest > 0, largest / smallest, torch.ones_like(largest)))
+        eps, tiny = torch.finfo(values.dtype).eps, torch.finfo(values.dtype).tiny
+        scaled = values.clamp(min=0) / values.max().clamp(min=tiny)  # squares of fp32 eigenvalues could underflow
+        ratios.append(1 / scaled.min().clamp(min=eps))
+        shares.append(scaled.sum().square() / (len(scaled) * scaled.square().sum()).clamp(min=eps))
     if not ratios:
         return {}
-    stacked = torch.stack(ratios)
-    return {"condition": stacked.median(), "condition_max": stacked.max()}
+    return {"condition": torch.stack(ratios).median(), "effective_rank": torch.stack(shares).median()}

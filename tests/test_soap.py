@@ -234,4 +234,4 @@ def test_the_condition_of_the_factors_is_logged():
     soap = SOAP([p])
     assert soap.metrics() == {}
     feed(soap, p, [torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64))])
-    assert float(soap.metrics()["condition_max"]) == pytest.approx(16)
+    assert float(soap.metrics()["condition"]) == pytest.approx(16)
