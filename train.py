@@ -63,9 +63,12 @@ def main(values: dict[str, Any]) -> str:
         folder.finish(status, run.recorder.diagnosis() if status == "diverged" else None)
         return status
     except Exception as error:
+        if (stranger := cfg.optimizer.get("_target_")) and not isinstance(error, BAD_INPUT):
+            told = f"{type(error).__name__}: {sentence(error)}"
+            error = ValueError(f"optimizer._target_={stranger} cannot run here ({told}); HALFSTEP_TRACEBACK=1 shows where")
         with suppress(OSError):  # a full disk may not take this either
             folder.fail(sentence(error) if isinstance(error, BAD_INPUT) else repr(error))
-        raise
+        raise error
     finally:
         if run:
             run.close(status)
@@ -188,7 +191,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
         ledger.restore(state["ledger"])
         recorder.restore(state["recorder"])
         start = state["step"]
-    folder.cut(start)
+    folder.cut(start, [step for step in range(start) if recorder.due(step)])
     if ranks.first:
         sinks += [make_tracker(folder.path, folder.config, folder.manifest, **tracker_keywords)]
         sinks += [ProgressDisplay(folder.path.name, cfg.steps, start)]  # last: its bar would wrap what the tracker says
@@ -201,6 +204,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
         if ranks.first:
             state = {"config_hash": folder.digest, "threads": torch.get_num_threads(), "clock": clock.state(),
                      "ledger": ledger.state(), "recorder": recorder.state()}  # fmt: skip
+            folder.sync()
             checkpoint.save(checkpoints, step, model, optimizer, state)
         ranks.agree(None)
 
@@ -209,12 +213,13 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
 
 def check_model(cfg: Config) -> Callable[[int], models.GPT]:
     """How to build the model once the data's vocabulary is known; a trial on no memory finds what is impossible."""
+    wanted = bind(models.padded_vocabulary, {"vocabulary": cfg.model["vocabulary"]}, "model", ["tokens"])
     section = {key: value for key, value in cfg.model.items() if key != "vocabulary"}
     keywords = bind(models.find(cfg.model["family"]), section, "model", ["vocabulary"])
 
     def build(tokens: int) -> models.GPT:
         with in_section("model", [*keywords, "vocabulary"]):
-            vocabulary = models.padded_vocabulary(cfg.model["vocabulary"], tokens)
+            vocabulary = models.padded_vocabulary(**wanted, tokens=tokens)
             return models.build_model(cfg.model["family"], cfg.seed, **keywords, vocabulary=vocabulary)
 
     with in_section("model", keywords), torch.device("meta"):

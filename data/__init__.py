@@ -47,4 +47,7 @@ def load(name: str, *, quiet: bool = False, **keywords: Any) -> Dataset:
     Raises ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError or OSError with one sentence that
     names the key or the file and the remedy.
     """
+    for key, value in keywords.items():
+        if value in ("", []):
+            raise ValueError(f"{key} must not be empty")
     return prepared(name, find(name)(**keywords), quiet)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.config import optimizer_label
 from harness.ladder import SEEDS
 from harness.records import Run
 from harness.sentence import nearest
@@ -114,13 +115,24 @@ def refuse_strangers(runs: Sequence[Run]) -> None:
             )
 
 
-def find_arms(arms: Sequence[Arm], optimizer: str) -> list[Arm]:
-    """The arms of one optimizer; ValueError with the nearest names where there is none."""
-    found = [arm for arm in arms if arm.optimizer == optimizer]
+def find_optimizer(arms: Sequence[Arm], word: str) -> str:
+    """The optimizer that a person means: by its name, its class path, or what run folders call its class.
+
+    Raises ValueError with the nearest names where there is none, and with both where two classes share a label.
+    """
+    names = sorted({arm.optimizer for arm in arms})
+    if word in names:
+        return word
+    found = [name for name in names if optimizer_label({"_target_": name}) == word]
+    if len(found) > 1:
+        raise ValueError(f"{word!r} is the label of {' and of '.join(found)}: give one of these")
     if not found:
-        names = {arm.optimizer for arm in arms}
-        raise ValueError(f"no run of the optimizer {optimizer!r} in this folder: {nearest(optimizer, names)}")
-    return found
+        raise ValueError(f"no run of the optimizer {word!r} in this folder: {nearest(word, names)}")
+    return found[0]
+
+
+def find_arms(arms: Sequence[Arm], optimizer: str) -> list[Arm]:
+    return [arm for arm in arms if arm.optimizer == optimizer]
 
 
 def best_arm(arms: Sequence[Arm], length: int | None) -> Arm:

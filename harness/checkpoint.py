@@ -69,6 +69,8 @@ def newest(folder: Path, config_hash: str | None = None) -> tuple[Path, dict[str
     Raises:
         ValueError: there are checkpoints, and not one of them is whole, or it is not of the config with that hash.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file where the checkpoints should be: move it away")
     broken = []
     for path in reversed(_found(folder)):
         try:

@@ -142,7 +142,7 @@ def _unknown(key: str) -> str:
     if owners := [option for option, keys in options.items() if key in keys]:
         theirs = " or ".join(f"{group}={option}" for option in owners[:3])
         return f"{key} is no key of {group}={chosen}: it belongs to {theirs}"
-    return f"{key} is no key of the config: {nearest(key, _keys())}"
+    return f"{key} is no key of the config: {nearest(key, _keys(), (name for name in _keys() if '.' not in name))}"
 
 
 def help_text(about: str, arguments: list[str]) -> str:

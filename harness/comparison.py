@@ -17,6 +17,7 @@ from harness.arms import (
     best_arm,
     common_length,
     find_arms,
+    find_optimizer,
     group_arms,
     mismatches,
     plain,
@@ -46,7 +47,7 @@ class Standing:
 class Comparison:
     runs: list[Run]
     arms: list[Arm]  # every one, also those that were not chosen
-    baseline: str
+    baseline: str  # its name, or its whole class path
     length: int | None  # the common length T of the standings, in updates
     target: float | None  # validation loss; unless given, the baseline's final one at T
     standings: list[Standing]  # the baseline, then the others from the lowest loss up
@@ -64,12 +65,14 @@ class Comparison:
 def compare(runs: Sequence[Run], baseline: str, target: float | None = None) -> Comparison:
     """Compares every other optimizer with the baseline, each in its best arm at the common length.
 
+    baseline: an optimizer's name; of an external one the class path, or its label.
     target: validation loss for the rule `target`; None: the baseline's own final loss.
     Raises ValueError if no run is the baseline's, or if the runs differ in model, data, context, batch or
     evaluation windows.
     """
     refuse_strangers(runs)
     arms = group_arms(runs)
+    baseline = find_optimizer(arms, baseline)
     length = common_length(arms, baseline)
     base = best_arm(find_arms(arms, baseline), length)
     names = sorted({arm.optimizer for arm in arms} - {baseline})

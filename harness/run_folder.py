@@ -119,13 +119,22 @@ class RunFolder:
         path = self.path / "manifest.json"
         try:
             manifest = json.loads(path.read_text())
-            if not {"status", "config_hash", "resolved", "ranks", "data"} <= {*manifest}:
-                raise ValueError("it is no run's")
+            shape = {
+                "status": manifest["status"],
+                "config_hash": manifest["config_hash"],
+                "data.fingerprint": manifest["data"]["fingerprint"],
+            }
+            numbers = {"resolved.micro": manifest["resolved"]["micro"], "ranks": manifest["ranks"]}
+            wrong = [key for key, value in shape.items() if not isinstance(value, str)]
+            wrong += [key for key, value in numbers.items() if type(value) is not int]
+            if wrong:
+                raise ValueError(f"its {wrong[0]} is none")
             return manifest
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is broken ({error}): give another run_dir, or delete that run") from error
+        except (ValueError, TypeError, KeyError) as error:
+            told = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path} is broken ({told}): give another run_dir, or delete that run") from error
 
     def _read_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
@@ -197,21 +206,45 @@ class RunFolder:
         row = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
         _write(self.path / "metrics.jsonl", "a", json.dumps({"schema": SCHEMA, **row}) + "\n")
 
-    def cut(self, step: int) -> None:
-        """Drop what was noted from `step` on, and a torn last line: it is about to be computed again."""
+    def sync(self) -> None:
+        """See that the rows so far are on the disk: a checkpoint must not outlive the rows before it."""
+        path = self.path / "metrics.jsonl"
+        if self.writes and path.exists():
+            with open(path) as file:
+                os.fsync(file.fileno())
+
+    def cut(self, step: int, expected: list[int]) -> None:
+        """Drop what was noted from `step` on, and a torn last line: it is about to be computed again.
+
+        Raises:
+            ValueError: the rows before `step` are not those of the `expected` steps; nothing is changed then.
+        """
+        path = self.path / "metrics.jsonl"
+        if not self.writes:
+            return
+        there = path.exists()
+        lines = path.read_text(errors="replace").splitlines() if there and step > 0 else []
+        kept, found = [], []
+        for number, line in enumerate(lines, 1):
+            try:
+                at = json.loads(line)["step"]
+                if at < step:
+                    kept.append(line + "\n")
+                    found.append(at)
+            except (ValueError, KeyError, TypeError):
+                if number < len(lines):
+                    raise ValueError(
+                        f"{path}, line {number}, is broken: restore the file, or begin again in another run_dir"
+                    ) from None
+        if found != expected:
+            raise ValueError(
+                f"{path} has lost rows from before the checkpoint of step {step}: "
+                "restore the file, or begin again in another run_dir"
+            )
         if (target := self.manifest.get("target")) and target["step"] >= step:
             self.update(target=None)
-        path = self.path / "metrics.jsonl"
-        if not self.writes or not path.exists():
-            return
-        kept = []
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] < step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                break
-        self._replace("metrics.jsonl", "".join(kept))
+        if there:
+            self._replace("metrics.jsonl", "".join(kept))
 
     def _replace(self, name: str, text: str) -> None:
         new = self.path / f".new-{name}"

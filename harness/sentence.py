@@ -50,10 +50,10 @@ def one_sentence() -> Iterator[None]:
         complain(sentence(error))
 
 
-def nearest(word: str, names: Iterable[str]) -> str:
-    """A did-you-mean for the end of a sentence: the nearest names, or all of them."""
+def nearest(word: str, names: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """A did-you-mean for the end of a sentence: the nearest names, or all of them, or those `listed`."""
     names = sorted(names)
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"choose from {', '.join(name for name in names if '.' not in name)}"
+    return f"choose from {', '.join(names if listed is None else sorted(listed))}"

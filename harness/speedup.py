@@ -14,7 +14,8 @@ Verdicts, where no claim was made beforehand, by the 95 % interval:
     faster               all of it lies above 1
     slower               all of it lies below 1
     no difference seen   it holds 1 and stays within .8 to 1.25: nothing of practical size was missed
-    underpowered         it holds 1 and reaches further, or there is none for want of three seeds
+    underpowered         it holds 1 and reaches further, or there is none for want of three seeds; or the runs
+                         are too small to decide anything, whatever it holds
     diverged             a run of either arm diverged: what the lucky ones reached is shown, decides nothing
     None                 by `target`; in seconds on a CPU (others may share it) or on unlike hardware; unknown
 """
@@ -34,6 +35,11 @@ from harness.records import AXES, Run
 
 SMALL = 1.25  # the largest ratio, either way, that "no difference seen" can have missed
 UNKNOWN = Speedup(None)
+# What a verdict takes. With fewer updates at T, averages of curvature never warm up. With more epochs in the longest
+# run, the optimizers are held against each other on learning by heart: up to about four epochs a repeated token is
+# nearly as good as a fresh one (Muennighoff et al., 2023).
+FEWEST_UPDATES = 2000
+MOST_EPOCHS = 4
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,9 @@ def _by_ladder(blank: Row, ladder: Arm, point: Arm) -> list[Row]:
         blank = _noted(blank, f"the loss of {ladder.label} does not fall with length: no length fits a loss")
     if blank.seeds < SEEDS:
         blank = _noted(blank, f"needs {SEEDS} seeds at every length for an interval, not {blank.seeds}")
+    small = too_small(length, ladder_runs + point.finished(length))
+    if small:
+        blank = _noted(blank, small)
 
     rows = []
     for axis, key in AXES.items():
@@ -122,7 +131,7 @@ def _by_ladder(blank: Row, ladder: Arm, point: Arm) -> list[Row]:
             rough = Speedup(ratio.value, censored=ratio.censored)
             rows.append(_noted(replace(row, speedup=rough, verdict=None), reason))
         else:
-            rows.append(replace(row, speedup=ratio, verdict=row.verdict or verdict_on(ratio)))
+            rows.append(replace(row, speedup=ratio, verdict=row.verdict or verdict_on(ratio, not small)))
     return rows
 
 
@@ -158,9 +167,14 @@ def target(baseline: Arm, newcomer: Arm, length: int | None, loss: float) -> lis
     return rows
 
 
-def verdict_on(ratio: Speedup) -> str | None:
-    """What the interval of a speed-up says, in the words that this file opens with."""
+def verdict_on(ratio: Speedup, decisive: bool = True) -> str | None:
+    """What the interval of a speed-up says, in the words that this file opens with.
+
+    decisive: whether the runs are of a size that decides anything.
+    """
     low, high = ratio.low, ratio.high
+    if not decisive and ratio != UNKNOWN:
+        return "underpowered"
     if low is not None and low >= 1:
         return "faster"
     if high is not None and high <= 1:
@@ -168,6 +182,26 @@ def verdict_on(ratio: Speedup) -> str | None:
     if low is not None and high is not None and low >= 1 / SMALL and high <= SMALL:
         return "no difference seen"
     return None if ratio == UNKNOWN else "underpowered"
+
+
+def too_small(length: int, runs: Sequence[Run]) -> str | None:
+    """Why the losses of these runs decide nothing at T = length updates; None if they may.
+
+    A run that does not know its tokens per update or the size of its training split is taken on trust.
+    """
+    reasons = []
+    if length < FEWEST_UPDATES:
+        reasons.append(f"at least {FEWEST_UPDATES:,} updates, not {length:,}")
+    epochs = max((epochs_of(run) or 0.0 for run in runs), default=0.0)
+    if epochs > MOST_EPOCHS:
+        reasons.append(f"at most {MOST_EPOCHS} epochs of the training split in the longest run, not {epochs:.4g}")
+    return f"runs too small for a verdict, which takes {' and '.join(reasons)}" if reasons else None
+
+
+def epochs_of(run: Run) -> float | None:
+    """How often the whole run goes through its training split; None if the manifest does not tell."""
+    per_step, split = run.known("tokens_per_step"), run.known("data", "train_tokens")
+    return run.steps * per_step / split if per_step and split else None
 
 
 def untimed(runs: Sequence[Run]) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from optimizers.checks import check_betas, check_common
 from optimizers.param_groups import Group, all_in_one, by_decay, check_cover
 
 ALLOW_TARGETS = ("torch.optim", "pytorch_optimizer")
@@ -20,9 +21,7 @@ class OptimizerInfo:
     """What there is to know of an optimizer before it is built."""
 
     name: str
-    constructor: Callable[
-        ..., torch.optim.Optimizer
-    ]  # its first argument is what `groups` returns, its keywords the schema
+    constructor: Callable[..., torch.optim.Optimizer]  # takes what `groups` returns, then keywords: the schema
     summary: str
     paper: str  # where the algorithm comes from
     groups: Callable[[nn.Module], list[Group] | nn.Module] = by_decay  # the model itself, for hooks on its modules
@@ -30,6 +29,8 @@ class OptimizerInfo:
 
     def build(self, model: nn.Module, **keywords: Any) -> torch.optim.Optimizer:
         """The optimizer over the model's parameters; `lr` becomes each group's `initial_lr`."""
+        check_common(keywords.get("lr", 0.0), keywords.get("weight_decay", 0.0))  # torch's classes name no keyword
+        check_betas(keywords.get("betas") or ())
         optimizer = self.constructor(self.groups(model), **keywords)
         check_cover(model, optimizer.param_groups)
         for group in optimizer.param_groups:
@@ -70,7 +71,7 @@ def find(name: str, target: str | None = None, allow_targets: Sequence[str] = AL
 
 
 def _external(target: str | None, allow_targets: Sequence[str]) -> OptimizerInfo:
-    if not target or "." not in target:
+    if not target or not target.rpartition(".")[0] or not target.rpartition(".")[2]:
         raise ValueError("optimizer._target_ must name a class: optimizer._target_=package.module.Class")
     if not any(target == prefix or target.startswith(prefix + ".") for prefix in allow_targets):
         raise ValueError(
@@ -85,14 +86,17 @@ def _external(target: str | None, allow_targets: Sequence[str]) -> OptimizerInfo
             f"optimizer._target_={target}: there is no module {error.name}; install its package"
         ) from error
     constructor = getattr(module, class_name, None)
-    if not (inspect.isclass(constructor) and issubclass(constructor, torch.optim.Optimizer)):
-        near = [n for n in dir(module) if inspect.isclass(getattr(module, n))]
+    base = torch.optim.Optimizer
+    if not (inspect.isclass(constructor) and issubclass(constructor, base) and constructor is not base):
+        classes = {n: getattr(module, n) for n in dir(module) if inspect.isclass(getattr(module, n))}
+        near = [n for n, c in classes.items() if issubclass(c, base) and c is not base]
         close = difflib.get_close_matches(class_name, near, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(f"optimizer._target_={target} is no torch.optim.Optimizer class{hint}")
     decays = "weight_decay" in inspect.signature(constructor).parameters
     groups = by_decay if decays else all_in_one
-    return OptimizerInfo(class_name.lower(), constructor, f"{target}, as its package ships it", target, groups)
+    summary = f"{target}, as its package ships it"
+    return OptimizerInfo(class_name.lower(), constructor, summary, target, groups, charges=False)
 
 
 def build_optimizer(name: str, model: nn.Module, **keywords: Any) -> torch.optim.Optimizer:

@@ -34,6 +34,8 @@ def publish(folder: Path, target: Path) -> Path:
     Raises:
         ValueError: a run is still going or was cut off, or the target is there already or is ignored by git.
     """
+    if target.parent != RESULTS or target.name in ("", ".."):
+        raise ValueError(f"--name must be the name of a folder to make under {RESULTS}/, not a path")
     if target.name in UNKEPT:
         raise ValueError(f"{target} is ignored by git: give another --name")
     if target.exists():

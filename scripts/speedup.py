@@ -12,6 +12,8 @@ null where the interval leaves the ladder; both are where there is none.
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -39,10 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         comparison = compare(find_runs(options.folder), options.baseline, options.target)
         if not comparison.rows:
             raise ValueError(f"{options.folder} holds no optimizer but {options.baseline}: train another one too")
-    if options.json:
-        print(json.dumps([row.json() for row in comparison.rows], indent=1, allow_nan=False))
-    else:
-        show(comparison, Console())
+    try:
+        if options.json:
+            print(json.dumps([row.json() for row in comparison.rows], indent=1, allow_nan=False), flush=True)
+        else:
+            show(comparison, Console())
+    except BrokenPipeError:  # into `head`, say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -60,7 +65,7 @@ def standings_table(comparison: Comparison) -> Table:
     when = "" if comparison.length is None else f" after {comparison.length:,} updates"
     aim = "" if comparison.target is None else f", and what {comparison.target:.4f} cost (speed-up)"
     table = Table(title=f"Validation loss{when}{aim}", box=SIMPLE_HEAD)
-    table.add_column("optimizer")
+    table.add_column("optimizer", overflow="fold")
     for column in ("final loss", *TITLE.values()):
         table.add_column(column, justify="right")
     for standing in comparison.standings:
@@ -72,8 +77,8 @@ def speedup_table(comparison: Comparison) -> Table:
     """Lines for each newcomer and rule, a column for each axis; rules that could say nothing are left out."""
     title = f"Speed-up over {comparison.standings[0].arm.label}, with 95 % intervals"
     table = Table(title=Text(title, "table.title"), box=SIMPLE_HEAD)
-    for column in ("optimizer", "rule"):
-        table.add_column(column)
+    table.add_column("optimizer", overflow="fold")
+    table.add_column("rule", no_wrap=True)
     for title in TITLE.values():
         table.add_column(title, justify="right")
     table.add_column("seeds", justify="right")

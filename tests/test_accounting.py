@@ -163,8 +163,8 @@ def test_schedules(kind):
     curve = [factor(step) for step in range(100)]
     assert curve[0] == pytest.approx(1 / 11)
     assert curve[10] == 1.0
-    assert all(a <= b for a, b in itertools.pairwise(curve))
-    assert all(a >= b for a, b in itertools.pairwise(curve))
+    assert all(a <= b for a, b in itertools.pairwise(curve[:11]))
+    assert all(a >= b for a, b in itertools.pairwise(curve[10:]))
     assert curve[-1] == pytest.approx(1.0 if kind == "constant" else 0.1, abs=0.05)
     if kind == "cosine":  # torch's own, from the end of the warm-up on
         p = torch.nn.Parameter(torch.zeros(1))

@@ -11,10 +11,10 @@ from tests.study import compared, row, write_run, write_study
 
 def test_the_best_setting_stands_for_its_optimizer_and_the_count_is_told(tmp_path):
     for seed in range(3):
-        for steps in (500, 1000, 2000):
+        for steps in (1000, 2000, 4000):
             write_run(tmp_path, "adamw", steps, seed, noise=0.002)
         for rate, true in {3e-4: 0.9, 1e-3: 1.4, 3e-3: 1.2}.items():
-            write_run(tmp_path, "soap", 1000, seed, true, noise=0.002, config={"optimizer.lr": rate})
+            write_run(tmp_path, "soap", 2000, seed, true, noise=0.002, config={"optimizer.lr": rate})
     comparison = compared(tmp_path)
     assert [standing.arm.label for standing in comparison.standings] == ["adamw", "soap lr=0.001"]
     assert comparison.standings[1].tried == 3
@@ -24,7 +24,7 @@ def test_the_best_setting_stands_for_its_optimizer_and_the_count_is_told(tmp_pat
 
 def test_one_lucky_seed_does_not_stand_for_an_optimizer(tmp_path):
     write_study(tmp_path, {"soap": 1.3}, noise=0.002)
-    write_run(tmp_path, "soap", 1000, 0, 1.9, config={"optimizer.lr": 5e-3})
+    write_run(tmp_path, "soap", 2000, 0, 1.9, config={"optimizer.lr": 5e-3})
     assert compared(tmp_path).standings[1].arm.label == "soap lr=0.001"
 
 
@@ -41,7 +41,7 @@ def test_one_lucky_seed_does_not_stand_for_an_optimizer(tmp_path):
 def test_strangers_are_never_compared(tmp_path, key, value):
     write_study(tmp_path, {})
     where = "manifest" if key == "data.fingerprint" else "config"
-    write_run(tmp_path, "soap", 1000, **{where: {key: value}})
+    write_run(tmp_path, "soap", 2000, **{where: {key: value}})
     with pytest.raises(ValueError, match=f"cannot be compared, {key} is .* in one and .*{value} in the other"):
         compared(tmp_path)
 
@@ -49,7 +49,7 @@ def test_strangers_are_never_compared(tmp_path, key, value):
 def test_what_differs_outside_the_optimizer_is_a_warning(tmp_path):
     write_study(tmp_path, {}, seeds=1)
     changed = {"schedule.final": 0.01, "schedule.warmup": 50, "grad_clip": None}
-    write_run(tmp_path, "soap", 1000, 1, config=changed, manifest={"resolved.dtype": "float32"})
+    write_run(tmp_path, "soap", 2000, 1, config=changed, manifest={"resolved.dtype": "float32"})
     assert set(compared(tmp_path).warnings) == {
         "schedule.final differs: 0.1 for adamw, 0.01 for soap",
         "schedule.warmup differs: 0.1 for adamw, 50 for soap",
@@ -68,15 +68,33 @@ def test_where_a_run_is_kept_and_watched_does_not_make_it_another_arm(tmp_path):
         "data.dir": "/elsewhere",
         "log": {"every": 1},
     }
-    write_run(tmp_path / "b", "soap", 1000, 1, 1.3, config=aside)
+    write_run(tmp_path / "b", "soap", 2000, 1, 1.3, config=aside)
     comparison = compared(tmp_path)
     assert [arm.label for arm in comparison.arms] == ["adamw", "soap"]
     assert comparison.standings[1].seeds == 2
 
 
+def test_an_external_baseline_goes_by_its_path_and_by_its_label(tmp_path):
+    write_study(tmp_path, {"muon": 1.2, "sgd": 0.7}, "external", seeds=1, config={"optimizer._target_": "torch.optim.Adam"})
+    by_label, by_path = compared(tmp_path, "adam"), compared(tmp_path, "torch.optim.Adam")
+    assert by_label.baseline == by_path.baseline == "torch.optim.Adam"
+    assert by_label.rows == by_path.rows
+    with pytest.raises(ValueError, match=r"'qqq' in this folder: choose from muon, sgd, torch\.optim\.Adam$"):
+        compared(tmp_path, "qqq")
+
+
+def test_a_name_comes_before_a_label_and_two_of_a_label_are_told_apart(tmp_path):
+    write_study(tmp_path, {"lion": 1.2}, seeds=1)
+    for path in ("mine.Lion", "mine.Adopt", "yours.Adopt"):
+        write_run(tmp_path, "external", 2000, config={"optimizer._target_": path})
+    assert compared(tmp_path, "lion").baseline == "lion"
+    with pytest.raises(ValueError, match="'adopt' is the label of mine.Adopt and of yours.Adopt: give one of these"):
+        compared(tmp_path, "adopt")
+
+
 def test_a_repeated_run_counts_once(tmp_path):
     write_study(tmp_path, {"soap": 1.3}, seeds=2)
-    write_run(tmp_path / "again", "soap", 1000, 1, 1.3, config={"study": "again"})
+    write_run(tmp_path / "again", "soap", 2000, 1, 1.3, config={"study": "again"})
     comparison = compared(tmp_path)
     assert comparison.standings[1].seeds == 2
     assert sum("counted once" in note for note in comparison.footnotes) == 1
@@ -84,8 +102,8 @@ def test_a_repeated_run_counts_once(tmp_path):
 
 def test_a_divergence_is_a_row_and_decides_nothing(tmp_path):
     write_study(tmp_path, {"soap": 1.5}, noise=0.002)
-    write_run(tmp_path, "soap", 1000, 3, until=200, status="diverged")
-    write_run(tmp_path, "kfac", 1000, 0, until=100, status="diverged")
+    write_run(tmp_path, "soap", 2000, 3, until=200, status="diverged")
+    write_run(tmp_path, "kfac", 2000, 0, until=100, status="diverged")
     comparison = compared(tmp_path)
     soap, kfac = row(comparison, "soap"), row(comparison, "kfac")
     assert soap.verdict == "diverged"
@@ -98,23 +116,23 @@ def test_a_divergence_is_a_row_and_decides_nothing(tmp_path):
 def test_a_setting_that_diverges_does_not_win_by_its_lucky_seeds(tmp_path):
     write_study(tmp_path, {"soap": 1.1}, noise=0.002)
     hot = {"optimizer.lr": 1e-2}
-    write_run(tmp_path, "soap", 1000, 0, until=200, status="diverged", config=hot)
+    write_run(tmp_path, "soap", 2000, 0, until=200, status="diverged", config=hot)
     for seed in (1, 2, 3):
-        write_run(tmp_path, "soap", 1000, seed, 1.8, config=hot)
+        write_run(tmp_path, "soap", 2000, seed, 1.8, config=hot)
     assert compared(tmp_path).standings[1].arm.label == "soap lr=0.001"
 
 
 def test_unfinished_runs_and_dirty_trees_are_footnotes(tmp_path):
     write_study(tmp_path, {"soap": 1.3}, seeds=1)
-    write_run(tmp_path, "soap", 1000, 1, until=400, status="running")
-    write_run(tmp_path, "soap", 1000, 2, until=0, status="failed", manifest={"error": "no space left"})
-    write_run(tmp_path, "soap", 1000, 3, 1.3, manifest={"git.dirty": True, "git.commit": "bbbbbbbbbb"})
+    write_run(tmp_path, "soap", 2000, 1, until=400, status="running")
+    write_run(tmp_path, "soap", 2000, 2, until=0, status="failed", manifest={"error": "no space left"})
+    write_run(tmp_path, "soap", 2000, 3, 1.3, manifest={"git.dirty": True, "git.commit": "bbbbbbbbbb"})
     comparison = compared(tmp_path)
     assert row(comparison, "soap").seeds == 1
     assert comparison.standings[1].seeds == 2
     notes = "\n".join(comparison.footnotes)
-    assert "soap-T1000-s1 was cut off at step 400 of 1000" in notes
-    assert "soap-T1000-s2 failed at step 0 of 1000: no space left" in notes
+    assert "soap-T2000-s1 was cut off at step 400 of 2000" in notes
+    assert "soap-T2000-s2 failed at step 0 of 2000: no space left" in notes
     assert "1 of 7 runs trained from a working tree with uncommitted changes" in notes
     assert "different commits: 76e1970 (6), bbbbbbb (1)" in notes
 
@@ -123,7 +141,7 @@ def test_a_ladder_of_another_arm_is_not_borrowed(tmp_path):
     """The baseline's ladder has to be of the very settings that stand for it."""
     write_study(tmp_path, {"soap": 1.3}, noise=0.002)
     for seed in range(3):
-        write_run(tmp_path, "adamw", 1000, seed, 1.1, noise=0.002, config={"optimizer.lr": 2e-3})
+        write_run(tmp_path, "adamw", 2000, seed, 1.1, noise=0.002, config={"optimizer.lr": 2e-3})
     comparison = compared(tmp_path)
     assert comparison.standings[0].arm.label == "adamw lr=0.002"
     assert row(comparison, "soap").speedup.censored == "above"

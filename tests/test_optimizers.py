@@ -14,6 +14,7 @@ from harness.flops import rehearse, uncharged_per_step
 from harness.keywords import bind
 from harness.recorder import state_bytes
 from optimizers.param_groups import check_cover
+from tests.command import complaint, in_process, rows
 from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
 
 NAMES = [info.name for info in optimizers.list_optimizers()]
@@ -172,6 +173,19 @@ def test_a_strangers_class_trains(target, given):
     with optimizers.eval_weights(optimizer):
         assert tiny_objective(model).bind(0, tiny_batch()).loss().item() < losses[0]
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(before, weights(model), strict=True))
+
+
+@pytest.mark.parametrize(("target", "known"), [("Shampoo", True), ("AdaHessian", False)])
+def test_a_strangers_flops_reach_the_metrics(target, known, tmp_path, monkeypatch, corpus):
+    monkeypatch.chdir(tmp_path)
+    external = ("optimizer=external", f"optimizer._target_=pytorch_optimizer.{target}")
+    ended = in_process(*external, "steps=4", "run_dir=out")
+    if known:
+        last = rows(tmp_path / "out")[-1]
+        assert last["flops/optimizer"] > 0
+        assert last["flops/total"] == last["flops/model"] + last["flops/optimizer"]
+    else:  # it wants a graph of the gradient, which costs every other optimizer memory for nothing
+        assert "pytorch_optimizer.AdaHessian cannot run here" in complaint(ended)
 
 
 def test_strangers_are_counted_or_said_to_be_unknown():

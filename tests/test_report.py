@@ -60,9 +60,9 @@ def study(tmp_path_factory):
     )
     for rate in (3e-4, 3e-3):
         for seed in range(3):
-            write_run(folder, "soap", 1000, seed, 1.1, noise=0.002, config={"optimizer.lr": rate})
-    write_run(folder, "soap", 1000, 0, until=200, status="diverged", config={"optimizer.lr": 0.1})
-    write_run(folder, "sophia_g", 1000, 0, until=0, status="failed", manifest={"error": "<script>alert(1)</script>"})
+            write_run(folder, "soap", 2000, seed, 1.1, noise=0.002, config={"optimizer.lr": rate})
+    write_run(folder, "soap", 2000, 0, until=200, status="diverged", config={"optimizer.lr": 0.1})
+    write_run(folder, "sophia_g", 2000, 0, until=0, status="failed", manifest={"error": "<script>alert(1)</script>"})
     return folder
 
 
@@ -133,7 +133,7 @@ def test_every_run_is_there_with_its_config_and_manifest(study, source):
         assert run.name in text
         assert (run.folder / "config.yaml").read_text() in text
     assert text.count('"config_hash"') == len(runs)
-    assert "diverged at step 200 of 1000" in text
+    assert "diverged at step 200 of 2000" in text
     assert "<script>alert(1)</script>" in text
     assert "<script>" not in source
 
@@ -150,7 +150,7 @@ def test_the_same_runs_give_the_same_bytes(study, source):
 def test_one_seed_one_length_on_a_cpu(tmp_path):
     """What the demo has: a page without verdicts that still says what it knows."""
     write_study(
-        tmp_path, {"lion": 0.9, "muon": 1.4}, ladder=(1000,), seeds=1, flops_per_step=None,
+        tmp_path, {"lion": 0.9, "muon": 1.4}, ladder=(2000,), seeds=1, flops_per_step=None,
         manifest={"device.type": "cpu", "device.name": "a CPU"},
     )  # fmt: skip
     source = render(compare(find_runs(tmp_path), "adamw"))
@@ -177,7 +177,7 @@ def test_nothing_finished_still_has_a_page(tmp_path):
 def test_a_page_that_grows_too_large_leaves_the_configs_out(tmp_path, monkeypatch):
     folder = write_study(tmp_path / "study", {"soap": 1.3}, seeds=1)
     monkeypatch.setattr("scripts.report.LARGEST", 100_000)
-    (folder / "gpt2-stdlib-soap-T1000-s0" / "config.yaml").open("a").write("#" * 100_000)
+    (folder / "gpt2-stdlib-soap-T2000-s0" / "config.yaml").open("a").write("#" * 100_000)
     main([str(folder), "--output", str(tmp_path / "deep" / "page.html")])
     page = (tmp_path / "deep" / "page.html").read_text()
     assert len(page) < 200_000

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -21,21 +22,21 @@ CPU = {"device.type": "cpu", "device.name": "Xeon"}
 def test_matched_gives_the_true_speed_up_on_every_axis(tmp_path):
     write_study(tmp_path, {}, seeds=3)
     for seed in range(3):
-        write_run(tmp_path, "soap", 1000, seed, 1.3, flops_per_step=1.3e9, seconds_per_step=0.15)
+        write_run(tmp_path, "soap", 2000, seed, 1.3, flops_per_step=1.3e9, seconds_per_step=0.15)
     comparison = compared(tmp_path)
     for axis, expected in {"steps": 1.3, "flops": 1.3 / 1.3, "seconds": 1.3 / 1.5}.items():
         assert row(comparison, "soap", axis=axis).speedup.value == pytest.approx(expected, rel=1e-6)
-    assert row(comparison, "soap").length == 1000
+    assert row(comparison, "soap").length == 2000
 
 
 def test_soaps_rule_gives_the_true_speed_up_from_the_newcomers_ladder(tmp_path):
     write_study(tmp_path, {}, seeds=3, noise=0.002)
     for seed in range(3):
-        for steps in (500, 625, 750, 875, 1000):
+        for steps in (1000, 1250, 1500, 1750, 2000):
             write_run(tmp_path, "soap", steps, seed, 1.5, noise=0.002, flops_per_step=1.25e9)
     comparison = compared(tmp_path)
     steps, flops = row(comparison, "soap", "soap"), row(comparison, "soap", "soap", "flops")
-    assert steps.length == 1000
+    assert steps.length == 2000
     assert steps.speedup.value == pytest.approx(1.5, rel=0.03)
     assert steps.speedup.low < 1.5 < steps.speedup.high
     assert flops.speedup.value == pytest.approx(steps.speedup.value / 1.25)
@@ -84,11 +85,63 @@ def test_the_words(low, high, verdict):
     assert verdict_on(Speedup(None)) is None
 
 
+@pytest.mark.parametrize(("true", "firm"), [(1.5, "faster"), (0.7, "slower"), (1.0, "no difference seen")])
+def test_too_few_updates_are_underpowered(tmp_path, true, firm):
+    study = {"noise": 0.002, "ladder": (1000, 1999, 4000)}
+    small = compared(write_study(tmp_path / "a", {"soap": true}, length=1999, **study))
+    enough = compared(write_study(tmp_path / "b", {"soap": true}, length=2000, **study))
+    for axis in ("steps", "flops", "seconds"):
+        found = row(small, "soap", axis=axis)
+        assert found.verdict == "underpowered"
+        assert found.speedup.low < true < found.speedup.high
+        assert row(enough, "soap", axis=axis).verdict == firm
+    why = "runs too small for a verdict, which takes at least 2,000 updates, not 1,999"
+    assert why in small.notes
+    assert why in row(small, "soap").notes
+    assert not any("too small" in note for note in enough.notes)
+
+
+@pytest.mark.parametrize(("split", "verdict"), [(4000 * 1024 // 4, "faster"), (4000 * 1024 // 5, "underpowered")])
+def test_too_many_epochs_are_underpowered(tmp_path, split, verdict):
+    """Epochs of the longest run of the ladder: 4,000 updates of 1,024 tokens."""
+    manifest = {"data.train_tokens": split}
+    write_study(tmp_path, {}, noise=0.002, manifest=manifest)
+    for seed in range(3):
+        for steps in (1000, 1500, 2000):
+            write_run(tmp_path, "soap", steps, seed, 1.5, noise=0.002, manifest=manifest)
+    comparison = compared(tmp_path)
+    found = row(comparison, "soap")
+    assert found.verdict == verdict
+    assert found.speedup.value == pytest.approx(1.5, rel=0.05)
+    assert row(comparison, "soap", "soap").verdict == "faster"  # whose ladder is of 2,000 updates at most
+    why = "runs too small for a verdict, which takes at most 4 epochs of the training split in the longest run, not 5"
+    assert any(note.startswith(why) for note in found.notes) == (verdict == "underpowered")
+
+
+@pytest.mark.parametrize("key", ["data.train_tokens", "tokens_per_step"])
+def test_epochs_that_no_manifest_tells_are_no_complaint(tmp_path, key):
+    comparison = compared(write_study(tmp_path, {"soap": 1.5}, noise=0.002, manifest={key: None}))
+    assert row(comparison, "soap").verdict == "faster"
+    assert not any("too small" in note for note in comparison.notes)
+
+
+def test_a_toy_study_says_both_and_decides_nothing(tmp_path):
+    toy = {"data.train_tokens": 1000}
+    write_study(tmp_path, {"lion": 0.9}, ladder=(3, 4, 5), length=4, noise=1e-5, manifest=toy)
+    for seed in range(3):
+        write_run(tmp_path, "muon", 4, seed, until=3, status="diverged", manifest=toy)
+    comparison = compared(tmp_path)
+    assert {each.verdict for each in comparison.rows if each.optimizer == "lion"} == {"underpowered", None}
+    assert row(comparison, "lion").speedup.high < 1
+    assert "at least 2,000 updates, not 4 and at most 4 epochs" in row(comparison, "lion").notes[-1]
+    assert row(comparison, "muon").verdict == "diverged"
+
+
 def test_one_length_needs_a_ladder_and_invents_nothing(tmp_path):
-    comparison = compared(write_study(tmp_path, {"lion": 0.9, "muon": 1.3}, ladder=(1000,), noise=0.002))
+    comparison = compared(write_study(tmp_path, {"lion": 0.9, "muon": 1.3}, ladder=(2000,), noise=0.002))
     assert row(comparison, "muon").speedup == Speedup(1.0, 1.0, None, "above")
     assert row(comparison, "lion").speedup == Speedup(1.0, None, 1.0, "below")
-    assert "needs a ladder of adamw: 3 lengths or more around 1000 updates, not 1" in row(comparison, "lion").notes[0]
+    assert "needs a ladder of adamw: 3 lengths or more around 2000 updates, not 1" in row(comparison, "lion").notes[0]
 
 
 def test_seconds_on_a_cpu_are_shown_and_decide_nothing(tmp_path):
@@ -104,7 +157,7 @@ def test_seconds_on_a_cpu_are_shown_and_decide_nothing(tmp_path):
 def test_unlike_hardware_gives_no_verdict_in_seconds(tmp_path):
     write_study(tmp_path, {}, noise=0.002)
     for seed in range(3):
-        write_run(tmp_path, "soap", 1000, seed, 1.5, noise=0.002, manifest={"device.name": "NVIDIA A100"})
+        write_run(tmp_path, "soap", 2000, seed, 1.5, noise=0.002, manifest={"device.name": "NVIDIA A100"})
     comparison = compared(tmp_path)
     assert row(comparison, "soap", axis="seconds").verdict is None
     assert row(comparison, "soap", axis="seconds").speedup.value == pytest.approx(1.5, rel=0.05)
@@ -115,7 +168,7 @@ def test_unlike_hardware_gives_no_verdict_in_seconds(tmp_path):
 def test_timing_noise_widens_the_interval_in_seconds(tmp_path):
     write_study(tmp_path, {}, noise=0.002)
     for seed in range(3):
-        write_run(tmp_path, "soap", 1000, seed, 1.3, noise=0.002, seconds_per_step=0.1 * (1 + 0.2 * seed))
+        write_run(tmp_path, "soap", 2000, seed, 1.3, noise=0.002, seconds_per_step=0.1 * (1 + 0.2 * seed))
     steps, seconds = (row(compared(tmp_path), "soap", axis=axis).speedup for axis in ("steps", "seconds"))
     # Nine runs of the ladder at one pace, three of soap's at 1, 1.2 and 1.4 of it: 2 degrees of freedom, t = 4.303.
     logs = np.log([1, 1.2, 1.4])
@@ -128,7 +181,7 @@ def test_timing_noise_widens_the_interval_in_seconds(tmp_path):
 def test_unknown_flops_give_no_figure_in_flops(tmp_path):
     write_study(tmp_path, {}, noise=0.002)
     for seed in range(3):
-        write_run(tmp_path, "soap", 1000, seed, 1.3, noise=0.002, flops_per_step=None)
+        write_run(tmp_path, "soap", 2000, seed, 1.3, noise=0.002, flops_per_step=None)
     comparison = compared(tmp_path)
     for rule in ("matched", "target"):
         found = row(comparison, "soap", rule, "flops")
@@ -139,25 +192,25 @@ def test_unknown_flops_give_no_figure_in_flops(tmp_path):
 
 def test_target_is_the_first_crossing_and_never_decides(tmp_path):
     comparison = compared(write_study(tmp_path, {"muon": 1.3, "lion": 0.8}, flops_per_step=2e9))
-    assert comparison.target == pytest.approx(law(1000))
+    assert comparison.target == pytest.approx(law(2000))
     base, muon, lion = comparison.standings
-    assert base.reached.steps == 1000
+    assert base.reached.steps == 2000
     assert (muon.optimizer, lion.optimizer) == ("muon", "lion")
     assert muon.reached.loss == comparison.target
-    assert 500 < muon.reached.steps < 1000
+    assert 1000 < muon.reached.steps < 2000
     assert muon.reached.flops == pytest.approx(2e9 * muon.reached.steps)
     found = row(comparison, "muon", "target", "flops")
-    assert found.speedup == Speedup(pytest.approx(1000 / muon.reached.steps))
+    assert found.speedup == Speedup(pytest.approx(2000 / muon.reached.steps))
     assert found.verdict is None
     assert lion.reached is None
     assert row(comparison, "lion", "target").speedup == Speedup(1.0, None, None, "below")
 
 
 def test_a_target_that_only_the_newcomer_reached(tmp_path):
-    comparison = compared(write_study(tmp_path, {"muon": 1.3}), target=(law(1000) + law(1300)) / 2)
+    comparison = compared(write_study(tmp_path, {"muon": 1.3}), target=(law(2000) + law(2600)) / 2)
     found = row(comparison, "muon", "target").speedup
     assert found.censored == "above"
-    assert found.value == pytest.approx(1000 / comparison.standings[1].reached.steps)
+    assert found.value == pytest.approx(2000 / comparison.standings[1].reached.steps)
     assert not row(compared(tmp_path, target=0.1), "muon", "target").speedup.known
 
 
@@ -202,9 +255,34 @@ def run_command(*arguments):
     return subprocess.run([sys.executable, "-m", "scripts.speedup", *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.parametrize("columns", ["60", "80", "120"])
+def test_a_long_name_is_folded_and_never_cut(tmp_path, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    path = "a_package_of_optimizers.with_a_long_path.Optimizer"
+    write_study(tmp_path, {"soap": 1.3}, noise=0.001)
+    for seed in range(3):
+        write_run(tmp_path, "external", 2000, seed, 1.2, noise=0.001, config={"optimizer._target_": path})
+    main([str(tmp_path)])
+    for table in capsys.readouterr().out.split("Speed-up over"):
+        lines = [line.strip() for line in table.splitlines()]
+        assert path in "".join(line.split(" ")[0] for line in lines)
+        assert not any("…" in line.split(" ")[0] for line in lines)
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_a_reader_that_leaves_is_no_error(tmp_path, options):
+    write_study(tmp_path, {"soap": 1.3}, seeds=1)
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = [sys.executable, "-m", "scripts.speedup", str(tmp_path), *options]
+    done = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.stderr == ""
+
+
 def test_json_is_all_that_is_printed(tmp_path):
     write_study(tmp_path, {"soap": 1.3, "muon": 3.0}, noise=0.001)
-    write_run(tmp_path, "lion", 1000, 0, 0.9, flops_per_step=None, config={"grad_clip": None})
+    write_run(tmp_path, "lion", 2000, 0, 0.9, flops_per_step=None, config={"grad_clip": None})
     done = run_command(str(tmp_path), "--json")
     assert (done.returncode, done.stderr) == (0, "")
     rows = json.loads(done.stdout)
