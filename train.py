@@ -65,7 +65,9 @@ def main(values: dict[str, Any]) -> str:
     except Exception as error:
         if (stranger := cfg.optimizer.get("_target_")) and not isinstance(error, BAD_INPUT):
             told = f"{type(error).__name__}: {sentence(error)}"
-            error = ValueError(f"optimizer._target_={stranger} cannot run here ({told}); HALFSTEP_TRACEBACK=1 shows where")
+            error = ValueError(
+                f"optimizer._target_={stranger} cannot run here ({told}); HALFSTEP_TRACEBACK=1 shows where"
+            )
         with suppress(OSError):  # a full disk may not take this either
             folder.fail(sentence(error) if isinstance(error, BAD_INPUT) else repr(error))
         raise error

@@ -50,9 +50,7 @@ def seal(folder: Path, name: str, identity: dict[str, Any], splits: Splits) -> D
         )
     for split, paths in (("training", splits.train), ("validation", splits.val)):
         if not paths:
-            raise ValueError(
-                f"there is no text for the {split} split of {name}; give more text, or another val_share"
-            )
+            raise ValueError(f"there is no text for the {split} split of {name}; give more text, or another val_share")
     paths = [*splits.train, *splits.val]
     before = [path.stat() for path in paths if measure(path)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -35,9 +35,7 @@ def shards(
     splits = Splits(found(train, "train"), found(val, "val"), vocabulary, tokenizer)
     for path in splits.train:
         if path in splits.val:
-            raise ValueError(
-                f"val: {path} is also in train; a run must not be judged by what it is trained on"
-            )
+            raise ValueError(f"val: {path} is also in train; a run must not be judged by what it is trained on")
     identity = {
         "train": [str(path) for path in splits.train],
         "val": [str(path) for path in splits.val],
@@ -61,11 +59,7 @@ def found(patterns: str | list[str], key: str) -> list[Path]:
     paths: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         path = Path(pattern).expanduser()
-        matches = (
-            [path]
-            if path.is_file()
-            else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-        )
+        matches = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         if not matches:
             raise FileNotFoundError(f"data.{key}: there is no shard at {pattern}")
         paths += [match.absolute() for match in matches]

@@ -43,9 +43,7 @@ def expand(files: str | list[str], key: str) -> list[Path]:
         elif path.is_file():
             matches = [path]
         else:
-            matches = sorted(
-                Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()
-            )
+            matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
         if not matches:
             raise FileNotFoundError(f"data.{key}: there is no file at {entry}")
         found += [match.absolute() for match in matches]  # not resolved: a cache's links hide the suffix

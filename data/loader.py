@@ -79,9 +79,7 @@ class Loader:
             epoch, index = divmod(number, self.windows)
             windows.append(int(self.order(epoch)[index]))
         inputs, targets = cut(self.stream, windows, self.context)
-        return (
-            (inputs.pin_memory(), targets.pin_memory()) if self.device.type == "cuda" else (inputs, targets)
-        )
+        return (inputs.pin_memory(), targets.pin_memory()) if self.device.type == "cuda" else (inputs, targets)
 
     def order(self, epoch: int) -> np.ndarray:
         """A permutation of the windows, (windows,) int64. A batch can span two epochs, so two are kept."""

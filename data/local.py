@@ -31,9 +31,7 @@ def local(
     trained = expand(files, "files")
     for path in trained:
         if path.resolve() in {other.resolve() for other in held_out}:
-            raise ValueError(
-                f"val_files: {path} is also in files; a run must not be judged by what it is trained on"
-            )
+            raise ValueError(f"val_files: {path} is also in files; a run must not be judged by what it is trained on")
     if not held_out:
         check_share(val_share)
     check_tokens(tokens)

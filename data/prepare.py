@@ -67,9 +67,7 @@ def prepared(name: str, recipe: Recipe, quiet: bool = False) -> Dataset:
             progress.say(f"preparing {name} in {folder}")
             dataset = seal(folder, name, recipe.identity, recipe.build(folder, progress))
             (folder / PROGRESS).unlink(missing_ok=True)
-            progress.say(
-                f"{name}: {dataset.train_tokens:,} training and {dataset.val_tokens:,} validation tokens"
-            )
+            progress.say(f"{name}: {dataset.train_tokens:,} training and {dataset.val_tokens:,} validation tokens")
             return dataset
     except OSError as error:
         if error.errno not in FULL:

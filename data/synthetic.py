@@ -57,9 +57,7 @@ class Synthetic:
 
     def blocks(self, after: int | None) -> Iterator[Item]:
         counts = self.identity["val_tokens"], self.identity["tokens"]
-        blocks = [
-            (split, count, first) for split, count in enumerate(counts) for first in range(0, count, BLOCK)
-        ]
+        blocks = [(split, count, first) for split, count in enumerate(counts) for first in range(0, count, BLOCK)]
         for number, (split, count, first) in enumerate(blocks):
             if number >= (after or 0):
                 work = (split, number, min(BLOCK, count - first))

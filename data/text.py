@@ -68,11 +68,7 @@ def passages(rows: Iterable[Row], kind: Rows) -> Iterator[Passage]:
         held.append(row.text)
         size += len(row.text)
         ends = following is None or (kind == "articles" and HEADING.fullmatch(following.text) is not None)
-        long = (
-            size >= PASSAGE
-            and following is not None
-            and (seam(row.text, following.text) or size >= 4 * PASSAGE)
-        )
+        long = size >= PASSAGE and following is not None and (seam(row.text, following.text) or size >= 4 * PASSAGE)
         if ends or long:
             yield Passage("".join(held), row.after, row.done, ends)
             held, size = [], 0

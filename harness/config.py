@@ -91,7 +91,9 @@ class Config:
             if path is not None and not path.strip():
                 raise ValueError(f"{key} must be the name of a folder, not empty")
         if self.study != Path(self.study).name:
-            raise ValueError(f"study must be the name of a folder under results/runs, not {self.study!r}; run_dir takes a path")
+            raise ValueError(
+                f"study must be the name of a folder under results/runs, not {self.study!r}; run_dir takes a path"
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be between 0 and 2^32 - 1, not {self.seed}")
         if self.grad_clip is not None and self.grad_clip <= 0:

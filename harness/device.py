@@ -36,9 +36,7 @@ def resolve_device(device: str) -> str:
             f"device={device}: torch finds no CUDA device here; give device=cpu, or install torch's CUDA build"
         )
     if index and int(index) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device={device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0"
-        )
+        raise ValueError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     return device
 
 

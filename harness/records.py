@@ -108,9 +108,7 @@ def find_runs(folder: str | Path) -> list[Run]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(
-            f"{folder} is not a folder: give the folder of a study, such as results/runs/default"
-        )
+        raise ValueError(f"{folder} is not a folder: give the folder of a study, such as results/runs/default")
     runs = [read_run(path) for path in sorted(_run_folders(folder))]
     if not runs:
         raise ValueError(f"{folder} holds no run (no manifest.json anywhere below it): train one first")
@@ -127,25 +125,18 @@ def read_run(folder: Path) -> Run:
         )
     if manifest.get("status") not in STATUSES:
         raise ValueError(
-            f"{folder / 'manifest.json'}: status is {manifest.get('status')!r}, "
-            f"not one of {', '.join(STATUSES)}"
+            f"{folder / 'manifest.json'}: status is {manifest.get('status')!r}, not one of {', '.join(STATUSES)}"
         )
     config = _mapping(folder / "config.yaml", lambda text: yaml.load(text, Loader))
     for key, kind in {"steps": int, "seed": int, "optimizer": dict}.items():
         if not isinstance(config.get(key), kind):
-            raise ValueError(
-                f"{folder / 'config.yaml'} has no usable {key!r}: restore it, or move the folder away"
-            )
+            raise ValueError(f"{folder / 'config.yaml'} has no usable {key!r}: restore it, or move the folder away")
     if not {"name", "_target_"} & set(config["optimizer"]):
-        raise ValueError(
-            f"{folder / 'config.yaml'} does not name its optimizer: restore it, or move the folder away"
-        )
+        raise ValueError(f"{folder / 'config.yaml'} does not name its optimizer: restore it, or move the folder away")
     return Run(folder, config, manifest, _rows(folder / "metrics.jsonl"))
 
 
-Loader = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # libyaml reads a thousand configs in a second, not in ten
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a thousand configs in a second, not in ten
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -161,9 +152,7 @@ def _mapping(path: Path, parse: Any) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: restore it, or move the folder away") from None
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"{path} is broken ({_first_line(error)}): restore it, or move the folder away"
-        ) from None
+        raise ValueError(f"{path} is broken ({_first_line(error)}): restore it, or move the folder away") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is broken (not a mapping): restore it, or move the folder away")
     return value
@@ -180,25 +169,18 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         if not line.strip() and last:
             break
         try:
-            row = json.loads(
-                line, parse_constant=lambda name: None
-            )  # NaN and Infinity, should anyone write them
+            row = json.loads(line, parse_constant=lambda name: None)  # NaN and Infinity, should anyone write them
             step = row["step"]
             if isinstance(step, bool) or not isinstance(step, int) or step < 0:
                 raise ValueError(f"step is {step!r}")
         except (ValueError, TypeError, KeyError) as error:
             if last:
                 break
-            raise ValueError(
-                f"{path}, line {number}, is broken ({_first_line(error)}): cut the file there"
-            ) from None
+            raise ValueError(f"{path}, line {number}, is broken ({_first_line(error)}): cut the file there") from None
         if row.get("schema", SCHEMA) != SCHEMA:
-            raise ValueError(
-                f"{path}, line {number}, is of schema {row['schema']!r} and this halfstep reads {SCHEMA}"
-            )
+            raise ValueError(f"{path}, line {number}, is of schema {row['schema']!r} and this halfstep reads {SCHEMA}")
         row = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in row.items()
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
         }
         if rows and step < rows[-1]["step"]:
             raise ValueError(

@@ -195,7 +195,7 @@ def too_small(length: int, runs: Sequence[Run]) -> str | None:
     epochs = max((epochs_of(run) or 0.0 for run in runs), default=0.0)
     if epochs > MOST_EPOCHS:
         reasons.append(f"at most {MOST_EPOCHS} epochs of the training split in the longest run, not {epochs:.4g}")
-    return f"runs too small for a verdict, which takes {' and '.join(reasons)}" if reasons else None
+    return f"runs too small for a verdict, which takes {', and '.join(reasons)}" if reasons else None
 
 
 def epochs_of(run: Run) -> float | None:

@@ -41,9 +41,7 @@ def main() -> None:
     print(dataset.folder)
     print(f"{dataset.train_tokens:,} training tokens in {len(dataset.train)} shards")
     print(f"{dataset.val_tokens:,} validation tokens in {len(dataset.val)} shards")
-    print(
-        f"tokenizer {dataset.tokenizer}, vocabulary {dataset.vocabulary}, fingerprint {dataset.fingerprint}"
-    )
+    print(f"tokenizer {dataset.tokenizer}, vocabulary {dataset.vocabulary}, fingerprint {dataset.fingerprint}")
 
 
 def section(recipe: str, keys: list[str]) -> dict[str, Any]:

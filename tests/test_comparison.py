@@ -75,7 +75,10 @@ def test_where_a_run_is_kept_and_watched_does_not_make_it_another_arm(tmp_path):
 
 
 def test_an_external_baseline_goes_by_its_path_and_by_its_label(tmp_path):
-    write_study(tmp_path, {"muon": 1.2, "sgd": 0.7}, "external", seeds=1, config={"optimizer._target_": "torch.optim.Adam"})
+    for steps in (1000, 2000, 4000):
+        write_run(tmp_path, "external", steps, config={"optimizer._target_": "torch.optim.Adam"})
+    for name, true in {"muon": 1.2, "sgd": 0.7}.items():
+        write_run(tmp_path, name, 2000, 0, true)
     by_label, by_path = compared(tmp_path, "adam"), compared(tmp_path, "torch.optim.Adam")
     assert by_label.baseline == by_path.baseline == "torch.optim.Adam"
     assert by_label.rows == by_path.rows
@@ -88,7 +91,7 @@ def test_a_name_comes_before_a_label_and_two_of_a_label_are_told_apart(tmp_path)
     for path in ("mine.Lion", "mine.Adopt", "yours.Adopt"):
         write_run(tmp_path, "external", 2000, config={"optimizer._target_": path})
     assert compared(tmp_path, "lion").baseline == "lion"
-    with pytest.raises(ValueError, match="'adopt' is the label of mine.Adopt and of yours.Adopt: give one of these"):
+    with pytest.raises(ValueError, match=r"'adopt' is the label of mine\.Adopt and of yours\.Adopt: give one of these"):
         compared(tmp_path, "adopt")
 
 

@@ -32,9 +32,7 @@ def repository(tmp_path):
     folder.mkdir()
     for part in range(2):
         texts = [f"document {part} {n} " + "word " * (n % 9) for n in range(500)]
-        parquet.write_table(
-            pyarrow.table({"text": texts}), folder / f"train-{part}.parquet", row_group_size=90
-        )
+        parquet.write_table(pyarrow.table({"text": texts}), folder / f"train-{part}.parquet", row_group_size=90)
     texts = [f"held out {n}" for n in range(20)]
     parquet.write_table(pyarrow.table({"text": texts}), folder / "validation-0.parquet")
     return folder
@@ -64,10 +62,7 @@ def test_rows_that_are_lines_become_articles(tmp_path, repository):
     for split in ("train-0", "train-1", "validation-0"):
         parquet.write_table(pyarrow.table({"text": lines}), repository / f"{split}.parquet")
     one, two = " = One = \n\n first line \n = = Part = = \n", " = Two = \n second\n"
-    assert (
-        documents_of(hub(tmp_path, repository, val_split="validation", rows="articles").train)
-        == [one, two] * 2
-    )
+    assert documents_of(hub(tmp_path, repository, val_split="validation", rows="articles").train) == [one, two] * 2
     assert documents_of(hub(tmp_path, repository, val_split="validation", rows="lines").val) == [one + two]
 
 
@@ -109,9 +104,7 @@ def test_what_a_repository_lacks_is_a_sentence(tmp_path, repository):
 
 def test_no_network_is_a_sentence_at_once(tmp_path):
     pytest.importorskip("datasets")
-    program = (
-        "import data; data.load('hub', repository='owner/name', tokenizer='bytes', quiet=True, dir='{}')"
-    )
+    program = "import data; data.load('hub', repository='owner/name', tokenizer='bytes', quiet=True, dir='{}')"
     done = subprocess.run(
         [sys.executable, "-c", program.format(tmp_path)],
         cwd=ROOT,
@@ -121,9 +114,7 @@ def test_no_network_is_a_sentence_at_once(tmp_path):
         check=False,
         timeout=30,
     )
-    assert (
-        "ConnectionError: data.repository=owner/name: the Hugging Face Hub cannot be reached" in done.stderr
-    )
+    assert "ConnectionError: data.repository=owner/name: the Hugging Face Hub cannot be reached" in done.stderr
     assert "take data=stdlib" in done.stderr
 
 

@@ -73,9 +73,7 @@ def test_the_order_is_frozen(split):
     """Written down: a numpy or a refactoring that changes it makes old runs unrepeatable."""
     order = np.random.RandomState([0, 0]).permutation(100)[:4].tolist()
     assert order == ORDER
-    assert [
-        first // 10 for first in Loader(split, context=10, sequences=4, seed=0).batch(0)[0][:, 0].tolist()
-    ] == ORDER
+    assert [first // 10 for first in Loader(split, context=10, sequences=4, seed=0).batch(0)[0][:, 0].tolist()] == ORDER
 
 
 def test_reading_ahead_changes_nothing(split):

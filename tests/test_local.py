@@ -66,24 +66,18 @@ def test_parquet_and_its_resumption(tmp_path):
     from pyarrow import parquet
 
     texts = [f"row {n}" if n % 7 else None for n in range(1000)]
-    parquet.write_table(
-        pyarrow.table({"id": range(1000), "body": texts}), tmp_path / "a.parquet", row_group_size=137
-    )
+    parquet.write_table(pyarrow.table({"id": range(1000), "body": texts}), tmp_path / "a.parquet", row_group_size=137)
     rows = list(read(tmp_path / "a.parquet", "body"))
     assert [row.text for row in rows] == [text or "" for text in texts]
     for stop in (0, 1, 136, 137, 500, 999):
         assert list(read(tmp_path / "a.parquet", "body", rows[stop].after)) == rows[stop + 1 :]
     dataset = local(tmp_path, files=str(tmp_path / "a.parquet"), column="body", val_share=0.1)
     assert sorted(documents_of(dataset.train) + documents_of(dataset.val)) == sorted(filter(None, texts))
-    refused(
-        "has no column 'text' .it has id, body.; set data.column", tmp_path, files=str(tmp_path / "a.parquet")
-    )
+    refused("has no column 'text' .it has id, body.; set data.column", tmp_path, files=str(tmp_path / "a.parquet"))
     refused("'id' holds int, not text", tmp_path, files=str(tmp_path / "a.parquet"), column="id")
 
 
-@pytest.mark.parametrize(
-    ("suffix", "opener"), [("", open), (".gz", gzip.open), (".bz2", bz2.open), (".zst", zst)]
-)
+@pytest.mark.parametrize(("suffix", "opener"), [("", open), (".gz", gzip.open), (".bz2", bz2.open), (".zst", zst)])
 def test_reading_begins_again_after_any_row(tmp_path, suffix, opener):
     jsonl = write_lines(tmp_path / f"a.jsonl{suffix}", [f"\u00e9 {n}" for n in range(50)], opener)
     with opener(tmp_path / f"b.txt{suffix}", "wt") as file:
@@ -116,9 +110,7 @@ def test_text_files_as_documents_lines_and_articles(tmp_path):
 
     def documents(rows):
         files = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
-        return documents_of(
-            local(tmp_path, files=files, val_files=str(tmp_path / "val.txt"), rows=rows).train
-        )
+        return documents_of(local(tmp_path, files=files, val_files=str(tmp_path / "val.txt"), rows=rows).train)
 
     whole = (tmp_path / "a.txt").read_text()
     assert documents("lines") == [whole, "third"]

@@ -63,9 +63,7 @@ def test_the_order_of_the_work_decides_the_bytes(tmp_path):
     assert (dataset.train_tokens, dataset.val_tokens) == (3000, 300)
     assert [path.name for path in dataset.train] == [f"train_{shard:06d}.bin" for shard in range(3)]
     assert Stream(dataset.train).read(0, 3000).tolist() == list(range(3000))
-    assert Stream(dataset.val).read(0, 300).tolist() == [
-        b * BLOCK + i for b in range(BLOCKS) for i in range(5)
-    ]
+    assert Stream(dataset.val).read(0, 300).tolist() == [b * BLOCK + i for b in range(BLOCKS) for i in range(5)]
     assert not (dataset.folder / "progress.json").exists()
     assert prepared("slow", Slow(tmp_path, fail_at=0), quiet=True) == dataset  # nothing is read a second time
 

@@ -82,9 +82,7 @@ def test_stdlib_leaves_out_what_is_not_the_library():
     assert files == sorted(files)
     assert {"os.py", "asyncio/events.py", "json/decoder.py"} <= set(files)
     assert not [path for path in files if "test" in path.split("/") or "site-packages" in path]
-    assert not [
-        path for path in files if path.startswith(("encodings/", "idlelib/", "tkinter/", "_sysconfigdata"))
-    ]
+    assert not [path for path in files if path.startswith(("encodings/", "idlelib/", "tkinter/", "_sysconfigdata"))]
 
 
 def test_synthetic_tokens_are_the_same_everywhere_and_have_the_entropy_they_promise(tmp_path):
@@ -137,9 +135,7 @@ def test_shards_of_nanogpt_and_of_llm_c(tmp_path):
     with pytest.raises(ValueError, match="is also in train"):
         theirs(made.val[0])
     headerless.write_bytes(headerless.read_bytes()[:-2] + b"\0\0")
-    with pytest.raises(
-        ValueError, match=r"has changed since .* if the change is meant, delete .*dataset.json"
-    ):
+    with pytest.raises(ValueError, match=r"has changed since .* if the change is meant, delete .*dataset.json"):
         theirs(headerless)
     headerless.unlink()
     with pytest.raises(FileNotFoundError):

@@ -9,13 +9,9 @@ import pytest
 from data.text import HEADING, Row, hold_out, passages, seam
 from data.tokenizer import Bytes, build
 
-POEM = "".join(
-    f"line {n} of a poem\n" + "\n" * (n % 3 == 0) + "  indented\n" * (n % 5 == 0) for n in range(400)
-)
+POEM = "".join(f"line {n} of a poem\n" + "\n" * (n % 3 == 0) + "  indented\n" * (n % 5 == 0) for n in range(400))
 
-bpe = pytest.mark.skipif(
-    "TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR is not set: no BPE files"
-)
+bpe = pytest.mark.skipif("TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR is not set: no BPE files")
 
 
 def test_a_share_goes_to_validation_whatever_the_order(tmp_path):
