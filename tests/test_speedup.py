@@ -1,10 +1,6 @@
-"""The comparison of run folders whose true speed-ups are known, and the command that prints it."""
+"""The comparison of run folders whose true speed-ups are known."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +9,6 @@ from harness.curve import crossing
 from harness.ladder import Speedup
 from harness.records import Point
 from harness.speedup import verdict_on
-from scripts.speedup import main
 from tests.study import compared, law, row, write_run, write_study
 
 CPU = {"device.type": "cpu", "device.name": "Xeon"}
@@ -239,91 +234,3 @@ def test_no_effect_is_seldom_called_one(tmp_path):
         words.append(row(compared(folder), f"adam{study}").verdict)
     assert set(words) <= {"faster", "slower", "no difference seen", "underpowered"}
     assert sum(word in ("faster", "slower") for word in words) <= 4  # 99.7 % of the time, were it 5 %
-
-
-def test_the_command_prints_a_table(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
-    main([str(write_study(tmp_path, {"soap": 1.3, "muon": 3.0}, noise=0.001, config={"grad_clip": 0.5}))])
-    shown = capsys.readouterr().out
-    comparison = compared(tmp_path)
-    assert f"{comparison.standings[2].loss:.4f}" in shown
-    assert str(row(comparison, "soap").speedup) in shown
-    assert row(comparison, "soap").speedup.interval in shown
-    assert ">2" in shown
-    assert "faster" in shown
-
-
-def run_command(*arguments):
-    return subprocess.run([sys.executable, "-m", "scripts.speedup", *arguments], capture_output=True, text=True)
-
-
-@pytest.mark.parametrize("columns", ["60", "80", "120"])
-def test_a_long_name_is_folded_and_never_cut(tmp_path, capsys, monkeypatch, columns):
-    monkeypatch.setenv("COLUMNS", columns)
-    path = "a_package_of_optimizers.with_a_long_path.Optimizer"
-    write_study(tmp_path, {"soap": 1.3}, noise=0.001)
-    for seed in range(3):
-        write_run(tmp_path, "external", 2000, seed, 1.2, noise=0.001, config={"optimizer._target_": path})
-    main([str(tmp_path)])
-    for table in capsys.readouterr().out.split("Speed-up over"):
-        lines = [line.strip() for line in table.splitlines()]
-        assert path in "".join(line.split(" ")[0] for line in lines)
-        assert not any("…" in line.split(" ")[0] for line in lines)
-
-
-@pytest.mark.parametrize("options", [["--json"], []])
-def test_a_reader_that_leaves_is_no_error(tmp_path, options):
-    write_study(tmp_path, {"soap": 1.3}, seeds=1)
-    reader, writer = os.pipe()
-    os.close(reader)
-    program = [sys.executable, "-m", "scripts.speedup", str(tmp_path), *options]
-    done = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
-    assert done.stderr == ""
-
-
-def test_json_is_all_that_is_printed(tmp_path):
-    write_study(tmp_path, {"soap": 1.3, "muon": 3.0}, noise=0.001)
-    write_run(tmp_path, "lion", 2000, 0, 0.9, flops_per_step=None, config={"grad_clip": None})
-    done = run_command(str(tmp_path), "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = json.loads(done.stdout)
-    assert len(rows) == 3 * 3 * 3
-    keys = [
-        "optimizer",
-        "rule",
-        "axis",
-        "speedup",
-        "low",
-        "high",
-        "censored",
-        "seeds",
-        "verdict",
-        "length",
-        "arm",
-        "notes",
-    ]
-    assert all(list(each) == keys for each in rows)
-    comparison = compared(tmp_path)
-    for each, expected in zip(rows, comparison.rows, strict=True):
-        assert each == json.loads(json.dumps(expected.json()))
-    (beyond,) = [r for r in rows if (r["optimizer"], r["rule"], r["axis"]) == ("muon", "matched", "steps")]
-    assert (beyond["speedup"], beyond["low"], beyond["high"], beyond["censored"]) == (2.0, 2.0, None, "above")
-
-
-def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path):
-    empty, study = tmp_path / "empty", write_study(tmp_path / "study", {"soap": 1.3}, seeds=1)
-    empty.mkdir()
-    alone = write_study(tmp_path / "alone", {}, seeds=1)
-    for arguments, expected in {
-        (str(empty),): "holds no run",
-        (str(study), "--baseline", "adam"): "'adam' in this folder: did you mean adamw?",
-        (str(study), "--baseline", "qqq"): "choose from adamw, soap",
-        (str(alone),): "holds no optimizer but adamw",
-    }.items():
-        done = run_command(*arguments)
-        assert done.returncode == 2
-        assert done.stdout == ""
-        assert done.stderr.startswith("halfstep: ")
-        assert done.stderr.count("\n") == 1
-        assert expected in done.stderr
