@@ -106,7 +106,7 @@ def test_a_resumed_run_goes_on_online(tmp_path, server, capfd):
 
     folder.close()
     folder = open_folder(tmp_path / "run")
-    folder.cut(25)  # what a checkpoint after 25 updates leaves
+    folder.cut(25, [0, 10, 20])  # what a checkpoint after 25 updates leaves
     to = mirror(folder)
     log(folder, to, 30, 40)
     to.close("finished")
@@ -119,7 +119,7 @@ def test_a_resumed_run_goes_on_online(tmp_path, server, capfd):
 
     folder.close()
     folder = open_folder(tmp_path / "run")
-    folder.cut(15)  # behind what the server has
+    folder.cut(15, [0, 10])  # behind what the server has
     to = mirror(folder)
     log(folder, to, 20, 30, 40, 50)
     to.close("finished")
@@ -137,7 +137,7 @@ def test_a_killed_offline_run_goes_on_and_syncs(tmp_path, server, capfd):
     assert cut(tmp_path / "run", "kill") == -signal.SIGKILL
     for rows in (20, 30, 40), (50, 60):  # resumed, synced, resumed and synced again
         folder = open_folder(tmp_path / "run")
-        folder.cut(rows[0])
+        folder.cut(rows[0], list(range(0, rows[0], 10)))
         capfd.readouterr()
         to = mirror(folder, mode="offline")
         log(folder, to, *rows)
