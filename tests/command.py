@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,8 +75,13 @@ def environment(**entries: str) -> dict[str, str]:
 def start(*arguments: str, cwd: Path, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
     """The real command, begun."""
     line = [sys.executable, str(ROOT / "train.py"), *SMALL, *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_interrupts}
     return subprocess.Popen(line, cwd=cwd, env=env or environment(), **{**pipes, **options})
+
+
+def heed_interrupts() -> None:
+    """A shell starts what it puts in the background deaf to SIGINT, and so would be every run that we start there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def end(process: subprocess.Popen[str], timeout: float = 300) -> Ended:
