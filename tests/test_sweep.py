@@ -23,11 +23,11 @@ def test_a_sweep_goes_on_after_a_job_that_failed(here):
     assert ended.code == 2
     assert "Traceback" not in ended.err
     assert ended.err.splitlines() == [
-        "halfstep: job 0 failed: optimizer: Invalid learning rate: -1.0",
+        "halfstep: job 0 failed: optimizer.lr must be at least 0, not -1.0",
         f"halfstep: 1 of the sweep's jobs failed: {jobs.relative_to(here)}",
     ]
     failed, finished = (json.loads(line) for line in jobs.read_text().splitlines())
-    assert (failed["status"], failed["error"]) == ("failed", "optimizer: Invalid learning rate: -1.0")
+    assert (failed["status"], failed["error"]) == ("failed", "optimizer.lr must be at least 0, not -1.0")
     assert "++optimizer.lr=-1" in failed["overrides"]
     assert (finished["status"], finished["error"]) == ("finished", None)
     (run,) = here.glob("results/runs/two/gpt2_pico-*")
