@@ -47,7 +47,7 @@ def test_the_clock_goes_on_after_an_error_and_from_a_saved_state():
     clock = Clock()
     with pytest.raises(RuntimeError), clock.running(), clock.part("gradient"):
         raise RuntimeError
-    busy(0.05)
+    busy(0.3)
     assert clock.seconds()["total"] < 0.1
     clock.restore({"gradient": 100.0, "evaluate": 7.0})
     with clock.running():
