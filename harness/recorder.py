@@ -5,7 +5,7 @@ weights, the update's size). Device tensors are read when a row closes, and at n
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, ValuesView
 from typing import Any, Protocol
 
 import torch
@@ -177,7 +177,12 @@ class Recorder:
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors in an optimizer's state, however nested; one that stands twice counts once."""
+    """Bytes of all tensors in an optimizer's state."""
+    return tensor_bytes(optimizer.state.values())
+
+
+def tensor_bytes(held: Any) -> int:
+    """Bytes of all tensors in mappings and sequences, however nested; one that stands twice counts once."""
     seen: dict[int, int] = {}
 
     def walk(value: Any) -> None:
@@ -186,10 +191,9 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
         elif isinstance(value, Mapping):
             for item in value.values():
                 walk(item)
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, (list, tuple, ValuesView)):
             for item in value:
                 walk(item)
 
-    for state in optimizer.state.values():
-        walk(state)
+    walk(held)
     return sum(seen.values())

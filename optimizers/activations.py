@@ -146,6 +146,10 @@ class Activations:
             raise ValueError("the model has no trainable linear layer but its head: there is nothing to precondition")
         self._seen: set[str] = set()
 
+    def layer_of(self, p: Tensor) -> Layer | None:
+        """The layer that a parameter is the weight or the joined bias of."""
+        return next((layer for layer in self.layers if p is layer.weight or p is layer.bias), None)
+
     def record(self, objective: Objective, bounds: tuple[float, float] | None = None) -> Tensor:
         """The objective's loss and gradient, with the hooks summing.
 

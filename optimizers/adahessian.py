@@ -18,6 +18,7 @@ from optimizers.base import Objective, Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.curvature import Hutchinson
 from optimizers.registry import register
+from optimizers.treatment import Treatment, treatment
 
 
 @register("adahessian", summary="Adam on the Hessian's diagonal", paper="arXiv 2006.00719, algorithm 1")
@@ -55,6 +56,10 @@ class AdaHessian(Optimizer):
         self.estimate = Hutchinson(rademacher=True)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "hessian_power": hessian_power, "weight_decay": weight_decay}
         super().__init__(params, defaults)
+
+    def treat(self, p: Tensor, tokens: int) -> Treatment:
+        rule = "momentum over curvature" if p.ndim < 2 else "momentum over curvature, averaged in blocks of a row"
+        return treatment(p, rule, numbers=2 * p.numel(), counts=2)
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]

@@ -30,6 +30,7 @@ from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.kronecker import eigh, eigh_flops, gram_flops, spread
 from optimizers.param_groups import by_decay
 from optimizers.registry import register
+from optimizers.treatment import Treatment, treatment
 
 
 @register(
@@ -85,6 +86,20 @@ class KFAC(Optimizer):
         self.activations = Activations(model, moment=2)
         costs = [self._inversion_flops(layer) for layer in self.activations.layers]
         self.due_at = spread(costs, every_inverse) if stagger else [0] * len(costs)
+
+    def treat(self, p: Tensor, tokens: int) -> Treatment:
+        layer = self.activations.layer_of(p)
+        buffer = p.numel() if self.defaults["momentum"] else 0
+        if layer is None:
+            return treatment(p, "SGD", buffer)
+        if p is layer.bias:
+            return treatment(p, f"a column of {layer.name}", buffer)
+        m, n = layer.out, layer.into
+        numbers = buffer + 2 * (m**2 + n**2) + (m + n if self.eigen else 0)
+        flops = (4 if self.eigen else 2) * m * n * (m + n)
+        flops += (gram_flops(m, tokens) + gram_flops(n, tokens)) / self.every_factor
+        flops += self._inversion_flops(layer) / self.every_inverse
+        return treatment(p, f"times inverse factors of its outputs ({m}) and inputs ({n})", numbers, flops=flops)
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]

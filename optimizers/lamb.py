@@ -18,6 +18,7 @@ from torch import Tensor
 from optimizers.base import Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.registry import register
+from optimizers.treatment import Treatment, treatment
 
 
 @register("lamb", summary="Adam with layer-wise scaled steps", paper="arXiv 1904.00962, algorithm 2")
@@ -53,6 +54,10 @@ class Lamb(Optimizer):
             "bias_correction": bias_correction,
         }
         super().__init__(params, defaults)
+
+    def treat(self, p: Tensor, tokens: int) -> Treatment:
+        rule = "Adam, scaled to the norm of the weights" if p.ndim >= 2 else "Adam, unscaled"
+        return treatment(p, rule, numbers=2 * p.numel(), counts=1)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

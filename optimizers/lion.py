@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from optimizers.base import Optimizer, state_dtype
 from optimizers.checks import check_betas, check_common
 from optimizers.registry import register
+from optimizers.treatment import Treatment, treatment
 
 
 @register("lion", summary="sign of an interpolated momentum", paper="arXiv 2302.06675, algorithm 2")
@@ -29,6 +31,9 @@ class Lion(Optimizer):
         check_common(lr, weight_decay)
         check_betas(betas)
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    def treat(self, p: Tensor, tokens: int) -> Treatment:
+        return treatment(p, "sign of the momentum", numbers=p.numel())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

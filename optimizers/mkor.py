@@ -33,6 +33,7 @@ from optimizers.base import Objective, Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.param_groups import by_decay
 from optimizers.registry import register
+from optimizers.treatment import Treatment, treatment
 
 FORMULAS = ("exact", "printed", "repo")
 CLAMP = 100.0  # of the authors' code
@@ -107,6 +108,21 @@ class Mkor(Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(by_decay(model), defaults)
         self.activations = Activations(model, moment=1)
+
+    def treat(self, p: Tensor, tokens: int) -> Treatment:
+        layer, moments = self.activations.layer_of(p), 2 * p.numel()
+        if self.backend is BACKENDS["sgd"]:
+            counts, moments = 0, p.numel() if self.defaults["momentum"] else 0
+        else:
+            counts = 1
+        if layer is None:
+            return treatment(p, "the backend's, plain", moments, counts)
+        if p is layer.bias:
+            return treatment(p, f"a column of {layer.name}", moments, counts)
+        m, n = layer.out, layer.into
+        flops = 2 * m * n * (m + n) + 4 * m * n + (9 * (m**2 + n**2) + tokens * (m + n)) / self.every
+        rule = f"the backend's, behind rank-1 factors of its outputs ({m}) and inputs ({n})"
+        return treatment(p, rule, moments + m**2 + n**2, counts, flops)
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]

@@ -21,6 +21,7 @@ from optimizers.base import Objective
 from optimizers.checks import check_at_least
 from optimizers.mkor import Mkor
 from optimizers.registry import register
+from optimizers.treatment import Treatment
 
 
 @register("mkor_h", summary="MKOR until the loss falls slowly", paper="arXiv 2306.01685, our rule", groups=whole_model)
@@ -63,6 +64,12 @@ class MkorH(Mkor):
         )  # fmt: skip
         self.window, self.share, self.patience = window, threshold, patience
         self.param_groups[0].update(second_order=True, last_loss=None, best_rate=0.0, slow_windows=0)
+
+    def treat(self, p: Tensor, tokens: int) -> Treatment:
+        """As MKOR's, until it is left."""
+        found = super().treat(p, tokens)
+        first = p is self.activations.layers[0].weight  # which keeps the window's loss
+        return found._replace(state_bytes=found.state_bytes + 4) if first else found
 
     def _gradient(self, objective: Objective) -> tuple[Tensor, dict[Tensor, Tensor]]:
         if not self.param_groups[0]["second_order"]:

@@ -18,6 +18,7 @@ from optimizers.base import Objective, Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.param_groups import by_kind
 from optimizers.registry import register
+from optimizers.treatment import Treatment, treatment
 
 # The quintic a x + b x^3 + c x^5, tuned by its author for the largest slope at 0; it maps (0, 1] to about (.7, 1.2).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -93,6 +94,13 @@ class Muon(Optimizer):
         }
         groups = [group if group["hidden"] else {"lr": adamw_lr, **group} for group in params]
         super().__init__(groups, defaults)
+
+    def treat(self, p: Tensor, tokens: int) -> Treatment:
+        group = next(group for group in self.param_groups if any(p is q for q in group["params"]))
+        if not group["hidden"]:
+            return treatment(p, f"AdamW at {group['lr']:g}", numbers=2 * p.numel(), counts=1)
+        flops = newton_schulz_flops(*p.shape, group["ns_steps"])
+        return treatment(p, "momentum, orthogonalised", numbers=p.numel(), flops=flops)
 
     @torch.no_grad()
     def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]

@@ -2,15 +2,18 @@
 
 import difflib
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import Parameter
 
 from optimizers.checks import check_betas, check_common
-from optimizers.param_groups import Group, all_in_one, by_decay, check_cover
+from optimizers.param_groups import Group, all_in_one, by_decay, check_cover, trainable
+from optimizers.treatment import Treatment
 
 ALLOW_TARGETS = ("torch.optim", "pytorch_optimizer")
 REGISTRY: dict[str, "OptimizerInfo"] = {}
@@ -26,6 +29,17 @@ class OptimizerInfo:
     paper: str  # where the algorithm comes from
     groups: Callable[[nn.Module], list[Group] | nn.Module] = by_decay  # the model itself, for hooks on its modules
     charges: bool = True  # it charges its own matrix work, or has none; False: that must be counted from outside
+    treat: Callable[[Any, Parameter, int], Treatment] | None = None  # of a parameter, given the tokens in a batch
+    about: str = ""  # its equations and its peculiarities
+    presets: str = ""  # what of the paper's and of the authors' code can be chosen
+    pitfalls: str = ""  # what is known to go wrong
+    proof: str = ""  # the tests that hold it against its equations and against others
+
+    def treatments(self, optimizer: Any, model: nn.Module, tokens: int) -> dict[str, Treatment] | None:
+        """What each trainable parameter gets, by name, for a batch of so many tokens; None: unknown beforehand."""
+        if self.treat is None:
+            return None
+        return {name: self.treat(optimizer, p, tokens) for name, p in trainable(model)}
 
     def build(self, model: nn.Module, **keywords: Any) -> torch.optim.Optimizer:
         """The optimizer over the model's parameters; `lr` becomes each group's `initial_lr`."""
@@ -45,12 +59,24 @@ def register(
     paper: str,
     groups: Callable[[nn.Module], list[Group] | nn.Module] = by_decay,
     charges: bool = True,
+    treat: Callable[[Any, Parameter, int], Treatment] | None = None,
+    about: str | None = None,
+    presets: str = "",
+    pitfalls: str = "",
+    proof: str = "",
 ) -> Callable[[type], type]:
-    """Enter a class under a name: the one line that adds an optimizer."""
+    """Enter a class under a name: the one line that adds an optimizer.
+
+    What a class of this package says of itself stands in the head of its file, and in its method `treat`.
+    """
 
     def enter(constructor: type) -> type:
         assert name not in REGISTRY, f"two optimizers are named {name}"
-        REGISTRY[name] = OptimizerInfo(name, constructor, summary, paper, groups, charges)
+        REGISTRY[name] = OptimizerInfo(
+            name, constructor, summary, paper, groups, charges,
+            treat or getattr(constructor, "treat", None),
+            about or inspect.getdoc(sys.modules[constructor.__module__]) or "", presets, pitfalls, proof,
+        )  # fmt: skip
         return constructor
 
     return enter

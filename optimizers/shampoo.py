@@ -30,6 +30,7 @@ from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.kronecker import average_gram_, complete_, eigh, eigh_flops, gram_flops, spectrum_metrics, spread
 from optimizers.param_groups import by_table
 from optimizers.registry import register
+from optimizers.treatment import Treatment, treatment
 
 GRAFT_EPS = 1e-8  # Adam's
 State = dict[str, Tensor]
@@ -81,6 +82,14 @@ class Shampoo(Optimizer):
         self.preconditioned = {p for p in matrices if max(p.shape) <= max_side}
         costs = [self._refresh_flops(p) for p in matrices]
         self.due_at = dict(zip(matrices, spread(costs, every), strict=True)) if stagger else {}
+
+    def treat(self, p: Tensor, tokens: int) -> Treatment:
+        if p not in self.preconditioned:
+            return treatment(p, "Adam", numbers=2 * p.numel(), counts=1)
+        rule = f"between inverse roots of its sides ({p.shape[0]} and {p.shape[1]})"
+        numbers = (2 if self.graft else 1) * p.numel() + sum(2 * n**2 + n for n in p.shape)
+        flops = 2 * p.numel() * sum(p.shape) + gram_flops(*p.shape) + gram_flops(*p.shape[::-1])
+        return treatment(p, rule, numbers, counts=1, flops=flops + self._refresh_flops(p) / self.every)
 
     @torch.no_grad()
     def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]

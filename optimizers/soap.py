@@ -33,6 +33,7 @@ from optimizers.eigenbasis import first_basis, first_basis_flops, next_basis, ne
 from optimizers.kronecker import average_gram_, complete_, gram_flops, spectrum_metrics, spread
 from optimizers.param_groups import by_table
 from optimizers.registry import register
+from optimizers.treatment import Treatment, treatment
 
 SIDES = ("left", "right")
 State = dict[str, Tensor]
@@ -88,6 +89,18 @@ class SOAP(Optimizer):
         if self.one_sided and not table:
             axes = [0] if p.shape[0] < p.shape[1] else [1]
         return [axis for axis in axes if p.shape[axis] <= self.max_side]
+
+    def treat(self, p: Tensor, tokens: int) -> Treatment:
+        axes = self.axes[p]
+        sides = [f"{('rows', 'columns')[axis]} ({p.shape[axis]})" for axis in axes]
+        rule = f"Adam in the eigenbasis of its {' and '.join(sides)}" if axes else "Adam"
+        factored = self.factorized and p.ndim == 2
+        numbers = p.numel() + (sum(p.shape) if factored else p.numel())
+        numbers += sum(2 * p.shape[axis] ** 2 + p.shape[axis] for axis in axes)
+        refresh = 2 * self._rotation_flops(p) + sum(next_basis_flops(p.shape[axis]) for axis in axes)
+        grams = sum(gram_flops(p.shape[axis], p.shape[1 - axis]) for axis in axes)
+        flops = 2 * self._rotation_flops(p) + grams + refresh / self.every
+        return treatment(p, rule, numbers, counts=1, flops=flops)
 
     @torch.no_grad()
     def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]

@@ -20,6 +20,7 @@ from optimizers.base import Objective, Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.curvature import GaussNewtonBartlett, Hutchinson
 from optimizers.registry import register
+from optimizers.treatment import Treatment, treatment
 
 
 class Preset(NamedTuple):
@@ -73,6 +74,9 @@ class Sophia(Optimizer):
         self.as_printed = preset == "paper"
         defaults = {"lr": lr, "betas": betas, "rho": rho, "eps": eps, "weight_decay": weight_decay, "num_tokens": 0}
         super().__init__(params, defaults)
+
+    def treat(self, p: Tensor, tokens: int) -> Treatment:
+        return treatment(p, "momentum over curvature, clipped", numbers=2 * p.numel())
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]

@@ -1,0 +1,41 @@
+"""What is announced of every optimizer, parameter by parameter, beside what it then keeps and does."""
+
+import pytest
+
+import optimizers
+from harness.flops import rehearse
+from harness.recorder import tensor_bytes
+from tests.test_optimizers import NAMES, keywords
+from tests.tiny import tiny_model, tiny_objective, train
+
+PERIOD = 50  # a multiple of the periods in configs/optimizer
+VARIANTS = [
+    *((name, {}) for name in NAMES),
+    ("soap", {"one_sided": True}),
+    ("soap", {"factorized": True, "max_side": 64}),
+    ("shampoo", {"graft": False, "max_side": 64}),
+    ("kfac", {"method": "inverse", "momentum": 0.0}),
+    ("mkor", {"backend": "sgd"}),
+    ("mkor_h", {"backend": "lamb"}),
+    ("sgd", {"momentum": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "changed"), VARIANTS)
+def test_what_is_announced_of_a_parameter_is_what_it_gets(name, changed):
+    """Bytes by parameter, beside the state itself; FLOPs in sum, beside what torch's counter sees in a period."""
+    info, given = optimizers.find(name), {**keywords(name), **changed}
+    model = tiny_model(width=64, bias=True)
+    optimizer = info.build(model, **given)
+    announced = info.treatments(optimizer, model, tokens=1)
+    assert announced is not None
+    assert all(found.rule for found in announced.values())
+    train(model, optimizer, tiny_objective(model), steps=12)
+    for parameter, p in model.named_parameters():
+        assert tensor_bytes(optimizer.state.get(p, {})) == announced[parameter].state_bytes, parameter
+
+    def build(model):
+        return info.build(model, **given)
+
+    counted = rehearse(build, model, 2 * PERIOD)[0] - rehearse(build, model, PERIOD)[0]
+    assert sum(found.flops for found in announced.values()) == pytest.approx(counted / PERIOD, rel=0.02, abs=0.1)
