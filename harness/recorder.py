@@ -51,6 +51,7 @@ class Recorder:
         self.model, self.clock, self.ledger, self.device = model, clock, ledger, device
         self.own_metrics, self.sinks = own_metrics, sinks
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.kinds = [layer_kind(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.peak = peak_flops(device)
         self.clipped = torch.zeros((), device=self.parameters[0].device)
         self.diverged_at: int | None = None
@@ -106,7 +107,7 @@ class Recorder:
             row = self._row
             row["lr"] = self.optimizer.param_groups[0]["lr"]
             row["train/loss"], row["gradient/norm"] = record.loss.item(), record.norm.item()
-            row["update/weight_ratio"] = self._update_ratio()
+            row |= self._update_sizes()
             state = state_bytes(self.optimizer)
             row["memory/state"] = state
             row["memory/state_per_parameter"] = state / sum(p.numel() for p in self.parameters)
@@ -162,11 +163,21 @@ class Recorder:
             found["throughput/mfu"] = flops / seconds / self.peak / self.folder.manifest["ranks"]
         return found
 
-    def _update_ratio(self) -> float:
-        """2-norm of the last update over that of the weights it was made from."""
+    def _update_sizes(self) -> Row:
+        """2-norm of the last update over that of the weights it was made from, and what its square consists of."""
         difference = torch._foreach_sub([p.detach() for p in self.parameters], self._before)
-        weights = nn.utils.get_total_norm(self._before)
-        return (nn.utils.get_total_norm(difference) / weights.clamp(min=1e-30)).item()
+        squares = torch.stack(torch._foreach_norm(difference)).double().square()
+        weights = nn.utils.get_total_norm(self._before).double().clamp(min=1e-30)
+        whole = squares.sum()
+        by_kind = {kind: torch.zeros_like(whole) for kind in self.kinds}
+        for kind, square in zip(self.kinds, squares.unbind(), strict=True):
+            by_kind[kind] += square
+        sizes = torch.stack([whole.sqrt() / weights, *by_kind.values()]).tolist()
+        shares = [size / max(whole.item(), 1e-300) for size in sizes[1:]]
+        return {
+            "update/weight_ratio": sizes[0],
+            **{f"update/share_{kind}": share for kind, share in zip(by_kind, shares, strict=True)},
+        }
 
     def _note_target(self, row: Row) -> None:
         target = self.cfg.target_loss
@@ -174,6 +185,11 @@ class Recorder:
         if crossed and not self.folder.manifest.get("target"):
             keys = ("step", "tokens", "val/loss", "flops/total", "seconds/total")
             self.folder.update(target={"loss": target, **{key: row[key] for key in keys}})
+
+
+def layer_kind(name: str, p: Tensor) -> str:
+    """What layers that do the same in different blocks have in common: a matrix's module, by its own name."""
+    return "vectors" if p.ndim < 2 or "." not in name else name.split(".")[-2]
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:

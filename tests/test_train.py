@@ -118,6 +118,17 @@ def test_what_a_run_leaves_behind(run):
     assert sorted(p.name for p in (found.folder / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
 
 
+def test_what_an_update_consists_of(run):
+    """With nothing but the hidden matrices moving, all that Muon makes as large as each other by construction."""
+    row = run("optimizer=muon", "optimizer.adamw_lr=0", "optimizer.weight_decay=0").rows[3]
+    shares = {key.removeprefix("update/share_"): v for key, v in row.items() if key.startswith("update/share_")}
+    assert {kind for kind, share in shares.items() if share == 0} == {"embedding", "positions", "vectors"}
+    assert sum(shares.values()) == pytest.approx(1)
+    # An orthogonal (rows, columns) update has the square norm min(rows, columns), times Muon's max(1, rows / columns).
+    for kind, size in {"qkv": 3, "projection": 1, "up": 4, "down": 1}.items():
+        assert shares[kind] == pytest.approx(size / 9, rel=0.3), kind
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(run):
     found = run("optimizer=sgd", "optimizer.lr=1e30", "grad_clip=null", "steps=50", "log.every=7", "eval.every=50")
     assert found.status == "diverged"
