@@ -5,6 +5,9 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 # A checkout of nanoGPT, for bench-train.
 NANOGPT ?=
+# For bench-optimizers: names of optimizers with commas between, and NAME=PATH of checkouts of others' code.
+ONLY ?=
+REFERENCES ?=
 WORKERS ?= 2
 
 VENV := .venv
@@ -18,10 +21,10 @@ DEMO := results/demo
 DEMO_RUNS := demo_adamw,demo_lion,demo_sophia_g,demo_muon
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench-train clean
+.PHONY: help install demo test test-all lint format bench-train bench-optimizers clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Settings, as in make install PYTHON=python3.12:"
 	@echo "  PYTHON            the interpreter that .venv is made with, 3.11 to 3.13 ($(PYTHON))"
 	@echo "  TORCH_INDEX       another package index for torch alone: for its CPU build, or your CUDA's (make clean first)"
@@ -66,6 +69,9 @@ format: install ## lay the code out as lint wants it
 
 bench-train: install ## tokens per second; beside nanoGPT's own model and loop with NANOGPT=path/to/its/checkout
 	$(RUN) -m scripts.bench_train $(if $(NANOGPT),--nanogpt "$(NANOGPT)")
+
+bench-optimizers: install ## step times beside fused AdamW, and beside others' code; ONLY=soap,lion REFERENCES="soap=../SOAP"
+	$(RUN) -m scripts.bench_optimizers $(if $(ONLY),--only "$(ONLY)") $(foreach given,$(REFERENCES),--reference "$(given)")
 
 clean: ## remove .venv and the tools' caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

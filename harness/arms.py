@@ -68,13 +68,13 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def settings(run: Run) -> dict[str, Any]:
     """The config keys that make the run's arm, dotted."""
-    return {key: value for key, value in flatten(run.config).items() if not _within(key, INDIFFERENT)}
+    return {key: value for key, value in flatten(run.config).items() if not within(key, INDIFFERENT)}
 
 
 def group_arms(runs: Sequence[Run]) -> list[Arm]:
     """All arms, sorted by label. Of the same seed and length twice, the newest that finished counts."""
     groups: dict[str, list[Run]] = {}
-    for run in _without_copies(runs):
+    for run in without_copies(runs):
         groups.setdefault(repr(sorted(settings(run).items())), []).append(run)
     by_optimizer: dict[str, list[list[Run]]] = {}
     for group in groups.values():
@@ -169,11 +169,11 @@ def common_length(arms: Sequence[Arm], baseline: str) -> int | None:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    kept = {key: value for key, value in settings(run).items() if _within(key, INCOMPARABLE)}
+    kept = {key: value for key, value in settings(run).items() if within(key, INCOMPARABLE)}
     return kept | {"data.fingerprint": run.known("data", "fingerprint")}
 
 
-def _without_copies(runs: Sequence[Run]) -> list[Run]:
+def without_copies(runs: Sequence[Run]) -> list[Run]:
     chosen: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: (run.final_loss is not None, str(run.manifest.get("ended")))):
         if run.final_loss is None:
@@ -183,7 +183,7 @@ def _without_copies(runs: Sequence[Run]) -> list[Run]:
     return sorted(chosen.values(), key=lambda run: str(run.folder))
 
 
-def _within(key: str, sections: Iterable[str]) -> bool:
+def within(key: str, sections: Iterable[str]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 

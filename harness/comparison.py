@@ -5,7 +5,6 @@ for row in comparison.rows:
     print(row.optimizer, row.rule, row.axis, row.speedup, row.verdict)
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,12 +18,11 @@ from harness.arms import (
     find_arms,
     find_optimizer,
     group_arms,
-    mismatches,
-    plain,
     refuse_strangers,
     tried,
 )
 from harness.curve import crossing, mean_curve
+from harness.fairness import endings, provenance, unfair
 from harness.records import Point, Run
 from harness.speedup import Row
 
@@ -118,16 +116,7 @@ def _standing(arm: Arm, arms: Sequence[Arm], length: int | None, target: float |
 
 def _unfair(base: Arm, arm: Arm, arms: Sequence[Arm], length: int | None) -> Iterator[str]:
     """Sentences on what differs between two compared arms but should not."""
-    differences = {key: (plain(theirs), plain(ours)) for key, theirs, ours in mismatches(base, arm)}
-    for key in ("dtype", "ranks"):  # `auto` hides these: only the manifest knows
-        if key not in differences:
-            differences[key] = (_kinds(base, key), _kinds(arm, key))
-    if length in base.lengths and length in arm.lengths:
-        seeds = [", ".join(str(run.seed) for run in each.finished(length)) for each in (base, arm)]
-        differences["seed (the order of the data)"] = (seeds[0], seeds[1])
-    for key, (theirs, ours) in differences.items():
-        if theirs != ours:
-            yield f"{key} differs: {theirs} for {base.label}, {ours} for {arm.label}"
+    yield from unfair(base, arm, length)
     settings = tried(arms, base.optimizer), tried(arms, arm.optimizer)
     if settings[0] != settings[1] and settings[1]:
         yield (
@@ -135,24 +124,11 @@ def _unfair(base: Arm, arm: Arm, arms: Sequence[Arm], length: int | None) -> Ite
         )
 
 
-def _kinds(arm: Arm, key: str) -> str:
-    found = {run.known("resolved", key) or run.known(key) for run in arm.runs if run.rows}
-    return ", ".join(sorted(str(kind) for kind in found if kind is not None))
-
-
 def _footnotes(runs: Sequence[Run], arms: Sequence[Arm], compared: Sequence[Arm]) -> Iterator[str]:
     counted = {run.folder for arm in arms for run in arm.runs}
+    yield from endings(runs)
     for run in runs:
-        error = f": {run.manifest['error']}" if run.manifest.get("error") else ""
-        if run.status in ("diverged", "failed"):
-            yield f"{run.name} {run.status} at step {run.step} of {run.steps}{error}"
-        elif run.status == "cut":
-            yield f"{run.name} was cut off at step {run.step} of {run.steps}: resume=true goes on with it"
-        elif run.status == "running":
-            yield f"{run.name} is still running, at step {run.step} of {run.steps}"
-        elif run.final_loss is None:
-            yield f"{run.name} finished without a validation loss of its last weights: left out"
-        elif run.folder not in counted:
+        if run.final_loss is not None and run.folder not in counted:
             yield f"{run.name} repeats the settings, seed and length of another run: counted once"
     for arm in compared:
         if tried(arms, arm.optimizer) > 1:
@@ -163,13 +139,7 @@ def _footnotes(runs: Sequence[Run], arms: Sequence[Arm], compared: Sequence[Arm]
     finished = [run for arm in compared for run in arm.runs if run.final_loss is not None]
     if finished and (reason := speedup.untimed(finished)):
         yield reason
-    dirty = sum(bool(run.known("git", "dirty")) for run in runs)
-    if dirty:
-        yield f"{dirty} of {len(runs)} runs trained from a working tree with uncommitted changes"
-    commits = Counter(str(run.known("git", "commit"))[:7] for run in runs if run.known("git", "commit"))
-    if len(commits) > 1:
-        listed = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
-        yield f"the runs come from different commits: {listed}"
+    yield from provenance(runs)
     uncounted = [arm for arm in compared if any(run.last("flops/total") is None for run in arm.runs if run.rows)]
     if uncounted:
         yield f"the FLOPs of {', '.join(arm.label for arm in uncounted)} are unknown: no figure in FLOPs"

@@ -24,6 +24,7 @@ class StepRecord:
     """What the step's first `objective()` gave, as tensors on the device: nothing waits for them."""
 
     loss: Tensor | None = None
+    norms: Tensor | None = None  # of each parameter's gradient, of those that have one, before clipping
     norm: Tensor | None = None  # of the whole gradient, before clipping
     clipped: Tensor | None = None
 
@@ -105,10 +106,10 @@ class Objective:
                 loss.backward()
                 total += loss.detach()
             self.ranks.sum_([total, *(p.grad for p in self.params if p.grad is not None)])
-            norm, clipped = self._clip()
+            norms, norm, clipped = self._clip()
             self._charge_passes("model" if first else "curvature")
         if first:
-            self.record.loss, self.record.norm, self.record.clipped = total, norm, clipped
+            self.record = StepRecord(total, norms, norm, clipped)
         return total
 
     @torch.no_grad()
@@ -224,15 +225,17 @@ class Objective:
             labels.append(drawn.squeeze(-1).clamp_(max=row.shape[-1] - 1))
         return torch.stack(labels)
 
-    def _clip(self) -> tuple[Tensor, Tensor]:
+    def _clip(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Norms of the gradients that there are, of all of them together, and whether they were clipped."""
         grads = [p.grad for p in self.params if p.grad is not None]
         if not grads:
             raise ValueError("model: its loss reaches none of its parameters, so there is no gradient to step along")
+        norms = torch.stack(torch._foreach_norm(grads))
+        norm = torch.linalg.vector_norm(norms)
         if self.grad_clip is None:
-            norm = nn.utils.get_total_norm(grads)
-            return norm, torch.zeros_like(norm)
-        norm = nn.utils.clip_grad_norm_(self.params, self.grad_clip)
-        return norm, (norm > self.grad_clip).to(norm.dtype)
+            return norms, norm, torch.zeros_like(norm)
+        nn.utils.clip_grads_with_norm_(self.params, self.grad_clip, norm)
+        return norms, norm, (norm > self.grad_clip).to(norm.dtype)
 
     def _charge_passes(self, kind: str, passes: float = 1.0) -> None:
         self.ledger.charge(kind, round(passes * self.flops_per_token * self.num_tokens))

@@ -57,7 +57,8 @@ class Recorder:
         self.diverged_at: int | None = None
         self._row: Row | None = None
         self._before: list[Tensor] = []
-        self._unread: list[tuple[int, Tensor, Tensor]] = []  # step, loss, gradient norm
+        self._unread: list[tuple[int, StepRecord]] = []
+        self._culprits: list[str] = []  # parameters whose gradient was the first not to be finite
         self._previous: Row | None = None
 
     def evaluation_due(self, step: int) -> bool:
@@ -100,7 +101,7 @@ class Recorder:
                 f"optimizer: {name} made a step without calling its closure, so there was nothing to measure"
             )
         self.clipped += record.clipped
-        self._unread.append((step, record.loss, record.norm))
+        self._unread.append((step, record))
         if self._row is None:
             return True
         with self.clock.paused("log"):
@@ -119,10 +120,13 @@ class Recorder:
     def healthy(self) -> bool:
         """Whether every loss and gradient norm so far was finite; reads what has not been read yet."""
         if self._unread and self.diverged_at is None:
-            values = torch.stack([torch.stack((loss.float(), norm.float())) for _, loss, norm in self._unread])
+            values = torch.stack([torch.stack((r.loss.float(), r.norm.float())) for _, r in self._unread])  # type: ignore[union-attr]
             bad = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()
             if bad:
-                self.diverged_at = self._unread[bad[0]][0]
+                self.diverged_at, record = self._unread[bad[0]]
+                named = [name for name, p in self.model.named_parameters() if p.grad is not None]
+                finite = record.norms.isfinite().tolist()  # type: ignore[union-attr]
+                self._culprits = [name for name, good in zip(named, finite, strict=True) if not good]
             self._unread = []
         return self.diverged_at is None
 
@@ -132,7 +136,7 @@ class Recorder:
             tokens = self.diverged_at * self.cfg.batch.tokens
             self._row = {"step": self.diverged_at, "tokens": tokens, "train/loss": math.nan}
             self._write()
-        named = [n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        named = self._culprits
         where = f"; the gradient is not finite in {', '.join(named[:3])}" if named else ""
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         return f"the loss or its gradient was not finite at step {self.diverged_at}{where}{more}"

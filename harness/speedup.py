@@ -55,6 +55,7 @@ class Row:
     length: int | None  # T, in updates
     arm: str
     notes: tuple[str, ...]
+    decides: bool = True  # whether the runs are such that a verdict may be read off the interval
 
     def json(self) -> dict[str, Any]:
         """Flat, with the numbers as `Speedup` documents them."""
@@ -83,21 +84,25 @@ def soap_length(baseline: Arm, newcomer: Arm) -> int | None:
     return min(covering) if covering else max(baseline.lengths, default=None)
 
 
-def matched(baseline: Arm, newcomer: Arm) -> list[Row]:
-    """A row for each axis."""
-    return _by_ladder(_blank("matched", baseline, newcomer, matched_length(baseline, newcomer)), baseline, newcomer)
+def matched(baseline: Arm, newcomer: Arm, guarded: bool = True) -> list[Row]:
+    """A row for each axis. guarded: runs that are `too_small` decide nothing; a paper's own protocol is exempt."""
+    blank = _blank("matched", baseline, newcomer, matched_length(baseline, newcomer))
+    return _by_ladder(blank, baseline, newcomer, guarded)
 
 
-def soap(baseline: Arm, newcomer: Arm) -> list[Row]:
+def soap(baseline: Arm, newcomer: Arm, guarded: bool = True) -> list[Row]:
     """A row for each axis; without a ladder of the newcomer's it would only repeat `matched`."""
     blank = _blank("soap", baseline, newcomer, soap_length(baseline, newcomer))
     if len(newcomer.lengths) < RUNGS:
         count = len(newcomer.lengths)
         return _unknown(blank, f"needs a ladder of {newcomer.label}: {RUNGS} lengths or more, not {count}")
-    return _by_ladder(blank, ladder=newcomer, point=baseline)
+    return _by_ladder(blank, ladder=newcomer, point=baseline, guarded=guarded)
 
 
-def _by_ladder(blank: Row, ladder: Arm, point: Arm) -> list[Row]:
+RULES = {rule.__name__: rule for rule in (matched, soap)}  # those that can decide
+
+
+def _by_ladder(blank: Row, ladder: Arm, point: Arm, guarded: bool) -> list[Row]:
     """`point` ran for T updates: how many times its cost would `ladder` need for the same loss?"""
     length = blank.length
     if length is None or not ladder.lengths:
@@ -113,9 +118,9 @@ def _by_ladder(blank: Row, ladder: Arm, point: Arm) -> list[Row]:
         blank = _noted(blank, f"the loss of {ladder.label} does not fall with length: no length fits a loss")
     if blank.seeds < SEEDS:
         blank = _noted(blank, f"needs {SEEDS} seeds at every length for an interval, not {blank.seeds}")
-    small = too_small(length, ladder_runs + point.finished(length))
+    small = too_small(length, ladder_runs + point.finished(length)) if guarded else None
     if small:
-        blank = _noted(blank, small)
+        blank = replace(_noted(blank, small), decides=False)
 
     rows = []
     for axis, key in AXES.items():
@@ -129,7 +134,7 @@ def _by_ladder(blank: Row, ladder: Arm, point: Arm) -> list[Row]:
             ratio = ratio.inverse()
         if axis == "seconds" and (reason := untimed(ladder_runs + point.finished(length))):
             rough = Speedup(ratio.value, censored=ratio.censored)
-            rows.append(_noted(replace(row, speedup=rough, verdict=None), reason))
+            rows.append(_noted(replace(row, speedup=rough, verdict=None, decides=False), reason))
         else:
             rows.append(replace(row, speedup=ratio, verdict=row.verdict or verdict_on(ratio, not small)))
     return rows
@@ -244,7 +249,7 @@ def _blank(rule: str, baseline: Arm, newcomer: Arm, length: int | None) -> Row:
     if not diverged:
         return row
     row = _noted(row, f"{len(diverged)} of these runs diverged: the others alone decide nothing")
-    return row if rule == "target" else replace(row, verdict="diverged")
+    return row if rule == "target" else replace(row, verdict="diverged", decides=False)
 
 
 def _noted(row: Row, note: str) -> Row:

@@ -1,8 +1,9 @@
-"""What became of each job of a sweep: one line a job in jobs.jsonl, in the sweep's own folder."""
+"""The jobs of a sweep, and what became of each: one line a job in jobs.jsonl, in the sweep's own folder."""
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,22 @@ from harness.sentence import on_first_rank
 class Job:
     """One job of a sweep: its number and the overrides that make it."""
 
-    folder: Path
+    folder: Path  # the sweep's
     number: int
     overrides: list[str]
+    run: Path | None = None  # the folder of its run; None where its config is wrong, which is the job's to say
+    label: str = ""  # what it has that others of the sweep have not
+
+    @property
+    def log(self) -> Path:
+        """What it prints, where it is a process of its own."""
+        return self.folder / f"{self.number}.log"
 
     def record(self, status: str, error: str | None = None) -> None:
-        """Append the outcome; a single short O_APPEND write, so that jobs side by side do not mix lines."""
+        """Append the outcome; a single short O_APPEND write, so that jobs side by side do not mix lines.
+
+        status: finished, diverged, failed, or cut: ended from outside, and to be gone on with.
+        """
         line = json.dumps({"job": self.number, "overrides": self.overrides, "status": status, "error": error})
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.folder / "jobs.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -32,11 +43,31 @@ class Job:
             os.close(handle)
 
 
-def failures(folder: Path) -> list[dict]:
-    """The jobs of a sweep that failed, as they were recorded."""
+def outcomes(folder: Path) -> dict[int, dict[str, Any]]:
+    """What was recorded of a sweep's jobs, by number; the last word on each."""
     path = folder / "jobs.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return [row for row in rows if row["status"] == "failed"]
+    return {row["job"]: row for row in rows}
+
+
+def refuse_shared_folders(jobs: Sequence[Job]) -> None:
+    """Raise ValueError where two jobs would write one run's folder: the second could only fail."""
+    owners: dict[Path, Job] = {}
+    for job in jobs:
+        if job.run is None:
+            continue
+        other = owners.setdefault(job.run.resolve(), job)
+        if other is job:
+            continue
+        if any(override.lstrip("+").startswith("run_dir=") for override in job.overrides):
+            raise ValueError(
+                f"run_dir={job.run} is one folder for several jobs of the sweep: "
+                "leave run_dir out, each run then has its own in results/runs/<study>"
+            )
+        raise ValueError(
+            f"jobs {other.number} and {job.number} of the sweep are one run, {job.run}: they differ in nothing "
+            "that decides what is computed; leave one out, or give each its own study"
+        )
 
 
 class Outcome(Callback):
@@ -46,9 +77,9 @@ class Outcome(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        Outcome.failed = len(failures(folder))
+        ended = [row["status"] for row in outcomes(folder).values()]
+        failed, cut = ended.count("failed"), ended.count("cut")
+        Outcome.failed = failed + cut
         if Outcome.failed and on_first_rank():
-            print(
-                f"halfstep: {Outcome.failed} of the sweep's jobs failed: {folder / 'jobs.jsonl'}",
-                file=sys.stderr,
-            )
+            told = " and ".join([f"{failed} of the sweep's jobs failed"] * (failed > 0) + [f"{cut} cut off"] * (cut > 0))
+            print(f"halfstep: {told}: {folder / 'jobs.jsonl'}", file=sys.stderr)

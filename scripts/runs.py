@@ -2,66 +2,53 @@
 
     python -m scripts.runs                        # results/runs
     python -m scripts.runs results/runs/my_study
+    python -m scripts.runs results/runs/my_study --watch    # live, until Ctrl-C; lines where there is no terminal
 
 `cut` is a run that was killed and can go on with resume=true. The time left comes from the run's own pace, with its
 evaluations and checkpoints in it; the seconds are training time alone, as the comparisons count it.
 """
 
 import argparse
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from harness import quantity
-from harness.records import Run, find_runs
+from harness.records import find_runs
 from harness.sentence import one_sentence
-
-COLORS = {"finished": "green", "running": "cyan", "cut": "yellow", "diverged": "red", "failed": "red"}
+from harness.watch import EVERY, Reader, Row, Watch, row, runs_table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.runs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", nargs="?", default="results/runs", help="default: results/runs")
+    parser.add_argument("--watch", action="store_true", help="go on looking until Ctrl-C")
     options = parser.parse_args(arguments)
     with one_sentence():
         runs = find_runs(options.folder)
-    Console().print(runs_table(runs))
+    if options.watch:
+        with suppress(KeyboardInterrupt):
+            watch(Path(options.folder))
+    else:
+        Console().print(runs_table([row(run.name, run) for run in runs]))
 
 
-def runs_table(runs: Sequence[Run]) -> Table:
-    """A line for each run."""
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("run", overflow="fold")
-    for column in ("status", "step", "loss", "left", "seconds"):
-        table.add_column(column, justify="left" if column == "status" else "right")
-    for run in runs:
-        loss, seconds = last_loss(run), run.last("seconds/total")
-        table.add_row(
-            Text(run.name),
-            f"[{COLORS[run.status]}]{run.status}[/]",
-            f"{run.step:,}/{run.steps:,}",
-            "" if loss is None else quantity.loss(loss),
-            quantity.seconds(time_left(run)) if time_left(run) is not None else "",
-            "" if seconds is None else quantity.seconds(seconds),
-        )
-    return table
+def watch(folder: Path) -> None:
+    """Show the runs below a folder, the ones yet to come too, until Ctrl-C."""
+    readers: dict[Path, Reader] = {}
 
+    def rows() -> list[Row]:
+        for path in sorted(manifest.parent for manifest in folder.rglob("manifest.json")):
+            readers.setdefault(path, Reader(path))
+        runs = [reader.read() for reader in readers.values()]
+        return [row(run.name, run) for run in runs if run]
 
-def last_loss(run: Run) -> float | None:
-    """The newest validation loss, or for want of one the newest training loss."""
-    loss = run.last("val/loss")
-    return run.last("train/loss") if loss is None else loss
-
-
-def time_left(run: Run) -> float | None:
-    """Seconds until a running run ends, if it goes on as it has; None where there is nothing to tell it by."""
-    spent = [run.last(f"seconds/{part}") or 0.0 for part in ("total", "evaluate", "checkpoint")]
-    if run.status != "running" or not run.step or not any(spent):
-        return None
-    return sum(spent) / run.step * (run.steps - run.step)
+    with Watch() as display:
+        while True:
+            display.show(rows)
+            time.sleep(EVERY)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ from torch import nn
 import optimizers
 from harness.flops import rehearse, uncharged_per_step
 from harness.keywords import bind
+from harness.objective import Objective
 from harness.recorder import state_bytes
 from optimizers.param_groups import check_cover
-from tests.command import complaint, in_process, rows
+from optimizers.registry import OptimizerInfo
+from tests.command import complaint, in_process, manifest, rows
 from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
 
 NAMES = [info.name for info in optimizers.list_optimizers()]
@@ -140,6 +142,32 @@ def test_a_learning_rate_of_zero_moves_nothing(name):
     before = weights(model)
     train(model, optimizer, tiny_objective(model), steps=3)
     assert all(torch.equal(a, b) for a, b in zip(before, weights(model), strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_that_is_not_a_number_is_named_and_ends_the_run(name, here, monkeypatch):
+    poisoned, build, gradient = "blocks.1.mlp.up.weight", OptimizerInfo.build, Objective.__call__
+    now = []  # in the gradient's own pass of the third update, and in no other
+
+    def build_poisoned(info, model, **given):
+        if poisoned in dict(model.named_parameters()):
+            model.get_parameter(poisoned).register_hook(lambda g: g * float("nan") if now else g)
+        return build(info, model, **given)
+
+    def call(objective):
+        now.extend([True] * (objective.step == 2))
+        loss = gradient(objective)
+        now.clear()
+        return loss
+
+    monkeypatch.setattr(OptimizerInfo, "build", build_poisoned)
+    monkeypatch.setattr(Objective, "__call__", call)
+    # Found out three updates later, when every weight has been spoilt.
+    assert in_process(f"optimizer={name}", "log.every=6", "eval.every=6", "run_dir=out").code == 0
+    ended = manifest(here / "out")
+    assert ended["status"] == "diverged"
+    assert ended["error"].endswith(f"not finite at step 2; the gradient is not finite in {poisoned}")
+    assert rows(here / "out")[-1]["step"] == 2
 
 
 @pytest.mark.parametrize("name", NAMES)
