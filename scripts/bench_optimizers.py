@@ -1,0 +1,242 @@
+"""Times the steps of optimizers beside torch's fused AdamW, and beside others' implementations, turn by turn.
+
+    python -m scripts.bench_optimizers --only lion,soap
+    python -m scripts.bench_optimizers --only soap --reference soap=../SOAP --set soap.stagger=true --json soap.json
+
+Expect a table: milliseconds of a plain step, of one that refreshes (a basis, a curvature) and of the mean over a
+period; that mean as a multiple of AdamW's step, the median and range over the rounds; the slowest step over the mean;
+bytes of state per parameter. Each implementation has its own copy of one model, gets the same random gradients, and
+rests while the others run. A step's time is that of the optimizer alone: gradients, Hessian-vector products, drawing
+their probes, and a model's passes are given. What hooks add to a pass is told apart.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from harness import device as devices
+from harness.config import CONFIGS
+from harness.kernels import choose_kernels
+from harness.keywords import bind, in_section
+from harness.run_folder import git_state, versions
+from harness.sentence import nearest, one_sentence
+from optimizers import OptimizerInfo, list_optimizers
+from scripts.bench_train import spread
+from scripts.references import find_references
+from scripts.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
+
+Rows = list[dict[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m scripts.bench_optimizers", description=about)
+    parser.add_argument("--only", help="optimizers, separated by commas (default: all that are registered)")
+    parser.add_argument("--reference", action="append", default=[], metavar="NAME=PATH",
+                        help="a checkout of another implementation of that optimizer; may be given again")  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE",
+                        help="another value than configs/optimizer/NAME.yaml's; may be given again")  # fmt: skip
+    parser.add_argument("--layers", type=int, default=12, help="blocks of GPT-2 (default: 12)")
+    parser.add_argument("--width", type=int, default=384, help="of each (default: 384)")
+    parser.add_argument("--vocabulary", type=int, default=0, help="rows of an embedding; 0: none (the default)")
+    parser.add_argument("--tokens", type=int, default=1024, help="of a pass that hooks see (default: 1024)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
+    options = parser.parse_args(arguments)
+    with one_sentence(), threads(options.threads):
+        shape, place, checkouts, wanted = read_options(options)
+        result: dict[str, Any] = {
+            "setting": {**vars(shape), "rounds": options.rounds},
+            "machine": {**devices.describe(place), "kernels": choose_kernels(place, shape.tokens)},
+            "versions": versions(),
+            "git": git_state(),
+            "rows": [],
+        }
+        show_head(result, console := Console(width=120, highlight=False))
+        for info, keywords in wanted:
+            result["rows"] += measure(info, keywords, shape, place, checkouts.get(info.name), options.rounds, console)
+            if options.json:  # after each: hours may be lost otherwise
+                options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        show(result["rows"], console)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    if count < 1:
+        raise ValueError(f"--threads must be at least 1, not {count}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def read_options(
+    options: argparse.Namespace,
+) -> tuple[Shape, str, dict[str, Path], list[tuple[OptimizerInfo, dict[str, Any]]]]:
+    """The shape, the device, checkouts by optimizer, and what to time with its keywords; all that can be wrong."""
+    for key, least in [("layers", 1), ("width", 1), ("vocabulary", 0), ("tokens", 1), ("rounds", 1)]:
+        if getattr(options, key) < least:
+            raise ValueError(f"--{key} must be at least {least}, not {getattr(options, key)}")
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--json {options.json}: there is no folder {options.json.absolute().parent}")
+    known = {info.name: info for info in list_optimizers()}
+    names = list(dict.fromkeys(options.only.split(","))) if options.only else sorted(known)
+    checkouts = {name: Path(path) for name, path in pairs(options.reference, "--reference", "NAME=PATH")}
+    others: dict[str, dict[str, Any]] = {}
+    for place, value in pairs(options.set, "--set", "NAME.KEY=VALUE"):
+        name, _, key = place.partition(".")
+        others.setdefault(name, {})[key] = value
+    for option, asked in [("only", names), ("reference", checkouts), ("set", others)]:
+        for name in asked:
+            if name not in known:
+                raise ValueError(f"--{option}: no optimizer {name} is registered; {nearest(name, known)}")
+            if name not in names:
+                raise ValueError(f"--{option} {name} is of no use: --only leaves it out")
+    wanted = []
+    for name in names:
+        find_references(name, checkouts.get(name))
+        dotted = [f"{key}={value}" for key, value in others.get(name, {}).items()]
+        section = OmegaConf.load(CONFIGS / "optimizer" / f"{name}.yaml")
+        section = OmegaConf.merge(section, OmegaConf.from_dotlist(dotted))
+        values = cast(dict[str, Any], OmegaConf.to_container(section))
+        keywords = bind(known[name].constructor, values, "optimizer", ["params"])
+        with in_section("optimizer", keywords):
+            known[name].build(torch.nn.Linear(2, 2), **keywords)
+        wanted.append((known[name], keywords))
+    shape = Shape(options.layers, options.width, options.vocabulary, options.tokens)
+    return shape, devices.resolve_device(options.device), checkouts, wanted
+
+
+def pairs(given: Sequence[str], option: str, form: str) -> list[tuple[str, str]]:
+    parted = [text.partition("=") for text in given]
+    if wrong := next((a + b for a, b, c in parted if not a or not c), None):
+        raise ValueError(f"{option} {wrong}: give it as {option} {form}")
+    return [(a, c) for a, _, c in parted]
+
+
+def measure(
+    info: OptimizerInfo,
+    keywords: dict[str, Any],
+    shape: Shape,
+    place: str,
+    checkout: Path | None,
+    rounds: int,
+    console: Console,
+) -> Rows:
+    """A row for each implementation of an optimizer, in interleaved rounds with fused AdamW; each line as it comes."""
+    baseline = fused_adamw(base := Stand(shape, place))
+    contenders = [ours(info, keywords, Stand(shape, place, base.pool), base)]
+    for reference, source in find_references(info.name, checkout):
+        contenders.append(reference.build(Stand(shape, place, base.pool), base, keywords, source))
+    for contender in (baseline, *contenders):
+        contender.turn()  # warm up: state, first bases, compilation
+    units: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    turns: dict[str, list[Turn]] = {contender.name: [] for contender in contenders}
+    for _ in range(rounds):
+        for contender in contenders:
+            units[contender.name].append(statistics.median(baseline.turn().seconds))  # one before each, for it alone
+            turns[contender.name].append(contender.turn())
+    rows = [summary(c, turns[c.name], units[c.name], info.name, keywords) for c in contenders]
+    for row in rows:
+        console.print("{0} by {1}: {4} ms, {5} ({6}) times AdamW".format(*cells(row)))
+    for stand in (base, *(contender.stand for contender in contenders)):
+        stand.clock.close()
+    return rows
+
+
+def summary(
+    contender: Contender, turns: Sequence[Turn], units: Sequence[float], optimizer: str, keywords: dict[str, Any]
+) -> dict[str, Any]:
+    """What the turns say of an implementation.
+
+    Args:
+        turns: one per round.
+        units: seconds of a step of fused AdamW, just before each.
+    """
+    period = contender.period
+    phases: list[list[float]] = [[] for _ in range(period)]  # the steps that do the same thing
+    amortised = []  # of each round
+    for turn in turns:
+        mine: list[list[float]] = [[] for _ in range(period)]
+        for n, value in enumerate(turn.seconds, turn.first):
+            mine[n % period].append(value)
+        amortised.append(statistics.mean(map(statistics.median, mine)))
+        for phase, values in zip(phases, mine, strict=True):
+            phase += values
+    typical = [1e3 * statistics.median(values) for values in phases]
+    plain = [ms for n, ms in enumerate(typical) if not contender.refreshes(n)]
+    refresh = [ms for n, ms in enumerate(typical) if contender.refreshes(n)]
+    mean = statistics.mean(typical)
+    hooks = [turn.hooks for turn in turns if turn.hooks is not None]
+    return {
+        "optimizer": optimizer,
+        "implementation": contender.name,
+        "compiled": contender.compiled,
+        "keywords": keywords,
+        "period": period,
+        "plain_ms": statistics.median(plain) if plain else None,
+        "refresh_ms": statistics.mean(refresh) if refresh else None,
+        "amortised_ms": mean,
+        "ratio": spread([a / b for a, b in zip(amortised, units, strict=True)]),
+        "worst_over_mean": max(typical) / mean,
+        "fused_adamw_ms": 1e3 * statistics.median(units),
+        "state_bytes_per_parameter": contender.state_bytes_per_parameter(),
+        "hooks_ms_per_step": 1e3 * statistics.median(hooks) if hooks else None,
+    }
+
+
+COLUMNS = ("optimizer", "by", "plain", "refresh", "mean", "x AdamW", "range", "worst/mean", "bytes", "hooks")
+TITLE = "ms per step (hooks: what they add to the passes, a step); bytes of state per parameter"
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    def figure(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:,.{digits}f}"
+
+    ratio = row["ratio"]
+    return [
+        row["optimizer"],
+        row["implementation"],
+        *(figure(row[key], 2) for key in ("plain_ms", "refresh_ms", "amortised_ms")),
+        f"{ratio['median']:.3g}",
+        f"{ratio['low']:.3g}-{ratio['high']:.3g}",
+        figure(row["worst_over_mean"], 2),
+        figure(row["state_bytes_per_parameter"], 1),
+        figure(row["hooks_ms_per_step"], 2),
+    ]
+
+
+def show_head(result: dict[str, Any], console: Console) -> None:
+    setting, machine = result["setting"], result["machine"]
+    embedding = f"an embedding of {setting['vocabulary']} rows" if setting["vocabulary"] else "no embedding"
+    console.print(
+        f"{setting['layers']} blocks of width {setting['width']}, {embedding}; {machine['name']}, "
+        f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}, {machine['kernels']} kernels"
+    )
+
+
+def show(rows: Rows, console: Console) -> None:
+    table = Table(box=SIMPLE_HEAD, title=TITLE, padding=(0, 0, 0, 1))
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*cells(row))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""What bench_optimizers times: an optimizer on its own copy of a model, given gradients that are not on its bill."""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil, lcm
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import Parameter
+
+from harness.clock import Clock
+from harness.recorder import state_bytes
+from models import build_model
+from optimizers import OptimizerInfo
+from optimizers.curvature import Hutchinson
+
+GRADIENTS = 3  # sets of them, in turn: the averages of one gradient alone would stand still
+LEAST_STEPS = 10  # of a turn; a single step of the fast ones takes a few milliseconds
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the blocks of GPT-2; with a vocabulary of 0 there is nothing but them. tokens: of a pass, for hooks."""
+
+    layers: int
+    width: int
+    vocabulary: int
+    tokens: int
+
+
+class Stand:
+    """A model to be optimized, the gradients that it gets, and the clock that runs meanwhile."""
+
+    def __init__(self, shape: Shape, device: str, pool: list[list[Tensor]] | None = None) -> None:
+        self.shape, self.device = shape, device
+        size = {"layers": shape.layers, "width": shape.width, "context": shape.tokens}
+        # One head: the passes are for the hooks alone, and nothing is learned.
+        gpt = build_model("gpt2", 0, heads=1, vocabulary=shape.vocabulary or 1, **size).to(device)
+        self.blocks = gpt.blocks
+        self.model: nn.Module = gpt if shape.vocabulary else gpt.blocks
+        self.model.device = torch.device(device)  # type: ignore[assignment]  # MKOR's authors ask the model
+        self.params: list[Parameter] = list(self.model.parameters())
+        self.pool = pool or [self._draw(seed) for seed in range(GRADIENTS)]
+        self.clock = Clock(device)
+
+    def _draw(self, seed: int) -> list[Tensor]:
+        generator = Generator(self.device).manual_seed(seed)
+        return [1e-3 * torch.randn(p.shape, generator=generator, device=p.device) for p in self.params]
+
+    def gradients(self, step: int) -> list[Tensor]:
+        return self.pool[step % len(self.pool)]
+
+    def load(self, step: int) -> None:
+        """Set every `.grad`, in place: some optimizers write into it."""
+        for p, g in zip(self.params, self.gradients(step), strict=True):
+            if p.grad is None:
+                p.grad = torch.empty_like(p)
+            p.grad.copy_(g)
+
+    @torch.enable_grad()
+    def run(self, step: int) -> None:
+        """Forward and backward over random tokens, for hooks to see."""
+        generator = Generator(self.device).manual_seed(step)
+        x = torch.randn(1, self.shape.tokens, self.shape.width, generator=generator, device=self.device)
+        for block in self.blocks:
+            x = block(x)
+        x.square().mean().backward()
+
+
+class Given:
+    """An Objective whose every answer is at hand: the clock stands meanwhile.
+
+    Args:
+        spare: another stand, without hooks; a pass on it beside each of ours says what the hooks cost.
+    """
+
+    def __init__(self, stand: Stand, spare: Stand) -> None:
+        self.stand, self.spare = stand, spare
+        self.params, self.num_tokens, self.step = stand.params, stand.shape.tokens, 0
+        self.activations: Any = None  # of an optimizer with hooks
+        self.asked: dict[int, int] = {}  # by step: matrix FLOPs charged, and estimates of a curvature
+
+    def __call__(self) -> Tensor:
+        with self.stand.clock.part("given"):
+            if self.activations is not None and any(layer.recording for layer in self.activations.layers):
+                compared_passes(self.stand, self.spare, self.step)
+            self.stand.load(self.step)
+            return self.loss()
+
+    def loss(self) -> Tensor:
+        return torch.ones((), device=self.stand.device)
+
+    def _estimate(self) -> list[Tensor]:
+        self.charge(1)
+        with self.stand.clock.part("given"):
+            return [g.clone() for g in self.stand.gradients(self.step + 1)]
+
+    def sampled_grads(self) -> list[Tensor]:
+        return self._estimate()
+
+    def hvp(self, v: Sequence[Tensor]) -> list[Tensor]:
+        return self._estimate()
+
+    def narrow(self, share: float) -> "Given":
+        return self
+
+    def generator(self, key: Hashable) -> Generator:
+        return Generator(self.stand.device).manual_seed(0)
+
+    def mean_(self, tensors: Sequence[Tensor]) -> None:
+        """One rank's mean is its own."""
+
+    def charge(self, flops: int) -> None:
+        self.asked[self.step] = self.asked.get(self.step, 0) + flops
+
+
+def compared_passes(hooked: Stand, bare: Stand, step: int) -> None:
+    """The pass that hooks see, and beside it one without any."""
+    with hooked.clock.part("bare pass"):
+        bare.run(step)
+    with hooked.clock.part("hooked pass"):
+        hooked.run(step)
+
+
+@contextmanager
+def given_hessian() -> Iterator[None]:
+    """Hutchinson's estimates are given: neither the product with the Hessian nor drawing its probe is timed."""
+    with mock.patch.object(Hutchinson, "__call__", lambda self, objective: objective.hvp([])):
+        yield
+
+
+class Turn(NamedTuple):
+    """Whole periods of an optimizer's steps.
+
+    first: the number of the first step.
+    seconds: of each.
+    hooks: seconds a step that its hooks add to the passes; None: it has none.
+    """
+
+    first: int
+    seconds: list[float]
+    hooks: float | None
+
+
+@dataclass
+class Contender:
+    """An implementation of an optimizer at its stand.
+
+    Attributes:
+        advance: makes the step of that number; what it does inside `clock.part` is not on its bill.
+        refreshes: whether the step of that number does more than a plain one.
+        period: steps after which all repeats.
+        keeps: the optimizers whose state it has; empty where it is elsewhere.
+    """
+
+    name: str
+    stand: Stand
+    advance: Callable[[int], None]
+    period: int
+    refreshes: Callable[[int], bool]
+    keeps: Sequence[torch.optim.Optimizer]
+    compiled: bool = False
+    done: int = 0
+
+    def turn(self) -> Turn:
+        first, steps = self.done, self.period * ceil(LEAST_STEPS / self.period)
+        self.stand.clock.restore({})
+        with given_hessian():
+            for n in range(first, first + steps):
+                with self.stand.clock.part(f"step {n}"):
+                    self.advance(n)
+        self.done += steps
+        seconds = self.stand.clock.state()
+        hooks = (seconds["hooked pass"] - seconds["bare pass"]) / steps if "hooked pass" in seconds else None
+        return Turn(first, [seconds[f"step {n}"] for n in range(first, self.done)], hooks)
+
+    def state_bytes_per_parameter(self) -> float | None:
+        if not self.keeps:
+            return None
+        return sum(map(state_bytes, self.keeps)) / sum(p.numel() for p in self.stand.params)
+
+
+def periods(keywords: dict[str, Any]) -> list[int]:
+    """Updates between refreshes: what the keywords every, every_factor, ... say."""
+    return [value for key, value in keywords.items() if key.partition("_")[0] == "every"] or [1]
+
+
+def ours(info: OptimizerInfo, keywords: dict[str, Any], stand: Stand, spare: Stand) -> Contender:
+    """The registered optimizer, as train.py would build it; a step that charges more than the least refreshes."""
+    optimizer = info.build(stand.model, **keywords)
+    objective = Given(stand, spare)
+    objective.activations = getattr(optimizer, "activations", None)
+
+    def advance(n: int) -> None:
+        objective.step = n
+        optimizer.step(objective)  # type: ignore[arg-type]
+
+    period = lcm(*periods(keywords))
+
+    def refreshes(n: int) -> bool:
+        of_a_period = [objective.asked.get(objective.step - i, 0) for i in range(period)]
+        return objective.asked.get(objective.step - (objective.step - n) % period, 0) > min(of_a_period)
+
+    return Contender("halfstep", stand, advance, period, refreshes, [optimizer])
+
+
+def fused_adamw(stand: Stand) -> Contender:
+    """What all are measured by."""
+    optimizer = torch.optim.AdamW(stand.params, lr=1e-5, fused=True)
+
+    def advance(n: int) -> None:
+        with stand.clock.part("given"):
+            stand.load(n)
+        optimizer.step()
+
+    return Contender("fused AdamW", stand, advance, 1, lambda n: False, [optimizer])
