@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
-from harness.distributed import join
+import optimizers
+from harness.distributed import Ranks, join
+from tests.test_optimizers import build
 from tests.tiny import CONTEXT, tiny_batch, tiny_model, tiny_objective
 
 SHARES = (1.0, 0.5, 0.25, 0.125)  # of 8 sequences; the last leaves every rank but the first with nothing
@@ -38,7 +40,22 @@ def main(folder: Path) -> None:
     found["mean of ranks"] = own[0] / max(ranks.world - 1, 1)  # of 0 .. world - 1, so that it is .5 for many
     found["flops"] = torch.tensor([objective.ledger.model, objective.ledger.curvature])
     found["agreed"] = torch.tensor(ranks.agree(7 + ranks.rank))
+    for name in (info.name for info in optimizers.list_optimizers()):
+        found[f"curve of {name}"] = torch.tensor(curve(name, ranks), dtype=torch.float64)
     torch.save(found, folder / f"{ranks.world}-{ranks.rank}.pt")
+
+
+def curve(name: str, ranks: Ranks) -> list[float]:
+    """The losses of 12 updates under an optimizer as configs/optimizer has it; 11 takes it past every 10th's refresh."""
+    model = tiny_model(dtype=torch.float64)
+    optimizer = build(name, model)
+    objective = tiny_objective(model, micro=2, ranks=ranks)
+    losses = []
+    for step in range(12):
+        batch = (part[ranks.rank :: ranks.world] for part in tiny_batch(step))
+        optimizer.step(objective.bind(step, tuple(batch)))
+        losses.append(objective.record.loss.item())  # type: ignore[union-attr]
+    return losses
 
 
 if __name__ == "__main__":
