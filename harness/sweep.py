@@ -81,5 +81,6 @@ class Outcome(Callback):
         failed, cut = ended.count("failed"), ended.count("cut")
         Outcome.failed = failed + cut
         if Outcome.failed and on_first_rank():
-            told = " and ".join([f"{failed} of the sweep's jobs failed"] * (failed > 0) + [f"{cut} cut off"] * (cut > 0))
+            counts = {f"{failed} of the sweep's jobs failed": failed, f"{cut} of its jobs were cut off": cut}
+            told = ", ".join(text for text, count in counts.items() if count)
             print(f"halfstep: {told}: {folder / 'jobs.jsonl'}", file=sys.stderr)

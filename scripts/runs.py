@@ -18,7 +18,7 @@ from rich.console import Console
 
 from harness.records import find_runs
 from harness.sentence import one_sentence
-from harness.watch import EVERY, Reader, Row, Watch, row, runs_table
+from harness.watch import EVERY, Reader, Row, Watch, row_of, runs_table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,13 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", nargs="?", default="results/runs", help="default: results/runs")
     parser.add_argument("--watch", action="store_true", help="go on looking until Ctrl-C")
     options = parser.parse_args(arguments)
-    with one_sentence():
-        runs = find_runs(options.folder)
-    if options.watch:
+    if options.watch and Path(options.folder).is_dir():  # which may hold no run yet
         with suppress(KeyboardInterrupt):
             watch(Path(options.folder))
-    else:
-        Console().print(runs_table([row(run.name, run) for run in runs]))
+        return
+    with one_sentence():
+        runs = find_runs(options.folder)
+    Console().print(runs_table([row_of(run.name, run) for run in runs]))
 
 
 def watch(folder: Path) -> None:
@@ -43,7 +43,7 @@ def watch(folder: Path) -> None:
         for path in sorted(manifest.parent for manifest in folder.rglob("manifest.json")):
             readers.setdefault(path, Reader(path))
         runs = [reader.read() for reader in readers.values()]
-        return [row(run.name, run) for run in runs if run]
+        return [row_of(run.name, run) for run in runs if run]
 
     with Watch() as display:
         while True:

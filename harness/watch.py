@@ -1,0 +1,202 @@
+"""How far runs are: a live table in a terminal, lines elsewhere. It reads their folders, and nothing else.
+
+    with Watch() as watch:
+        while ...:
+            watch.show(lambda: [row_of(name, reader.read()) for name, reader in readers.items()])
+
+Every byte of a metrics.jsonl is read once, so that watching a hundred long runs costs next to nothing.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness import quantity
+from harness.records import Loader, Run
+
+EVERY = 1.0  # seconds between two looks at the folders
+LINE_EVERY = 30.0  # seconds, at least, between two lines of one run that say no more than that it goes on
+COLORS = {"finished": "green", "running": "cyan", "cut": "yellow", "diverged": "red", "failed": "red", "queued": "dim"}
+# What a person wants to see first, where there is no room for all.
+ORDER = ("failed", "diverged", "cut", "running", "finished", "queued")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is shown of one run."""
+
+    name: str
+    status: str  # a run's, or queued
+    step: int = 0
+    steps: int | None = None
+    loss: float | None = None  # nats per token: the newest on the validation windows, or else on a batch
+    speed: float | None = None  # tokens per second
+    left: float | None = None  # seconds
+    spent: float | None = None  # seconds of training, as the comparisons count them
+
+    @property
+    def progress(self) -> str:
+        return "" if self.steps is None else f"{self.step:,}/{self.steps:,}"
+
+    def cells(self) -> list[str]:
+        """step, loss, tokens per second, time left."""
+        return [
+            self.progress,
+            "" if self.loss is None else quantity.loss(self.loss),
+            "" if self.speed is None else f"{self.speed:,.0f}",
+            "" if self.left is None else quantity.seconds(self.left),
+        ]
+
+    def line(self) -> str:
+        step, loss, speed, left = self.cells()
+        parts = [f"{self.name}  {self.status}", step and f"step {step}", loss and f"loss {loss}"]
+        if self.status == "running":
+            parts += [speed and f"{speed} tokens/s", left and f"{left} left"]
+        return "  ".join(part for part in parts if part)
+
+
+def row_of(name: str, run: Run | None, status: str | None = None) -> Row:
+    """A run's row; `status` is what whoever launched it knows better than its folder."""
+    if run is None:
+        return Row(name, status or "queued")
+    status = status or run.status
+    going = status == "running"
+    speed = run.last("throughput/tokens_per_second") if going else None
+    left = time_left(run) if going else None
+    return Row(name, status, run.step, run.steps, last_loss(run), speed, left, run.last("seconds/total"))
+
+
+def last_loss(run: Run) -> float | None:
+    """The newest validation loss, or for want of one the newest training loss."""
+    loss = run.last("val/loss")
+    return run.last("train/loss") if loss is None else loss
+
+
+def time_left(run: Run) -> float | None:
+    """Seconds until a running run ends, if it goes on as it has; None where there is nothing to tell it by."""
+    spent = [run.last(f"seconds/{part}") or 0.0 for part in ("total", "evaluate", "checkpoint")]
+    if run.status != "running" or not run.step or not any(spent):
+        return None
+    return sum(spent) / run.step * (run.steps - run.step)
+
+
+class Reader:
+    """One run's folder, read as it grows: its rows folded into one that holds the newest of every value."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._config: dict[str, Any] | None = None
+        self._newest: dict[str, Any] = {}
+        self._file, self._read = 0, 0  # which metrics.jsonl, and how many bytes of it
+
+    def read(self) -> Run | None:
+        """The run as it stands; None while there is none, or nothing that reads."""
+        try:
+            if self._config is None:
+                config = yaml.load((self.folder / "config.yaml").read_text(), Loader)
+                self._config = {"steps": int(config["steps"]), "seed": config["seed"], "optimizer": config["optimizer"]}
+            manifest = json.loads((self.folder / "manifest.json").read_text())
+            self._fold()
+            run = Run(self.folder, self._config, manifest, [self._newest] if self._newest else [])
+            return run if run.status in COLORS else None
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            return None
+
+    def _fold(self) -> None:
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return  # no row yet
+        with open(path, "rb") as file:
+            number = os.fstat(file.fileno()).st_ino
+            if number != self._file:  # another file has replaced it: the run went back to a checkpoint
+                self._newest, self._file, self._read = {}, number, 0
+            file.seek(self._read)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        for line in whole.splitlines():
+            self._newest |= {key: value for key, value in json.loads(line).items() if value is not None}
+        self._read += len(whole) + len(newline)
+
+
+class Watch:
+    """Shows rows of runs over and over, on stdout; `say` puts a line between."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._live: Live | None = None
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, auto_refresh=False, transient=False)
+        self._next = 0.0
+        self._said: dict[str, tuple[str, str, float]] = {}  # name: status, line, when
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, rows: Callable[[], Sequence[Row]], now: bool = False) -> None:
+        """Look again, if a look is due or must be `now`."""
+        if time.monotonic() < self._next and not now:
+            return
+        self._next = time.monotonic() + EVERY
+        found = rows()
+        if self._live:
+            self._live.update(self._fitting(found), refresh=True)
+        else:
+            self._lines(found)
+
+    def say(self, text: str) -> None:
+        """One line on stderr, the table left whole."""
+        print(text, file=sys.stderr, flush=True)  # Live puts what is printed above itself
+
+    def _fitting(self, rows: Sequence[Row]) -> Table:
+        """The table, without what the terminal has no lines for."""
+        room = max(self.console.height - 6, 1)
+        kept = set(sorted(range(len(rows)), key=lambda i: (ORDER.index(rows[i].status), i))[:room])
+        table = runs_table([row for i, row in enumerate(rows) if i in kept], live=True)
+        table.caption = tally(rows)
+        return table
+
+    def _lines(self, rows: Sequence[Row]) -> None:
+        """A line for each run that has something new to say; that it goes on is news at times only."""
+        now = time.monotonic()
+        for row in rows:
+            status, line, when = self._said.get(row.name, ("queued", "", -LINE_EVERY))
+            if row.status != status or (row.line() != line and row.status == "running" and now - when >= LINE_EVERY):
+                self._said[row.name] = (row.status, row.line(), now)
+                print(row.line(), flush=True)
+
+
+def runs_table(rows: Sequence[Row], live: bool = False) -> Table:
+    """A line for each run: live, with its speed, and at rest with the seconds that it has trained for."""
+    table = Table(box=SIMPLE_HEAD, caption_justify="left")
+    table.add_column("run", overflow="fold")
+    for column in ("status", "step", "loss", "tokens/s" if live else "left", "left" if live else "seconds"):
+        table.add_column(column, justify="left" if column == "status" else "right", no_wrap=True)
+    for row in rows:
+        step, loss, speed, left = row.cells()
+        spent = "" if row.spent is None else quantity.seconds(row.spent)
+        status = f"[{COLORS[row.status]}]{row.status}[/]"
+        table.add_row(Text(row.name), status, step, loss, *((speed, left) if live else (left, spent)))
+    return table
+
+
+def tally(rows: Sequence[Row]) -> str:
+    """`12 finished, 2 running, 4 queued`."""
+    counts = {status: sum(row.status == status for row in rows) for status in reversed(ORDER)}
+    return ", ".join(f"{count} {status}" for status, count in reversed(counts.items()) if count)

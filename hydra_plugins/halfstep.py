@@ -1,0 +1,7 @@
+"""Hydra finds launchers here, and takes none from anywhere else: the name of this folder is its own choice."""
+
+from harness import launcher
+
+
+class Launcher(launcher.Launcher):
+    """`-m`, as configs/launcher/ has it."""
