@@ -100,7 +100,8 @@ def _fits(value: Any, annotation: Any) -> bool | None:
         verdicts = [_fits(value, a) for a in arguments]
         return True if True in verdicts else None if None in verdicts else False
     if origin in (list, tuple):
-        return isinstance(value, (list, tuple))
+        counted = origin is tuple and Ellipsis not in arguments
+        return isinstance(value, (list, tuple)) and (not counted or len(value) == len(arguments))
     if annotation in (dict, Mapping) or origin in (dict, Mapping):
         return isinstance(value, Mapping)
     if annotation is float:

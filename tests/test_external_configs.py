@@ -1,0 +1,68 @@
+"""The configs that bring in optimizers from PyPI: they compose, train, and go on after a stop to the same bits."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import optimizers
+from harness.keywords import bind
+from tests.command import in_process, manifest, rows
+from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "optimizer"
+SECTIONS = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in CONFIGS.glob("*.yaml")}
+EXTERNAL = sorted(name for name, section in SECTIONS.items() if section["name"] == "external" and name != "external")
+
+
+def build(name, model):
+    section = SECTIONS[name]
+    info = optimizers.find("external", section["_target_"])
+    return info.build(model, **bind(info.constructor, section, "optimizer", ["params"]))
+
+
+def test_those_that_were_promised_are_there():
+    assert {"schedule_free_adamw", "ademamix", "mars", "prodigy"} <= set(EXTERNAL)
+
+
+@pytest.mark.parametrize("name", EXTERNAL)
+def test_it_trains_from_the_command_line(name, here):
+    ended = in_process(f"optimizer={name}", "steps=40", "log.every=20", "eval.every=20", "run_dir=out")
+    assert (ended.code, ended.err) == (0, "")
+    assert manifest(here / "out")["status"] == "finished"
+    first, *_, last = rows(here / "out")
+    assert last["val/loss"] < first["val/loss"] - 0.05  # Prodigy has first to find its rate
+    assert last["flops/total"] >= last["flops/model"] > 0
+
+
+@pytest.mark.parametrize("name", EXTERNAL)
+def test_it_goes_on_to_the_same_bits(name):
+    model = tiny_model()
+    optimizer, objective = build(name, model), tiny_objective(model)
+    train(model, optimizer, objective, 13)
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    expected = train(model, optimizer, objective, 9, start=13)
+
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    again = tiny_model(seed=1)
+    again.load_state_dict(saved["model"])
+    fresh = build(name, again)
+    fresh.load_state_dict(saved["optimizer"])
+    assert train(again, fresh, tiny_objective(again), 9, start=13) == expected
+    assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(again), strict=True))
+
+
+def test_schedule_free_is_evaluated_at_its_average():
+    model = tiny_model()
+    optimizer, objective = build("schedule_free_adamw", model), tiny_objective(model)
+    train(model, optimizer, objective, 30)
+    during = weights(model)
+    with optimizers.eval_weights(optimizer):
+        average = weights(model)
+        at_average = objective.bind(30, tiny_batch(30)).loss().item()
+    assert not any(torch.equal(a, b) for a, b in zip(during, average, strict=True))
+    assert at_average != objective.bind(30, tiny_batch(30)).loss().item()
