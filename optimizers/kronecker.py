@@ -12,7 +12,8 @@ from torch import Tensor
 STRIPS = 4
 
 
-def _strips(n: int) -> list[tuple[int, int]]:
+def strips(n: int) -> list[tuple[int, int]]:
+    """Rows (top, bottom) of an (n, n) matrix; of each strip the columns from `top` on are computed."""
     height = -(-n // STRIPS)
     return [(top, min(top + height, n)) for top in range(0, n, height)]
 
@@ -28,18 +29,18 @@ def add_gram_(factor: Tensor, x: Tensor) -> Tensor:
 
 
 def _gram_(factor: Tensor, x: Tensor, beta: float, alpha: float) -> Tensor:
-    for top, bottom in _strips(len(factor)):
+    for top, bottom in strips(len(factor)):
         factor[top:bottom, top:].addmm_(x[top:bottom], x[top:].mT, beta=beta, alpha=alpha)
     return factor
 
 
 def gram_flops(n: int, columns: int) -> int:
-    return sum(2 * (bottom - top) * (n - top) * columns for top, bottom in _strips(n))
+    return sum(2 * (bottom - top) * (n - top) * columns for top, bottom in strips(n))
 
 
 def complete_(factor: Tensor) -> Tensor:
     """Mirror the blocks above the diagonal to those below it, in place."""
-    for top, bottom in _strips(len(factor)):
+    for top, bottom in strips(len(factor)):
         factor[bottom:, top:bottom] = factor[top:bottom, bottom:].mT
     return factor
 
