@@ -21,7 +21,7 @@ DEMO := results/demo
 DEMO_RUNS := demo_adamw,demo_lion,demo_sophia_g,demo_muon
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench-train bench-optimizers clean
+.PHONY: help install demo test test-all test-slurm lint format bench-train bench-optimizers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ test: install ## every test but the slow ones
 
 test-all: install ## every test, the exhaustive ones too
 	$(PYTEST)
+
+test-slurm: install ## sweeps on a real SLURM of one node, started for it (Debian's slurm-wlm and munge)
+	OMP_NUM_THREADS=1 $(RUN) -m tests.slurm
 
 lint: install ## ruff's rules and layout, and mypy's types
 	$(RUN) -m ruff check .

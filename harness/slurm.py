@@ -5,6 +5,7 @@ or what is killed is requeued, and the next attempt goes on from the newest chec
 jobs.jsonl, which the nodes share with whoever waits: nothing hangs on SLURM's accounting, which many clusters lack.
 """
 
+import io
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +24,8 @@ from harness.sentence import sentence
 from harness.sweep import Job, outcomes
 
 POLL = 0.2  # seconds between two looks at a run, or at jobs.jsonl
-ASK_EVERY = 10.0  # seconds between two questions to SLURM, whose controller serves a whole cluster
-PATIENCE = 3  # answers in a row that a job is gone before its word is given up: shared file systems lag
+ASK_EVERY = 5.0  # seconds between two questions to SLURM, whose controller serves a whole cluster
+PATIENCE = 4  # answers in a row that a job is gone before its word is given up: shared file systems lag
 WARNING = 120  # seconds from SLURM's signal to the end of the time limit
 GONE = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 
@@ -130,7 +132,7 @@ class SlurmArray:
         """
         tasks = self._submit()
         array = next(iter(tasks)).partition("_")[0]
-        print(f"submitted {len(tasks)} jobs to SLURM: {array}", flush=True)
+        print(f"submitted to SLURM as job {array}: {len(tasks)} runs", flush=True)
         if not self.wait:
             watch = f"python -m scripts.runs {self.folder.parent.parent} --watch"
             print(f"{watch} shows how far they are; what became of each: {self.folder / 'jobs.jsonl'}")
@@ -152,7 +154,8 @@ class SlurmArray:
         try:
             executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=self.requeue)
             executor.update_parameters(**self.parameters)
-            submitted = executor.submit_array(self.guards)
+            with redirect_stderr(io.StringIO()):  # sbatch's words, which are in the error too
+                submitted = executor.submit_array(self.guards)
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
             told = str(getattr(error, "stderr", "") or error).strip().splitlines()
             raise ValueError(

@@ -81,6 +81,6 @@ class Outcome(Callback):
         failed, cut = ended.count("failed"), ended.count("cut")
         Outcome.failed = failed + cut
         if Outcome.failed and on_first_rank():
-            counts = {f"{failed} of the sweep's jobs failed": failed, f"{cut} of its jobs were cut off": cut}
+            counts = {f"{failed} of the sweep's jobs failed": failed, f"{cut} of the sweep's jobs cut off": cut}
             told = ", ".join(text for text, count in counts.items() if count)
             print(f"halfstep: {told}: {folder / 'jobs.jsonl'}", file=sys.stderr)
