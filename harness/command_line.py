@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -67,6 +67,17 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
             raise SystemExit(2)
 
     return run
+
+
+def composed(arguments: Sequence[str]) -> dict[str, Any]:
+    """The config that train.py would run with these arguments, each key=value. ValueError says what is wrong."""
+    opened = [OPEN_SECTION.sub(r"++\1", argument) for argument in arguments]
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            values = OmegaConf.to_container(hydra.compose("train", opened), resolve=True, throw_on_missing=True)
+    except EXPECTED as error:
+        raise ValueError(explain(error)) from None
+    return cast(dict[str, Any], values)
 
 
 def _job(program: Callable[[dict[str, Any]], str], composed: DictConfig) -> None:

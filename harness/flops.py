@@ -122,17 +122,18 @@ class Rehearsal:
     def __init__(self, params: list[Parameter], hooked: nn.Module | None = None) -> None:
         self.params = params
         self.hooked = hooked
-        self.passes = 0
         self.num_tokens = 1
         self.step = 0
         self.charged = 0
+        self.share = 1.0
+        self.passes = {"gradient": 0.0, "sampled_grads": 0.0, "hvp": 0.0}  # over whole batches; parts count as such
 
     def _random(self) -> list[Tensor]:
         return [torch.randn(p.shape, device=p.device, dtype=p.dtype) for p in self.params]
 
     def __call__(self) -> Tensor:
+        self.passes["gradient"] += self.share
         if self.hooked is not None:
-            self.passes += 1
             return one_token_pass(self.hooked)
         for p, g in zip(self.params, self._random(), strict=True):
             p.grad = g
@@ -145,13 +146,17 @@ class Rehearsal:
         return torch.ones((), device=self.params[0].device)
 
     def sampled_grads(self) -> list[Tensor]:
+        self.passes["sampled_grads"] += self.share
         return self._random()
 
     def hvp(self, v: Sequence[Tensor]) -> list[Tensor]:
+        self.passes["hvp"] += self.share
         return [x.clone() for x in v]
 
     def narrow(self, share: float) -> "Rehearsal":
-        return self
+        part = copy.copy(self)  # whose passes are counted with the whole's
+        part.share = self.share * share
+        return part
 
     def generator(self, key: Hashable) -> Generator:
         return Generator(self.params[0].device).manual_seed(0)
@@ -185,7 +190,7 @@ def rehearse(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Modu
     with counter() as counted:
         for objective.step in range(steps):
             optimizer.step(objective)  # type: ignore[arg-type]
-    passes = objective.passes * count(lambda: one_token_pass(copy.deepcopy(model))) if hooked else 0
+    passes = round(objective.passes["gradient"]) * count(lambda: one_token_pass(copy.deepcopy(model))) if hooked else 0
     return counted.get_total_flops() - passes, objective.charged
 
 

@@ -1,0 +1,72 @@
+"""What a step of an optimizer costs beyond the gradient, from what it announces and from a rehearsal; no training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from harness.flops import Rehearsal, uncharged_per_step
+from harness.recorder import tensor_bytes
+from models.gpt import GPT
+from optimizers.registry import OptimizerInfo
+from optimizers.treatment import Treatment
+
+Build = Callable[[nn.Module], torch.optim.Optimizer]
+FEWEST_STEPS = 50  # of a rehearsal: a multiple of the usual periods
+# FLOPs in gradients: the passes forward and backward are one; a Hessian-vector product differentiates both once more.
+PASS = {"gradient": 1.0, "sampled_grads": 1.0, "hvp": 3.0}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one update.
+
+    treatments: by parameter; None for a class that announces nothing.
+    state_bytes: of all parameters.
+    flops: of the optimizer's matrix work, averaged over a period of refreshes; None: unknown.
+    passes: over the whole batch, by the Objective's method: {"gradient": 1.0, "sampled_grads": .05, "hvp": 0.0}.
+    """
+
+    treatments: dict[str, Treatment] | None
+    state_bytes: int
+    flops: float | None
+    passes: dict[str, float]
+
+    @property
+    def extra_passes(self) -> float:
+        """What the passes beyond the first gradient cost, in gradients."""
+        return sum(PASS[kind] * number for kind, number in self.passes.items()) - 1
+
+
+def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> Cost:
+    """Of an update of `model` on so many tokens. A model on the meta device will do for what announces its own.
+
+    Raises:
+        ValueError: a class that announces nothing, and a model that is on the meta device: it has to be tried.
+    """
+    announced = info.treatments(build(model), model, tokens)
+    passes = passes_per_step(build)
+    if announced is not None:
+        state = sum(found.state_bytes for found in announced.values())
+        return Cost(announced, state, sum(found.flops for found in announced.values()), passes)
+    objective = Rehearsal([p for p in model.parameters() if p.requires_grad])
+    optimizer = build(model)
+    optimizer.step(objective)  # type: ignore[arg-type]
+    return Cost(None, tensor_bytes(optimizer.state.values()), uncharged_per_step(build, model), passes)
+
+
+def passes_per_step(build: Build) -> dict[str, float]:
+    """Means over the second half of a rehearsal that is twice as long as the longest period among the keywords."""
+    model = GPT(layers=1, heads=1, width=4, context=2, vocabulary=4)
+    optimizer = build(model)
+    periods = [v for k, v in vars(optimizer).items() if k.startswith("every") and isinstance(v, int)]
+    steps = max([FEWEST_STEPS, *periods])
+    hooked = any(module._forward_hooks for module in model.modules())
+    objective = Rehearsal(list(model.parameters()), model if hooked else None)
+    before: dict[str, float] = {}
+    for objective.step in range(2 * steps):
+        if objective.step == steps:
+            before = dict(objective.passes)
+        optimizer.step(objective)  # type: ignore[arg-type]
+    return {kind: (number - before[kind]) / steps for kind, number in objective.passes.items()}

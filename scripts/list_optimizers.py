@@ -1,0 +1,141 @@
+"""What each optimizer does with each parameter of a model, what it keeps of it, and what that costs. Trains nothing.
+
+    python -m scripts.list_optimizers                                          every optimizer, on GPT-2 small
+    python -m scripts.list_optimizers model=gpt2_355m batch.tokens=2097152
+    python -m scripts.list_optimizers model=gpt2_125m optimizer=soap           one of them, parameter by parameter
+    python -m scripts.list_optimizers optimizer=soap optimizer.one_sided=true
+
+The arguments are train.py's. FLOPs are those of an update, its refreshes spread over their period; elementwise work is
+charged to nobody. The vocabulary is GPT-2's unless data= is given.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+import optimizers
+from harness.command_line import answer_help, composed
+from harness.config import Config, parse
+from harness.sentence import one_sentence
+from models import GPT
+from scripts.cost import Cost, cost
+from train import check_model, check_optimizer
+
+GPT2 = {"model": "gpt2_125m", "batch.tokens": "524288", "data": "synthetic"}  # whose vocabulary is GPT-2's
+VOCABULARIES = {"bytes": 256, "gpt2": 50257}
+NONE = "-"
+
+
+def main(arguments: Sequence[str]) -> None:
+    given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
+    defaults = [f"{key}={value}" for key, value in GPT2.items() if key not in given]
+    with one_sentence():
+        if "optimizer" in given:
+            print(one([*defaults, *arguments]))
+        else:
+            print(everyone([*defaults, *arguments]))
+
+
+def everyone(arguments: Sequence[str]) -> str:
+    """A table of all registered optimizers, each as configs/optimizer has it."""
+    rows = []
+    for info in optimizers.list_optimizers():
+        cfg, model, found = costed([*arguments, f"optimizer={info.name}"])
+        parameters = sum(p.numel() for p in model.parameters())
+        rows.append([
+            info.name, f"{found.state_bytes / parameters:.2f}", f"{(found.flops or 0) / 1e9:,.1f}",
+            f"{100 * (found.flops or 0) / model_flops(cfg, model):.2f} %", f"{100 * found.extra_passes:.0f} %",
+            info.summary,
+        ])  # fmt: skip
+    header = ["optimizer", "state, B/parameter", "matrix GFLOPs/update", "of the model's", "extra passes", "what it is"]
+    return "\n".join([headline(cfg, model), "", *table(header, rows, numbers=(1, 2, 3, 4))])
+
+
+def one(arguments: Sequence[str]) -> str:
+    """A table of a model's parameters under one optimizer; those of different blocks that are alike share a row."""
+    cfg, model, found = costed(arguments)
+    parameters = dict(model.named_parameters())
+    alike: dict[tuple[Any, ...], int] = {}
+    for name, p in parameters.items():
+        treated = found.treatments[name] if found.treatments else ("as its package does", None, None)
+        key = (re.sub(r"\.\d+\.", ".*.", name), tuple(p.shape), re.sub(r"\.\d+\.", ".*.", treated[0]), *treated[1:])
+        alike[key] = alike.get(key, 0) + 1
+    rows = []
+    for (name, shape, rule, state, flops), number in alike.items():
+        known = state is not None
+        rows.append([
+            name, " x ".join(map(str, shape)), str(number), f"{number * state / 1e6:,.2f}" if known else NONE,
+            f"{number * flops / 1e9:,.2f}" if known else NONE, rule,
+        ])  # fmt: skip
+    whole = "unknown" if found.flops is None else f"{found.flops / 1e9:,.2f}"
+    state = f"{found.state_bytes / 1e6:,.2f}"
+    rows.append(["all", "", str(len(parameters)), state, whole, passes(found)])
+    header = ["parameter", "shape", "times", "state, MB", "GFLOPs/update", "treatment"]
+    size = sum(p.numel() for p in parameters.values())
+    share = "" if found.flops is None else f", {100 * found.flops / model_flops(cfg, model):.2f} % of the model's FLOPs"
+    return "\n".join([
+        f"{label(cfg)} on {headline(cfg, model)}", "", *table(header, rows, numbers=(2, 3, 4)), "",
+        f"{found.state_bytes / size:.2f} bytes of state per parameter{share}",
+    ])  # fmt: skip
+
+
+def costed(arguments: Sequence[str]) -> tuple[Config, GPT, Cost]:
+    """What an update of a run with these arguments costs. ValueError says what is wrong with them."""
+    cfg = parse(composed(arguments))
+    build_model = check_model(cfg)
+    build, _ = check_optimizer(cfg)
+    info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
+    # What announces its own cost needs no memory; a stranger has to be tried on a model that is there.
+    with torch.device("cpu" if info.treat is None else "meta"):
+        model = build_model(vocabulary(cfg))
+    return cfg, model, cost(info, build, model, cfg.batch.tokens)
+
+
+def vocabulary(cfg: Config) -> int:
+    """That of the data, which need not be there."""
+    known = cfg.data.get("vocabulary") or VOCABULARIES.get(cfg.data.get("tokenizer", ""))
+    if known is None:
+        raise ValueError(f"data.tokenizer={cfg.data.get('tokenizer')}: give model.vocabulary and data=synthetic instead")
+    return int(known)
+
+
+def model_flops(cfg: Config, model: GPT) -> int:
+    return model.flops_per_token(cfg.context) * cfg.batch.tokens
+
+
+def label(cfg: Config) -> str:
+    return str(cfg.optimizer.get("_target_") or cfg.optimizer["name"])
+
+
+def headline(cfg: Config, model: GPT) -> str:
+    size = sum(p.numel() for p in model.parameters())
+    rows = model.embedding.num_embeddings
+    return (
+        f"{cfg.model['name']}: {size / 1e6:,.1f}M parameters (vocabulary {rows:,}), {cfg.batch.tokens:,} tokens per update, "
+        f"{model_flops(cfg, model) / 1e12:,.1f} TFLOPs for its gradient"
+    )
+
+
+def passes(found: Cost) -> str:
+    """The passes of an update in words."""
+    named = {"gradient": "gradient", "sampled_grads": "gradient on sampled labels", "hvp": "Hessian-vector product"}
+    told = [f"{number:.3g} {named[kind]}" for kind, number in found.passes.items() if number]
+    return " + ".join(told) + " an update"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[str]:
+    """Lines of aligned columns; those of numbers to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = []
+    for row in [header, ["-" * width for width in widths], *rows]:
+        cells = [f"{c:>{w}}" if i in numbers else f"{c:<{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+if __name__ == "__main__":
+    answer_help(__doc__)
+    main(sys.argv[1:])
