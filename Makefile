@@ -21,7 +21,7 @@ DEMO := results/demo
 DEMO_RUNS := demo_adamw,demo_lion,demo_sophia_g,demo_muon
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-slurm lint format bench-train bench-optimizers clean
+.PHONY: help install demo test test-all test-slurm docs lint format bench-train bench-optimizers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ lint: install ## ruff's rules and layout, and mypy's types
 format: install ## lay the code out as lint wants it
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
+
+docs: install ## write docs/optimizers.md anew, out of the code
+	$(RUN) -m scripts.document_optimizers
 
 bench-train: install ## tokens per second; beside nanoGPT's own model and loop with NANOGPT=path/to/its/checkout
 	$(RUN) -m scripts.bench_train $(if $(NANOGPT),--nanogpt "$(NANOGPT)")

@@ -22,13 +22,15 @@ PASS = {"gradient": 1.0, "sampled_grads": 1.0, "hvp": 3.0}
 class Cost:
     """Of one update.
 
-    treatments: by parameter; None for a class that announces nothing.
+    treatments: by parameter; of a class that announces nothing, the state that one step has left there.
+    announced: whether the treatments were said by the optimizer, with the FLOPs in them.
     state_bytes: of all parameters.
     flops: of the optimizer's matrix work, averaged over a period of refreshes; None: unknown.
     passes: over the whole batch, by the Objective's method: {"gradient": 1.0, "sampled_grads": .05, "hvp": 0.0}.
     """
 
-    treatments: dict[str, Treatment] | None
+    treatments: dict[str, Treatment]
+    announced: bool
     state_bytes: int
     flops: float | None
     passes: dict[str, float]
@@ -40,20 +42,20 @@ class Cost:
 
 
 def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> Cost:
-    """Of an update of `model` on so many tokens. A model on the meta device will do for what announces its own.
-
-    Raises:
-        ValueError: a class that announces nothing, and a model that is on the meta device: it has to be tried.
-    """
+    """Of an update of `model` on so many tokens. A model on the meta device will do for what announces its own."""
     announced = info.treatments(build(model), model, tokens)
     passes = passes_per_step(build)
     if announced is not None:
         state = sum(found.state_bytes for found in announced.values())
-        return Cost(announced, state, sum(found.flops for found in announced.values()), passes)
+        return Cost(announced, True, state, sum(found.flops for found in announced.values()), passes)
     objective = Rehearsal([p for p in model.parameters() if p.requires_grad])
     optimizer = build(model)
     optimizer.step(objective)  # type: ignore[arg-type]
-    return Cost(None, tensor_bytes(optimizer.state.values()), uncharged_per_step(build, model), passes)
+    kept = {
+        name: Treatment("as its package does", tensor_bytes(optimizer.state.get(p, {})))
+        for name, p in model.named_parameters()
+    }
+    return Cost(kept, False, tensor_bytes(optimizer.state.values()), uncharged_per_step(build, model), passes)
 
 
 def passes_per_step(build: Build) -> dict[str, float]:

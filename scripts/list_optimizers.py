@@ -60,24 +60,24 @@ def one(arguments: Sequence[str]) -> str:
     parameters = dict(model.named_parameters())
     alike: dict[tuple[Any, ...], int] = {}
     for name, p in parameters.items():
-        treated = found.treatments[name] if found.treatments else ("as its package does", None, None)
-        key = (re.sub(r"\.\d+\.", ".*.", name), tuple(p.shape), re.sub(r"\.\d+\.", ".*.", treated[0]), *treated[1:])
+        rule, state, flops = found.treatments[name]
+        key = (any_block(name), tuple(p.shape), any_block(rule), state, flops)
         alike[key] = alike.get(key, 0) + 1
     rows = []
     for (name, shape, rule, state, flops), number in alike.items():
-        known = state is not None
         rows.append([
-            name, " x ".join(map(str, shape)), str(number), f"{number * state / 1e6:,.2f}" if known else NONE,
-            f"{number * flops / 1e9:,.2f}" if known else NONE, rule,
+            name, " x ".join(map(str, shape)), str(number), f"{number * state / 1e6:,.2f}",
+            f"{number * flops / 1e9:,.2f}" if found.announced else NONE, rule,
         ])  # fmt: skip
     whole = "unknown" if found.flops is None else f"{found.flops / 1e9:,.2f}"
     state = f"{found.state_bytes / 1e6:,.2f}"
     rows.append(["all", "", str(len(parameters)), state, whole, passes(found)])
-    header = ["parameter", "shape", "times", "state, MB", "GFLOPs/update", "treatment"]
+    header = ["parameter", "shape", "number", "state, MB", "GFLOPs/update", "treatment"]
     size = sum(p.numel() for p in parameters.values())
     share = "" if found.flops is None else f", {100 * found.flops / model_flops(cfg, model):.2f} % of the model's FLOPs"
+    ties = "embedding.weight is the head too; attention.qkv.weight is the queries', keys' and values' in one."
     return "\n".join([
-        f"{label(cfg)} on {headline(cfg, model)}", "", *table(header, rows, numbers=(2, 3, 4)), "",
+        f"{label(cfg)} on {headline(cfg, model)}", "", *table(header, rows, numbers=(2, 3, 4)), "", ties,
         f"{found.state_bytes / size:.2f} bytes of state per parameter{share}",
     ])  # fmt: skip
 
@@ -106,6 +106,10 @@ def model_flops(cfg: Config, model: GPT) -> int:
     return model.flops_per_token(cfg.context) * cfg.batch.tokens
 
 
+def any_block(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".*.", name)
+
+
 def label(cfg: Config) -> str:
     return str(cfg.optimizer.get("_target_") or cfg.optimizer["name"])
 
@@ -115,7 +119,7 @@ def headline(cfg: Config, model: GPT) -> str:
     rows = model.embedding.num_embeddings
     return (
         f"{cfg.model['name']}: {size / 1e6:,.1f}M parameters (vocabulary {rows:,}), {cfg.batch.tokens:,} tokens per update, "
-        f"{model_flops(cfg, model) / 1e12:,.1f} TFLOPs for its gradient"
+        f"{model_flops(cfg, model) / 1e9:,.0f} GFLOPs for its gradient"
     )
 
 

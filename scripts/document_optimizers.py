@@ -1,0 +1,86 @@
+"""Writes docs/optimizers.md out of the registry, the configs and what each optimizer announces of its cost.
+
+    python -m scripts.document_optimizers
+"""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import dedent, fill
+
+import optimizers
+from harness.config import CONFIGS
+from optimizers import OptimizerInfo
+from scripts.list_optimizers import GPT2, costed, model_flops, passes
+
+PAGE = CONFIGS.parent / "docs" / "optimizers.md"
+HEAD = """\
+# Optimizers
+
+Every optimizer of the registry: its equations, its keys and defaults, what it costs, what is known to go wrong, and the
+tests that hold it against its equations in float64 and against others' code. Written by `make docs` out of the code;
+costs are those of {model} with {tokens:,} tokens per update, whose gradient is {flops:,.0f} TFLOPs. What is done with
+which parameter: `python -m scripts.list_optimizers model=gpt2_125m optimizer=soap`.
+
+{table}
+
+Anyone else's class runs too: `optimizer=external optimizer._target_=package.module.Class`. Configs for some of them:
+{strangers}.
+"""
+
+
+def main(path: Path = PAGE) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(page())
+    print(path)
+
+
+def page() -> str:
+    infos = optimizers.list_optimizers()
+    sections, rows = zip(*(section(info) for info in infos), strict=True)
+    cfg, model, _ = costed([f"{key}={value}" for key, value in GPT2.items()])
+    header = ["optimizer", "state, bytes per parameter", "matrix FLOPs, of the model's", "extra passes, of a gradient"]
+    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * 4, *rows]]
+    strangers = [f"[{name}](../configs/optimizer/{name}.yaml)" for name in external_configs()]
+    head = HEAD.format(
+        model=cfg.model["name"], tokens=cfg.batch.tokens, flops=model_flops(cfg, model) / 1e12,
+        table="\n".join(lines), strangers=", ".join(strangers),
+    )  # fmt: skip
+    return "\n".join([head, *sections])
+
+
+def section(info: OptimizerInfo) -> tuple[str, Sequence[str]]:
+    """An optimizer's own section, and its row of the table."""
+    cfg, model, found = costed([*(f"{key}={value}" for key, value in GPT2.items()), f"optimizer={info.name}"])
+    size = sum(p.numel() for p in model.parameters())
+    share = (found.flops or 0) / model_flops(cfg, model)
+    row = [f"[{info.name}](#{info.name})", f"{found.state_bytes / size:.2f}", f"{share:.2%}", f"{found.extra_passes:.0%}"]
+    title, _, about = dedent(info.about).strip().partition("\n")
+    source = Path(inspect.getsourcefile(inspect.unwrap(info.constructor)) or "")
+    own = source.is_relative_to(CONFIGS.parent)
+    code = f"[optimizers/{source.name}](../optimizers/{source.name})" if own else f"`torch.optim.{info.constructor.__name__}`"
+    parts = [
+        f"## {info.name}", "", title, "", about.strip("\n"), "",
+        "```yaml", (CONFIGS / "optimizer" / f"{info.name}.yaml").read_text().strip(), "```", "",
+        wrapped(
+            f"**Cost.** {found.state_bytes / size:.2f} bytes of state per parameter; {(found.flops or 0) / 1e9:,.1f} GFLOPs "
+            f"of matrix work an update, {share:.2%} of the model's; {passes(found)}."
+        ), "",
+    ]  # fmt: skip
+    if info.presets:
+        parts += [wrapped(f"**Presets.** {info.presets}"), ""]
+    parts += [wrapped(f"**Goes wrong.** {info.pitfalls}"), "", f"**Code** {code} · **proof** [{info.proof}](../{info.proof})", ""]
+    return "\n".join(parts), row
+
+
+def wrapped(text: str) -> str:
+    return fill(text, width=120, break_long_words=False, break_on_hyphens=False)
+
+
+def external_configs() -> list[str]:
+    paths = (CONFIGS / "optimizer").glob("*.yaml")
+    return sorted(p.stem for p in paths if p.stem != "external" and "\nname: external" in p.read_text())
+
+
+if __name__ == "__main__":
+    main()
