@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.clock import Clock
 from harness.distributed import Ranks
-from harness.flops import Ledger, count
+from harness.flops import Ledger
+from harness.hessian import Hessian
 
 Batch = tuple[Tensor, Tensor]
 
@@ -37,7 +37,7 @@ class Objective:
         sequences: in the global batch, over all ranks.
         micro: sequences per pass.
         flops_per_token: of one forward and backward pass.
-        forward: the model, compiled perhaps; Hessian-vector products always take the eager one.
+        forward: the model, compiled perhaps.
         dtype: of the passes; float32 runs them without autocast.
         grad_clip: largest 2-norm of the gradient that `__call__` leaves; None: no clipping.
     """
@@ -75,7 +75,7 @@ class Objective:
         self.record = StepRecord()
         self._batch: Batch | None = None
         self._weightless = False
-        self._hvp_flops: dict[torch.Size, int] = {}
+        self.hessian = Hessian(model, self.params, self._autocast)
 
     @property
     def num_tokens(self) -> int:
@@ -105,12 +105,31 @@ class Objective:
                 loss = loss / parts
                 loss.backward()
                 total += loss.detach()
-            self.ranks.sum_([total, *(p.grad for p in self.params if p.grad is not None)])
-            norms, norm, clipped = self._clip()
-            self._charge_passes("model" if first else "curvature")
-        if first:
-            self.record = StepRecord(total, norms, norm, clipped)
+            self._finish(total)
         return total
+
+    @torch.enable_grad()
+    def gradient_and_hvp(self, v: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        part = "gradient" if self.record.loss is None else "curvature"
+        for p in self.params:
+            p.grad = None
+        total = torch.zeros((), device=self.device, dtype=self._wide)
+        totals = [torch.zeros_like(p) for p in self.params]
+        for inputs, targets, parts in self._passes():
+            with self.clock.part(part):
+                loss, grads = self.hessian.gradient(inputs, targets, parts)
+                for p, g in zip(self.params, grads, strict=True):
+                    if g is not None:
+                        p.grad = g.detach().clone() if p.grad is None else p.grad.add_(g.detach())
+                total += loss.detach()
+            with self.clock.part("curvature"):
+                torch._foreach_add_(totals, self.hessian.products(grads, v))
+        with self.clock.part("curvature"):
+            self.ranks.sum_(totals)
+        with self.clock.part(part):
+            self._finish(total)
+        self.ledger.charge("curvature", self._hessian_flops(v)[1])
+        return total, totals
 
     @torch.no_grad()
     def loss(self) -> Tensor:
@@ -143,15 +162,10 @@ class Objective:
         with self.clock.part("curvature"):
             totals = [torch.zeros_like(p) for p in self.params]
             for inputs, targets, parts in self._passes():
-                torch._foreach_add_(totals, self._hvp_pass(inputs, targets, parts, v))
+                grads = self.hessian.gradient(inputs, targets, parts)[1]
+                torch._foreach_add_(totals, self.hessian.products(grads, v))
             self.ranks.sum_(totals)
-        assert self._batch is not None
-        shape = self._batch[0][:1].shape
-        if shape not in self._hvp_flops:
-            with self.clock.paused("counting"):
-                inputs, targets = (t[:1] for t in self._batch)
-                self._hvp_flops[shape] = count(lambda: self._hvp_pass(inputs, targets, 1.0, v))
-        self.ledger.charge("curvature", self.sequences * self._hvp_flops[shape])
+        self.ledger.charge("curvature", sum(self._hessian_flops(v)))
         return totals
 
     def narrow(self, share: float) -> "Objective":
@@ -197,16 +211,22 @@ class Objective:
                 math.inf if self._weightless else self.sequences / len(chunk),
             )
 
-    def _hvp_pass(self, inputs: Tensor, targets: Tensor, parts: float, v: Sequence[Tensor]) -> list[Tensor]:
-        # Fused attention has no double backward, and neither has a compiled model.
-        with sdpa_kernel(SDPBackend.MATH), self._autocast():
-            loss = self.model(inputs, targets) / parts
-        grads = torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True, materialize_grads=True)
-        used = [(g, u) for g, u in zip(grads, v, strict=True) if g.requires_grad]
-        products = torch.autograd.grad(
-            [g for g, _ in used], self.params, [u for _, u in used], allow_unused=True, materialize_grads=True
-        )
-        return list(products)
+    def _finish(self, total: Tensor) -> None:
+        """Reduce and clip the gradient in `.grad`, and charge for the pass that made it."""
+        self.ranks.sum_([total, *(p.grad for p in self.params if p.grad is not None)])
+        norms, norm, clipped = self._clip()
+        first = self.record.loss is None
+        self._charge_passes("model" if first else "curvature")
+        if first:
+            self.record = StepRecord(total, norms, norm, clipped)
+
+    def _hessian_flops(self, v: Sequence[Tensor]) -> tuple[int, int]:
+        """Over the batch: of the gradient and of the products."""
+        assert self._batch is not None
+        inputs, targets = (t[:1] for t in self._batch)
+        with self.clock.paused("counting"):
+            gradient, products = self.hessian.flops(inputs, targets, v)
+        return self.sequences * gradient, self.sequences * products
 
     @torch.no_grad()
     def _draw_labels(self, logits: Tensor, first: int) -> Tensor:

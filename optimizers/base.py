@@ -36,6 +36,10 @@ class Objective(Protocol):
         """H v, with H the Hessian of the mean loss and v one tensor per parameter; never clipped."""
         ...
 
+    def gradient_and_hvp(self, v: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """What `__call__` gives and leaves, and H v, for a gradient less than the two cost apart."""
+        ...
+
     def narrow(self, share: float) -> "Objective":
         """The same objective on the first `share` of the global batch's sequences."""
         ...

@@ -66,6 +66,7 @@ def test_micro_batches_change_nothing(micro):
     v = [torch.randn_like(p) for p in model.parameters()]
     for objective in (whole, cut):
         objective.bind(5, tiny_batch())
+    assert whole.gradient_and_hvp(v)[0].item() == pytest.approx(cut.gradient_and_hvp(v)[0].item(), rel=1e-12)
     for method, arguments in [("sampled_grads", ()), ("hvp", (v,))]:
         a, b = getattr(whole, method)(*arguments), getattr(cut, method)(*arguments)
         assert max((x - y).abs().max().item() for x, y in zip(a, b, strict=True)) < 1e-12
@@ -95,6 +96,21 @@ def test_hvp_is_the_hessian_times_the_vector():
     ]
     ours = torch.cat([x.flatten() for x in objective.hvp(pieces)])
     assert torch.allclose(ours, hessian @ v, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("micro", [2, SEQUENCES])
+def test_a_gradient_and_a_product_in_one_pass_are_those_of_two(micro):
+    model = tiny_model(dtype=torch.float64)
+    v = [torch.randn_like(p) for p in model.parameters()]
+    apart, joined = (tiny_objective(model, micro=micro, grad_clip=0.1).bind(0, tiny_batch()) for _ in range(2))
+    loss, grads = apart(), [p.grad.clone() for p in model.parameters()]
+    products = apart.hvp(v)
+    again, together = joined.gradient_and_hvp(v)
+    assert again.item() == pytest.approx(loss.item(), rel=1e-12)
+    assert joined.record.norm.item() == pytest.approx(apart.record.norm.item(), rel=1e-12)
+    for p, g, one, other in zip(model.parameters(), grads, products, together, strict=True):
+        assert torch.allclose(p.grad, g, rtol=1e-9, atol=1e-15)
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-15)
 
 
 def test_labels_are_drawn_from_the_models_own_softmax():
@@ -205,6 +221,8 @@ def test_each_pass_is_charged_for_what_it_ran():
     assert cost(objective.narrow(0.5).sampled_grads) == (0, 0.5)
     assert cost(objective.loss) == (0, pytest.approx(1 / 3, rel=1e-3))
     assert cost(lambda: objective.hvp(weights(model))) == (0, pytest.approx(3, rel=0.05))  # counted, not a formula
+    objective.bind(0, tiny_batch())
+    assert cost(lambda: objective.gradient_and_hvp(weights(model))) == (1, pytest.approx(2, rel=0.05))
 
 
 def test_a_step_of_a_stranger_draws_the_same_whatever_came_before():

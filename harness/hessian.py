@@ -1,0 +1,48 @@
+"""Products of the loss's Hessian with vectors: the gradient, differentiated once more."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness.flops import count
+
+Grads = Sequence[Tensor | None]
+
+
+class Hessian:
+    """Of the mean loss of a model in its parameters, a micro-batch at a time.
+
+    The model is the eager one, its attention by the math kernel: fused attention has no double backward, and neither
+    has a compiled model.
+    """
+
+    def __init__(
+        self, model: nn.Module, params: list[nn.Parameter], autocast: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self.model, self.params, self.autocast = model, params, autocast
+        self._flops: dict[torch.Size, tuple[int, int]] = {}
+
+    def gradient(self, inputs: Tensor, targets: Tensor, parts: float) -> tuple[Tensor, Grads]:
+        """The mean loss over `parts`, and its gradient with the graph that `products` wants."""
+        with sdpa_kernel(SDPBackend.MATH), self.autocast():
+            loss = self.model(inputs, targets) / parts
+        return loss, torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
+
+    def products(self, grads: Grads, v: Sequence[Tensor]) -> list[Tensor]:
+        """H v, from a gradient whose graph is used up by it."""
+        used = [(g, u) for g, u in zip(grads, v, strict=True) if g is not None and g.requires_grad]
+        found = torch.autograd.grad(
+            [g for g, _ in used], self.params, [u for _, u in used], allow_unused=True, materialize_grads=True
+        )
+        return list(found)
+
+    def flops(self, inputs: Tensor, targets: Tensor, v: Sequence[Tensor]) -> tuple[int, int]:
+        """FLOPs of the gradient and of the products, as counted on a first micro-batch of this shape."""
+        if inputs.shape not in self._flops:
+            gradient = count(lambda: self.gradient(inputs, targets, 1.0))
+            both = count(lambda: self.products(self.gradient(inputs, targets, 1.0)[1], v))
+            self._flops[inputs.shape] = gradient, both - gradient
+        return self._flops[inputs.shape]
