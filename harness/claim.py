@@ -157,7 +157,7 @@ class Scale:
         return {**self.config, **self.arms[arm].config, **self.parts[part].config, **own}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Claim:
     path: Path
     sentence: str

@@ -4,6 +4,8 @@ A run is known by its config, not by its name: it is an arm's if the two agree o
 those that decide nothing about the weights, or only on which machine they are computed.
 """
 
+import copy
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,15 +76,20 @@ def composed(claim: Claim, scale_name: str, part: str, arm: str) -> dict[str, An
     Raises ValueError, naming the claim's file and the arm, if it does not compose or is wrong.
     """
     scale = claim.scale(scale_name)
-    head = {"study": claim.study(scale_name, part), "steps": scale.length(part), "seed": scale.seeds[0]}
-    chosen = {**scale.overrides(part, arm), **head}
+    chosen = {**scale.overrides(part, arm), "steps": scale.length(part), "seed": scale.seeds[0]}
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composition = compose("train", [_override(key, value) for key, value in chosen.items()])
-            values = cast(dict[str, Any], OmegaConf.to_container(composition, resolve=True, throw_on_missing=True))
-        parse(values)
+        values = _composed(tuple(_override(key, value) for key, value in chosen.items()))
     except EXPECTED as error:
         raise ValueError(f"{claim.path}: the arm {arm} of {scale_name}/{part}: {explain(error)}") from None
+    return {**copy.deepcopy(values), "study": claim.study(scale_name, part)}
+
+
+@functools.cache  # a tenth of a second each, and arms are alike in many parts
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composition = compose("train", list(overrides))
+        values = cast(dict[str, Any], OmegaConf.to_container(composition, resolve=True, throw_on_missing=True))
+    parse(values)
     return values
 
 

@@ -21,6 +21,7 @@ from harness.records import Run, find_runs
 from harness.speedup import untimed
 
 PAPER = "paper"
+EXACT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,13 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
 def judge(statement: Statement, estimate: Speedup, decides: bool, scale_name: str) -> str:
     """The words that this file opens with. An open end of an interval lies beyond whatever it is held against."""
     low, high, threshold = estimate.low, estimate.high, statement.threshold
+    rounding = EXACT * abs(threshold)  # FLOPs are counts: their ratio can be the figure itself
     if statement.at_least is not None:
-        holds, fails = low is not None and low >= threshold, high is not None and high < threshold
+        line = threshold - rounding
+        holds, fails = low is not None and low >= line, high is not None and high < line
     else:
-        holds, fails = high is not None and high <= threshold, low is not None and low > threshold
+        line = threshold + rounding
+        holds, fails = high is not None and high <= line, low is not None and low > line
     if decides and holds:
         return "reproduced"
     if decides and fails:

@@ -1,0 +1,220 @@
+"""The claims' files: each composes at every scale; whatever is wrong with one is a sentence that names file and key."""
+
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from harness.arms import flatten, within
+from harness.claim import Claim
+from harness.claim_file import CLAIMS, SCALES, find_claim, list_claims, read_claim
+from harness.config import CONFIGS
+from harness.planned import GROUPS, MACHINE, composed, planned
+from harness.speedup import FEWEST_UPDATES
+from scripts.claim_cost import check_arms
+from scripts.claims import main
+from tests.claimed import SPEEDUP, scale, write_claim
+
+NAMES = sorted(path.stem for path in CLAIMS.glob("*.yaml"))
+WANTED = {"sophia_2x", "sophia_figure4", "sophia_table1_compute", "sophia_540m_beats_770m", "sophia_clipping",
+          "soap_40_35", "soap_frequency", "soap_batch", "shampoo_20", "adahessian_lm", "mkor"}  # fmt: skip
+
+
+def arms(claim: Claim) -> Iterator[tuple[str, str, str]]:
+    for name, each in claim.scales.items():
+        for part in each.parts:
+            yield from ((name, part, arm) for arm in each.arms_of(part))
+
+
+def test_the_claims_are_there_at_every_scale():
+    assert set(NAMES) >= WANTED
+    assert [claim.name for claim in list_claims() if set(claim.scales) != set(SCALES)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_claim_says_where_it_is_from_and_what_its_verdict_may_mean(name):
+    claim = find_claim(name)
+    assert "arXiv" in claim.source
+    assert all(each.may_say for each in claim.scales.values())
+    for each in claim.scales.values():
+        assert len(each.seeds) >= 3
+        beside = {part.beside or name for name, part in each.parts.items()}
+        theirs = {figure.part for figure in claim.figures}
+        assert not theirs or beside & theirs
+        learns = [s for s in claim.statements if not (s.quantity and claim.quantities[s.quantity].per_step)]
+        if each.name != "paper" and learns[:1] == claim.statements[:1]:
+            assert all(each.length(part) >= FEWEST_UPDATES for part in each.parts)
+
+
+def test_every_kind_of_arm_composes():
+    """Once for each set of keys and choices of groups; the slow test composes them all."""
+    seen = set()
+    for claim in list_claims():
+        for name, part, arm in arms(claim):
+            chosen = claim.scales[name].overrides(part, arm)
+            groups = {key: chosen[key] for key in (*GROUPS, "experiment") if key in chosen}
+            kind = (frozenset(chosen), *sorted(groups.items()))
+            if kind not in seen and groups.get("experiment", "scale_tiny").startswith(("scale_tiny", "soap")):
+                check(claim, name, part, arm)
+                seen.add(kind)
+    assert len(seen) > 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_arm_composes(name):
+    claim = find_claim(name)
+    for where in arms(claim):
+        check(claim, *where)
+    for each in claim.scales.values():
+        check_arms(claim, each.name, list(each.parts))
+
+
+def check(claim: Claim, name: str, part: str, arm: str) -> None:
+    values = composed(claim, name, part, arm)
+    each = claim.scales[name]
+    assert (values["study"], values["steps"]) == (f"{claim.name}-{name}-{part}", each.length(part))
+    for key, value in each.overrides(part, arm).items():
+        if key not in (*GROUPS, "experiment"):
+            assert flatten(values)[key] == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_arms_of_a_part_can_be_told_apart(name):
+    claim = find_claim(name)
+    for each in claim.scales.values():
+        for part in each.parts:
+            configs = [sorted(map(str, each.overrides(part, arm).items())) for arm in each.arms_of(part)]
+            assert all(one != other for i, one in enumerate(configs) for other in configs[:i])
+
+
+def test_the_experiment_of_a_run_composes_to_what_was_planned(tmp_path):
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    claim = find_claim("sophia_2x")
+    for name, part in {"paper": "355m", "tiny": "pico"}.items():
+        job = next(job for job in planned(claim, name, [part], [2]) if job.arm == "sophia_h")
+        (tmp_path / "experiment").mkdir(exist_ok=True)
+        (tmp_path / "experiment" / f"{job.name}.yaml").write_text(job.experiment())
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            found = compose("train", [f"hydra.searchpath=[file://{tmp_path}]", f"experiment={job.name}"])
+        expected = composed(claim, name, part, "sophia_h") | {"steps": job.steps, "seed": 2}
+        assert OmegaConf.to_container(found, resolve=True) == expected
+        assert expected["optimizer"]["name"] == "sophia_h"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sentense": "x"}, "sentense is no key of the config: did you mean sentence"),
+        ({"sentence": 3}, "sentence must be a string, not 3"),
+        ({"statements": []}, "statements is empty"),
+        ({"statements": {"a": 1}}, "statements must be a list"),
+        ({"statements": [3]}, "statements[0] holds keys, not the value 3"),
+        ({"statements": [{**SPEEDUP, "at_most": 2.0}]}, "statements[0].at_least or at_most must be given, and not"),
+        ({"statements": [{**SPEEDUP, "tolerance": 1.5}]}, "statements[0].tolerance must be a share"),
+        ({"statements": [{**SPEEDUP, "measure": "guess"}]}, "statements[0].measure must be speedup or value or"),
+        ({"statements": [{**SPEEDUP, "rule": "matches"}]}, "statements[0].rule 'matches' is not there: did you mean"),
+        ({"statements": [{**SPEEDUP, "axis": "hours"}]}, "statements[0].axis must be steps or flops or seconds"),
+        ({"statements": [{**SPEEDUP, "arm": "newer"}]}, "newer: 'newer' is no arm: did you mean new?"),
+        ({"statements": [{**SPEEDUP, "arm": "here/new"}]}, "here/new: 'here' is no part"),
+        ({"statements": [{**SPEEDUP, "against": None}]}, "statements[0].against must be the arm to compare with"),
+        ({"statements": [{**SPEEDUP, "rule": "soap"}]}, "the rule soap needs 3 lengths or more of new, not [1.0]"),
+        ({"statements": [{**SPEEDUP, "parts": "no*"}]}, "no part is like 'no*'"),
+        ({"statements": [{**SPEEDUP, "than": ["new"]}]}, "statements[0].than must be [arm, against]"),
+        ({"statements": [{**SPEEDUP, "quantity": "loss"}]}, "statements[0].quantity must be left out of a speedup"),
+        (
+            {"statements": [{"says": "x", "measure": "value", "arm": "new", "quantity": "los", "at_least": 1}]},
+            "statements[0].quantity 'los' is none of its quantities",
+        ),
+        ({"figures": [{"part": "a", "arm": "b", "quantity": "c", "value": "d"}]}, "figures[0].value must be a number"),
+        ({"quantities": {"loss": {"metric": "val/loss"}}}, "quantities.loss.title is missing"),
+        ({"scales": {"huge": scale()}}, "scales.huge is no scale: choose from paper, small, tiny"),
+        ({"scales": {"tiny": {**scale(), "seeds": [1, 1]}}}, "scales.tiny.seeds must be different whole numbers"),
+        ({"scales": {"tiny": {**scale(), "steps": 0}}}, "scales.tiny.steps must be at least 1, not 0"),
+        ({"scales": {"tiny": {**scale(), "steps": "long"}}}, "scales.tiny.steps must be an integer, not 'long'"),
+        ({"scales": {"tiny": {**scale(), "parts": {}}}}, "scales.tiny.parts is empty"),
+        ({"scales": {"tiny": {**scale(), "parts": {"a/b": {}}}}}, "'a/b' must be letters, digits, dots and"),
+        ({"scales": {"tiny": {**scale(), "config": {"seed": 3}}}}, "scales.tiny.config must not set seed"),
+        ({"scales": {"tiny": {**scale(), "arms": {"old": {"lengths": [0.5]}}}}}, "arms.old.lengths must be shares"),
+        ({"scales": {"tiny": {**scale(), "arms": {"old": {"trails": 3}}}}}, "did you mean trials?"),
+        ({"scales": {"tiny": scale(parts={"only": {"arms": {"mew": {}}}})}}, "'mew' is no arm: did you mean new?"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, capsys, changes, told):
+    path = write_claim(tmp_path, **changes)
+    assert refusal(capsys, "verify", str(path)).startswith(f"{path}: ")
+    with pytest.raises(ValueError, match=r"twice\.yaml: ") as error:
+        read_claim(path)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"optimizer": "sopa"}, "the arm new of tiny/only: optimizer=sopa is not there: did you mean soap"),
+        ({"batch.tokns": 3}, "batch.tokns is no key of the config: did you mean batch.tokens"),
+        ({"batch.tokens": 1000}, "batch.tokens=1000 must be a multiple of context=128"),
+        ({"experiment": "scale_huge"}, "experiment=scale_huge is not there"),
+        ({"optimizer": "soap", "optimizer.evry": 3}, "optimizer.evry is no key of optimizer: did you mean every?"),
+        ({"optimizer": "soap", "optimizer.every": 0}, "optimizer.every must be at least 1, not 0"),
+        ({"schedule.warmup": 2000}, "schedule.warmup must be shorter than the run"),
+    ],
+)
+def test_an_arm_that_does_not_compose_is_one_sentence(tmp_path, capsys, config, told):
+    recipes = scale()["arms"]
+    recipes["new"]["config"] = config
+    path = write_claim(tmp_path, {"tiny": scale(arms=recipes)})
+    for command in ("plan", "run"):
+        said = refusal(capsys, command, str(path))
+        assert said.startswith(f"{path}: ")
+        assert told in said
+
+
+def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys):
+    broken, path = tmp_path / "broken.yaml", write_claim(tmp_path)
+    broken.write_text("sentence: [")
+    for arguments, told in {
+        ("verify", "sofia_2x"): "there is no claim 'sofia_2x': did you mean sophia_2x",
+        ("verify", str(tmp_path / "none.yaml")): "is not there: give the name of a claim",
+        ("verify", str(broken)): "broken.yaml cannot be read",
+        ("verify", str(path), "--runs", str(tmp_path)): "holds no run of twice at the scale tiny",
+        ("verify", str(path), "--scale", "small"): "has no scale 'small': choose from paper, tiny",
+        ("verify", str(path), "--part", "onyl"): "has no part 'onyl' at the scale tiny: did you mean only?",
+        ("verify", str(path), "--seeds", "4"): "--seeds must be between 1 and 3",
+        ("run", str(path), "optimizer.lr=1"): "optimizer.lr=1 would change what",
+        ("run", str(path), "seed=7"): "seed=7 would change what",
+    }.items():
+        assert told in refusal(capsys, *arguments)
+
+
+def refusal(capsys, *arguments: str) -> str:
+    """The sentence that a command ends in, with exit code 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert said.err.startswith("halfstep: ")
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    return said.err.removeprefix("halfstep: ").strip()
+
+
+def test_a_strangers_claim_needs_one_file(tmp_path, capsys):
+    """Any optimizer by its class, any name for the arms."""
+    recipes = {
+        "baseline": {"config": {"optimizer": "adamw"}, "lengths": [0.5, 1, 2]},
+        "mine": {"config": {"optimizer": "external", "optimizer._target_": "torch.optim.RAdam", "optimizer.lr": 1e-3}},
+    }
+    statement = {**SPEEDUP, "arm": "mine", "against": "baseline"}
+    path = write_claim(tmp_path, {"tiny": scale(arms=recipes)}, statements=[statement])
+    values = composed(read_claim(path), "tiny", "only", "mine")
+    assert values["optimizer"] == {"name": "external", "_target_": "torch.optim.RAdam", "lr": 1e-3}
+    assert yaml.safe_load(planned(read_claim(path), "tiny", ["only"], [0])[-1].experiment())["optimizer"]["lr"] == 1e-3
+
+
+def test_no_key_of_a_machine_is_fixed_by_a_claim():
+    for claim in list_claims():
+        for name, part, arm in arms(claim):
+            fixed = [key for key in claim.scales[name].overrides(part, arm) if within(key, MACHINE)]
+            assert fixed == [] or name == "paper"
