@@ -9,7 +9,9 @@ for matrices; vectors (biases, LayerNorm) take the step unscaled, as in BERT's t
 norm is 0.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +19,38 @@ from torch import Tensor
 
 from optimizers.base import Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
+from optimizers.kernels import Number, Row, add_, average_, average_square_, kernel
 from optimizers.registry import register
 from optimizers.treatment import Treatment, treatment
 
 
-@register("lamb", summary="Adam with layer-wise scaled steps", paper="arXiv 1904.00962, algorithm 2")
+@partial(kernel, apart=True)
+def update(
+    p: Tensor, grad: Tensor, m: Tensor, v: Tensor,
+    shrink: Number, lr: Number, beta1: Number, beta2: Number, correction1: Number, correction2: Number, eps: Number,
+    decay: Number,
+) -> None:  # fmt: skip
+    g = grad.to(m.dtype) * shrink
+    average_(m, g, beta1)
+    average_square_(v, g, beta2)
+    u = (m / correction1).div_((v / correction2).sqrt_().add_(eps))
+    add_(u, p, decay)
+    if p.ndim >= 2:
+        weights, size = p.norm(dtype=u.dtype), u.norm()
+        lr = lr * torch.where((weights > 0) & (size > 0), weights / size, 1.0)
+    add_(p, u, -lr)
+
+
+@register(
+    "lamb",
+    summary="Adam with layer-wise scaled steps",
+    paper="arXiv 1904.00962, algorithm 2",
+    presets="`bias_correction` and `max_grad_norm` are what implementations differ in: timm and NVIDIA clip at 1, others "
+    "not; the first BERT code has no bias correction.",
+    pitfalls="The step is lr times the weights' norm, however small the gradient: matrices that start near 0 (the "
+    "projections into the residual stream) start slowly. max_grad_norm clips once more behind the run's grad_clip.",
+    proof="tests/test_second_order.py",
+)
 class Lamb(Optimizer):
     """Two state tensors per parameter, of its shape, `m` and `v`, and a count.
 
@@ -64,36 +93,29 @@ class Lamb(Optimizer):
         loss = closure() if closure else None
         shrink = self._shrink()
         for group in self.param_groups:
+            by_count: dict[float, list[Row]] = defaultdict(list)  # of steps
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, group, shrink)
+                    state = self._state(p)
+                    state["step"] += 1
+                    by_count[state["step"].item()].append((p, p.grad, state["m"], state["v"]))
+            beta1, beta2 = group["betas"]
+            for steps, rows in by_count.items():
+                corrections = (1 - beta1**steps, 1 - beta2**steps) if group["bias_correction"] else (1.0, 1.0)
+                update(rows, shrink, group["lr"], beta1, beta2, *corrections, group["eps"], group["weight_decay"])
         return loss
 
-    def _shrink(self) -> Tensor | None:
+    def _shrink(self) -> Tensor | float:
         """What to multiply every gradient with; a tensor, so that nothing waits for the device."""
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if self.max_grad_norm is None or not grads:
-            return None
+            return 1.0
         return (self.max_grad_norm / torch.nn.utils.get_total_norm(grads)).clamp(max=1.0)
 
-    def _update(self, p: Tensor, group: dict[str, Any], shrink: Tensor | None) -> None:
-        state, (beta1, beta2) = self.state[p], group["betas"]
+    def _state(self, p: Tensor) -> dict[str, Tensor]:
+        state = self.state[p]
         if not state:
             state["m"] = torch.zeros_like(p, dtype=state_dtype(p))
             state["v"] = torch.zeros_like(p, dtype=state_dtype(p))
             state["step"] = torch.zeros((), dtype=torch.float32)  # on the CPU: read without waiting for the device
-        state["step"] += 1
-        step = state["step"].item()
-        g = p.grad.to(state["m"].dtype)  # type: ignore[union-attr]
-        if shrink is not None:
-            g = g * shrink
-        m = state["m"].mul_(beta1).add_(g, alpha=1 - beta1)
-        v = state["v"].mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        correction1, correction2 = (1 - beta1**step, 1 - beta2**step) if group["bias_correction"] else (1.0, 1.0)
-        u = (m / correction1).div_((v / correction2).sqrt_().add_(group["eps"]))
-        if group["weight_decay"]:
-            u.add_(p, alpha=group["weight_decay"])
-        if p.ndim >= 2:
-            weights, update = p.norm(dtype=u.dtype), u.norm()
-            u.mul_(torch.where((weights > 0) & (update > 0), weights / update, torch.ones_like(update)))
-        p.add_(u, alpha=-group["lr"])
+        return state
