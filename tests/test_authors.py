@@ -1,7 +1,8 @@
-"""K-FAC and MKOR beside their authors' code, which no package index has: from checkouts, by hand.
+"""K-FAC, MKOR and Shampoo beside their authors' code, which no package index has: from checkouts, by hand.
 
     git clone https://github.com/gpauloski/kfac-pytorch ~/authors/kfac-pytorch
     git clone https://github.com/Mohammad-Mozaffari/mkor ~/authors/mkor
+    git clone https://github.com/facebookresearch/optimizers ~/authors/optimizers
     HALFSTEP_AUTHORS=~/authors python -m pytest -rs tests/test_authors.py
 
 Theirs run as they are, but for the casts to float32 that they hard-wire: in a copy those are to float64.
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 import optimizers
+from optimizers.param_groups import hidden_matrices
 from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, train, weights
 
 AUTHORS = os.environ.get("HALFSTEP_AUTHORS", "")
@@ -96,3 +98,34 @@ def test_mkor_repo(backend, bias, tmp_path, monkeypatch):
 
     keywords = {"formula": "repo", "backend": backend, "momentum": 0.9, "betas": (0.9, 0.999)}
     assert apart("mkor", bias, theirs, lr=lr, decay=0.95, every=5, **keywords) < 1e-13
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("power", [0.25, 0.5])
+def test_shampoo(power, bias, tmp_path, monkeypatch):
+    """Beside Meta's Distributed Shampoo, which Shi et al. (arXiv 2309.06497) wrote; its tables and vectors are AdamW's.
+
+    Its bias corrections are powers of a float32 count, whatever the factors' dtype.
+    """
+    in_float64(Path(AUTHORS, "optimizers"), "distributed_shampoo", tmp_path, monkeypatch)
+    meta = importlib.import_module("distributed_shampoo")
+    lr, betas, every = 1e-3, (0.9, 0.95), 10
+
+    def theirs(model):
+        hidden = hidden_matrices(model)
+        rest = [p for p in model.parameters() if all(p is not q for q in hidden)]
+        shampoo = meta.DistributedShampoo(
+            hidden, lr=lr, betas=betas, epsilon=1e-12, weight_decay=DECAY, precondition_frequency=every,
+            start_preconditioning_step=every, max_preconditioner_dim=10000,
+            grafting_config=meta.AdamPreconditionerConfig(beta2=betas[1], epsilon=1e-8),
+            distributed_config=meta.SingleDeviceDistributedConfig(target_parameter_dimensionality=2),
+            preconditioner_config=meta.RootInvShampooPreconditionerConfig(inverse_exponent_override={2: power}),
+        )  # fmt: skip
+        adamw = torch.optim.AdamW(
+            [{"params": [p for p in rest if p.ndim >= 2]},
+             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}],
+            lr=lr, betas=betas, eps=1e-8, weight_decay=DECAY,
+        )  # fmt: skip
+        return lambda: (shampoo.step(), adamw.step())
+
+    assert apart("shampoo", bias, theirs, lr=lr, betas=betas, power=power, every=every) < 2e-7
