@@ -55,8 +55,9 @@ class Launcher(BasicLauncher):
         jobs = []
         for number, overrides in enumerate(job_overrides, first):
             own = [o for o in [*of_all, *overrides] if not o.startswith(OF_THE_SWEEP)]
-            label = " ".join([f"{number}:", *(o.lstrip("+") for o in overrides if o not in common)])
-            jobs.append(Job(Path(config.hydra.sweep.dir), number, own, self._run_folder(overrides), label))
+            run, different = self._run_folder(overrides), [o.lstrip("+") for o in overrides if o not in common]
+            label = f"{number}: {' '.join(different) or (run.name if run else 'the only one')}"
+            jobs.append(Job(Path(config.hydra.sweep.dir), number, own, run, label))
         return jobs
 
     def _run_folder(self, overrides: Sequence[str]) -> Path | None:

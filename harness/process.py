@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,11 +77,14 @@ class JobProcess:
     def outcome(self) -> tuple[str, str | None]:
         """What became of a job that has ended: a status as jobs.jsonl has it, and what to say of it."""
         code, status = self._process.returncode, self._run_status()
-        if code == 0 and status in ("finished", "diverged"):
-            return status, None
-        if code < 0:
-            return "cut", f"killed by {signal.Signals(-code).name}"
-        if code == 128 + signal.SIGINT or (self.ranks > 1 and status == "cut"):  # torchrun says 1 of any end
+        # torchrun ends with 1 whatever its ranks ended with, which it prints; those it stops itself have SIGTERM.
+        of_ranks = re.findall(r"exitcode +: -(\d+) ", self._said()) if self.ranks > 1 else []
+        killed = [-code] if code < 0 else [int(by) for by in of_ranks if int(by) != signal.SIGTERM]
+        if status in ("finished", "diverged") and (code == 0 or killed):
+            return status, None  # killed after its last word, perhaps: gloo's threads now and then abort Python's exit
+        if killed:
+            return "cut", f"killed by {signal.Signals(killed[0]).name}"
+        if code == 128 + signal.SIGINT or (self.ranks > 1 and status == "cut"):
             return "cut", "interrupted"
         return "failed", self._last_words()
 
@@ -90,11 +94,14 @@ class JobProcess:
         except (ValueError, OSError):
             return None
 
-    def _last_words(self) -> str:
-        """The sentence that the run ended in, or for want of one the last line that it printed."""
+    def _said(self) -> str:
         with open(self.job.log, "rb") as log:
             log.seek(self._log_from)
-            lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+            return log.read().decode(errors="replace")
+
+    def _last_words(self) -> str:
+        """The sentence that the run ended in, or for want of one the last line that it printed."""
+        lines = [line for line in self._said().splitlines() if line.strip()]
         sentences = [line for line in lines if line.startswith("halfstep: ")]
         last = (sentences or lines or [f"ended with exit code {self._process.returncode}"])[-1]
         return last.removeprefix("halfstep: ").strip()

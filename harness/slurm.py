@@ -176,8 +176,9 @@ class SlurmArray:
                 ask_at = time.monotonic() + ASK_EVERY
                 for task, job in list(open_tasks.items()):
                     state = states.get(task, "GONE")
-                    board.states[job.number] = "running" if state in ("RUNNING", "COMPLETING") else "queued"
                     gone[task] = gone[task] + 1 if state in {*GONE, "GONE"} else 0
+                    if not gone[task]:
+                        board.states[job.number] = "running" if state in ("RUNNING", "COMPLETING") else "queued"
                     if gone[task] < PATIENCE:
                         continue
                     if state not in ("CANCELLED", "GONE") and tries[task] < self.requeue and requeue_job(task):

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from harness import local, slurm
 from harness.local import LocalQueue
+from harness.process import JobProcess
 from harness.sweep import Job, outcomes
 from harness.watch import Reader, Row, Watch, row_of, tally
-from tests.command import complaint, end, in_process, manifest, rows, start
+from tests.command import SMALL, complaint, end, in_process, manifest, rows, start
 from tests.study import write_run
 
 LOCAL = ("-m", "launcher=local", "launcher.threads=1", "study=two")
@@ -89,6 +90,28 @@ def test_a_killed_queue_takes_its_jobs_along(here):
         (run,), (alone,) = (here.glob(f"results/runs/{study}/*-s{seed}-*") for study in ("two", "alone"))
         assert manifest(run)["status"] == "finished"
         assert [row.get("val/loss") for row in rows(run)] == [row.get("val/loss") for row in rows(alone)]
+
+
+@pytest.mark.slow
+def test_a_run_of_several_ranks_as_a_job(here):
+    """As SLURM's jobs with several GPUs are: torchrun ends with 1 whatever happened, and the job knows better."""
+    few = [*SMALL, "device=cpu"]
+    job = Job(here / "sweep", 0, [*few, "run_dir=whole"], here / "whole")
+    for _ in range(3):  # as SLURM's guard would: gloo now and then aborts a rank's exit while another still writes
+        whole = JobProcess(job, {"OMP_NUM_THREADS": "1"}, ranks=2, resume=True)
+        assert wait_for(whole.ended)
+        if whole.outcome()[0] != "cut":
+            break
+    assert whole.outcome() == ("finished", None)
+    assert manifest(here / "whole")["ranks"] == 2
+
+    job = Job(here / "sweep", 1, [*few, "steps=1000000", "run_dir=cut"], here / "cut")
+    cut = JobProcess(job, {"OMP_NUM_THREADS": "1"}, ranks=2)
+    assert wait_for(lambda: (here / "cut" / "checkpoints").exists())
+    ranks = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"run_dir=cut" in path.read_bytes()]
+    os.kill(max(int(path.parent.name) for path in ranks), signal.SIGKILL)
+    assert wait_for(cut.ended)
+    assert cut.outcome() == ("cut", "killed by SIGKILL")
 
 
 def wait_for(found, count: int | None = None, seconds: float = 60):
