@@ -8,6 +8,7 @@ m^ and v^ are bias-corrected, v^ by the number of estimates that went into it: t
 average in three ways (not at all, over a matrix's rows, over 32 entries in a row): `block` says which.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,11 +18,44 @@ from torch import Tensor
 from optimizers.base import Objective, Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.curvature import Hutchinson
+from optimizers.kernels import Number, Row, average_, average_square_, descend_, kernel
 from optimizers.registry import register
 from optimizers.treatment import Treatment, treatment
 
 
-@register("adahessian", summary="Adam on the Hessian's diagonal", paper="arXiv 2006.00719, algorithm 1")
+@kernel
+def update(
+    p: Tensor, grad: Tensor, m: Tensor, v: Tensor, estimate: Tensor | None,
+    lr: Number, beta1: Number, beta2: Number, correction1: Number, correction2: Number, eps: Number, decay: Number,
+    *, hessian_power: float, block: int | None,
+) -> None:  # fmt: skip
+    if estimate is not None:
+        average_block_(v, estimate.to(v.dtype), beta2, block)
+    average_(m, grad.to(m.dtype), beta1)
+    denominator = (v / correction2).pow_(hessian_power / 2).add_(eps)
+    descend_(p, m / denominator, lr / correction1, lr * decay)
+
+
+def average_block_(v: Tensor, d: Tensor, beta: Number, block: int | None) -> None:
+    """v <- beta v + (1 - beta) D^2, D the mean of |d| over `block` entries in a row, of matrices alone."""
+    if d.ndim < 2 or block == 1:
+        average_square_(v, d, beta)
+        return
+    size = d.shape[-1] if block is None or d.shape[-1] % block else block
+    mean = d.abs().unflatten(-1, (-1, size)).mean(-1, keepdim=True)  # (rows, columns / size, 1)
+    average_(v.unflatten(-1, (-1, size)), mean.square_(), beta)
+
+
+@register(
+    "adahessian",
+    summary="Adam on the Hessian's diagonal",
+    paper="arXiv 2006.00719, algorithm 1",
+    presets="`block=32` is the authors' code for transformers, `block=null` (a whole row) their code for images, `block=1` "
+    "no averaging, as it has below two dimensions.",
+    pitfalls="A Hessian-vector product a step triples the step (`every` spreads it), needs the math kernel of attention "
+    "and an eager model, and much memory. Rates are a hundred times Adam's, since v is a curvature: nothing carries over.",
+    proof="tests/test_second_order.py",
+)
 class AdaHessian(Optimizer):
     """Two state tensors per parameter, of its shape, `m` and `v`, and two counts.
 
@@ -64,33 +98,29 @@ class AdaHessian(Optimizer):
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
         objective = closure
-        loss = objective()
-        if objective.step % self.every == 0:
-            self._update_curvature(objective)
+        estimates: dict[Tensor, Tensor] = {}
+        if objective.step % self.every:
+            loss = objective()
+        else:
+            loss, found = self.estimate.with_gradient(objective)
+            estimates = dict(zip(objective.params, found, strict=True))
         for group in self.param_groups:
+            by_counts: dict[tuple[float, float], list[Row]] = defaultdict(list)  # of steps and of estimates
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, group)
+                    state = self._state(p)
+                    state["step"] += 1
+                    state["estimates"] += p in estimates
+                    counts = (state["step"].item(), state["estimates"].item())
+                    by_counts[counts].append((p, p.grad, state["m"], state["v"], estimates.get(p)))
+            beta1, beta2 = group["betas"]
+            for (steps, seen), rows in by_counts.items():
+                corrections = (1 - beta1**steps, 1 - beta2**seen)
+                update(
+                    rows, group["lr"], beta1, beta2, *corrections, group["eps"], group["weight_decay"],
+                    hessian_power=group["hessian_power"], block=self.block,
+                )  # fmt: skip
         return loss
-
-    def _update_curvature(self, objective: Objective) -> None:
-        estimates = dict(zip(objective.params, self.estimate(objective), strict=True))
-        for group in self.param_groups:
-            beta2 = group["betas"][1]
-            for p in group["params"]:
-                state = self._state(p)
-                d = block_mean(estimates[p].to(state["v"].dtype).abs_(), self.block)
-                state["v"].mul_(beta2).addcmul_(d, d, value=1 - beta2)
-                state["estimates"] += 1
-
-    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
-        state, (beta1, beta2) = self._state(p), group["betas"]
-        state["step"] += 1
-        m = state["m"].mul_(beta1).add_(p.grad.to(state["m"].dtype), alpha=1 - beta1)  # type: ignore[union-attr]
-        v = state["v"] / (1 - beta2 ** state["estimates"].item())
-        denominator = v.pow_(group["hessian_power"] / 2).add_(group["eps"])
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(m / denominator, alpha=-group["lr"] / (1 - beta1 ** state["step"].item()))
 
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]
@@ -100,12 +130,3 @@ class AdaHessian(Optimizer):
             state["step"] = torch.zeros((), dtype=torch.float32)  # counts stay on the CPU: read without waiting
             state["estimates"] = torch.zeros((), dtype=torch.float32)
         return state
-
-
-def block_mean(d: Tensor, block: int | None) -> Tensor:
-    """Each entry of a matrix (rows, columns) replaced by the mean of its block of `block` entries in its row."""
-    if d.ndim < 2 or block == 1:
-        return d
-    size = d.shape[-1] if block is None or d.shape[-1] % block else block
-    blocks = d.unflatten(-1, (-1, size))  # (rows, columns / size, size)
-    return blocks.mean(-1, keepdim=True).expand_as(blocks).flatten(-2)

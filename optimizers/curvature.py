@@ -45,8 +45,17 @@ class Hutchinson:
     rademacher: bool = False
 
     def __call__(self, objective: Objective) -> list[Tensor]:
-        probes = [self._draw(p, objective.generator(("probe", i))) for i, p in enumerate(objective.params)]
+        probes = self._probes(objective)
         return [u.mul_(hu) for u, hu in zip(probes, objective.hvp(probes), strict=True)]
+
+    def with_gradient(self, objective: Objective) -> tuple[Tensor, list[Tensor]]:
+        """The loss, its gradient in `.grad`, and the estimate, all of one pass."""
+        probes = self._probes(objective)
+        loss, products = objective.gradient_and_hvp(probes)
+        return loss, [u.mul_(hu) for u, hu in zip(probes, products, strict=True)]
+
+    def _probes(self, objective: Objective) -> list[Tensor]:
+        return [self._draw(p, objective.generator(("probe", i))) for i, p in enumerate(objective.params)]
 
     def _draw(self, p: Tensor, generator: torch.Generator) -> Tensor:
         if self.rademacher:

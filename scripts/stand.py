@@ -16,6 +16,7 @@ from harness.recorder import state_bytes
 from models import build_model
 from optimizers import OptimizerInfo
 from optimizers.curvature import Hutchinson
+from optimizers.kernels import compile_kernels
 
 GRADIENTS = 3  # sets of them, in turn: the averages of one gradient alone would stand still
 LEAST_STEPS = 10  # of a turn; a single step of the fast ones takes a few milliseconds
@@ -128,7 +129,10 @@ def compared_passes(hooked: Stand, bare: Stand, step: int) -> None:
 @contextmanager
 def given_hessian() -> Iterator[None]:
     """Hutchinson's estimates are given: neither the product with the Hessian nor drawing its probe is timed."""
-    with mock.patch.object(Hutchinson, "__call__", lambda self, objective: objective.hvp([])):
+    with (
+        mock.patch.object(Hutchinson, "__call__", lambda self, objective: objective.hvp([])),
+        mock.patch.object(Hutchinson, "with_gradient", lambda self, objective: (objective(), objective.hvp([]))),
+    ):
         yield
 
 
@@ -152,6 +156,7 @@ class Contender:
     Attributes:
         advance: makes the step of that number; what it does inside `clock.part` is not on its bill.
         refreshes: whether the step of that number does more than a plain one.
+        compiled: with the kernels of optimizers.kernels.
         period: steps after which all repeats.
         keeps: the optimizers whose state it has; empty where it is elsewhere.
     """
@@ -168,6 +173,7 @@ class Contender:
     def turn(self) -> Turn:
         first, steps = self.done, self.period * ceil(LEAST_STEPS / self.period)
         self.stand.clock.restore({})
+        compile_kernels(self.compiled)
         with given_hessian():
             for n in range(first, first + steps):
                 with self.stand.clock.part(f"step {n}"):
@@ -188,7 +194,9 @@ def periods(keywords: dict[str, Any]) -> list[int]:
     return [value for key, value in keywords.items() if key.partition("_")[0] == "every"] or [1]
 
 
-def ours(info: OptimizerInfo, keywords: dict[str, Any], stand: Stand, spare: Stand) -> Contender:
+def ours(
+    info: OptimizerInfo, keywords: dict[str, Any], stand: Stand, spare: Stand, compiled: bool = False
+) -> Contender:
     """The registered optimizer, as train.py would build it; a step that charges more than the least refreshes."""
     optimizer = info.build(stand.model, **keywords)
     objective = Given(stand, spare)
@@ -204,7 +212,8 @@ def ours(info: OptimizerInfo, keywords: dict[str, Any], stand: Stand, spare: Sta
         of_a_period = [objective.asked.get(objective.step - i, 0) for i in range(period)]
         return objective.asked.get(objective.step - (objective.step - n) % period, 0) > min(of_a_period)
 
-    return Contender("halfstep", stand, advance, period, refreshes, [optimizer])
+    name = "halfstep, compiled" if compiled else "halfstep"
+    return Contender(name, stand, advance, period, refreshes, [optimizer], compiled)
 
 
 def fused_adamw(stand: Stand) -> Contender:
