@@ -3,6 +3,7 @@
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,10 @@ def _scale_problems(scale: Scale, section: str) -> Iterator[str]:
     for name in (*scale.arms, *scale.parts):
         if not NAME.fullmatch(name):
             yield f"{section}: {name!r} must be letters, digits, dots and underscores, for it names folders"
+    for name in scale.parts:
+        for one, other in combinations([arm for arm in scale.arms_of(name) if arm in scale.arms], 2):
+            if scale.overrides(name, one) == scale.overrides(name, other):
+                yield f"{section}: the arms {one} and {other} of the part {name} are the same: leave one out"
     for where, config in configs.items():
         for key in config:
             if str(key).partition(".")[0] in OURS:

@@ -178,7 +178,7 @@ def help_text(about: str, arguments: list[str]) -> str:
 
 
 def _groups() -> list[str]:
-    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "claim")  # scripts.claims'
 
 
 def _options(group: Path) -> list[str]:

@@ -84,7 +84,7 @@ def measure(
     """By axis; a quantity has one, "". guarded: runs that are too small decide nothing."""
     if quantity is None:
         assert against is not None
-        rows = RULES[statement.rule](against.arm, arm.arm, guarded)
+        rows = RULES[statement.rule](against.arm, arm.arm, arm.length, guarded)
         return {row.axis: Measured(row.speedup, row.seeds, row.decides, row.notes) for row in rows}
     pair = [each for each in (arm, against) if each]
     runs = [run for each in pair for run in each.finished]

@@ -21,7 +21,7 @@ from harness.arms import INDIFFERENT, Arm, differing_keys, flatten, plain, setti
 from harness.claim import Claim
 from harness.command_line import EXPECTED, explain
 from harness.config import CONFIGS, parse
-from harness.records import Run
+from harness.records import Run, find_runs
 
 MACHINE = ("device", "dtype", "compile", "batch.micro")  # how a run is computed; harness.fairness looks at these
 GROUPS = ("model", "data", "optimizer", "schedule", "tracker", "launcher")
@@ -147,7 +147,7 @@ def _put(mapping: dict[str, Any], dotted: str, value: Any) -> None:
     mapping[last] = value
 
 
-def read_studies(claim: Claim, scale: str, parts: Sequence[str], folder: Path) -> dict[str, Path]:
-    """The folders of these parts that are there, below `folder`."""
+def read_studies(claim: Claim, scale: str, parts: Sequence[str], folder: Path) -> dict[str, list[Run]]:
+    """The runs in the folders of these parts, below `folder`; of a part that has not begun there are none."""
     places = {part: folder / claim.study(scale, part) for part in parts}
-    return {part: place for part, place in places.items() if place.is_dir()}
+    return {part: find_runs(place) if any(place.rglob("manifest.json")) else [] for part, place in places.items()}

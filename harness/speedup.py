@@ -84,15 +84,19 @@ def soap_length(baseline: Arm, newcomer: Arm) -> int | None:
     return min(covering) if covering else max(baseline.lengths, default=None)
 
 
-def matched(baseline: Arm, newcomer: Arm, guarded: bool = True) -> list[Row]:
-    """A row for each axis. guarded: runs that are `too_small` decide nothing; a paper's own protocol is exempt."""
-    blank = _blank("matched", baseline, newcomer, matched_length(baseline, newcomer))
+def matched(baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True) -> list[Row]:
+    """A row for each axis.
+
+    length: T in updates, where a claim has fixed it; None: `matched_length`.
+    guarded: runs that are `too_small` decide nothing. A paper's own protocol is exempt.
+    """
+    blank = _blank("matched", baseline, newcomer, length or matched_length(baseline, newcomer))
     return _by_ladder(blank, baseline, newcomer, guarded)
 
 
-def soap(baseline: Arm, newcomer: Arm, guarded: bool = True) -> list[Row]:
+def soap(baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True) -> list[Row]:
     """A row for each axis; without a ladder of the newcomer's it would only repeat `matched`."""
-    blank = _blank("soap", baseline, newcomer, soap_length(baseline, newcomer))
+    blank = _blank("soap", baseline, newcomer, length or soap_length(baseline, newcomer))
     if len(newcomer.lengths) < RUNGS:
         count = len(newcomer.lengths)
         return _unknown(blank, f"needs a ladder of {newcomer.label}: {RUNGS} lengths or more, not {count}")
@@ -105,8 +109,8 @@ RULES = {rule.__name__: rule for rule in (matched, soap)}  # those that can deci
 def _by_ladder(blank: Row, ladder: Arm, point: Arm, guarded: bool) -> list[Row]:
     """`point` ran for T updates: how many times its cost would `ladder` need for the same loss?"""
     length = blank.length
-    if length is None or not ladder.lengths:
-        return _unknown(blank, f"no finished run of {(point if length is None else ladder).label}")
+    if length not in point.lengths or not ladder.lengths:
+        return _unknown(blank, f"no finished run of {(ladder if length in point.lengths else point).label}")
     rungs = ladder_of(ladder)
     steps = rungs.reach(point.losses(length).tolist(), length)
     ladder_runs = [run for rung in ladder.lengths for run in ladder.finished(rung)]

@@ -17,7 +17,7 @@ from harness.fairness import endings, provenance, unlike
 from harness.ladder import Speedup
 from harness.measure import Measured, Trained, measure
 from harness.planned import Planned, apart, composed, planned, read_studies, sort_runs
-from harness.records import Run, find_runs
+from harness.records import Run
 from harness.speedup import untimed
 
 PAPER = "paper"
@@ -75,7 +75,7 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
     """
     scale = claim.scale(scale_name)
     studies = read_studies(claim, scale_name, parts, folder)
-    if not studies:
+    if not any(studies.values()):
         raise ValueError(
             f"{folder} holds no run of {claim.name} at the scale {scale_name} ({claim.study(scale_name, parts[0])}): "
             f"python -m scripts.claims run {claim.name} --scale {scale_name}"
@@ -83,8 +83,7 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
     arms: dict[str, dict[str, Arm]] = {}
     strays: list[str] = []
     for part in parts:
-        found = find_runs(studies[part]) if part in studies else []
-        arms[part], left_out = sort_runs(claim, scale_name, part, seeds, found)
+        arms[part], left_out = sort_runs(claim, scale_name, part, seeds, studies[part])
         strays += left_out
         refuse_strangers([run for arm in arms[part].values() for run in arm.runs])
 

@@ -41,8 +41,9 @@ class Grid:
 def arms_grid(verdict: Verdict) -> Grid:
     """A line for each part and arm: its final loss at T, and each quantity with the paper's figure beside it."""
     header = ["part", "arm", "runs", "final loss"]
-    for each in verdict.claim.quantities.values():
-        header += [f"{each.title}, paper", "ours"]
+    told = {figure.quantity for figure in verdict.claim.figures}
+    for name, each in verdict.claim.quantities.items():
+        header += [f"{each.title}, paper", "ours"] if name in told else [each.title]
     rows = []
     for part, arm in _arms(verdict):
         length = verdict.scale.length(part)
@@ -52,9 +53,12 @@ def arms_grid(verdict: Verdict) -> Grid:
                quantity.loss(float(losses.mean()), spread) if len(losses) else "none"]  # fmt: skip
         for name, each in verdict.claim.quantities.items():
             figure = paper_figure(verdict, part, arm.label, name)
-            row += [f"{_number(figure.value, each)}{'*' * figure.recalled}" if figure else "", _ours(arm, length, each)]
+            theirs = f"{_number(figure.value, each)}{'*' * figure.recalled}" if figure else ""
+            row += [theirs, _ours(arm, length, each)] if name in told else [_ours(arm, length, each)]
         rows.append(row)
-    updates = ", ".join(f"{verdict.scale.length(part):,} ({part})" for part in verdict.parts)
+    lengths = {part: f"{verdict.scale.length(part):,}" for part in verdict.parts}
+    alike = len(set(lengths.values())) == 1
+    updates = lengths[verdict.parts[0]] if alike else ", ".join(f"{each} ({part})" for part, each in lengths.items())
     return Grid(f"The runs, at T = {updates} updates", header, rows)
 
 
@@ -73,13 +77,13 @@ def statements_grid(verdict: Verdict) -> Grid:
 
 
 def claimed(verdict: Verdict, statement: Statement) -> str:
-    """`≥ 2 in steps, −10 %`."""
+    """`≥ 2 in steps, ± 10 %`."""
     asked = verdict.claim.quantities[statement.quantity] if statement.quantity else None
     if statement.measure == "speedup" or asked is None:
         figure, where = plain(statement.figure), f" in {TITLE[statement.axis]}"
     else:
         figure, where = _text(statement, statement.figure, asked), ""
-    slack = f", give or take {100 * statement.tolerance:g} %" if statement.tolerance else ""
+    slack = f", ± {100 * statement.tolerance:g} %" if statement.tolerance else ""
     bound = "≥" if statement.at_least is not None else "≤"
     return f"{bound} {figure}{where}{slack}{' †' * statement.ours}"
 
@@ -94,6 +98,7 @@ def paper_figure(verdict: Verdict, part: str, arm: str, name: str) -> Figure | N
 def summary(verdict: Verdict) -> list[str]:
     """The verdict of each part, in a line, and what it may mean."""
     lines = [f"{part or 'across parts'}: {word}" for part, word in verdict.words.items()]
+    lines = lines or ["These parts alone decide nothing: the claim is tested across parts."]
     return [*lines, f"What a verdict at the scale {verdict.scale.name} may say: {verdict.scale.may_say}"]
 
 
@@ -110,10 +115,10 @@ def show(verdict: Verdict, console: Console) -> None:
     console.print(f"{claim.sentence} ({claim.source})", highlight=False, markup=False)
     for warning in verdict.warnings:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
-    for grid in (arms_grid(verdict), statements_grid(verdict)):
+    for grid in (arms_grid(verdict), _narrow(statements_grid(verdict))):
         table = Table(title=Text(grid.title, "table.title"), box=SIMPLE_HEAD)
         for name in grid.header:
-            text = name in ("part", "arm", "statement", "claimed", "verdict")
+            text = name in ("part", "arm", "statement", "verdict")
             table.add_column(name, justify="left" if text else "right", overflow="fold")
         for row in grid.rows:
             table.add_row(*(Text(cell, COLORS.get(cell, "")) for cell in row))
@@ -130,7 +135,8 @@ def render(verdict: Verdict, form: str) -> str:
         return _csv(verdict)
     grids = [arms_grid(verdict), statements_grid(verdict)]
     if form == "latex":
-        return "\n".join(_latex(grid) for grid in grids)
+        remarks = [*(f"warning: {warning}" for warning in verdict.warnings), *summary(verdict), *notes(verdict)]
+        return "\n".join([*(f"% {remark}" for remark in remarks), *map(_latex, grids)])
     head = f"**{verdict.claim.name}, scale {verdict.scale.name}.** {verdict.claim.sentence} ({verdict.claim.source})"
     warnings = [f"- **warning: {warning}**" for warning in verdict.warnings]
     tail = [f"- {line}" for line in [*summary(verdict), *notes(verdict)]]
@@ -210,6 +216,14 @@ def _number(value: float, asked: Quantity) -> str:
     """In the quantity's unit, with its digits; more where it would otherwise round to nothing."""
     value *= asked.scale
     return f"{value:.3g}" if value and abs(value) < 10**-asked.digits else f"{value:,.{asked.digits}f}"
+
+
+def _narrow(grid: Grid) -> Grid:
+    """For a terminal: what was claimed below the statement, an interval below its figure."""
+    claim = grid.header.index("claimed")
+    rows = [[*row[: claim - 1], f"{row[claim - 1]}\n({row[claim]})", *row[claim + 1 :]] for row in grid.rows]
+    rows = [[*row[:claim], *(cell.replace(" (", "\n", 1).rstrip(")") for cell in row[claim:])] for row in rows]
+    return Grid(grid.title, [name for name in grid.header if name != "claimed"], rows)
 
 
 def _markdown(grid: Grid) -> str:

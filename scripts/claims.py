@@ -29,7 +29,6 @@ from harness.claim import Claim
 from harness.claim_file import SCALES, find_claim, list_claims
 from harness.config import CONFIGS
 from harness.planned import Planned, planned, read_studies, sort_runs
-from harness.records import find_runs
 from harness.sentence import nearest, one_sentence
 from harness.verdict import verify
 from scripts.claim_table import FORMATS, as_json, render, show
@@ -75,8 +74,10 @@ def run(claim: Claim, scale: str, parts: Sequence[str], seeds: Sequence[int], ov
 
     check_arms(claim, scale, parts)
     jobs = _left(claim, scale, parts, seeds, RUNS)
-    left = [job for job, status in jobs.items() if status not in ("finished", "diverged")]
-    print(f"{claim.name}, scale {scale}: {len(left)} of {len(jobs)} runs to do", flush=True)
+    left = [job for job, status in jobs.items() if status not in ("finished", "diverged", "running")]
+    running = sum(status == "running" for status in jobs.values())
+    also = f", {running} still running" if running else ""
+    print(f"{claim.name}, scale {scale}: {len(left)} of {len(jobs)} runs to do{also}", flush=True)
     if not left:
         return 0
     sweep = RUNS / f"{claim.name}-{scale}" / ".sweeps" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -109,8 +110,7 @@ def _left(
 ) -> dict[Planned, str | None]:
     """Every planned run, and what has become of it: its status, None where it has not begun."""
     statuses: dict[tuple[str, str, int, int], str] = {}
-    for part, place in read_studies(claim, scale, parts, folder).items():
-        runs = find_runs(place) if any(place.rglob("manifest.json")) else []
+    for part, runs in read_studies(claim, scale, parts, folder).items():
         arms, _ = sort_runs(claim, scale, part, seeds, runs)
         for name, arm in arms.items():
             for each in arm.runs:

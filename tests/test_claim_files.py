@@ -140,6 +140,7 @@ def test_the_experiment_of_a_run_composes_to_what_was_planned(tmp_path):
         ({"scales": {"tiny": {**scale(), "arms": {"old": {"lengths": [0.5]}}}}}, "arms.old.lengths must be shares"),
         ({"scales": {"tiny": {**scale(), "arms": {"old": {"trails": 3}}}}}, "did you mean trials?"),
         ({"scales": {"tiny": scale(parts={"only": {"arms": {"mew": {}}}})}}, "'mew' is no arm: did you mean new?"),
+        ({"scales": {"tiny": {**scale(), "arms": {"new": {}, "old": {}}}}}, "arms new and old of the part only are"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, capsys, changes, told):

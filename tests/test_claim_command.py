@@ -1,0 +1,139 @@
+"""What the claims' command prints, reads and trains."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from harness.claim_file import list_claims, read_claim
+from harness.config import parse
+from harness.planned import composed
+from harness.records import read_run
+from scripts import claim_cost
+from scripts.claim_table import as_json, render
+from scripts.claims import main
+from tests.claimed import SPEEDUP, scale, train, verified, write_claim
+
+
+def test_the_tables(tmp_path):
+    figures = [{"part": "big", "arm": "old", "quantity": "loss", "value": 2.921, "recalled": True}]
+    quantities = {"loss": {"metric": "val/loss", "title": "loss_of_val", "digits": 3}}
+    scales = {"tiny": scale(parts={"only": {"beside": "big"}})}
+    path = write_claim(tmp_path, scales, quantities=quantities, figures=figures)
+    train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002)
+    verdict = verified(path, "tiny", tmp_path)
+    ours = verdict.arms["only"]["old"].losses(2000)
+    estimate = verdict.findings[0].main.estimate
+    interval = f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+    text = render(verdict, "markdown")
+    assert f"| only | old | 9/9 | {ours.mean():.4f} ± {ours.std(ddof=1):.4f} | 2.921* | {ours.mean():.3f} ± " in text
+    assert f"| only | twice as fast | ≥ 1.5 in steps, ± 10 % | {interval} |" in text
+    assert text.rstrip().endswith("| reproduced |") is False
+    assert "- only: reproduced\n" in text
+    assert "no more than this" in text
+    assert "- * recalled, not found in a source" in text
+    table = [line.count("|") for line in text.splitlines() if line.startswith("| only | ")]
+    assert len(set(table[:2])) == 1
+
+    latex = render(verdict, "latex")
+    assert r"loss\_of\_val, paper" in latex
+    assert r"$\geq$ 1.5 in steps, $\pm$ 10 \%" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
+
+    rows = list(csv.DictReader(io.StringIO(render(verdict, "csv"))))
+    (cell,) = [row for row in rows if (row["kind"], row["name"]) == ("arm", "old")]
+    assert (cell["paper"], cell["recalled"]) == ("2.921", "true")
+    assert float(cell["ours"]) == pytest.approx(ours.mean(), rel=1e-5)
+    by_axis = {row["quantity"]: row for row in rows if row["kind"] == "statement"}
+    assert [row["verdict"] for row in by_axis.values()] == ["reproduced", "", ""]
+    assert float(by_axis["steps"]["low"]) == pytest.approx(estimate.low, rel=1e-5)
+
+    parsed = json.loads(json.dumps(as_json(verdict), allow_nan=False))
+    assert parsed["verdicts"] == {"only": "reproduced"}
+    assert parsed["statements"][0]["measured"][0]["value"] == pytest.approx(estimate.value)
+
+
+def test_the_same_folders_give_the_same_bytes(tmp_path):
+    path = write_claim(tmp_path)
+    train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002)
+    for form in ("markdown", "latex", "csv"):
+        assert render(verified(path, "tiny", tmp_path), form) == render(verified(path, "tiny", tmp_path), form)
+
+
+def test_parts_of_a_claim_across_parts_decide_nothing_alone(tmp_path, capsys):
+    statement = {**SPEEDUP, "arm": "large/new", "against": "large/old", "than": ["small/new", "small/old"]}
+    parts = {"small": {}, "large": {"config": {"batch.tokens": 8192}}}
+    path = write_claim(tmp_path, {"tiny": scale(parts=parts)}, statements=[statement])
+    train(read_claim(path), "tiny", tmp_path)
+    main(["verify", str(path), "--runs", str(tmp_path), "--part", "large"])
+    out = capsys.readouterr().out
+    assert "These parts alone decide nothing" in out
+    assert "underpowered" not in out.partition("The runs")[2].partition("What a verdict")[0]
+    main(["verify", str(path), "--runs", str(tmp_path), "--json"])
+    assert json.loads(capsys.readouterr().out)["verdicts"] == {"": "underpowered"}
+
+
+def test_verify_reads_folders_without_torch(tmp_path):
+    path = write_claim(tmp_path)
+    train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002)
+    program = f"""
+import sys
+from scripts.claims import main
+for command in ("verify", "table"):
+    main([command, {str(path)!r}, "--runs", {str(tmp_path)!r}])
+main(["list"])
+sys.exit("torch was imported" if "torch" in sys.modules else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "only: reproduced" in done.stdout
+    assert all(claim.name in done.stdout for claim in list_claims())
+
+
+def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
+    """Through train.py's own sweep: the smoke, and then what it left; the costs are those that plan foretold."""
+    small = {"eval.tokens": 256, "eval.every": 4, "log.every": 4, "checkpoint.every": None, "batch.tokens": 256}
+    arms = {
+        "old": {"config": {"optimizer": "adamw"}, "lengths": [0.5, 1]},
+        "new": {"config": {"optimizer": "sophia_h", "optimizer.every": 2, "optimizer.share": 0.5}},
+        "far": {"config": {"optimizer": "external", "optimizer._target_": "torch.optim.Adam"}},
+    }
+    keys = scale(arms=arms, steps=8, seeds=[4, 5], config={"experiment": "scale_tiny", **small})
+    statement = {"says": "so", "measure": "value", "quantity": "loss", "arm": "new", "at_least": 0.0}
+    quantities = {"loss": {"metric": "val/loss", "title": "loss"}}
+    path = write_claim(here, {"tiny": keys}, statements=[statement], quantities=quantities)
+    claim = read_claim(path)
+    assert ended(["run", str(path), "--part", "only", "--smoke"]) == 0
+    assert "twice, scale tiny: 4 of 4 runs to do" in capfd.readouterr().out
+    runs = [read_run(each.parent) for each in (here / "results/runs/twice-tiny-only").rglob("manifest.json")]
+    assert sorted((run.steps, run.seed, run.status) for run in runs) == [(4, 4, "finished")] + 3 * [(8, 4, "finished")]
+    for arm in ("old", "new"):
+        config = parse(composed(claim, "tiny", "only", arm))
+        cost = claim_cost.cost_of(config, {"gpt2_pico": 1e12})(8)
+        (run,) = [run for run in runs if run.optimizer == config.optimizer["name"] and run.steps == 8]
+        assert (cost.model, cost.curvature) == (run.last("flops/model"), run.last("flops/curvature"))
+        assert cost.tokens == run.last("tokens")
+
+    lines = []
+    sweep = SimpleNamespace(wait=lambda: 3)
+    monkeypatch.setattr("scripts.claims.subprocess", SimpleNamespace(Popen=lambda line: lines.append(line) or sweep))
+    assert ended(["run", str(path), "launcher=local"]) == 3
+    assert "twice, scale tiny: 4 of 8 runs to do" in capfd.readouterr().out
+    names = ["only-old-T8-s5", "only-new-T8-s5", "only-far-T8-s5", "only-old-T4-s5"]
+    assert lines[0][2:6] == ["-m", f"experiment={','.join(names)}", "resume=true", "launcher=local"]
+    main(["verify", str(path)])
+    out = capfd.readouterr().out
+    assert "only: underpowered" in out
+    assert "not run yet: old (only) for 4 updates, seed 5" in out
+
+
+def ended(arguments):
+    """The exit code of a command."""
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    return raised.value.code
