@@ -75,6 +75,7 @@ def main(values: dict[str, Any]) -> str:
         if run:
             run.close(status)
         torch.set_num_threads(threads)  # a resumed run may have changed it: a sweep's next one must not inherit that
+        optimizers.compile_kernels(False)
         folder.close()
 
 
@@ -135,12 +136,14 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     build_model, build_optimizer, charges = check_model(cfg), *check_optimizer(cfg)
     make_tracker = tracker.find(cfg.tracker["name"])
     tracker_keywords = bind(make_tracker, cfg.tracker, "tracker", ["folder", "config", "manifest"])
+    compiled = device.resolve_compile(cfg.compile, place)
+    optimizers.compile_kernels(compiled)
     dataset = load_data(cfg, ranks)
 
     kernels = choose_kernels(place, cfg.context)
     model = build_model(dataset.vocabulary).to(place)
     optimizer = build_optimizer(model)
-    dtype, compiled = device.resolve_dtype(cfg.dtype, place), device.resolve_compile(cfg.compile, place)
+    dtype = device.resolve_dtype(cfg.dtype, place)
     clock = Clock(place)
     ledger = Ledger(uncharged_per_step=0.0 if charges else uncharged_per_step(build_optimizer, model))
     objective = Objective(

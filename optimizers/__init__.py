@@ -14,6 +14,7 @@ from optimizers import (  # noqa: F401 (importing them enters them)
     stock,
 )
 from optimizers.base import Objective, Optimizer, eval_weights, metrics
+from optimizers.kernels import compile_kernels
 from optimizers.registry import OptimizerInfo, build_optimizer, find, list_optimizers, register
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Optimizer",
     "OptimizerInfo",
     "build_optimizer",
+    "compile_kernels",
     "eval_weights",
     "find",
     "list_optimizers",

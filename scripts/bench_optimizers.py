@@ -31,6 +31,7 @@ from harness.keywords import bind, in_section
 from harness.run_folder import git_state, versions
 from harness.sentence import nearest, one_sentence
 from optimizers import OptimizerInfo, list_optimizers
+from optimizers.kernels import compile_kernels, kernels_run
 from scripts.bench_train import spread
 from scripts.references import find_references
 from scripts.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
@@ -52,11 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=1024, help="of a pass that hooks see (default: 1024)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1)")
+    parser.add_argument("--compile", default="auto", choices=("auto", "true", "false"),
+                        help="time compiled kernels too, where there are any (default: auto, on CUDA)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
     options = parser.parse_args(arguments)
     with one_sentence(), threads(options.threads):
         shape, place, checkouts, wanted = read_options(options)
+        compiled = devices.resolve_compile({"true": True, "false": False}.get(options.compile, "auto"), place)
+        compile_kernels(compiled)  # or say why not
         result: dict[str, Any] = {
             "setting": {**vars(shape), "rounds": options.rounds},
             "machine": {**devices.describe(place), "kernels": choose_kernels(place, shape.tokens)},
@@ -66,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         show_head(result, console := Console(width=120, highlight=False))
         for info, keywords in wanted:
-            result["rows"] += measure(info, keywords, shape, place, checkouts.get(info.name), options.rounds, console)
+            result["rows"] += measure(
+                info, keywords, shape, place, compiled, checkouts.get(info.name), options.rounds, console
+            )
             if options.json:  # after each: hours may be lost otherwise
                 options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         show(result["rows"], console)
@@ -133,6 +140,7 @@ def measure(
     keywords: dict[str, Any],
     shape: Shape,
     place: str,
+    compiled: bool,
     checkout: Path | None,
     rounds: int,
     console: Console,
@@ -143,7 +151,11 @@ def measure(
     for reference, source in find_references(info.name, checkout):
         contenders.append(reference.build(Stand(shape, place, base.pool), base, keywords, source))
     for contender in (baseline, *contenders):
-        contender.turn()  # warm up: state, first bases, compilation
+        contender.turn()  # warm up: state, first bases
+    if compiled:
+        before, twin = kernels_run(), ours(info, keywords, Stand(shape, place, base.pool), base, compiled=True)
+        twin.turn()
+        contenders[1:1] = [twin] * (kernels_run() > before)  # not all have kernels to compile
     units: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     turns: dict[str, list[Turn]] = {contender.name: [] for contender in contenders}
     for _ in range(rounds):

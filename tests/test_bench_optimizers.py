@@ -1,0 +1,144 @@
+"""make bench-optimizers on shapes that take no time: what it times, its arithmetic, its file, its complaints."""
+
+import json
+import sys
+import time
+
+import pytest
+import torch
+
+from optimizers import find
+from scripts.bench_optimizers import main, summary
+from scripts.references import find_references
+from scripts.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
+
+SHAPE = Shape(layers=1, width=8, vocabulary=0, tokens=8)
+TINY = ["--layers", "1", "--width", "8", "--tokens", "8", "--rounds", "1"]
+
+
+def contender(period: int, refresh: int | None) -> Contender:
+    return Contender("theirs", Stand(SHAPE, "cpu"), lambda n: None, period, lambda n: n % period == refresh, [])
+
+
+def test_the_arithmetic_of_a_row():
+    ms = [1.0, 4.0, 1.0, 2.0]  # a period of four, whose second step refreshes
+    turns = [Turn(4 * i, [1e-3 * factor * x for x in ms], None) for i, factor in enumerate((1.0, 1.0, 3.0))]
+    row = summary(contender(4, 1), turns, [1e-3, 2e-3, 1e-3], "soap", {"every": 4})
+    assert row["plain_ms"] == pytest.approx(1)
+    assert row["refresh_ms"] == pytest.approx(4)
+    assert row["amortised_ms"] == pytest.approx(2)
+    assert row["worst_over_mean"] == pytest.approx(2)
+    assert row["ratio"] == pytest.approx({"median": 2, "low": 1, "high": 6})
+    assert (row["hooks_ms_per_step"], row["state_bytes_per_parameter"]) == (None, None)
+
+
+def test_phases_are_counted_from_the_first_step_of_all():
+    turns = [Turn(3, [1e-3, 9e-3], None), Turn(5, [1e-3, 9e-3], None)]
+    assert summary(contender(2, 0), turns, [1e-3, 1e-3], "soap", {})["refresh_ms"] == pytest.approx(9)
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords", "expected"),
+    [
+        ("soap", {"every": 3}, [0, 3]),
+        ("shampoo", {"every": 3}, [2, 5]),  # it counts from 1
+        ("sophia_g", {"every": 3}, [0, 3]),
+        ("kfac", {"every_factor": 2, "every_inverse": 6}, [0, 2, 4]),
+        ("mkor", {"every": 2}, [0, 2, 4]),
+        ("lion", {}, []),
+        ("adahessian", {"every": 1}, []),
+    ],
+)
+def test_which_steps_refresh(name, keywords, expected):
+    one = ours(find(name), keywords, Stand(SHAPE, "cpu"), Stand(SHAPE, "cpu"))
+    one.turn()
+    first, seconds, _ = one.turn()
+    assert (first, len(seconds)) == (one.done // 2, one.done // 2)
+    assert len(seconds) % one.period == 0
+    assert [n for n in range(6) if one.refreshes(n)] == expected
+
+
+def test_gradients_and_passes_are_not_on_the_bill(monkeypatch):
+    stand = Stand(SHAPE, "cpu")
+    load = stand.load
+    monkeypatch.setattr(stand, "load", lambda n: (time.sleep(0.05), load(n)))
+    one = fused_adamw(stand)
+    assert max(one.turn().seconds) < 0.04
+
+
+def test_hooks_are_told_apart():
+    stand, spare = Stand(SHAPE, "cpu"), Stand(SHAPE, "cpu")
+    assert ours(find("kfac"), {}, stand, spare).turn().hooks is not None
+    assert ours(find("lion"), {}, Stand(SHAPE, "cpu"), spare).turn().hooks is None
+
+
+def test_a_file_and_a_table(tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    main([*TINY, "--only", "lion,soap", "--set", "soap.every=2", "--vocabulary", "16", "--json", str(path)])
+    shown = capsys.readouterr().out
+    result = json.loads(path.read_text())
+    assert {"setting", "machine", "versions", "git", "rows"} == result.keys()
+    assert result["setting"] == {"layers": 1, "width": 8, "vocabulary": 16, "tokens": 8, "rounds": 1}
+    assert result["machine"]["threads"] == 1
+    assert {"commit", "dirty"} == result["git"].keys()
+    rows = result["rows"]
+    expected = [
+        ("lion", "halfstep"),
+        ("lion", "pytorch_optimizer"),
+        ("soap", "halfstep"),
+        ("soap", "pytorch_optimizer"),
+    ]
+    assert [(row["optimizer"], row["implementation"]) for row in rows] == expected
+    for row in rows:
+        assert shown.rindex(row["optimizer"]) > shown.index("x AdamW")  # the table is the last
+        assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+        assert row["amortised_ms"] > 0
+        assert row["state_bytes_per_parameter"] >= 4
+    assert rows[2]["period"] == rows[2]["keywords"]["every"] == 2
+    assert rows[2]["refresh_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--only", "loin"], "--only: no optimizer loin is registered; did you mean lion or muon?"),
+        (["--only", "lion", "--reference", "soap=here"], "--reference soap is of no use: --only leaves it out"),
+        (
+            ["--only", "soap", "--reference", "soap=nowhere"],
+            "nowhere is no checkout of it: it holds no soap.py (authors)",
+        ),
+        (["--only", "sgd", "--reference", "sgd=here"], "no checkout is known for it"),
+        (["--only", "soap", "--reference", "soap"], "--reference soap: give it as --reference NAME=PATH"),
+        (["--only", "soap", "--set", "soap.evry=3"], "optimizer.evry is no key of optimizer: did you mean every?"),
+        (["--only", "soap", "--set", "soap.every=0"], "optimizer.every must be at least 1, not 0"),
+        (["--rounds", "0"], "--rounds must be at least 1, not 0"),
+        (["--threads", "0"], "--threads must be at least 1, not 0"),
+        (["--json", "nowhere/bench.json"], "there is no folder"),
+    ],
+)
+def test_bad_input_is_one_sentence(given, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*TINY, *given])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_checkout_is_read_without_its_package(tmp_path, monkeypatch):
+    """Its own __init__ may want what is not installed."""
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    (tmp_path / "mkor").mkdir()
+    (tmp_path / "mkor" / "__init__.py").write_text("import no_such_thing_at_all\n")
+    (tmp_path / "mkor" / "words.py").write_text("FACTOR = 2\n")
+    (tmp_path / "mkor" / "mkor.py").write_text(
+        "import torch\nfrom .words import FACTOR\n\n\n"
+        "class MKOR:\n    def __init__(self, model, inv_freq, half_precision, optimizer):\n"
+        "        self.optimizer, self.calls = optimizer, FACTOR\n\n    def step(self):\n        self.optimizer.step()\n"
+    )
+    ((reference, checkout),) = find_references("mkor", tmp_path)
+    one = reference.build(Stand(SHAPE, "cpu"), Stand(SHAPE, "cpu"), {"every": 5}, checkout)
+    turn = one.turn()
+    assert (one.period, len(turn.seconds)) == (5, 10)
+    assert turn.hooks is not None
+    assert torch.isfinite(torch.cat([p.flatten() for p in one.stand.params])).all()
