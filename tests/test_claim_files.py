@@ -1,5 +1,6 @@
 """The claims' files: each composes at every scale; whatever is wrong with one is a sentence that names file and key."""
 
+import textwrap
 from collections.abc import Iterator
 
 import pytest
@@ -212,6 +213,15 @@ def test_a_strangers_claim_needs_one_file(tmp_path, capsys):
     values = composed(read_claim(path), "tiny", "only", "mine")
     assert values["optimizer"] == {"name": "external", "_target_": "torch.optim.RAdam", "lr": 1e-3}
     assert yaml.safe_load(planned(read_claim(path), "tiny", ["only"], [0])[-1].experiment())["optimizer"]["lr"] == 1e-3
+
+
+def test_the_claim_in_the_readme_is_one(tmp_path):
+    text = (CONFIGS.parent / "README.md").read_text()
+    block = text[text.index("    sentence: ") :].partition("\n\n")[0]
+    (tmp_path / "mine.yaml").write_text(textwrap.dedent(block))
+    claim = read_claim(tmp_path / "mine.yaml")
+    assert composed(claim, "tiny", "pico", "radam")["optimizer"]["_target_"] == "torch.optim.RAdam"
+    check_arms(claim, "tiny", ["pico"])
 
 
 def test_no_key_of_a_machine_is_fixed_by_a_claim():
