@@ -69,7 +69,10 @@ def section(info: OptimizerInfo) -> tuple[str, Sequence[str]]:
     ]  # fmt: skip
     if info.presets:
         parts += [wrapped(f"**Presets.** {info.presets}"), ""]
-    parts += [wrapped(f"**Goes wrong.** {info.pitfalls}"), "", f"**Code** {code} · **proof** [{info.proof}](../{info.proof})", ""]
+    if info.pitfalls:
+        parts += [wrapped(f"**Goes wrong.** {info.pitfalls}"), ""]
+    proof = f" · **proof** [{info.proof}](../{info.proof})" if info.proof else ""
+    parts += [f"**Code** {code}{proof}", ""]
     return "\n".join(parts), row
 
 
