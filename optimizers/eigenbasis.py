@@ -6,9 +6,9 @@ A basis holds eigenvectors as columns, those of the largest eigenvalues first.
 import torch
 from torch import Tensor
 
-from optimizers.kronecker import eigh, eigh_flops
+from optimizers.kronecker import add_gram_, eigh, eigh_flops, gram_flops
 
-PANEL = 128  # columns factored at a time
+PANEL = 64  # columns factored at a time
 
 
 def first_basis(factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,47 +24,73 @@ def first_basis(factor: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(null, completed, vectors), values
 
 
-def next_basis(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the power iteration from `basis`, and QR.
+def next_power(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of the power iteration from `basis`; made orthonormal it is the next basis.
 
     Returns:
-        The new basis (n, n); the order (n,) that its columns have among the old one's; the eigenvalues in that order,
-        as the old basis estimates them.
+        L Q (n, n), the columns sorted; the order (n,) that they have among the old basis'; the eigenvalues in that
+        order, as the old basis estimates them.
     """
     power = factor @ basis
     values = (basis * power).sum(0)  # the diagonal of Q^T L Q
     order = values.argsort(descending=True, stable=True)
-    power = power.index_select(1, order)
-    return orthonormal(power), order, values[order]
+    return power.index_select(1, order), order, values[order]
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
-    """The Q of matrix = Q R, all (n, n), by Householder reflections a panel at a time; the matrix is used up.
+    """The Q of matrix = Q R, all (n, n), by Householder reflections a panel at a time, in the matrix's own place.
 
     The b reflections of a panel multiply to I - V T V^T (Schreiber & Van Loan 1989), so that nearly all of the work is
     in plain products. LAPACK does the same inside torch.linalg.qr, but with products of its own library: torch's are
     twice as fast on an AMD processor (kernels "onednn"), and the result differs by rounding alone.
     """
-    n = len(matrix)
-    panels = []
+    n, factors = len(matrix), []
     for top in range(0, n, PANEL):
         end = min(top + PANEL, n)
-        packed, tau = torch.geqrf(matrix[top:, top:end])  # (n - top, b)
-        v = packed.tril(-1)
-        v.diagonal().fill_(1)
+        panel = matrix[top:, top:end]  # (n - top, b)
+        packed, tau = torch.geqrf(panel)
+        v = _below(panel.copy_(packed))
         # T = (I + diag(tau) U)^-1 diag(tau), with U the strict upper triangle of V^T V; right for tau = 0 too.
         inner = (v.mT @ v).triu_(1).mul_(tau[:, None])
         t = torch.linalg.solve_triangular(inner, tau.diag(), upper=True, unitriangular=True)
-        w = v @ t
-        panels.append((top, v, w))
+        factors.append((top, end, t))
         if end < n:
             columns = matrix[top:, end:]
-            columns.addmm_(v, w.mT @ columns, alpha=-1)  # (I - V T V^T)^T
-    q = torch.eye(n, dtype=matrix.dtype, device=matrix.device)
-    for top, v, w in reversed(panels):
-        corner = q[top:, top:]  # elsewhere q is still I
-        corner.addmm_(w, v.mT @ corner, alpha=-1)
-    return q
+            columns.addmm_(v @ t.mT, v.mT @ columns, alpha=-1)  # (I - V T V^T)^T
+    for top, end, t in reversed(factors):
+        v, corner = _below(matrix[top:, top:end]), matrix[top:, top:]
+        corner[: end - top] = 0  # in these rows and columns Q is still I
+        corner[:, : end - top] = 0
+        corner.diagonal()[: end - top] = 1
+        corner.addmm_(v @ t, v.mT @ corner, alpha=-1)
+    return matrix
+
+
+def _below(panel: Tensor) -> Tensor:
+    """The reflections' vectors, which geqrf leaves below the diagonal without their leading 1."""
+    v = panel.tril(-1)
+    v.diagonal().fill_(1)
+    return v
+
+
+def cholesky_orthonormal(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The Q of a QR by the Cholesky factor of the columns' Gram matrix, twice (CholeskyQR2), and whether it is sound.
+
+    A Gram matrix squares the condition: the columns of L Q, which differ in length above all, are scaled to 1 first,
+    and the first round is in float64, which the GPUs that train models multiply as fast as float32. The answer is a
+    tensor, so that nothing waits for the device. On a GPU this is a few large operations in place of a panel after the
+    other (not measured yet); on a CPU it is slower.
+    """
+    q = matrix / matrix.norm(dim=0).clamp_(min=torch.finfo(matrix.dtype).tiny)
+    sound = torch.ones((), dtype=torch.bool, device=q.device)
+    for dtype in (torch.float64, matrix.dtype):
+        q = q.to(dtype)
+        gram = add_gram_(torch.zeros_like(q), q.mT)
+        factor, info = torch.linalg.cholesky_ex(gram, upper=True)  # reads no more than the triangle that there is
+        sound = sound & (info == 0)
+        q = torch.linalg.solve_triangular(factor, q, upper=True, left=False)
+    factor.diagonal().sub_(1)  # how far the first round was from an orthonormal matrix; NaN is no answer either
+    return q, sound & (factor.norm() < 0.5)
 
 
 def orthonormal_flops(n: int) -> int:
@@ -73,7 +99,7 @@ def orthonormal_flops(n: int) -> int:
     for top in range(0, n, PANEL):
         rows, b = n - top, min(PANEL, n - top)
         flops += 2 * rows * b**2 - 2 * b**3 // 3  # the panel's own factors
-        flops += 4 * rows * b**2 + b**3  # V^T V, T, V T
+        flops += 4 * rows * b**2 + b**3 + 2 * rows * b**2 * (b < rows)  # V^T V, T, V T, and V T^T before the last
         flops += 4 * rows * b * (rows - b) + 4 * rows * b * rows  # what it does to the rest, and to Q
     return flops
 
@@ -82,5 +108,9 @@ def first_basis_flops(n: int) -> int:
     return eigh_flops(n) + orthonormal_flops(n)
 
 
-def next_basis_flops(n: int) -> int:
-    return 2 * n**3 + orthonormal_flops(n)
+def cholesky_orthonormal_flops(n: int) -> int:
+    return 2 * (gram_flops(n, n) + n**3 // 3 + n**3)
+
+
+def next_basis_flops(n: int, qr: str = "householder") -> int:
+    return 2 * n**3 + (orthonormal_flops(n) if qr == "householder" else cholesky_orthonormal_flops(n))

@@ -22,17 +22,25 @@ Which sides are rotated:
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from optimizers.base import Objective, Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
-from optimizers.eigenbasis import first_basis, first_basis_flops, next_basis, next_basis_flops
+from optimizers.eigenbasis import (
+    cholesky_orthonormal,
+    first_basis,
+    first_basis_flops,
+    next_basis_flops,
+    next_power,
+    orthonormal,
+)
 from optimizers.kronecker import average_gram_, complete_, gram_flops, spectrum_metrics, spread
 from optimizers.param_groups import by_table
 from optimizers.registry import register
+from optimizers.rotation import DTYPES, rotate, rotate_back
 from optimizers.treatment import Treatment, treatment
 
 SIDES = ("left", "right")
@@ -40,7 +48,17 @@ State = dict[str, Tensor]
 
 
 @register(
-    "soap", summary="Adam in the eigenbasis of Shampoo's preconditioner", paper="arXiv 2409.11321", groups=by_table
+    "soap",
+    summary="Adam in the eigenbasis of Shampoo's preconditioner",
+    paper="arXiv 2409.11321",
+    groups=by_table,
+    presets="None: the paper's algorithm and its authors' code agree, but for the first gradient, which the code spends "
+    "on L and R alone, and for weight decay, which it takes after the step; both are as in the code. The paper's variants "
+    "are `one_sided` and `factorized`.",
+    pitfalls="The implementation decides the wall-clock: the authors' took twice AdamW's step in a published trace. A "
+    "fused QKV makes a factor three times as wide, 27 times the work of a refresh. With a refresh every 10 steps in the "
+    "first hundred updates the basis lags; a warm-up hides it.",
+    proof="tests/test_soap.py",
 )
 class SOAP(Optimizer):
     """State of an (a, b) matrix: `step`; `m`, and `v` or its `rows` (a,) and `columns` (b,), in the basis; and for each
@@ -54,6 +72,10 @@ class SOAP(Optimizer):
         one_sided: rotate the shorter side only (of a square: the right); the paper's section 7.
         factorized: V = rows columns^T / sum(rows), as Adafactor's; the paper's section 7.
         stagger: refresh different matrices on different steps, so that no step takes much longer than another.
+        projection_dtype: of the products that take the gradient into the basis and the step out of it; all else is
+            float32, or wider with the weights. bfloat16 halves their time on processors that have it, tf32 is for CUDA;
+            neither is measured on a GPU yet.
+        qr: cholesky is quicker on a GPU by the estimates, which is not measured yet; on a CPU householder is.
     """
 
     def __init__(
@@ -67,6 +89,8 @@ class SOAP(Optimizer):
         one_sided: bool = False,
         factorized: bool = False,
         stagger: bool = False,
+        projection_dtype: Literal["float32", "tf32", "bfloat16"] = "float32",
+        qr: Literal["householder", "cholesky"] = "householder",
         weight_decay: float = 0.01,
     ) -> None:
         check_common(lr, weight_decay)
@@ -74,11 +98,19 @@ class SOAP(Optimizer):
         check_at_least("eps", eps, 0)
         check_at_least("every", every, 1)
         check_at_least("max_side", max_side, 1)
+        if projection_dtype not in DTYPES:
+            raise ValueError(f"projection_dtype must be {', '.join(DTYPES)}, not {projection_dtype!r}")
+        if qr not in ("householder", "cholesky"):
+            raise ValueError(f"qr must be householder or cholesky, not {qr!r}")
         self.every, self.max_side, self.one_sided, self.factorized = every, max_side, one_sided, factorized
+        self.projection_dtype, self.qr = projection_dtype, qr
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "table": False}
         super().__init__(params, defaults)
+        if projection_dtype == "tf32" and not any(p.is_cuda for group in self.param_groups for p in group["params"]):
+            raise ValueError("projection_dtype must be float32 or bfloat16 without a CUDA device, not tf32")
         self.axes = {p: self._axes(p, group["table"]) for group in self.param_groups for p in group["params"]}
-        costs = [sum(next_basis_flops(p.shape[axis]) for axis in axes) for p, axes in self.axes.items()]
+        costs = [sum(next_basis_flops(p.shape[axis], qr) for axis in axes) for p, axes in self.axes.items()]
+        self.unsure: list[tuple[Tensor, int, Tensor]] = []  # refreshed in this step, if Cholesky's factor exists
         self.due_at = dict(zip(self.axes, spread(costs, every), strict=True)) if stagger else {}
 
     def _axes(self, p: Tensor, table: bool) -> list[int]:
@@ -97,7 +129,7 @@ class SOAP(Optimizer):
         factored = self.factorized and p.ndim == 2
         numbers = p.numel() + (sum(p.shape) if factored else p.numel())
         numbers += sum(2 * p.shape[axis] ** 2 + p.shape[axis] for axis in axes)
-        refresh = 2 * self._rotation_flops(p) + sum(next_basis_flops(p.shape[axis]) for axis in axes)
+        refresh = 2 * self._rotation_flops(p) + sum(next_basis_flops(p.shape[axis], self.qr) for axis in axes)
         grams = sum(gram_flops(p.shape[axis], p.shape[1 - axis]) for axis in axes)
         flops = 2 * self._rotation_flops(p) + grams + refresh / self.every
         return treatment(p, rule, numbers, counts=1, flops=flops)
@@ -110,6 +142,7 @@ class SOAP(Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     charge(self._update(p, group))
+        charge(self._mend())
         return loss
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> int:
@@ -121,14 +154,17 @@ class SOAP(Optimizer):
             return self._average_factors(p, g, state, beta2) + self._find_basis(p, state)
         state["step"] += 1
         t = state["step"].item()
-        rotated = rotate(g, state)
+        rotated = rotate(g, state, self.projection_dtype)
         m = state["m"].lerp_(rotated, 1 - beta1)
-        update = m / self._root_of_v(rotated, state, beta2).add_(group["eps"])
+        squared = rotated.square_() if self.axes[p] else rotated.square()  # what is not rotated is the gradient itself
+        root = self._root_of_v(squared, state, beta2)
+        update = torch.div(m, root.add_(group["eps"]), out=root)
         size = group["lr"] * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
-        p.add_(rotate_back(update, state), alpha=-size).mul_(1 - group["lr"] * group["weight_decay"])
+        update = rotate_back(update, state, self.projection_dtype)
+        p.add_(update, alpha=-size).mul_(1 - group["lr"] * group["weight_decay"])
         flops = 2 * self._rotation_flops(p) + self._average_factors(p, g, state, beta2)
         if t % self.every == self.due_at.get(p, 0):
-            flops += self._follow_basis(p, state)
+            flops += self._follow_basis(p, state, self.axes[p])
         return flops
 
     def _begin(self, p: Tensor, g: Tensor, state: State) -> None:
@@ -141,14 +177,14 @@ class SOAP(Optimizer):
         for axis in self.axes[p]:
             state[SIDES[axis]] = g.new_zeros(g.shape[axis], g.shape[axis])
 
-    def _root_of_v(self, rotated: Tensor, state: State, beta2: float) -> Tensor:
-        squared = rotated.square()
+    def _root_of_v(self, squared: Tensor, state: State, beta2: float) -> Tensor:
+        """sqrt(V), with V averaged; where the squares stand."""
         if "v" in state:
-            return state["v"].lerp_(squared, 1 - beta2).sqrt()
+            return torch.sqrt(state["v"].lerp_(squared, 1 - beta2), out=squared)
         rows = state["rows"].lerp_(squared.sum(1), 1 - beta2)
         columns = state["columns"].lerp_(squared.sum(0), 1 - beta2)
         share = rows / rows.sum().clamp(min=torch.finfo(rows.dtype).tiny)
-        return torch.outer(share.sqrt(), columns.sqrt())
+        return torch.outer(share.sqrt(), columns.sqrt(), out=squared)
 
     def _average_factors(self, p: Tensor, g: Tensor, state: State, beta2: float) -> int:
         for axis in self.axes[p]:
@@ -160,11 +196,21 @@ class SOAP(Optimizer):
             state[f"{side}_basis"], state[f"{side}_values"] = first_basis(complete_(state[side]))
         return sum(first_basis_flops(p.shape[axis]) for axis in self.axes[p])
 
-    def _follow_basis(self, p: Tensor, state: State) -> int:
+    def _follow_basis(self, p: Tensor, state: State, axes: list[int], qr: str = "") -> int:
+        """Refresh the bases of some of a matrix's sides; returns the FLOPs of it."""
+        qr = qr or self.qr
         momentum = rotate_back(state["m"], state)
-        for axis in self.axes[p]:
+        for axis in axes:
             side = SIDES[axis]
-            basis, order, values = next_basis(complete_(state[side]), state[f"{side}_basis"])
+            power, order, values = next_power(complete_(state[side]), state[f"{side}_basis"])
+            if qr == "cholesky":
+                basis, sound = cholesky_orthonormal(power)
+                # Where it failed the basis stays as it is; the choice is made on the device, and read by _mend.
+                basis = torch.where(sound, basis, state[f"{side}_basis"])
+                order = torch.where(sound, order, torch.arange(len(order), device=order.device))
+                self.unsure.append((p, axis, sound))
+            else:
+                basis = orthonormal(power)
             state[f"{side}_basis"], state[f"{side}_values"] = basis, values
             if "v" in state:
                 state["v"] = state["v"].index_select(axis, order)
@@ -172,7 +218,16 @@ class SOAP(Optimizer):
                 sums = ("rows", "columns")[axis]
                 state[sums] = state[sums][order]
         state["m"] = rotate(momentum, state)
-        return 2 * self._rotation_flops(p) + sum(next_basis_flops(p.shape[axis]) for axis in self.axes[p])
+        return 2 * self._rotation_flops(p) + sum(next_basis_flops(p.shape[axis], qr) for axis in axes)
+
+    def _mend(self) -> int:
+        """Follow by Householder's reflections where Cholesky's factor did not exist; one wait for the device."""
+        if not self.unsure:
+            return 0
+        unsure, self.unsure = self.unsure, []
+        sound = torch.stack([found for _, _, found in unsure]).tolist()
+        failed = [(p, axis) for (p, axis, _), fine in zip(unsure, sound, strict=True) if not fine]
+        return sum(self._follow_basis(p, self.state[p], [axis], "householder") for p, axis in failed)
 
     def _rotation_flops(self, p: Tensor) -> int:
         return sum(2 * p.numel() * p.shape[axis] for axis in self.axes[p])
@@ -182,17 +237,3 @@ class SOAP(Optimizer):
         """Condition and effective rank of the factors L and R as of their last refresh."""
         states = self.state.values()
         return spectrum_metrics(value for s in states for key, value in s.items() if key.endswith("_values"))
-
-
-def rotate(x: Tensor, state: State) -> Tensor:
-    """QL^T x QR, into the basis."""
-    if "left_basis" in state:
-        x = state["left_basis"].mT @ x
-    return x @ state["right_basis"] if "right_basis" in state else x
-
-
-def rotate_back(x: Tensor, state: State) -> Tensor:
-    """QL x QR^T, out of the basis."""
-    if "left_basis" in state:
-        x = state["left_basis"] @ x
-    return x @ state["right_basis"].mT if "right_basis" in state else x

@@ -43,15 +43,17 @@ def test_bfloat16_is_iterated_on_the_matrix_itself():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(16, 64), (64, 16), (16, 16), (33, 70)])
+@pytest.mark.parametrize("shape", [(16, 64), (200, 16), (130, 130), (133, 270)])
 def test_flops(shape, dtype):
     x = drawn(*shape, dtype=dtype)
     for steps in (1, 5, 7):
         assert count(lambda steps=steps: newton_schulz(x, steps)) == newton_schulz_flops(shape, steps, dtype)
-    if shape == (16, 64) and dtype == torch.float32:  # against 5 (4 short^2 long + 2 short^3)
-        assert newton_schulz_flops(shape, 5, dtype) < 0.45 * 5 * (4 * 16**2 * 64 + 2 * 16**3)
+
+
+def test_it_takes_fewer_flops_than_the_iteration_on_the_matrix():
+    assert newton_schulz_flops((384, 1536), 5, torch.float32) < 0.4 * 5 * (4 * 384**2 * 1536 + 2 * 384**3)
 
 
 def test_half_of_a_symmetric_product_is_enough():
-    x = drawn(2, 9, 30)
-    assert torch.allclose(symmetric(x, x.mT), x @ x.mT, atol=1e-13)
+    x = drawn(2, 200, 30)
+    assert torch.allclose(symmetric(x, x.mT), x @ x.mT, atol=1e-12)

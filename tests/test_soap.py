@@ -180,10 +180,10 @@ def test_a_gradient_is_never_seen_in_a_basis_made_from_itself():
     assert not torch.allclose(ends[0][1], ends[1][1])
 
 
-def per_step_flops(name: str, stagger: bool, periods: int = 3) -> list[int]:
+def per_step_flops(name: str, stagger: bool, periods: int = 3, layers: int = 4, **keywords) -> list[int]:
     """What is charged for each step of whole periods of 10, once all matrices have been refreshed."""
-    model = tiny_model(layers=4)
-    optimizer = optimizers.build_optimizer(name, model, stagger=stagger)
+    model = tiny_model(layers=layers)
+    optimizer = optimizers.build_optimizer(name, model, stagger=stagger, **keywords)
     objective, charged = Rehearsal(list(model.parameters())), []
     for _ in range(10 * (periods + 2) + 1):
         optimizer.step(objective)
