@@ -1,8 +1,9 @@
-"""K-FAC, MKOR and Shampoo beside their authors' code, which no package index has: from checkouts, by hand.
+"""K-FAC, MKOR, Shampoo and SOAP beside their authors' code, which no package index has: from checkouts, by hand.
 
     git clone https://github.com/gpauloski/kfac-pytorch ~/authors/kfac-pytorch
     git clone https://github.com/Mohammad-Mozaffari/mkor ~/authors/mkor
     git clone https://github.com/facebookresearch/optimizers ~/authors/optimizers
+    git clone https://github.com/nikhilvyas/SOAP ~/authors/SOAP
     HALFSTEP_AUTHORS=~/authors python -m pytest -rs tests/test_authors.py
 
 Theirs run as they are, but for the casts to float32 that they hard-wire: in a copy those are to float64.
@@ -19,6 +20,7 @@ from torch import nn
 
 import optimizers
 from optimizers.param_groups import hidden_matrices
+from optimizers.soap import SOAP
 from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, train, weights
 
 AUTHORS = os.environ.get("HALFSTEP_AUTHORS", "")
@@ -129,3 +131,26 @@ def test_shampoo(power, bias, tmp_path, monkeypatch):
         return lambda: (shampoo.step(), adamw.step())
 
     assert apart("shampoo", bias, theirs, lr=lr, betas=betas, power=power, every=every) < 2e-7
+
+
+def test_soap(tmp_path, monkeypatch):
+    """Their first basis is taken from ours: the first G G^T has a null space, of which rounding alone chooses a basis."""
+    text = Path(AUTHORS, "SOAP", "soap.py").read_text()
+    text = text.replace(".data.float()", ".data.double()").replace("device=grad.device)", "device=grad.device).double()")
+    (tmp_path / "authors_soap.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    keywords = {"lr": 3e-3, "betas": (0.95, 0.95), "eps": 1e-8, "weight_decay": DECAY}
+    ours, theirs = (tiny_model(dtype=torch.float64) for _ in range(2))
+    start = weights(ours)
+    soap = SOAP(by_decay(ours), **keywords)
+    other = importlib.import_module("authors_soap").SOAP(by_decay(theirs), precondition_frequency=10, **keywords)
+    objectives = [tiny_objective(model, grad_clip=CLIP) for model in (ours, theirs)]
+    for i in range(STEPS):
+        soap.step(objectives[0].bind(i, tiny_batch(i)))
+        objectives[1].bind(i, tiny_batch(i))()
+        other.step()
+        if i == 0:
+            for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+                if p.ndim == 2:
+                    other.state[q]["Q"] = [soap.state[p][f"{side}_basis"].clone() for side in ("left", "right")]
+    assert distance(weights(ours), weights(theirs), start) < 1e-9
