@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from optimizers.backends import adamw
 from optimizers.base import Objective, Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.newton_schulz import newton_schulz, newton_schulz_flops
@@ -95,7 +96,7 @@ class Muon(Optimizer):
                 charge(self._step_hidden(params, group))
             else:
                 for p in params:
-                    self._step_adamw(p, group)
+                    adamw(p, p.grad, self.state[p], group)
         return loss
 
     def _step_hidden(self, params: list[Tensor], group: dict[str, Any]) -> int:
@@ -134,19 +135,3 @@ class Muon(Optimizer):
             return DTYPES[self.ns_dtype]
         # Few CPUs multiply bfloat16 faster than float32 (twice, with AVX-512 BF16), most of them far slower.
         return torch.bfloat16 if x.is_cuda else state_dtype(x)
-
-    def _step_adamw(self, p: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[p]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)  # on the CPU: read without waiting for the device
-            state["m"] = torch.zeros_like(p, dtype=state_dtype(p))
-            state["v"] = torch.zeros_like(p, dtype=state_dtype(p))
-        beta1, beta2 = group["betas"]
-        state["step"] += 1
-        step = state["step"].item()
-        g = p.grad.to(state["m"].dtype)  # type: ignore[union-attr]
-        m = state["m"].lerp_(g, 1 - beta1)
-        v = state["v"].mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        denominator = (v / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.addcdiv_(m, denominator, value=-group["lr"] / (1 - beta1**step))
