@@ -5,6 +5,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from harness.local import LocalQueue
 from harness.process import JobProcess
 from harness.sweep import Job, outcomes
 from harness.watch import Reader, Row, Watch, row_of, tally
-from tests.command import SMALL, complaint, end, in_process, manifest, rows, start
+from tests.command import ROOT, SMALL, complaint, end, in_process, manifest, rows, start
 from tests.study import write_run
 
 LOCAL = ("-m", "launcher=local", "launcher.threads=1", "study=two")
@@ -248,3 +250,11 @@ def test_a_table_where_there_is_one():
     assert "job29" not in text
     assert tally(shown) == "1 failed, 1 running, 30 finished"
     assert tally(shown) in text
+
+
+def test_launching_needs_no_torch():
+    """But to count GPUs: a sweep that is refused is refused at once, and a table costs nothing."""
+    names = "harness.launcher, harness.watch, harness.process, hydra_plugins.halfstep"
+    code = f"import sys, {names}; print([name for name in ('torch', 'submitit') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
