@@ -40,7 +40,8 @@ class Launcher(BasicLauncher):
         if name not in ENGINES:
             raise ValueError(f"launcher.name={name} is none: {nearest(str(name), ['serial', *ENGINES])}")
         engine = construct(ENGINES[name], section, "launcher", jobs, str(config.device))
-        before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+        heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup
+        before = {number: signal.signal(number, _interrupt) for number in heeded}
         try:
             engine.run()
         finally:
