@@ -20,7 +20,7 @@ from harness.sentence import nearest
 CLAIMS = CONFIGS / "claim"
 SCALES = ("paper", "small", "tiny")
 OURS = ("study", "run_dir", "resume", "seed", "steps", "launcher", "tracker")  # what no arm may set
-NAME = re.compile(r"[A-Za-z0-9_.]+")  # of parts and arms, which name folders
+NAME = re.compile(r"[A-Za-z0-9_.]+")  # of claims, parts and arms
 
 
 def list_claims() -> list[Claim]:
@@ -108,6 +108,8 @@ def _keys(value: Any, section: str) -> Mapping[str, Any]:
 
 def _problems(claim: Claim) -> Iterator[str]:
     """What is wrong between the keys of a claim, each of which may be right by itself."""
+    if not NAME.fullmatch(claim.name):
+        yield f"its own name, {claim.name!r}, must be letters, digits, dots and underscores, for it names folders"
     for key in ("statements", "scales"):
         if not getattr(claim, key):
             yield f"{key} is empty: give one at least"

@@ -1,14 +1,14 @@
 """What a claim's runs cost, said before any of them starts: tokens, FLOPs, bytes on disk, hours on this machine.
 
-Model FLOPs are exact (6N + 12LHQT). Curvature is rehearsed: the optimizer steps on a matrix of four numbers, and the
-passes that it asks for are counted. Matrix work is what the optimizer says of itself. The hours come from a probe: a
-few gradients of the model on this device (of its first two layers, where it has more), and of a small model's optimizer
-a few steps. The probe runs eagerly; on a GPU the runs are compiled, and faster.
+Model FLOPs are exact (6N + 12LHQT). Curvature is rehearsed: the optimizer steps on a model of width 8, and the passes
+that it asks for are counted. Matrix work is what the optimizer says of itself. The hours come from a probe: a few
+gradients of the model on this device (of its first two layers, where it has more), and of a small model's optimizer a
+few steps. The probe runs eagerly; on a GPU the runs are compiled, and faster.
 """
 
-import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 
 import models
 import optimizers
@@ -26,7 +25,8 @@ from harness import quantity
 from harness.claim import Claim
 from harness.config import Config, parse
 from harness.device import device_name, resolve_device, resolve_dtype
-from harness.flops import Rehearsal, count, rehearse
+from harness.flops import Rehearsal, rehearse
+from harness.hessian import Hessian
 from harness.keywords import construct
 from harness.planned import Planned, composed
 from harness.schedule import build_schedule
@@ -55,33 +55,6 @@ class Cost:
     def total(costs: Sequence["Cost"], key: str) -> float | None:
         found = [getattr(cost, key) for cost in costs]
         return None if None in found else sum(found)
-
-
-class Passes(Rehearsal):
-    """Counts what an optimizer asks of the model beyond the gradient, in gradients' worth and in products."""
-
-    def __init__(self, params: list[Any]) -> None:
-        super().__init__(params)
-        self.share, self.gradients, self.products, self.tally = 1.0, 0.0, 0.0, self
-        self.first = True
-
-    def narrow(self, share: float) -> "Passes":
-        part = copy.copy(self)
-        part.share = share
-        return part
-
-    def __call__(self) -> Tensor:
-        self.tally.gradients += 0.0 if self.tally.first else self.share
-        self.tally.first = False
-        return super().__call__()
-
-    def sampled_grads(self) -> list[Tensor]:
-        self.tally.gradients += self.share
-        return super().sampled_grads()
-
-    def hvp(self, v: Sequence[Tensor]) -> list[Tensor]:
-        self.tally.products += self.share
-        return super().hvp(v)
 
 
 def check_arms(claim: Claim, scale: str, parts: Sequence[str]) -> None:
@@ -146,15 +119,15 @@ def _cells(all_runs: Sequence[Cost], left: Sequence[Cost]) -> list[str]:
         total = Cost.total(costs, key)
         return "unknown" if total is None else form(total) if total else "0"
 
-    flops = [text(all_runs, key, quantity.flops) for key in ("model", "curvature", "optimizer")]
-    rest = [text(left, "disk", _bytes), text(left, "seconds", lambda seconds: quantity.short(seconds / 3600))]
+    flops = [text(all_runs, key, quantity.short) for key in ("model", "curvature", "optimizer")]
+    rest = [text(left, "disk", _bytes), text(left, "seconds", lambda seconds: _hours(seconds / 3600))]
     return [text(all_runs, "tokens", quantity.short), *flops, *rest]
 
 
 def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], Cost]:
     """What a run of this config costs, by its length in updates. `speeds` keeps what was measured of each model."""
     with torch.device("meta"):
-        model = _model(cfg, cfg.model["layers"])
+        model = _model(cfg)
     info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
     build, _ = check_optimizer(cfg)
     per_token = model.flops_per_token(cfg.context)
@@ -187,50 +160,46 @@ def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], Cost]:
     return cost
 
 
-def _model(cfg: Config, layers: int) -> Any:
+def _model(cfg: Config, **changed: int) -> Any:
     family = models.find(cfg.model["family"])
     shape = {key: value for key, value in cfg.model.items() if key not in ("vocabulary", "name", "family")}
     tokens = BYTE_TOKENS if cfg.data.get("tokenizer") == "bytes" else GPT2_TOKENS
     vocabulary = models.padded_vocabulary(cfg.model["vocabulary"], tokens)
-    return family(**{**shape, "layers": layers}, vocabulary=vocabulary)
+    return family(**{**shape, **changed}, vocabulary=vocabulary)
 
 
 def _curvature(build: Callable[[nn.Module], Any], model: Any, cfg: Config, gradient: float) -> float | None:
     """FLOPs of a step beyond the gradient, a mean over the second period of the optimizer's refreshes."""
     period = max([1, *(v for k, v in cfg.optimizer.items() if k.startswith("every") and isinstance(v, int))])
-    layer = nn.Linear(2, 2, bias=False)
+    twin = _model(cfg, layers=1, heads=1, width=8, context=8)
     try:
-        optimizer = build(layer)
-        objective = Passes(list(layer.parameters()))
+        optimizer = build(twin)
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in twin.modules())
+        objective = Rehearsal(list(twin.parameters()), twin if hooked else None)
+        before = objective.passes
         for objective.step in range(2 * period):
             if objective.step == period:
-                objective.gradients = objective.products = 0.0
-            objective.first = True
-            layer(torch.ones(1, 2)).sum().backward()  # for hooks, which want a pass of their own module
+                before = dict(objective.passes)
             optimizer.step(objective)
     except Exception:  # a stranger's class may fail in any way on random gradients; then nothing is claimed of it
         return None
-    product = _product_flops(model, cfg.context) * cfg.sequences if objective.products else 0.0
-    return (objective.gradients * gradient + objective.products * product) / period
+    passes = {kind: (count - before[kind]) / period for kind, count in objective.passes.items()}
+    gradients = passes["gradient"] - 1 + passes["sampled_grads"]
+    product = sum(_hessian_flops(model, cfg.context)) * cfg.sequences if passes["hvp"] else 0.0
+    return gradients * gradient + passes["hvp"] * product
 
 
-def _product_flops(model: Any, context: int) -> int:
-    """Of a Hessian-vector product on one sequence, counted without computing it."""
+def _hessian_flops(model: Any, context: int) -> tuple[int, int]:
+    """Of a Hessian-vector product on one sequence, its gradient and the rest, counted without computing it."""
     tokens = torch.zeros(1, context, dtype=torch.int64, device="meta")
     params = list(model.parameters())
-
-    def product() -> None:
-        with sdpa_kernel(SDPBackend.MATH):
-            grads = torch.autograd.grad(model(tokens, tokens), params, create_graph=True)
-            torch.autograd.grad(grads, params, [torch.ones_like(g) for g in grads], materialize_grads=True)
-
-    return count(product)
+    return Hessian(model, params, nullcontext).flops(tokens, tokens, [torch.ones_like(p) for p in params])
 
 
 def _speed(cfg: Config) -> float:
     """FLOP/s of the model's gradient on this device, by a few of at most a micro-batch's size."""
     place = resolve_device(cfg.device)
-    model = _model(cfg, min(LAYERS, cfg.model["layers"])).to(place)
+    model = _model(cfg, layers=min(LAYERS, cfg.model["layers"])).to(place)
     dtype = resolve_dtype(cfg.dtype, place)
     sequences = max(1, min(cfg.sequences, 4096 // cfg.context if place == "cpu" else 16))
     tokens = torch.randint(0, BYTE_TOKENS, (sequences, cfg.context), device=place)
@@ -247,7 +216,7 @@ def _speed(cfg: Config) -> float:
 
 def _optimizer_seconds(build: Callable[[nn.Module], Any], cfg: Config) -> float | None:
     """Of a step of the optimizer itself, on random gradients."""
-    model, steps = _model(cfg, cfg.model["layers"]).to(resolve_device(cfg.device)), 20
+    model, steps = _model(cfg).to(resolve_device(cfg.device)), 20
     try:
         return _seconds(lambda: rehearse(build, model, steps)) / steps
     except Exception:  # as above
@@ -263,6 +232,10 @@ def _seconds(function: Callable[[], Any]) -> float:
         function()
         taken.append(time.perf_counter() - start)
     return min(taken)
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}"
 
 
 def _bytes(value: float) -> str:

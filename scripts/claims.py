@@ -86,7 +86,7 @@ def run(claim: Claim, scale: str, parts: Sequence[str], seeds: Sequence[int], ov
         (sweep / "experiment" / f"{job.name}.yaml").write_text(job.experiment(), encoding="utf-8")
     names = ",".join(job.name for job in sorted(left, key=lambda job: -job.steps))
     line = [sys.executable, str(CONFIGS.parent / "train.py"), "-m", f"experiment={names}", "resume=true", *overrides]
-    line += [f"hydra.searchpath=[file://{sweep.resolve()}]", f"hydra.sweep.dir={sweep}"]
+    line += [f"hydra.searchpath=[{json.dumps(f'file://{sweep.resolve()}')}]", f"hydra.sweep.dir={sweep}"]
     process = subprocess.Popen(line)
     while True:
         try:

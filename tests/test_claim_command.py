@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -118,6 +119,10 @@ def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
         (run,) = [run for run in runs if run.optimizer == config.optimizer["name"] and run.steps == 8]
         assert (cost.model, cost.curvature) == (run.last("flops/model"), run.last("flops/curvature"))
         assert cost.tokens == run.last("tokens")
+
+    hooked = claim_cost.cost_of(replace(config, optimizer={"name": "kfac", "lr": 0.1}), {"gpt2_pico": 1e12})(8)
+    assert hooked.curvature == 0
+    assert hooked.optimizer > 0
 
     lines = []
     sweep = SimpleNamespace(wait=lambda: 3)

@@ -177,10 +177,13 @@ def test_an_arm_that_does_not_compose_is_one_sentence(tmp_path, capsys, config, 
 def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys):
     broken, path = tmp_path / "broken.yaml", write_claim(tmp_path)
     broken.write_text("sentence: [")
+    odd = tmp_path / "my claim.yaml"
+    odd.write_text(path.read_text())
     for arguments, told in {
         ("verify", "sofia_2x"): "there is no claim 'sofia_2x': did you mean sophia_2x",
         ("verify", str(tmp_path / "none.yaml")): "is not there: give the name of a claim",
         ("verify", str(broken)): "broken.yaml cannot be read",
+        ("verify", str(odd)): "'my claim', must be letters",
         ("verify", str(path), "--runs", str(tmp_path)): "holds no run of twice at the scale tiny",
         ("verify", str(path), "--scale", "small"): "has no scale 'small': choose from paper, tiny",
         ("verify", str(path), "--part", "onyl"): "has no part 'onyl' at the scale tiny: did you mean only?",
