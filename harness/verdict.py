@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.arms import Arm, refuse_strangers
@@ -135,7 +135,7 @@ def _find(claim: Claim, scale: Scale, statement: Statement, part: str, arms: dic
         subtracts = statement.measure == "difference"
         measured = {axis: each.than(other[0][axis], subtracts) for axis, each in measured.items()}
     finding = Finding(statement, part, measured, "")
-    return Finding(statement, part, measured, judge(statement, finding.main.estimate, finding.main.decides, scale.name))
+    return replace(finding, verdict=judge(statement, finding.main.estimate, finding.main.decides, scale.name))
 
 
 def _unfair(
