@@ -64,17 +64,17 @@ def test_a_job_out_of_time_is_stopped_and_the_sweep_goes_on(here):
 
 
 def test_an_interrupted_queue_stops_its_jobs(here):
-    launcher = start(*LOCAL, "launcher.jobs=2", "steps=1000000", "seed=0,1,2", cwd=here)
+    launcher = start(*LOCAL, "launcher.jobs=1", "steps=1000000", "seed=0,1", cwd=here)
     try:
-        runs = wait_for(lambda: list(here.glob("results/runs/two/*/metrics.jsonl")), 2)
+        (run,) = wait_for(lambda: list(here.glob("results/runs/two/*/metrics.jsonl")))
         launcher.send_signal(signal.SIGINT)
         ended = end(launcher, 60)
     finally:
         launcher.kill()
     assert ended.code == 130
     assert ended.err.strip().startswith("halfstep: interrupted; the same command with resume=true goes on")
-    assert {row["job"]: row["status"] for row in recorded(here).values()} == {0: "cut", 1: "cut"}
-    assert [Reader(path.parent).read().status for path in runs] == ["cut", "cut"]  # nobody holds their locks
+    assert {row["job"]: row["status"] for row in recorded(here).values()} == {0: "cut"}
+    assert Reader(run.parent).read().status == "cut"  # nobody holds its lock
 
 
 @pytest.mark.slow
