@@ -39,7 +39,10 @@ FREE = ("launcher", "tracker", "checkpoint", "device", "dtype", "compile", "batc
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)  # of run, keys may stand behind options too
+    if options.command != "run" or any(word.startswith("-") for word in rest):
+        options = parser.parse_args(arguments)
     with one_sentence():
         if options.command == "list":
             print_list(Console())
@@ -61,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             check_arms(claim, options.scale, parts)
             print_plan(claim, options.scale, _left(claim, options.scale, parts, seeds, options.runs), Console())
         elif options.command == "run":
-            raise SystemExit(run(claim, options.scale, parts, seeds, options.overrides))
+            raise SystemExit(run(claim, options.scale, parts, seeds, [*options.overrides, *rest]))
 
 
 def run(claim: Claim, scale: str, parts: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]) -> int:

@@ -127,7 +127,7 @@ def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
     lines = []
     sweep = SimpleNamespace(wait=lambda: 3)
     monkeypatch.setattr("scripts.claims.subprocess", SimpleNamespace(Popen=lambda line: lines.append(line) or sweep))
-    assert ended(["run", str(path), "launcher=local"]) == 3
+    assert ended(["run", str(path), "--seeds", "2", "launcher=local"]) == 3
     assert "twice, scale tiny: 4 of 8 runs to do" in capfd.readouterr().out
     names = ["only-old-T8-s5", "only-new-T8-s5", "only-far-T8-s5", "only-old-T4-s5"]
     assert lines[0][2:6] == ["-m", f"experiment={','.join(names)}", "resume=true", "launcher=local"]
@@ -135,6 +135,12 @@ def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
     out = capfd.readouterr().out
     assert "only: underpowered" in out
     assert "not run yet: old (only) for 4 updates, seed 5" in out
+
+
+def test_an_option_that_is_none_is_refused(tmp_path, capsys):
+    for command in ("verify", "run"):
+        assert ended([command, str(write_claim(tmp_path)), "--fast"]) == 2
+        assert "unrecognized arguments: --fast" in capsys.readouterr().err
 
 
 def ended(arguments):
