@@ -76,6 +76,7 @@ class SOAP(Optimizer):
             float32, or wider with the weights. bfloat16 halves their time on processors that have it, tf32 is for CUDA;
             neither is measured on a GPU yet.
         qr: cholesky is quicker on a GPU by the estimates, which is not measured yet; on a CPU householder is.
+        gram: of L and R, strips of plain products, or one kernel for the triangle: CUDA only, not measured yet either.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class SOAP(Optimizer):
         stagger: bool = False,
         projection_dtype: Literal["float32", "tf32", "bfloat16"] = "float32",
         qr: Literal["householder", "cholesky"] = "householder",
+        gram: Literal["strips", "triton"] = "strips",
         weight_decay: float = 0.01,
     ) -> None:
         check_common(lr, weight_decay)
@@ -103,11 +105,16 @@ class SOAP(Optimizer):
         if qr not in ("householder", "cholesky"):
             raise ValueError(f"qr must be householder or cholesky, not {qr!r}")
         self.every, self.max_side, self.one_sided, self.factorized = every, max_side, one_sided, factorized
-        self.projection_dtype, self.qr = projection_dtype, qr
+        if gram not in ("strips", "triton"):
+            raise ValueError(f"gram must be strips or triton, not {gram!r}")
+        self.projection_dtype, self.qr, self.gram = projection_dtype, qr, gram
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "table": False}
         super().__init__(params, defaults)
-        if projection_dtype == "tf32" and not any(p.is_cuda for group in self.param_groups for p in group["params"]):
-            raise ValueError("projection_dtype must be float32 or bfloat16 without a CUDA device, not tf32")
+        if not any(p.is_cuda for group in self.param_groups for p in group["params"]):
+            if projection_dtype == "tf32":
+                raise ValueError("projection_dtype must be float32 or bfloat16 where the model is on no CUDA device")
+            if gram == "triton":
+                raise ValueError("gram must be strips where the model is on no CUDA device")
         self.axes = {p: self._axes(p, group["table"]) for group in self.param_groups for p in group["params"]}
         costs = [sum(next_basis_flops(p.shape[axis], qr) for axis in axes) for p, axes in self.axes.items()]
         self.unsure: list[tuple[Tensor, int, Tensor]] = []  # refreshed in this step, if Cholesky's factor exists
@@ -130,7 +137,7 @@ class SOAP(Optimizer):
         numbers = p.numel() + (sum(p.shape) if factored else p.numel())
         numbers += sum(2 * p.shape[axis] ** 2 + p.shape[axis] for axis in axes)
         refresh = 2 * self._rotation_flops(p) + sum(next_basis_flops(p.shape[axis], self.qr) for axis in axes)
-        grams = sum(gram_flops(p.shape[axis], p.shape[1 - axis]) for axis in axes)
+        grams = self._gram_flops(p)
         flops = 2 * self._rotation_flops(p) + grams + refresh / self.every
         return treatment(p, rule, numbers, counts=1, flops=flops)
 
@@ -187,9 +194,21 @@ class SOAP(Optimizer):
         return torch.outer(share.sqrt(), columns.sqrt(), out=squared)
 
     def _average_factors(self, p: Tensor, g: Tensor, state: State, beta2: float) -> int:
+        average = self._gram_kernel()[0]
         for axis in self.axes[p]:
-            average_gram_(state[SIDES[axis]], g if axis == 0 else g.mT, beta2)
-        return sum(gram_flops(p.shape[axis], p.shape[1 - axis]) for axis in self.axes[p])
+            average(state[SIDES[axis]], g if axis == 0 else g.mT, beta2)
+        return self._gram_flops(p)
+
+    def _gram_flops(self, p: Tensor) -> int:
+        return sum(self._gram_kernel()[1](p.shape[axis], p.shape[1 - axis]) for axis in self.axes[p])
+
+    def _gram_kernel(self) -> tuple[Callable[[Tensor, Tensor, float], Tensor], Callable[[int, int], int]]:
+        """What averages x x^T into a factor, and the FLOPs of it."""
+        if self.gram == "triton":
+            from optimizers import gram_triton
+
+            return gram_triton.average_gram_, gram_triton.gram_flops
+        return average_gram_, gram_flops
 
     def _find_basis(self, p: Tensor, state: State) -> int:
         for side in (SIDES[axis] for axis in self.axes[p]):
