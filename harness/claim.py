@@ -34,7 +34,7 @@ class Quantity:
     title: str
     per_step: bool = False  # a cumulative metric, over the updates made
     exponential: bool = False  # a perplexity is the exponential of a loss
-    scale: float = 1.0  # multiplies the value: to print a share as per cent, FLOPs as TFLOPs
+    scale: float = 1.0  # into the unit of the claim's figures: 100 for per cent, 1e-12 for TFLOPs
     digits: int = 3  # after the point
 
 

@@ -23,6 +23,7 @@ from harness.verdict import Finding, Verdict
 FORMATS = ("markdown", "latex", "csv")
 COLORS = {"reproduced": "green", "refuted": "red", "not seen at this scale": "yellow", "underpowered": "dim"}
 RECALLED = "* recalled, not found in a source"
+PAPER = ", paper"  # ends the heading of a column of the paper's figures; ours is the next
 OURS = "† the figure is ours: the paper puts none on it"
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "≥": r"$\geq$", "≤": r"$\leq$",
@@ -43,7 +44,7 @@ def arms_grid(verdict: Verdict) -> Grid:
     header = ["part", "arm", "runs", "final loss"]
     told = {figure.quantity for figure in verdict.claim.figures}
     for name, each in verdict.claim.quantities.items():
-        header += [f"{each.title}, paper", "ours"] if name in told else [each.title]
+        header += [each.title + PAPER, "ours"] if name in told else [each.title]
     rows = []
     for part, arm in _arms(verdict):
         length = verdict.scale.length(part)
@@ -53,7 +54,7 @@ def arms_grid(verdict: Verdict) -> Grid:
                quantity.loss(float(losses.mean()), spread) if len(losses) else "none"]  # fmt: skip
         for name, each in verdict.claim.quantities.items():
             figure = paper_figure(verdict, part, arm.label, name)
-            theirs = f"{_number(figure.value, each)}{'*' * figure.recalled}" if figure else ""
+            theirs = f"{figure.value:,g}{'*' * figure.recalled}" if figure else ""
             row += [theirs, _ours(arm, length, each)] if name in told else [_ours(arm, length, each)]
         rows.append(row)
     lengths = {part: f"{verdict.scale.length(part):,}" for part in verdict.parts}
@@ -115,7 +116,7 @@ def show(verdict: Verdict, console: Console) -> None:
     console.print(f"{claim.sentence} ({claim.source})", highlight=False, markup=False)
     for warning in verdict.warnings:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
-    for grid in (arms_grid(verdict), _narrow(statements_grid(verdict))):
+    for grid in (_narrow(arms_grid(verdict)), _narrow(statements_grid(verdict))):
         table = Table(title=Text(grid.title, "table.title"), box=SIMPLE_HEAD)
         for name in grid.header:
             text = name in ("part", "arm", "statement", "verdict")
@@ -213,17 +214,26 @@ def _text(statement: Statement, value: float, asked: Quantity) -> str:
 
 
 def _number(value: float, asked: Quantity) -> str:
-    """In the quantity's unit, with its digits; more where it would otherwise round to nothing."""
-    value *= asked.scale
+    """With the quantity's digits; more where it would otherwise round to nothing."""
     return f"{value:.3g}" if value and abs(value) < 10**-asked.digits else f"{value:,.{asked.digits}f}"
 
 
 def _narrow(grid: Grid) -> Grid:
-    """For a terminal: what was claimed below the statement, an interval below its figure."""
-    claim = grid.header.index("claimed")
-    rows = [[*row[: claim - 1], f"{row[claim - 1]}\n({row[claim]})", *row[claim + 1 :]] for row in grid.rows]
-    rows = [[*row[:claim], *(cell.replace(" (", "\n", 1).rstrip(")") for cell in row[claim:])] for row in rows]
-    return Grid(grid.title, [name for name in grid.header if name != "claimed"], rows)
+    """For a terminal: what was claimed stands below the statement, the paper's figure and the interval below ours."""
+    header, *rows = [list(line) for line in (grid.header, *grid.rows)]
+    for i in reversed(range(len(header))):
+        if header[i] == "claimed":
+            del header[i]
+            for row in rows:
+                told = row.pop(i)
+                row[i - 1] += f"\n({told})"
+                row[i:] = [cell.replace(" (", "\n", 1).rstrip(")") for cell in row[i:]]
+        elif header[i].endswith(PAPER):
+            header[i : i + 2] = [header[i].removesuffix(PAPER)]
+            for row in rows:
+                theirs, ours = row[i : i + 2]
+                row[i : i + 2] = [f"{ours}\npaper {theirs}" if theirs else ours]
+    return Grid(grid.title, header, rows)
 
 
 def _markdown(grid: Grid) -> str:
@@ -250,7 +260,7 @@ def _csv(verdict: Verdict) -> str:
             figure, sample = paper_figure(verdict, part, arm.label, name), None
             sample = values(asked, arm.finished(verdict.scale.length(part)))
             theirs = ["", ""] if figure is None else [f"{figure.value:g}", str(figure.recalled).lower()]
-            ours = "" if sample is None else f"{sample.mean() * asked.scale:.6g}"
+            ours = "" if sample is None else f"{sample.mean():.6g}"
             seeds = "" if sample is None else len(sample)
             writer.writerow([*head, part, "arm", arm.label, name, *theirs, ours, "", "", seeds, ""])
     for each in verdict.findings:

@@ -100,8 +100,8 @@ def test_quantities_by_value_difference_and_ratio(tmp_path):
     }
     pair = {"arm": "new", "against": "old", "says": "so"}
     statements = [
-        {"says": "often", "measure": "value", "quantity": "clipped", "arm": "old", "at_least": 0.1},
-        {"says": "seldom", "measure": "value", "quantity": "clipped", "arm": "old", "at_most": 0.1},
+        {"says": "often", "measure": "value", "quantity": "clipped", "arm": "old", "at_least": 10},
+        {"says": "seldom", "measure": "value", "quantity": "clipped", "arm": "old", "at_most": 10},
         {**pair, "measure": "ratio", "quantity": "cost", "at_most": 1.05},
         {**pair, "measure": "ratio", "quantity": "cost", "at_most": 1.0, "tolerance": 0.04},
         {**pair, "measure": "difference", "quantity": "loss", "at_most": 0.0},
@@ -115,9 +115,9 @@ def test_quantities_by_value_difference_and_ratio(tmp_path):
     words = ["reproduced", "refuted", "reproduced", "refuted", "reproduced", "reproduced"]
     assert [each.verdict for each in verdict.findings] == words
     value, _, cost, _, difference, ratio = (each.main.estimate for each in verdict.findings)
-    sample = np.array([0.2, 0.22, 0.27])
+    sample = np.array([20, 22, 27])
     wide = 4.302653 * sample.std(ddof=1) / np.sqrt(3)  # Student's t at 2 degrees of freedom
-    assert (value.value, value.low, value.high) == pytest.approx((0.23, 0.23 - wide, 0.23 + wide))
+    assert (value.value, value.low, value.high) == pytest.approx((23, 23 - wide, 23 + wide))
     assert (cost.value, cost.low, cost.high) == pytest.approx((1.05, 1.05, 1.05))
     losses = {arm: verdict.arms["only"][arm].losses(2000) for arm in ("old", "new")}
     assert difference.value == pytest.approx(losses["new"].mean() - losses["old"].mean())
