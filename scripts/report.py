@@ -3,13 +3,16 @@
     python -m scripts.report results/runs/my_study --baseline adamw
     python -m scripts.report results/runs/my_study --output report.html
 
-Expect FOLDER/report.html: the verdicts, final losses, speed-ups, curves against steps, FLOPs and seconds, the ladder,
-learning rates, where the cost went, and every run's config and manifest. The same runs give the same bytes.
+Expect FOLDER/report.html: what is unlike, the verdicts, final losses, speed-ups, curves against steps, FLOPs and
+seconds, the ladder, learning rates, where the cost went, what was lost, and every run's config and manifest. The same
+runs give the same bytes. scripts/plot.py writes the figures one by one, for papers.
 """
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,14 @@ from markupsafe import Markup
 
 from harness import quantity
 from harness.arms import Arm
-from harness.comparison import Comparison, Standing, compare
-from harness.ladder import RUNGS, SEEDS
-from harness.quantity import AXIS, TITLE
-from harness.records import AXES, find_runs
+from harness.comparison import Comparison, compare
+from harness.fairness import endings
+from harness.quantity import TITLE
+from harness.records import AXES, Run, find_runs
 from harness.sentence import one_sentence
-from harness.speedup import Row, device_of
-from scripts import figures
+from harness.speedup import device_of
+from scripts import bars, figures, tables
+from scripts.canvas import Drawing, Style, style_of
 
 SHAPE = {"layers": "layers", "heads": "heads", "width": "wide"}
 LARGEST = 6_000_000  # bytes of a page that still mails and opens at once
@@ -62,116 +66,65 @@ def render(comparison: Comparison, details: bool = True) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("report.html")
-    styles = figures.style_of(comparison)
+    styles = style_of(comparison)
+    mismatches, unequal = tables.mismatches(comparison)
+    (shares, kinds), (outside, outside_colors) = bars.shares(comparison), bars.outside(comparison)
+    anchors = {str(run.folder): f"run-{number}" for run, number in zip(comparison.runs, count(1), strict=False)}
     return template.render(
         title=f"Faster than {comparison.baseline}?",
         facts=_facts(comparison),
         baseline=comparison.baseline,
-        warnings=comparison.warnings,
-        verdicts=[_verdict(comparison, standing) for standing in comparison.standings[1:]],
-        missing=_missing(comparison),
+        mismatches=mismatches,
+        unequal=unequal,
+        verdicts=[tables.verdict(comparison, each) for each in comparison.standings[1:]],
+        missing=tables.missing(comparison),
         titles=list(TITLE.values()),
         length=comparison.length,
         target=quantity.loss(comparison.target),
-        standings=[_standing(standing) for standing in comparison.standings],
-        speedups=_speedups(comparison),
-        swatch=lambda label: _swatch(*styles[label]),
-        legend=[standing.arm.label for standing in comparison.standings if standing.seeds],
-        curves=_drawn(figures.curves(comparison, axis) for axis in AXES),
+        standings=[tables.standing(each) for each in comparison.standings],
+        speedups=tables.speedups(comparison),
+        swatch=lambda label: _swatch(styles[label]),
+        patch=_patch,
+        legend=[(each.arm.label, styles[each.arm.label].name) for each in comparison.standings if each.seeds],
+        curves=_curves(comparison),
+        numbers=tables.numbers(comparison),
         ladder=_drawn([figures.ladder(comparison)]),
         learning_rates=_drawn([figures.learning_rates(comparison)]),
-        costs=_drawn(
+        costs=_drawn([bars.parts(comparison, "seconds"), bars.parts(comparison, "flops")]),
+        parts={"data": "data", "gradient": "gradient (model)", "curvature": "curvature", "optimizer": "optimizer"},
+        part_colors=bars.PARTS,
+        outside=_drawn([outside]),
+        outside_colors=outside_colors,
+        memory=_drawn(
             [
-                figures.parts(comparison, "seconds"),
-                figures.parts(comparison, "flops"),
-                figures.memory(comparison, "state_per_parameter", "state, bytes per parameter"),
-                figures.memory(comparison, "peak", "peak memory, GB", 1e-9),
+                bars.memory(comparison, "state_per_parameter", "state, bytes per parameter"),
+                bars.memory(comparison, "peak", "peak memory, GB", 1e-9),
             ]
         ),
-        parts={"data": "data", "gradient": "gradient (model)", "curvature": "curvature", "optimizer": "optimizer"},
-        part_colors=figures.PARTS,
-        notes=comparison.notes,
-        arms=[_arm(arm, details) for arm in comparison.arms],
+        shares=_drawn([shares]),
+        kinds=kinds,
+        oddities=tables.oddities(comparison),
+        anchor=lambda run: anchors[str(run.folder)],
+        notes=[note for note in comparison.notes if note not in set(endings(comparison.runs))],  # a table has those
+        arms=[_arm(arm.label, arm.runs, comparison, details) for arm in _with_copies(comparison)],
     )
 
 
-def _verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
-    """The newcomer's line on top: a word, and sentences with the figures behind it."""
-    base, label = comparison.standings[0], standing.arm.label
-    rows = [row for row in comparison.rows if row.arm == label and row.rule == "matched"]
-    text = []
-    if standing.loss is not None and base.loss is not None:
-        text.append(f"Final loss {quantity.loss(standing.loss)} against {quantity.loss(base.loss)}.")
-    if len(base.arm.lengths) >= RUNGS and any(row.speedup.known for row in rows):
-        text.append(f"For its loss {comparison.baseline} would need {_times(rows)}.")
-    if not standing.seeds:
-        text.append("It has no finished run of this length.")
-    if standing.reached and comparison.target is not None and comparison.length:
-        place = f"{standing.reached.steps:,.0f} of {comparison.length:,} updates"
-        text.append(f"Inside this schedule it came to {quantity.loss(comparison.target)} after {place}.")
-    elif standing.loss is not None and comparison.target is not None:
-        text.append(f"It never came to {quantity.loss(comparison.target)}.")
-    by_word: dict[str, list[str]] = {}
-    for row in rows:
-        if row.verdict:
-            by_word.setdefault(row.verdict, []).append(TITLE[row.axis])
-    where = {word: f" in {_listed(axes)}" if len(by_word) > 1 else "" for word, axes in by_word.items()}
-    return {"label": label, "words": where, "text": " ".join(text)}
-
-
-def _missing(comparison: Comparison) -> str:
-    """What the folder lacks for a verdict; empty if nothing."""
-    seeds = min((row.seeds for row in comparison.rows if row.rule == "matched"), default=SEEDS)
-    lacking = []
-    if len(comparison.standings[0].arm.lengths) < RUNGS:
-        lacking.append(f"a figure for the speed-up takes {comparison.baseline} runs of three lengths")
-    if seeds < SEEDS:
-        lacking.append("a verdict takes three seeds of each run")
-    text = _listed(lacking) if comparison.rows else ""
-    return f"{text[0].upper()}{text[1:]}." if text else ""
-
-
-def _times(rows: Sequence[Row]) -> str:
-    """`1.27 times the steps and FLOPs (1.17 to 1.36) and ...`, axes of the same figure together."""
-    by_figure: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        ratio, words = row.speedup, {"above": "more than ", "below": "less than ", None: ""}
-        figure = str(ratio).strip("<>") if ratio.value is not None else ratio.interval
-        interval = f" ({ratio.interval})" if ratio.interval and ratio.censored is None else ""
-        if ratio.known:
-            by_figure.setdefault((f"{words[ratio.censored]}{figure}", interval), []).append(TITLE[row.axis])
-    return _listed([f"{text} times the {_listed(axes)}{end}" for (text, end), axes in by_figure.items()])
-
-
-def _standing(standing: Standing) -> dict[str, Any]:
-    cells = []
-    for axis, text in AXIS.items():
-        row = standing.rows.get(axis)
-        cost = text(getattr(standing.reached, axis)) if standing.reached else "never" if standing.seeds else ""
-        cells.append({"cost": cost, "ratio": f"{row.speedup}x" if row and row.speedup.known else ""})
-    seeds = f"{standing.seeds} seeds" if standing.seeds > 1 else "1 seed" if standing.seeds else ""
-    chosen = f", best of {standing.tried} settings" if standing.tried > 1 else ""
-    loss = quantity.loss(standing.loss, standing.spread) if standing.seeds else "no finished run"
-    return {"label": standing.arm.label, "loss": loss, "seeds": seeds + chosen, "cells": cells}
-
-
-def _speedups(comparison: Comparison) -> list[dict[str, Any]]:
-    lines: dict[tuple[str, str], list[Row]] = {}
-    for row in comparison.rows:
-        lines.setdefault((row.arm, row.rule), []).append(row)
+def _curves(comparison: Comparison) -> list[dict[str, Markup]]:
+    """For each axis that somebody knows, its figure on every scale."""
+    by_axis = [{scale: figures.curves(comparison, axis, scale) for scale in figures.SCALES} for axis in AXES]
     return [
-        {
-            "label": label,
-            "rule": rule,
-            "seeds": rows[0].seeds,
-            "cells": [
-                {"value": str(row.speedup), "interval": row.speedup.interval, "verdict": row.verdict or ""}
-                for row in rows
-            ],
-        }
-        for (label, rule), rows in lines.items()
-        if rule != "target" and any(row.speedup.known or row.verdict for row in rows)
+        {scale.replace(" ", "-"): Markup(drawing.svg()) for scale, drawing in by_scale.items() if drawing}
+        for by_scale in by_axis
+        if by_scale["linear"]
     ]
+
+
+def _with_copies(comparison: Comparison) -> list[Arm]:
+    """Every arm, and the runs that only repeat another one: they count once, but they are not hidden."""
+    counted = {run.folder for arm in comparison.arms for run in arm.runs}
+    copies = [run for run in comparison.runs if run.folder not in counted]
+    return comparison.arms + ([Arm("", {}, copies, "Repeated runs, counted once")] if copies else [])
 
 
 def _facts(comparison: Comparison) -> str:
@@ -189,38 +142,46 @@ def _facts(comparison: Comparison) -> str:
     return "; ".join(fact for fact in facts if fact) + "."
 
 
-def _arm(arm: Arm, details: bool) -> dict[str, Any]:
-    lengths = ", ".join(f"{length:,}" for length in arm.lengths) or "none"
+def _arm(label: str, runs: Sequence[Run], comparison: Comparison, details: bool) -> dict[str, Any]:
+    devices = Counter(device_of(run) for run in comparison.standings[0].arm.runs if run.rows)
+    lengths = sorted({run.steps for run in runs if run.final_loss is not None})
+    finished = ", ".join(f"{length:,}" for length in lengths) or "none"
     return {
-        "label": arm.label,
-        "about": f"{len(arm.runs)} run{'s' * (len(arm.runs) > 1)}, finished lengths: {lengths}",
+        "label": label,
+        "about": f"{len(runs)} run{'s' * (len(runs) > 1)}, finished lengths: {finished}",
         "runs": [
             {
+                "run": run,
                 "name": run.name,
-                "about": f"{run.status}, {run.step:,} of {run.steps:,} updates, loss {quantity.loss(run.final_loss)}",
+                "about": f"{run.step:,} of {run.steps:,} updates, loss {quantity.loss(run.final_loss)}",
+                "badges": tables.badges(run, devices.most_common(1)[0][0] if devices else None),
                 "folder": str(run.folder),
                 "config": (run.folder / "config.yaml").read_text(encoding="utf-8") if details else "",
                 "manifest": json.dumps(run.manifest, indent=1) if details else "",
             }
-            for run in arm.runs
+            for run in runs
         ],
     }
 
 
-def _swatch(color: str, dash: Any) -> Markup:
-    pattern = {"-": "", "-.": "6 2 1.5 2"}.get(dash, "") if isinstance(dash, str) else " ".join(map(str, dash[1]))
+def _swatch(style: Style) -> Markup:
+    dash = "" if isinstance(style.dash, str) else " ".join(map(str, style.dash[1]))
     return Markup(
         '<svg class="swatch" viewBox="0 0 26 8" aria-hidden="true"><path d="M0 4H26" stroke="{}" stroke-width="2" '
         'stroke-dasharray="{}"/></svg>'
-    ).format(color, pattern)
+    ).format(style.color, dash)
 
 
-def _drawn(svgs: Any) -> list[Markup]:
-    return [Markup(svg) for svg in svgs if svg]
+def _patch(color: str, part: str) -> Markup:
+    """A square of a part's colour, and stripes where its bars have them."""
+    stripes = '<path d="M1 7L7 0M7 7L13 0M13 7L19 0" stroke="#fff" stroke-width=".9"/>' if part in bars.HATCHED else ""
+    return Markup(
+        '<svg class="swatch" viewBox="0 0 19 7" aria-hidden="true"><rect width="19" height="7" fill="{}"/>{}</svg>'
+    ).format(color, Markup(stripes))
 
 
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+def _drawn(drawings: Sequence[Drawing | None]) -> list[Markup]:
+    return [Markup(drawing.svg()) for drawing in drawings if drawing]
 
 
 if __name__ == "__main__":

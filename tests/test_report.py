@@ -13,7 +13,7 @@ from harness.records import find_runs
 from scripts.report import LARGEST, main, render
 from tests.study import write_run, write_study
 
-VOID = {"meta", "br", "path", "rect", "use", "line", "circle", "link", "img"}
+VOID = {"meta", "br", "path", "rect", "use", "line", "circle", "link", "img", "input"}
 
 
 class Page(HTMLParser):
@@ -119,8 +119,10 @@ def test_identifiers_are_unique_and_references_resolve(source):
 def test_figures_have_names_and_tables_have_headers(source):
     page = Page(source)
     drawn = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg" and "role" in attributes]
-    assert len(drawn) == len(set(drawn)) == 9
-    assert "Validation loss against FLOPs" in drawn
+    scales = {f"Validation loss against {axis}{scale}" for axis in ("steps", "FLOPs", "seconds")
+              for scale in ("", " (log x scale)", " (log-log scale)")}  # fmt: skip
+    assert scales < set(drawn)
+    assert len(drawn) == len(set(drawn)) == len(scales) + 8
     assert "Final validation loss against the length of the run" in drawn
     assert "Final validation loss against learning rate" in drawn
     assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
@@ -171,7 +173,8 @@ def test_nothing_finished_still_has_a_page(tmp_path):
     write_run(tmp_path, "adamw", until=100, status="running")
     write_run(tmp_path, "soap", until=0, status="failed")
     page = Page(render(compare(find_runs(tmp_path), "adamw")))
-    assert [line[1].strip() for line in page.tables["standings"][1:]] == ["no finished run", "no finished run"]
+    told = [" ".join(line[1].split()) for line in page.tables["standings"][1:]]
+    assert told == ["no finished run 1 cut off", "no finished run 1 failed"]
 
 
 def test_a_page_that_grows_too_large_leaves_the_configs_out(tmp_path, monkeypatch):
