@@ -65,7 +65,9 @@ class Range:
         return replace(self, high=higher) if upwards else replace(self, low=lower)
 
     def _flat(self, value: float) -> float:
-        """On the scale where trials are spread evenly."""
+        """On the scale where trials are spread evenly; what has no place on it lies below all."""
+        if self.scale == "log" and value <= 0:
+            return -math.inf
         return {"log": math.log, "decay": lambda v: -math.log(1 - v), "linear": float}[self.scale](value)
 
     def _flat_back(self, value: float) -> float:
@@ -99,7 +101,7 @@ def search_space(optimizer: str, values: Mapping[str, Any], given: Wanted | None
         if key not in wanted and value_of(values, key) is None:
             raise ValueError(f"range.{key}: there is no such key to search: {nearest(key, [*space, *values])}")
         try:
-            low, high = map(float, ends)
+            low, high = map(float, list(ends))
         except (TypeError, ValueError):
             raise ValueError(f"range.{key} must be [low, high], not {ends}") from None
         old = space.get(key)
