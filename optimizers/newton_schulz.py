@@ -22,6 +22,7 @@ from optimizers.kronecker import strips
 # The quintic a x + b x^3 + c x^5, tuned by its author for the largest slope at 0; it maps (0, 1] to about (.7, 1.2).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 FRESH = 5  # steps on one G
+SMALL = 1e-7  # a matrix whose norm is less is not blown up
 
 
 def newton_schulz(matrices: Tensor, steps: int) -> Tensor:
@@ -36,16 +37,21 @@ def newton_schulz(matrices: Tensor, steps: int) -> Tensor:
     a, b, c = COEFFICIENTS
     short, long = sorted(matrices.shape[-2:])
     tall = matrices.shape[-2] > short  # then X^T is meant, and kept as it lies in memory
-    x = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp_(min=1e-7)  # no singular value is above 1
-    if _on_gram(short, long, steps, x.dtype):
-        for done in range(0, steps, FRESH):
+    # Divided by its Frobenius norm, X has no singular value above 1.
+    if _on_gram(short, long, steps, matrices.dtype):
+        gram = _gram(matrices, tall)
+        norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt_().clamp_(min=SMALL)[..., None, None]
+        q = _several_steps(gram.div_(norm.square()), min(FRESH, steps)).div_(norm)
+        x = matrices @ q if tall else q @ matrices
+        for done in range(FRESH, steps, FRESH):
             q = _several_steps(_gram(x, tall), min(FRESH, steps - done))
             x = x @ q if tall else q @ x
-    else:
-        for _ in range(steps):
-            gram = _gram(x, tall)
-            p = symmetric(gram, gram).mul_(c).add_(gram, alpha=b)
-            x = torch.add(x @ p if tall else p @ x, x, alpha=a)
+        return x
+    x = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp_(min=SMALL)
+    for _ in range(steps):
+        gram = _gram(x, tall)
+        p = symmetric(gram, gram).mul_(c).add_(gram, alpha=b)
+        x = torch.add(x @ p if tall else p @ x, x, alpha=a)
     return x
 
 
