@@ -34,7 +34,15 @@ from optimizers.treatment import Treatment, treatment
 
 
 @register(
-    "kfac", summary="SGD, on gradients times inverse Kronecker factors", paper="arXiv 2107.01739", groups=whole_model
+    "kfac",
+    summary="SGD, on gradients times inverse Kronecker factors",
+    paper="arXiv 2107.01739",
+    groups=whole_model,
+    presets="`method=eigen` (the default) and `method=inverse` are KAISA's two, with its defaults.",
+    pitfalls="At KAISA's defaults it fades into SGD on batches of thousands of tokens (above: what to divide `damping` and "
+    "`kl_clip` by). The statistics of every token cost as much as most of a gradient. What it does not precondition, "
+    "embeddings above all, gets SGD.",
+    proof="tests/test_kfac.py",
 )
 class KFAC(Optimizer):
     """State of a layer's weight (out, in): `A` (in, in), `G` (out, out) and what was last made of them.
@@ -96,7 +104,7 @@ class KFAC(Optimizer):
             return treatment(p, f"a column of {layer.name}", buffer)
         m, n = layer.out, layer.into
         numbers = buffer + 2 * (m**2 + n**2) + (m + n if self.eigen else 0)
-        flops = (4 if self.eigen else 2) * m * n * (m + n)
+        flops: float = (4 if self.eigen else 2) * m * n * (m + n)
         flops += (gram_flops(m, tokens) + gram_flops(n, tokens)) / self.every_factor
         flops += self._inversion_flops(layer) / self.every_inverse
         return treatment(p, f"times inverse factors of its outputs ({m}) and inputs ({n})", numbers, flops=flops)
