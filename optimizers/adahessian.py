@@ -18,7 +18,7 @@ from torch import Tensor
 from optimizers.base import Objective, Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.curvature import Hutchinson
-from optimizers.kernels import Number, Row, average_, average_square_, descend_, kernel
+from optimizers.kernels import Number, Row, add_quotient_, average_, average_square_, kernel, shrink_
 from optimizers.registry import register
 from optimizers.treatment import Treatment, treatment
 
@@ -33,7 +33,7 @@ def update(
         average_block_(v, estimate.to(v.dtype), beta2, block)
     average_(m, grad.to(m.dtype), beta1)
     denominator = (v / correction2).pow_(hessian_power / 2).add_(eps)
-    descend_(p, m / denominator, lr / correction1, lr * decay)
+    add_quotient_(shrink_(p, lr * decay), m, denominator, -lr / correction1)
 
 
 def average_block_(v: Tensor, d: Tensor, beta: Number, block: int | None) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw as fused_adamw
 
+from optimizers.adam import adam_
 from optimizers.base import state_dtype
-from optimizers.kernels import Number, average_, average_square_, descend_, kernel
+from optimizers.kernels import Number, kernel
 from optimizers.lamb import update as update_lamb
 
 State = dict[str, Any]
@@ -30,41 +30,18 @@ def sgd(p: Tensor, g: Tensor, state: State, group: Group) -> None:
 
 
 def adamw(p: Tensor, g: Tensor, state: State, group: Group) -> None:
-    """Loshchilov & Hutter, arXiv 1711.05101: w <- w - lr wd w - lr m^ / (sqrt(v^) + eps).
-
-    By torch's own fused kernel on a CPU, where the dtypes let it; on a CUDA device that would want the count there too.
-    """
-    m, v, (beta1, beta2) = *_moments(p, state), group["betas"]
-    lr, eps, decay = group["lr"], group["eps"], group["weight_decay"]
-    if p.device.type == "cpu" and p.dtype == g.dtype == m.dtype and p.is_contiguous():
-        fused_adamw(
-            [p], [g.contiguous()], [m], [v], [], [state["step"]], foreach=False, fused=True, amsgrad=False, maximize=False,
-            beta1=beta1, beta2=beta2, lr=lr, weight_decay=decay, eps=eps,
-        )  # fmt: skip
-        return
-    state["step"] += 1
-    step = state["step"].item()
-    update([(p, g, m, v)], lr, beta1, beta2, 1 - beta1**step, 1 - beta2**step, eps, decay)
+    """Loshchilov & Hutter, arXiv 1711.05101: w <- w - lr wd w - lr m^ / (sqrt(v^) + eps)."""
+    update_adamw([(p, g, *_moments(p, state))], *_numbers(state, group))
 
 
 @kernel
-def update(
-    p: Tensor, grad: Tensor, m: Tensor, v: Tensor,
-    lr: Number, beta1: Number, beta2: Number, correction1: Number, correction2: Number, eps: Number, decay: Number,
-) -> None:  # fmt: skip
-    g = grad.to(m.dtype)
-    average_(m, g, beta1)
-    average_square_(v, g, beta2)
-    descend_(p, (m / correction1).div_((v / correction2).sqrt_().add_(eps)), lr, lr * decay)
+def update_adamw(p: Tensor, grad: Tensor, m: Tensor, v: Tensor, *numbers: Number) -> None:
+    adam_(p, grad.to(m.dtype), m, v, *numbers)
 
 
 def lamb(p: Tensor, g: Tensor, state: State, group: Group) -> None:
     """optimizers/lamb.py's, bias-corrected; clipping is the run's own."""
-    m, v, (beta1, beta2) = *_moments(p, state), group["betas"]
-    state["step"] += 1
-    step = state["step"].item()
-    corrections = (1 - beta1**step, 1 - beta2**step)
-    update_lamb([(p, g, m, v)], 1.0, group["lr"], beta1, beta2, *corrections, group["eps"], group["weight_decay"])
+    update_lamb([(p, g, *_moments(p, state))], 1.0, *_numbers(state, group))
 
 
 BACKENDS: dict[str, Callable[[Tensor, Tensor, State, Group], None]] = {"adamw": adamw, "lamb": lamb, "sgd": sgd}
@@ -76,3 +53,9 @@ def _moments(p: Tensor, state: State) -> tuple[Tensor, Tensor]:
         state["v"] = torch.zeros_like(p, dtype=state_dtype(p))
         state["step"] = torch.zeros((), dtype=torch.float32)  # on the CPU: read without waiting for the device
     return state["m"], state["v"]
+
+
+def _numbers(state: State, group: Group) -> tuple[float, ...]:
+    """lr, beta1, beta2, steps with the one to be made, eps, wd."""
+    state["step"] += 1
+    return (group["lr"], *group["betas"], state["step"].item(), group["eps"], group["weight_decay"])

@@ -62,12 +62,21 @@ def kernel(rule: Callable[..., None], apart: bool = False) -> Callable[..., None
             for row in rows:
                 rule(*row, *numbers, **constants)
             return
-        scalars = [x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in numbers]
+        scalars = _scalars(numbers, rows[0][0].device) if rows else []  # type: ignore[union-attr]
         for batch in [[row] for row in rows] if apart else [rows] if rows else []:
             shapes = tuple(tuple(None if t is None else (t.shape, t.dtype) for t in row) for row in batch)
             _graph(rule, shapes, tuple(sorted(constants.items())))(batch, *scalars, **constants)
 
     return run
+
+
+def _scalars(numbers: Sequence[Number], device: torch.device) -> list[Tensor]:
+    """The numbers as float64 scalars on the device, in one copy that nothing waits for."""
+    on_cuda = device.type == "cuda"
+    # Every other place is left empty: a kernel takes a pointer to 16 bytes as it is, and copies what lies between.
+    places = [(0.0 if isinstance(x, Tensor) else x, 0.0) for x in numbers]
+    table = torch.tensor(places, dtype=torch.float64, pin_memory=on_cuda).to(device, non_blocking=on_cuda)
+    return [x if isinstance(x, Tensor) else place[0] for x, place in zip(numbers, table, strict=True)]
 
 
 @cache
@@ -105,8 +114,18 @@ def add_(p: Tensor, x: Tensor, factor: Number) -> Tensor:
     return p.add_(x, alpha=factor)
 
 
+def shrink_(p: Tensor, share: Number) -> Tensor:
+    """p <- (1 - share) p."""
+    return p.mul_(1 - share) if isinstance(share, Tensor) or share else p
+
+
+def add_quotient_(p: Tensor, x: Tensor, y: Tensor, factor: Number) -> Tensor:
+    """p <- p + factor x / y."""
+    if isinstance(factor, Tensor):
+        return p.add_(x / y * factor)
+    return p.addcdiv_(x, y, value=factor)
+
+
 def descend_(p: Tensor, direction: Tensor, size: Number, decay: Number) -> None:
     """p <- (1 - decay) p - size direction."""
-    if isinstance(decay, Tensor) or decay:
-        p.mul_(1 - decay)
-    add_(p, direction, -size)
+    add_(shrink_(p, decay), direction, -size)

@@ -9,6 +9,7 @@ for matrices; vectors (biases, LayerNorm) take the step unscaled, as in BERT's t
 norm is 0.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optimizers.adam import adam_
 from optimizers.base import Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
-from optimizers.kernels import Number, Row, add_, average_, average_square_, kernel
+from optimizers.kernels import Number, Row, add_, kernel
 from optimizers.registry import register
 from optimizers.treatment import Treatment, treatment
 
@@ -27,14 +29,10 @@ from optimizers.treatment import Treatment, treatment
 @partial(kernel, apart=True)
 def update(
     p: Tensor, grad: Tensor, m: Tensor, v: Tensor,
-    shrink: Number, lr: Number, beta1: Number, beta2: Number, correction1: Number, correction2: Number, eps: Number,
-    decay: Number,
+    shrink: Number, lr: Number, beta1: Number, beta2: Number, steps: Number, eps: Number, decay: Number,
 ) -> None:  # fmt: skip
-    g = grad.to(m.dtype) * shrink
-    average_(m, g, beta1)
-    average_square_(v, g, beta2)
-    u = (m / correction1).div_((v / correction2).sqrt_().add_(eps))
-    add_(u, p, decay)
+    u = p.to(m.dtype) * decay
+    adam_(u, grad.to(m.dtype) * shrink, m, v, -1.0, beta1, beta2, steps, eps, 0.0)  # Adam's step is added to wd w
     if p.ndim >= 2:
         weights, size = p.norm(dtype=u.dtype), u.norm()
         lr = lr * torch.where((weights > 0) & (size > 0), weights / size, 1.0)
@@ -101,8 +99,8 @@ class Lamb(Optimizer):
                     by_count[state["step"].item()].append((p, p.grad, state["m"], state["v"]))
             beta1, beta2 = group["betas"]
             for steps, rows in by_count.items():
-                corrections = (1 - beta1**steps, 1 - beta2**steps) if group["bias_correction"] else (1.0, 1.0)
-                update(rows, shrink, group["lr"], beta1, beta2, *corrections, group["eps"], group["weight_decay"])
+                seen = steps if group["bias_correction"] else math.inf
+                update(rows, shrink, group["lr"], beta1, beta2, seen, group["eps"], group["weight_decay"])
         return loss
 
     def _shrink(self) -> Tensor | float:
