@@ -69,7 +69,7 @@ class WandbTracker:
         self._options = {
             "project": project,
             "entity": entity,
-            "group": group or f"{manifest['study']}/{optimizer}-{config_hash({**config, 'seed': None})[:8]}",
+            "group": group or group_of(config, manifest["study"]),
             "job_type": "train",
             "name": manifest["name"],
             "id": hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16],
@@ -156,6 +156,11 @@ class WandbTracker:
             self._start(trouble=_reason(error))
         else:
             _say(f"W&B failed ({_reason(error)}); the run goes on without it, metrics.jsonl has every row")
+
+
+def group_of(config: dict[str, Any], study: str) -> str:
+    """What W&B calls the runs of a study that are alike in all but the seed."""
+    return f"{study}/{optimizer_label(config['optimizer'])}-{config_hash({**config, 'seed': None})[:8]}"
 
 
 def _init(options: dict[str, Any], mode: str) -> Any:

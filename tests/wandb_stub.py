@@ -1,4 +1,5 @@
-"""A stand-in for W&B's server: enough of its API for init, log, finish and `wandb sync`, on a port of this machine."""
+"""A stand-in for W&B's server: enough of its API for init, log, finish, `wandb sync`
+and saved workspaces, on a port of this machine."""
 
 import json
 import sys
@@ -47,6 +48,7 @@ class WandbStub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.runs: dict[str, StoredRun] = {}
+        self.views: dict[str, dict[str, Any]] = {}  # saved workspaces, by name
         self.answering = threading.Event()
         self.answering.set()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -72,6 +74,14 @@ class WandbStub(ThreadingHTTPServer):
             run.upserts.append(variables)
             bucket = {**run.bucket(), "name": name, "displayName": variables["displayName"], "project": PROJECT}
             return {"upsertBucket": {"bucket": bucket, "inserted": len(run.upserts) == 1}}
+        if "upsertView" in query:
+            known = next((each for each in self.views.values() if each["id"] == variables.get("id")), None)
+            view = {"id": f"view{len(self.views)}", **(known or {}), **variables}
+            self.views[str(name)] = view
+            return {"upsertView": {"view": {"id": view["id"], "name": name}, "inserted": known is None}}
+        if "allViews" in query:
+            found = self.views.get(variables["viewName"])
+            return {"project": {"allViews": {"edges": [{"node": found}] if found else []}}}
         if "createRunFiles" in query:
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": []}}
         return {"viewer": VIEWER}
@@ -92,13 +102,14 @@ class Handler(BaseHTTPRequestHandler):
     server: WandbStub
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "{}")
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.answering.wait()
         reply: dict[str, Any] = {}
         if self.path == "/graphql":
+            body = json.loads(sent)
             reply = {"data": self.server.answer(body["query"], body.get("variables") or {})}
         elif self.path.endswith("/file_stream"):
-            self.server.stream(self.path.split("/")[-2], body)
+            self.server.stream(self.path.split("/")[-2], json.loads(sent))
         data = json.dumps(reply).encode()
         try:
             self.send_response(200)
