@@ -99,7 +99,7 @@ def search_space(optimizer: str, values: Mapping[str, Any], given: Wanted | None
         space[key] = construct(_range, entry, f"{RANGES.name}: {key}", start)
     for key, ends in (given or {}).items():
         if key not in wanted and value_of(values, key) is None:
-            raise ValueError(f"range.{key}: there is no such key to search: {nearest(key, [*space, *values])}")
+            raise ValueError(f"range.{key}: there is no such key to search: {nearest(key, {*space, *values})}")
         try:
             low, high = map(float, list(ends))
         except (TypeError, ValueError):

@@ -145,7 +145,7 @@ class Tuner:
         for run in find_runs(self.folder):
             theirs = settings(run)
             for key in sorted(ours.keys() | theirs.keys()):
-                ignored = within(key, MACHINE) or _within(key, self.space) or key.startswith("optimizer.")
+                ignored = within(key, MACHINE) or _within(key, self.space)
                 if not ignored and ours.get(key) != theirs.get(key):
                     raise ValueError(
                         f"{run.folder} is a trial with {key}={plain(theirs.get(key))} and not {plain(ours.get(key))}: "
