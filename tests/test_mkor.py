@@ -160,6 +160,16 @@ def test_a_gradient_keeps_its_norm_and_a_gradient_of_zero_stays_zero():
     assert not optimizer._precondition(layer).any()
 
 
+def test_the_condition_of_the_factors_is_logged():
+    """In the 1-norm; a matrix and its inverse have the same."""
+    run = Run("mkor", steps=5, every=1)
+    factors = [run.state(name)[key] for name in run.rows(0) for key in ("left", "right")]
+    expected = [(f.abs().sum(0).max() * torch.linalg.inv(f).abs().sum(0).max()).item() for f in factors]
+    found = run.optimizer.metrics()
+    assert found["condition_max"].item() == pytest.approx(max(expected), rel=1e-9)
+    assert min(expected) <= found["condition"].item() < max(expected)
+
+
 def test_backends_are_torchs_and_our_own():
     generator = torch.Generator().manual_seed(0)
     group = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-8, "momentum": 0.9, "weight_decay": 0.1}
