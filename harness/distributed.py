@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,6 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
-    patient: Any = None  # the process group in which the others may wait for hours while the first prepares a corpus
 
     @property
     def first(self) -> bool:
@@ -50,7 +50,7 @@ class Ranks:
             return value
         values: list[Any] = [value]
         with self._others():
-            dist.broadcast_object_list(values, src=0, group=self.patient)
+            dist.broadcast_object_list(values, src=0, group=_patient_group())
         return values[0]
 
     @contextmanager
@@ -79,12 +79,21 @@ def join(device: str) -> tuple[Ranks, str]:
             raise ValueError(f"device={device} is for one rank: give device=cuda under torchrun")
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    return Ranks(int(os.environ["RANK"]), world, _join_groups("nccl" if device.startswith("cuda") else "gloo")), device
+    if not dist.is_initialized():  # the jobs of a sweep share it
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        atexit.register(_leave)
+    _patient_group()
+    return Ranks(int(os.environ["RANK"]), world), device
 
 
 @functools.cache
-def _join_groups(backend: str) -> Any:
-    """The process group, joined once: the jobs of a sweep share it. Returns `patient`."""
-    dist.init_process_group(backend)
-    atexit.register(dist.destroy_process_group)
+def _patient_group() -> Any:
+    """The process group in which the others may wait for hours while the first prepares a corpus."""
     return dist.new_group(backend="gloo", timeout=timedelta(days=7))
+
+
+def _leave() -> None:
+    """Let go of the groups while the interpreter is still whole: gloo's threads, left alive, would abort its end."""
+    _patient_group.cache_clear()
+    dist.destroy_process_group()
+    gc.collect()
