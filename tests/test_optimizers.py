@@ -146,7 +146,7 @@ def test_a_learning_rate_of_zero_moves_nothing(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gradient_that_is_not_a_number_is_named_and_ends_the_run(name, here, monkeypatch):
-    poisoned, build, gradient = "blocks.1.mlp.up.weight", OptimizerInfo.build, Objective.__call__
+    poisoned, build = "blocks.1.mlp.up.weight", OptimizerInfo.build
     now = []  # in the gradient's own pass of the third update, and in no other
 
     def build_poisoned(info, model, **given):
@@ -154,14 +154,18 @@ def test_a_gradient_that_is_not_a_number_is_named_and_ends_the_run(name, here, m
             model.get_parameter(poisoned).register_hook(lambda g: g * float("nan") if now else g)
         return build(info, model, **given)
 
-    def call(objective):
-        now.extend([True] * (objective.step == 2))
-        loss = gradient(objective)
-        now.clear()
-        return loss
+    def spoiling(gradient):
+        def call(objective, *arguments):
+            now.extend([True] * (objective.step == 2))
+            found = gradient(objective, *arguments)
+            now.clear()
+            return found
+
+        return call
 
     monkeypatch.setattr(OptimizerInfo, "build", build_poisoned)
-    monkeypatch.setattr(Objective, "__call__", call)
+    for method in ("__call__", "gradient_and_hvp"):
+        monkeypatch.setattr(Objective, method, spoiling(getattr(Objective, method)))
     # Found out three updates later, when every weight has been spoilt.
     assert in_process(f"optimizer={name}", "log.every=6", "eval.every=6", "run_dir=out").code == 0
     ended = manifest(here / "out")
