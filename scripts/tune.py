@@ -39,13 +39,14 @@ from train import check_model, check_optimizer
 
 RUNS = Path("results/runs")
 TRIALS, SEED = 8, 1000
+AGAIN = 3  # the best, and its neighbours on either side
 OWN = re.compile(r"(trials|range\.[^=]+)=(.*)")
 
 
 def main(arguments: Sequence[str]) -> None:
     with one_sentence():
-        own, rest = _split(arguments)
-        tuner = Tuner.of(rest, own["trials"], own["ranges"])
+        own, rest = split(arguments)
+        tuner = Tuner.of(rest, TRIALS if own["trials"] is None else own["trials"], own["ranges"])
         print(tuner.plan(), flush=True)
         tuner.begin()
         launcher = launcher_of(rest)
@@ -97,6 +98,11 @@ class Tuner:
         """T."""
         return self.values["steps"]
 
+    @property
+    def flat(self) -> dict[str, Any]:
+        """The config before any choice, dotted."""
+        return flatten(self.values)
+
     def begin(self) -> None:
         write_plan(self.folder, self.optimizer, self.steps, self.space)
 
@@ -123,25 +129,25 @@ class Tuner:
     def overrides(self, tuning: Tuning) -> list[str]:
         """What train.py takes to run the best."""
         assert tuning.best is not None
-        changes = apply(flatten(self.values), tuning.best.settings)
+        changes = apply(self.flat, tuning.best.settings)
         return [*self.given, *(f"{key}={json.dumps(value).replace(' ', '')}" for key, value in changes.items())]
 
     def plan(self) -> str:
         """Its size, before anything starts."""
-        trials, batch = self.trials(), self.values["batch"]["tokens"]
+        trials, batch, half = self.trials(), self.values["batch"]["tokens"], self.steps // 2
         left = sum(not each.ended for each in trials)
-        tokens = sum(each.tokens for each in trials) + 3 * self.steps * batch
+        tokens = sum(each.tokens for each in trials) + AGAIN * self.steps * batch
         ranges = ", ".join(f"{key} {plain(each.low)} to {plain(each.high)}" for key, each in self.space.items())
         return (
-            f"{self.optimizer}: {self.count} trials of {self.steps // 2:,} updates ({left} left), the best 3 again for "
-            f"{self.steps:,}: {tokens / 1e6:,.1f}M tokens\n  {ranges}"
+            f"{self.optimizer}: {self.count} trials of {half:,} updates ({left} left), the best {AGAIN} again "
+            f"for {self.steps:,}: {tokens / 1e6:,.1f}M tokens\n  {ranges}"
         )
 
     def refuse_strangers(self) -> None:
         """Raises ValueError where the folder holds trials of another model, batch, length or anything else."""
         if not self.folder.is_dir() or not any(self.folder.rglob("manifest.json")):
             return
-        ours = {key: value for key, value in flatten(self.values).items() if not within(key, (*INDIFFERENT, *MACHINE))}
+        ours = {key: value for key, value in self.flat.items() if not within(key, (*INDIFFERENT, *MACHINE))}
         for run in find_runs(self.folder):
             theirs = settings(run)
             for key in sorted(ours.keys() | theirs.keys()):
@@ -158,7 +164,7 @@ class Tuner:
                 )
 
     def _training(self, steps: int, chosen: Mapping[str, float]) -> Training:
-        changes = {**apply(flatten(self.values), chosen), "steps": steps, "study": self.folder.parent.name}
+        changes = {**apply(self.flat, chosen), "steps": steps, "study": self.folder.parent.name}
         return Training.of(self.values, changes, self.folder)
 
 
@@ -186,9 +192,9 @@ def launcher_of(arguments: Sequence[str]) -> list[str]:
     return own if any(word.startswith("launcher=") for word in own) else ["launcher=local", *own]
 
 
-def _split(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """This program's own keys, and train.py's."""
-    own: dict[str, Any] = {"trials": TRIALS, "ranges": {}}
+def split(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """A tuning's own keys, {"trials": int or None, "ranges": {key: [low, high]}}, and train.py's."""
+    own: dict[str, Any] = {"trials": None, "ranges": {}}
     rest = []
     for argument in arguments:
         found = OWN.fullmatch(argument.lstrip("+"))

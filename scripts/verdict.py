@@ -1,0 +1,182 @@
+"""The verdict on anyone's optimizer: is it faster than the baseline, tuned alike, over seeds and lengths?
+
+    python -m scripts.verdict lion                                   # make verdict OPTIMIZER=lion
+    python -m scripts.verdict pytorch_optimizer.AdEMAMix             # any torch.optim.Optimizer that can be imported
+    python -m scripts.verdict my_package.MyOpt --scale small --plan  # what it would take, and nothing else
+    python -m scripts.verdict my_package.MyOpt --scale small launcher.jobs=2 'range.optimizer.lr=[1e-4,1e-1]'
+
+OPTIMIZER is the name of a YAML in configs/optimizer, or the path of a class, whose package is then trusted; a class
+that needs more than a learning rate gets a YAML of its own. Checks of conformance come first, then equal tuning of it
+and of the baseline, then both over three seeds, the baseline at three lengths. Expect results/verdicts/<optimizer>/ (at
+another scale than tiny, <optimizer>-<scale>/) with report.html, verdict.json and conformance.json. All verdicts at a
+scale share the baseline's runs. Interrupted, the same command goes on where it was. The scales: configs/verdict.yaml.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Console
+
+from harness.comparison import Comparison
+from harness.config import parse
+from harness.quantity import TITLE
+from harness.sentence import one_sentence
+from harness.speedup import Row
+from harness.tuning import Tuning
+from scripts import report, tuning_figure
+from scripts.conformance import Row as Check
+from scripts.conformance import conformance
+from scripts.tune import Tuner, launcher_of
+from scripts.verdict_plan import print_plan
+from scripts.verdict_study import BASELINE, Study
+from train import check_optimizer
+
+VERDICTS = Path("results/verdicts")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a newcomer."""
+
+    study: Study
+    checks: list[Check]
+    comparison: Comparison
+    tunings: dict[str, Tuning]
+
+    @cached_property
+    def rows(self) -> dict[str, Row]:
+        """Of the rule that decides, by axis."""
+        return {row.axis: row for row in self.comparison.rows if row.rule == "matched"}
+
+    @property
+    def optimizer(self) -> str:
+        return self.study.newcomer.optimizer
+
+    @property
+    def sentence(self) -> str:
+        """`lion, held against adamw at the scale tiny: slower in steps, .71 (.65 to .78); ...`."""
+        found = "; ".join(
+            f"{row.verdict or 'no verdict'} in {TITLE[axis]}"
+            + (f", {row.speedup}" if row.speedup.known else "")
+            + (f" ({row.speedup.interval})" if row.speedup.interval else "")
+            for axis, row in self.rows.items()
+        )
+        failed = sum(not check.passed for check in self.checks)
+        warned = f" It fails {failed} of {len(self.checks)} checks of conformance." if failed else ""
+        return f"{self.optimizer}, held against {BASELINE} at the scale {self.study.name}: {found}.{warned}"
+
+    @property
+    def protocol(self) -> str:
+        study, scale = self.study, self.study.scale
+        lengths = ", ".join(f"{length:,}" for length in study.lengths(study.base))
+        ours = ", ".join(f"{length:,}" for length in study.lengths(study.newcomer))
+        trials = f"{scale.trials} trials of {scale.steps // 2:,} updates"
+        effort = ", ".join(f"{name} {tuning.diverged} diverged" for name, tuning in self.tunings.items())
+        return (
+            f"Speed-ups by the matched rule, above 1 is faster, with 95 % intervals from {len(scale.seeds)} seeds: the "
+            f"{BASELINE} length that reaches the newcomer's loss, from {BASELINE} at {lengths} updates and "
+            f"{self.optimizer} at {ours}. Both were tuned by {trials}, the "
+            f"best and its neighbours again at {scale.steps:,}, on the seed {study.base.values['seed']} ({effort})."
+        )
+
+    @property
+    def passed(self) -> str:
+        return f"{sum(check.passed for check in self.checks)} of {len(self.checks)} checks pass"
+
+    def json(self) -> dict[str, Any]:
+        """Everything, with numbers as numbers."""
+        return {
+            **{"optimizer": self.optimizer, "baseline": BASELINE, "scale": self.study.name},
+            **{"verdict": self.rows["steps"].verdict if self.rows else None, "sentence": self.sentence},
+            **{"may_say": self.study.scale.may_say, "study": str(self.study.folder)},
+            "rows": [row.json() for row in self.comparison.rows],
+            "conformance": [asdict(check) for check in self.checks],
+            "tuning": {
+                name: {
+                    "trials": len(tuning.trials), "again": len(tuning.again), "diverged": tuning.diverged,
+                    "settings": tuning.best.settings if tuning.best else None, "loss": tuning.loss,
+                    "flops": tuning.flops, "edges": tuning.edges,
+                }
+                for name, tuning in self.tunings.items()
+            },
+            **{"warnings": self.comparison.warnings, "notes": self.comparison.notes},
+        }  # fmt: skip
+
+    def page(self) -> str:
+        """The report of the compared runs, with the verdict on top and the checks at the end."""
+        page = report.render(self.comparison, tunings=self.tunings)
+        if len(page.encode()) > report.LARGEST:
+            page = report.render(self.comparison, details=False, tunings=self.tunings)
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        facts = {
+            **{"sentence": self.sentence, "protocol": self.protocol, "scale": self.study.name},
+            **{"may_say": self.study.scale.may_say, "optimizer": self.optimizer},
+            **{"conformance": self.checks, "passed": self.passed},
+        }
+        parts: Any = environment.get_template("verdict.html").module
+        page = page.replace("<main>", f"<main>\n{parts.top(facts)}", 1)
+        return page.replace("</main>", f"{parts.bottom(facts)}\n</main>", 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_intermixed_args(arguments)
+    with one_sentence():
+        study = Study.of(options.optimizer, options.scale, options.overrides)
+        launcher = launcher_of(options.overrides)
+        print_plan(study, launcher, Console())
+        if options.plan:
+            return
+        place = VERDICTS / (options.optimizer if options.scale == "tiny" else f"{options.optimizer}-{options.scale}")
+        checks = _checked(study.newcomer, place)
+        study.train(launcher)
+        verdict = Verdict(study, checks, *study.comparison())
+        _write(place / "report.html", verdict.page())
+        _write(place / "verdict.json", json.dumps(verdict.json(), indent=1) + "\n")
+        tuning_figure.save(verdict.tunings, place / "learning_rate")
+        for warning in verdict.comparison.warnings:
+            print(f"warning: {warning}")
+        print(f"\n{verdict.sentence}\n{study.scale.may_say}\nreport: {place / 'report.html'}")
+
+
+def _checked(tuner: Tuner, place: Path) -> list[Check]:
+    """The rows of conformance. Raises ValueError if the class cannot be trained at all."""
+    build, charges = check_optimizer(parse(tuner.values))
+    checks = conformance(build, charges)
+    for check in checks:
+        print(f"  {'pass' if check.passed else 'FAIL'}  {check.name}: {check.said}", flush=True)
+    _write(place / "conformance.json", json.dumps([asdict(check) for check in checks], indent=1) + "\n")
+    if sum(check.passed for check in checks) <= 1:  # its groups may be well, and then nothing else is
+        raise ValueError(f"{tuner.optimizer} cannot be trained here ({checks[0].said}): {place / 'conformance.json'}")
+    return checks
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.verdict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("optimizer", help="a name of configs/optimizer, or package.module.Class")
+    parser.add_argument("overrides", nargs="*", help="launcher=..., device=..., range.<key>=[low,high]")
+    parser.add_argument("--scale", default="tiny", help="an entry of configs/verdict.yaml (default: tiny)")
+    parser.add_argument("--plan", action="store_true", help="print what it takes, and start nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
