@@ -108,14 +108,21 @@ def style_of(comparison: Comparison) -> dict[str, Style]:
     standings = comparison.standings
     names = [optimizer_label({"_target_": each.optimizer}) for each in standings]
     return {
-        each.arm.label: Style(
-            name if names.count(name) == 1 else each.optimizer,
-            INK[i % len(INK)],
-            DASHES[(i + i // len(INK)) % len(DASHES)],
-            MARKS[(i + i // len(INK)) % len(MARKS)],
-        )
+        each.arm.label: style(i, name if names.count(name) == 1 else each.optimizer)
         for i, (each, name) in enumerate(zip(standings, names, strict=True))
     }
+
+
+def by_optimizer(comparison: Comparison) -> dict[str, Style]:
+    """The same by the name that runs give their optimizer."""
+    styles = style_of(comparison)
+    return {each.optimizer: styles[each.arm.label] for each in comparison.standings}
+
+
+def style(number: int, name: str) -> Style:
+    """Of the so many-th arm from 0: a colour, a dash and a mark, no two alike until all have met."""
+    again = number + number // len(INK)
+    return Style(name, INK[number % len(INK)], DASHES[again % len(DASHES)], MARKS[again % len(MARKS)])
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -145,7 +152,8 @@ def ticks(axes: Axes, axis: str, scale: str) -> None:
         low, high = sorted(which.get_view_interval())
         decades = high / max(low, 1e-300)
         # A loss hardly spans a decade: there, round numbers of the linear scale.
-        spaced = LogLocator(subs=(1, 2, 5) if decades < 120 else (1,), numticks=8)
+        subs = (1, 2, 5) if decades < 120 else (1, 3) if decades < 3000 else (1,)
+        spaced = LogLocator(subs=subs, numticks=8)
         which.set_major_locator(MaxNLocator(6) if decades < 8 else spaced)
         which.set_minor_locator(NullLocator())
         which.set_minor_formatter(NullFormatter())

@@ -14,13 +14,19 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from harness.comparison import Comparison, compare
 from harness.records import find_runs
 from harness.sentence import one_sentence
+from harness.tuning import tuning_of, with_tuning
 from harness.wandb_tracker import FAILURES
+
+PATIENCE = 10.0  # seconds for W&B's server to answer at all
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--print", action="store_true", dest="dry", help="print the workspace as JSON; send nothing")
     options = parser.parse_args(arguments)
     with one_sentence():
-        comparison = compare(find_runs(options.folder), options.baseline)
+        tunings = tuning_of(options.folder.resolve())
+        comparison = with_tuning(compare(find_runs(options.folder), options.baseline), tunings)
         if options.dry:
             print(written(comparison, options.entity or "", options.project))
         else:
@@ -60,6 +67,7 @@ def save(comparison: Comparison, entity: str | None, project: str, address: str 
     try:
         if not wandb.login(prompt=False, verify=False):
             raise ConnectionError("there is no API key: `wandb login` asks for it")
+        _reach(wandb.setup().settings.base_url)
         new = _workspace(comparison, entity or wandb.Api().default_entity or "", project)
         if address:
             old = workspaces.Workspace.from_url(address)
@@ -69,6 +77,12 @@ def save(comparison: Comparison, entity: str | None, project: str, address: str 
     except FAILURES as error:
         told = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConnectionError(f"W&B did not take the workspace ({told}): --print shows it without W&B") from None
+
+
+def _reach(address: str) -> None:
+    """Raises URLError where no server answers at all, which the client would find out only after 20 seconds."""
+    with suppress(HTTPError):  # an answer
+        urlopen(address, timeout=PATIENCE).close()
 
 
 def _workspace(comparison: Comparison, entity: str, project: str) -> Any:

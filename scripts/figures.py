@@ -11,7 +11,7 @@ from harness.ladder import RUNGS
 from harness.quantity import TITLE
 from harness.records import Point
 from harness.speedup import ladder_of, matched_length
-from scripts.canvas import GREY, Drawing, canvas, caption, style_of, ticks
+from scripts.canvas import GREY, Drawing, by_optimizer, canvas, caption, style_of, ticks
 
 # Scales of the curves: x, y. The first tenth of training falls off a cliff, which a logarithm of x spreads out.
 SCALES = {"linear": ("linear", "linear"), "log x": ("log", "linear"), "log-log": ("log", "log")}
@@ -132,7 +132,7 @@ def learning_rates(comparison: Comparison) -> Drawing | None:
     if not tried or length is None:
         return None
     figure, axes = canvas(4.4, 2.8)
-    styles = {standing.optimizer: style_of(comparison)[standing.arm.label] for standing in comparison.standings}
+    styles = by_optimizer(comparison)
     for optimizer, by_rate in tried.items():
         style = styles[optimizer]
         best = {rate: min(arm.mean_loss(length) for arm in by_rate[rate]) for rate in sorted(by_rate)}

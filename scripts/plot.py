@@ -4,21 +4,21 @@
     python -m scripts.plot results/runs/my_study --output figures --format pdf svg --scale log-log
 
 Expect a file for each figure that the runs have something for: curves-steps, curves-flops, curves-seconds (each with
-its scale), ladder, learning-rates, parts-seconds, parts-flops, outside, memory-state_per_parameter, memory-peak, and
-shares.
-Letters in SVG are shapes, and look the same everywhere; in PDF they are whole fonts; PNG has 300 dots per inch.
-scripts/report.py shows the same figures on one page.
+its scale), ladder, learning-rates, tuning, parts-seconds, parts-flops, outside, memory-state_per_parameter, memory-peak
+and shares. Letters in SVG are shapes, and look the same everywhere; in PDF they are whole fonts; PNG has 300 dots per
+inch. scripts/report.py shows the same figures on one page.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.comparison import Comparison, compare
 from harness.records import AXES, find_runs
 from harness.sentence import one_sentence
-from scripts import bars, figures
-from scripts.canvas import SILENT, Drawing
+from harness.tuning import Tuning, tuning_of
+from scripts import bars, figures, tuning_figure
+from scripts.canvas import SILENT, Drawing, by_optimizer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
     options = parser.parse_args(arguments)
     with one_sentence():
-        drawings = list(drawn(compare(find_runs(options.folder), options.baseline), options.scale))
+        comparison, tunings = compare(find_runs(options.folder), options.baseline), tuning_of(options.folder.resolve())
+        drawings = list(drawn(comparison, tunings, options.scale))
         if not drawings:
             raise ValueError(f"{options.folder} has no finished run of {options.baseline} to draw: let one end first")
         options.output.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(path)
 
 
-def drawn(comparison: Comparison, scale: str = "linear") -> Iterator[Drawing]:
+def drawn(comparison: Comparison, tunings: Mapping[str, Tuning], scale: str = "linear") -> Iterator[Drawing]:
     """Every figure that the runs have something for."""
     yield from filter(
         None,
@@ -49,6 +50,7 @@ def drawn(comparison: Comparison, scale: str = "linear") -> Iterator[Drawing]:
             *(figures.curves(comparison, axis, scale) for axis in AXES),
             figures.ladder(comparison),
             figures.learning_rates(comparison),
+            tuning_figure.learning_rates(tunings, "tuning", by_optimizer(comparison)),
             bars.parts(comparison, "seconds"),
             bars.parts(comparison, "flops"),
             bars.outside(comparison)[0],

@@ -11,7 +11,7 @@ runs give the same bytes. scripts/plot.py writes the figures one by one, for pap
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from harness.quantity import TITLE
 from harness.records import AXES, Run, find_runs
 from harness.sentence import one_sentence
 from harness.speedup import device_of
-from scripts import bars, figures, tables
-from scripts.canvas import Drawing, Style, style_of
+from harness.tuning import Tuning, tuning_of, with_tuning
+from scripts import bars, figures, tables, tuning_figure
+from scripts.canvas import Drawing, Style, by_optimizer, style_of
 
 SHAPE = {"layers": "layers", "heads": "heads", "width": "wide"}
 LARGEST = 6_000_000  # bytes of a page that still mails and opens at once
@@ -42,22 +43,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with one_sentence():
         path = options.output or options.folder / "report.html"
-        write(compare(find_runs(options.folder), options.baseline), path)
+        tunings = tuning_of(options.folder.resolve())
+        write(with_tuning(compare(find_runs(options.folder), options.baseline), tunings), path, tunings)
     print(f"report: {path}")
 
 
-def write(comparison: Comparison, path: Path) -> None:
-    """Renders the page and puts it in place in one move."""
-    page = render(comparison)
+def write(comparison: Comparison, path: Path, tunings: Mapping[str, Tuning] | None = None) -> None:
+    """Renders the page and puts it in place in one move. tunings: what its optimizers were tuned on."""
+    page = render(comparison, tunings=tunings)
     if len(page.encode()) > LARGEST:
-        page = render(comparison, details=False)
+        page = render(comparison, details=False, tunings=tunings)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.new")
     draft.write_text(page, encoding="utf-8")
     draft.replace(path)
 
 
-def render(comparison: Comparison, details: bool = True) -> str:
+def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, Tuning] | None = None) -> str:
     """The page. details: with every run's config and manifest in it."""
     template = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -90,6 +92,8 @@ def render(comparison: Comparison, details: bool = True) -> str:
         numbers=tables.numbers(comparison),
         ladder=_drawn([figures.ladder(comparison)]),
         learning_rates=_drawn([figures.learning_rates(comparison)]),
+        tuning=_drawn([tuning_figure.learning_rates(tunings or {}, "tuning", by_optimizer(comparison))]),
+        trials=tables.trials(comparison, tunings or {}),
         costs=_drawn([bars.parts(comparison, "seconds"), bars.parts(comparison, "flops")]),
         parts={"data": "data", "gradient": "gradient (model)", "curvature": "curvature", "optimizer": "optimizer"},
         part_colors=bars.PARTS,

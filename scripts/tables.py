@@ -1,16 +1,18 @@
 """What the tables and the sentences of a report say, as plain rows that its page lays out."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness import quantity
+from harness.arms import plain
 from harness.comparison import Comparison, Standing
 from harness.fairness import endings, unfair, unlike
 from harness.ladder import RUNGS, SEEDS
 from harness.quantity import AXIS, TITLE
 from harness.records import Run
 from harness.speedup import Row, device_of
+from harness.tuning import Tuning
 from scripts.canvas import style_of
 from scripts.figures import curves_of
 
@@ -120,6 +122,29 @@ def speedups(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
+def trials(comparison: Comparison, tunings: Mapping[str, Tuning]) -> list[dict[str, Any]]:
+    """A line for each compared optimizer: what it was tuned on, and the best that came of it; empty if none was."""
+    base = tunings.get(comparison.baseline)
+    fewest = len(base.trials) if base else 0
+    lines = []
+    for each in comparison.standings if tunings else []:
+        tuning = tunings.get(each.optimizer)
+        best = tuning.best if tuning else None
+        lines.append(
+            {
+                "name": style_of(comparison)[each.arm.label].name,
+                "count": len(tuning.trials) if tuning else 0,
+                "more": len(tuning.trials) > fewest if tuning else False,
+                "again": len(tuning.again) if tuning else 0,
+                "diverged": tuning.diverged if tuning else 0,
+                "best": ", ".join(f"{_own(key)} {plain(value)}" for key, value in best.settings.items()) if best else "",
+                "loss": quantity.loss(tuning.loss) if tuning else "",
+                "flops": quantity.flops(tuning.flops) if tuning else "",
+            }
+        )
+    return lines
+
+
 def oddities(comparison: Comparison) -> list[dict[str, Any]]:
     """Rows of runs that count for less than others: what is the matter, and which they are."""
     usual = Counter(device_of(run) for run in comparison.standings[0].arm.runs if run.rows).most_common(1)
@@ -173,6 +198,11 @@ def word(run: Run) -> str:
 
 def listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _own(key: str) -> str:
+    """A key without the section that it is in."""
+    return key.rpartition(".")[2]
 
 
 def _matters(run: Run, device: str | None) -> Iterator[str]:

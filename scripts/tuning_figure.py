@@ -6,17 +6,20 @@ from typing import Any
 
 from harness.config import optimizer_label
 from harness.tuning import Tuning
-from scripts.canvas import DASHES, INK, MARKS, Drawing, canvas, caption, ticks
+from scripts.canvas import Drawing, Style, canvas, caption, style, ticks
 
 KINDS = ("svg", "png")
 Point = tuple[float, float]
 
 
-def learning_rates(tunings: Mapping[str, Tuning], name: str = "learning-rates") -> Drawing | None:
+def learning_rates(
+    tunings: Mapping[str, Tuning], name: str = "learning-rates", styles: Mapping[str, Style] | None = None
+) -> Drawing | None:
     """Final loss of every trial against what it searched first; None if there is nothing to draw.
 
     Small marks are trials, large ones the runs at full length, the chosen one filled, and a cross at the top is a
     divergence. The line leaves out trials that other keys spoilt. Who searches another key first is not in it.
+    styles: how the other figures of a page show these optimizers.
     """
     first = {optimizer: next(iter(tuning.space)) for optimizer, tuning in tunings.items() if tuning.space}
     if not first:
@@ -24,12 +27,13 @@ def learning_rates(tunings: Mapping[str, Tuning], name: str = "learning-rates") 
     key = max(first.values(), key=list(first.values()).count)
     figure, axes = canvas(4.8, 3.1)
     for i, optimizer in enumerate(name for name in first if first[name] == key):
-        tuning, color, mark = tunings[optimizer], INK[i % len(INK)], MARKS[i % len(MARKS)]
-        label = optimizer_label({"_target_": optimizer})
+        known, short = styles or {}, optimizer_label({"_target_": optimizer})
+        tuning, look = tunings[optimizer], known.get(optimizer) or style(len(known) + i, short)
+        color, mark = look.color, look.mark
         points = sorted((run.settings[key], run.loss) for run in tuning.trials if run.loss is not None)
         axes.plot(*_split(points), linestyle="", marker=mark, color=color, markersize=4, alpha=0.75)
-        axes.plot(*_split(_envelope(points)), color=color, linestyle=DASHES[i % len(DASHES)], linewidth=1, marker=mark,
-                  markersize=4, label=label)  # fmt: skip
+        axes.plot(*_split(_envelope(points)), color=color, linestyle=look.dash, linewidth=1, marker=mark,
+                  markersize=4, label=look.name)  # fmt: skip
         again = [(run.settings[key], run.loss) for run in tuning.again if run.loss is not None]
         large: Any = {"linestyle": "", "marker": mark, "markersize": 8}
         axes.plot(*_split(again), **large, markerfacecolor="white", markeredgecolor=color)

@@ -13,7 +13,7 @@ from harness.arms import Arm
 from harness.comparison import Comparison, Standing
 from harness.quantity import TITLE
 from harness.wandb_tracker import AXES, group_of
-from scripts.canvas import style_of
+from scripts.canvas import by_optimizer
 
 LOSS = "val/loss"
 AXIS_TITLES = dict(zip(AXES, ("updates", "tokens", "FLOPs, of model, curvature and optimizer", "seconds"), strict=True))
@@ -114,14 +114,13 @@ def wins(base: Arm, arm: Arm) -> tuple[int, int]:
 
 def _runs(comparison: Comparison, study: str) -> workspaces.RunsetSettings:
     """The study's runs, in groups of seeds, the best group first; an optimizer has the colour of its figures."""
-    styles = style_of(comparison)
-    colors = {each.optimizer: styles[each.arm.label].color for each in comparison.standings}
+    styles = by_optimizer(comparison)
     groups: dict[object, object] = {
-        (run.config.get("tracker") or {}).get("group") or group_of(run.config, study): colors[run.optimizer]
+        (run.config.get("tracker") or {}).get("group") or group_of(run.config, study): styles[run.optimizer].color
         for run in comparison.runs
     }
     return workspaces.RunsetSettings(
-        filters=[workspaces.Config("study") == study],
+        filters=workspaces.And(workspaces.Config("study") == study),
         groupby=[workspaces.Metric(GROUP)],
         order=[workspaces.Ordering(workspaces.Summary(f"{LOSS}.last"), ascending=True)],
         pinned_columns=["run:displayName", "summary:status", f"summary:{LOSS}.min", f"summary:{LOSS}.last",

@@ -10,6 +10,8 @@ import pytest
 from harness import quantity
 from harness.comparison import compare
 from harness.records import find_runs
+from harness.search import Range
+from harness.tuning import write_plan
 from scripts.report import LARGEST, main, render
 from tests.study import write_run, write_study
 
@@ -143,6 +145,89 @@ def test_every_run_is_there_with_its_config_and_manifest(study, source):
 def test_what_is_unfair_stands_on_top(source):
     warning = source.index("unequal tuning: adamw is the best of 1 settings, soap of 4")
     assert warning < source.index('class="verdicts"') < source.index('id="standings"')
+
+
+def test_mismatches_stand_in_red_in_a_table_above_all_others(tmp_path):
+    write_study(tmp_path, {"soap": 1.3}, ladder=(2000,), seeds=1)
+    changed = {"schedule.final": 0.01, "schedule.warmup": 50, "grad_clip": None}
+    write_run(tmp_path, "kfac", 2000, 0, config=changed)
+    write_run(tmp_path, "lion", 2000, 1, config={"grad_clip": None})
+    page = Page(render(compare(find_runs(tmp_path), "adamw")))
+    assert next(iter(page.tables)) == "mismatches"
+    header, *lines = [[cell.strip() for cell in line] for line in page.tables["mismatches"]]
+    assert header == ["setting", "adamw", "others"]
+    assert sorted(lines) == [
+        ["grad_clip", "1", "null for kfac and lion"],
+        ["schedule.final", "0.1", "0.01 for kfac"],
+        ["schedule.warmup", "0.1", "50 for kfac"],
+        ["seed (the order of the data)", "0", "1 for lion"],
+    ]
+
+
+def test_lost_runs_foreign_hardware_and_uncommitted_changes_are_rows_with_links(tmp_path):
+    write_study(tmp_path, {"soap": 1.3}, ladder=(2000,), seeds=1)
+    write_run(tmp_path, "soap", 2000, 1, until=400, status="running")
+    write_run(tmp_path, "soap", 2000, 2, until=300, status="diverged")
+    write_run(tmp_path, "soap", 2000, 3, manifest={"device.name": "NVIDIA A100", "git.dirty": True})
+    again = write_run(tmp_path / "again", "soap", 2000, 3, config={"study": "again"})
+    source = render(compare(find_runs(tmp_path), "adamw"))
+    page = Page(source)
+    told = {line[0].strip(): line[1].split() for line in page.tables["oddities"][1:]}
+    assert told == {
+        "was cut off at step 400 of 2000": ["gpt2-stdlib-soap-T2000-s1"],
+        "diverged at step 300 of 2000: the loss is NaN": ["gpt2-stdlib-soap-T2000-s2"],
+        "ran on NVIDIA A100, the baseline on NVIDIA H100": ["gpt2-stdlib-soap-T2000-s3"],
+        "uncommitted changes in the working tree, at commit 76e1970": ["gpt2-stdlib-soap-T2000-s3"],
+    }
+    standings = {line[0].strip(): line[1] for line in page.tables["standings"]}
+    assert "1 cut off, 1 diverged" in standings["soap"]
+    assert "Repeated runs, counted once" in source
+    assert (again / "config.yaml").read_text() in " ".join(page.text)
+    anchors = set(re.findall(r'<div id="(run-\d+)"', source))
+    assert len(anchors) == len(find_runs(tmp_path))  # every run's config is a click away
+    assert set(re.findall(r'href="#(run-\d+)"', source)) <= anchors
+
+
+def test_scales_are_switched_from_the_keyboard(source):
+    page = Page(source)
+    inputs = [attributes for tag, attributes in page.tags if tag == "input"]
+    labels = {attributes["for"] for tag, attributes in page.tags if tag == "label"}
+    assert {attributes["type"] for attributes in inputs} == {"radio"}
+    assert len({attributes["name"] for attributes in inputs}) == 1
+    assert {attributes["id"] for attributes in inputs} == labels
+    for scale in ("log-x", "log-log"):
+        assert f"#scale-{scale}:checked ~ .figures .{scale}" in source
+        assert source.count(f'<div class="{scale}">') == 3
+    assert ":focus-visible" in source
+    assert "@media print" in source
+
+
+def test_curves_are_numbers_too(study, source):
+    comparison = compare(find_runs(study), "adamw")
+    header, *lines = Page(source).tables["numbers"]
+    assert [cell.strip() for cell in header] == ["updates", "tokens", "adamw", "muon", "soap", "lion"]
+    assert lines[-1][:2] == ["2,000 ", "2,048,000 "]
+    assert lines[-1][2].strip() == quantity.loss(comparison.standings[0].loss)
+    assert len(lines) <= 21
+
+
+def test_a_newcomer_that_was_tuned_more_is_red(tmp_path, capsys):
+    study = write_study(tmp_path / "study", {"soap": 1.3}, ladder=(2000,), seeds=1)
+    for optimizer, count in {"adamw": 2, "soap": 3}.items():
+        trials = tmp_path / "study-tuning" / optimizer
+        write_plan(trials, optimizer, 2000, {"optimizer.lr": Range(1e-4, 1e-1)})
+        for number in range(count):
+            ending = {"until": 100, "status": "diverged"} if number == 2 else {}
+            write_run(trials, optimizer, 1000, 1000, config={"optimizer.lr": 10.0 ** (-3 + number / 2)}, **ending)
+    main([str(study)])
+    source = (study / "report.html").read_text()
+    page = Page(source)
+    lines = {line[0].split()[0]: [cell.split() for cell in line[1:4]] for line in page.tables["trials"][1:]}
+    assert lines == {"adamw": [["2"], ["0"], ["0"]], "soap": [["3", "more", "than", "adamw"], ["0"], ["1"]]}
+    assert '<b class="lost">3</b>' in source
+    warnings = source[source.index('class="warnings"') : source.index('class="verdicts"')]
+    assert "unequal tuning: soap got 3 trials of 1,000 updates, adamw 2 trials of 1,000 updates" in warnings
+    assert "Final validation loss against optimizer.lr" in source
 
 
 def test_the_same_runs_give_the_same_bytes(study, source):

@@ -1,0 +1,86 @@
+"""The figures of a study as files: each for what the runs have, with a legend, and the same bytes every time."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from harness.comparison import compare
+from harness.records import find_runs
+from harness.search import Range
+from harness.tuning import tuning_of, write_plan
+from scripts.plot import drawn, main
+from tests.study import write_run, write_study
+
+ALL = [
+    "curves-steps-linear", "curves-flops-linear", "curves-seconds-linear", "ladder", "learning-rates", "tuning",
+    "parts-seconds", "parts-flops", "outside", "memory-state_per_parameter", "memory-peak", "shares",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = write_study(tmp_path_factory.mktemp("plot") / "study", {"soap": 1.3}, seeds=1)
+    write_run(folder, "soap", 2000, 0, 1.1, config={"optimizer.lr": 3e-3})
+    trials = folder.with_name("study-tuning") / "soap"
+    write_plan(trials, "soap", 2000, {"optimizer.lr": Range(1e-4, 1e-1)})
+    for rate in (3e-4, 3e-3):
+        write_run(trials, "soap", 1000, 1000, config={"optimizer.lr": rate})
+    return folder
+
+
+def test_there_is_a_file_for_each_figure(study, tmp_path, capsys):
+    main([str(study), "--output", str(tmp_path / "new" / "figures")])
+    files = [tmp_path / "new" / "figures" / f"{name}.svg" for name in ALL]
+    assert capsys.readouterr().out.splitlines() == [str(file) for file in files]
+    assert sorted((tmp_path / "new" / "figures").iterdir()) == sorted(files)
+    for file in files:
+        source = file.read_text()
+        assert source.startswith("<?xml")
+        assert "<text" not in source  # letters are shapes
+        assert not re.search(r"20\d\d-\d\d-\d\d|<dc:|Matplotlib v", source)
+
+
+def test_runs_without_a_ladder_or_tuning_have_fewer_figures(tmp_path):
+    write_study(tmp_path, {"lion": 0.9}, ladder=(2000,), seeds=1, flops_per_step=None)
+    names = [drawing.name for drawing in drawn(compare(find_runs(tmp_path), "adamw"), {}, "log-log")]
+    assert names[:2] == ["curves-steps-log-log", "curves-seconds-log-log"]
+    assert not {"ladder", "learning-rates", "tuning", "parts-flops"} & set(names)
+
+
+def test_a_figure_that_stands_alone_names_its_lines(study, tmp_path):
+    drawings = drawn(compare(find_runs(study), "adamw"), tuning_of(study))
+    for drawing in drawings:
+        drawing.save(tmp_path / "figure.png")
+        if drawing.name == "ladder":
+            drawing.save(tmp_path / "again.png")
+            assert (tmp_path / "again.png").read_bytes() == (tmp_path / "figure.png").read_bytes()
+        told = {text.get_text() for legend in drawing.figure.legends for text in legend.get_texts()}
+        if drawing.name.startswith("curves"):
+            assert told == {"adamw", "soap"}
+        if drawing.name == "parts-seconds":
+            assert told == {"data", "gradient", "curvature", "optimizer"}
+        if drawing.name == "tuning":
+            assert told == {"soap"}
+
+
+def test_the_same_runs_give_the_same_bytes_in_another_process(study, tmp_path):
+    arguments = [str(study), "--format", "svg", "pdf", "--output"]
+    main([*arguments, str(tmp_path / "a")])
+    command = [sys.executable, "-m", "scripts.plot", *arguments, str(tmp_path / "b")]
+    subprocess.run(command, check=True, capture_output=True)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(files) == 2 * len(ALL)
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_what_cannot_be_drawn_is_said_in_a_sentence(tmp_path, capsys):
+    write_run(tmp_path / "study", "adamw", until=0, status="failed")
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / "study"), "--output", str(tmp_path / "figures")])
+    assert ended.value.code == 2
+    assert "has no finished run of adamw to draw" in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()
