@@ -1,0 +1,47 @@
+"""Trains nothing: run folders as a sweep would have left them, with losses that follow a known law of the rate."""
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+
+from scripts.training import Training
+from tests.study import write_run
+
+TrainAll = Callable[[Sequence[Training], Path, Sequence[str]], None]
+
+
+class Pretended:
+    """In place of train_all.
+
+    optimum: the best learning rate. limit: above it a run diverges. speedups: of an optimizer at its best rate.
+    """
+
+    def __init__(
+        self, optimum: float = 0.01, limit: float = math.inf, speedups: dict[str, float] | None = None
+    ) -> None:
+        self.optimum, self.limit, self.speedups = optimum, limit, speedups or {}
+        self.trained: list[Training] = []
+
+    def __call__(self, trainings: Sequence[Training], study: Path, overrides: Sequence[str]) -> None:
+        for each in trainings:
+            if not each.ended:
+                self.trained.append(each)
+                self.write(each)
+
+    def write(self, training: Training) -> None:
+        values, place = training.values, training.folder
+        optimizer = str(values["optimizer"].get("_target_") or values["optimizer"]["name"])
+        rate = values["optimizer"]["lr"]
+        fast = self.speedups.get(optimizer, 1.0) * math.exp(-0.2 * math.log(rate / self.optimum) ** 2)
+        lost = {"status": "diverged", "until": 5, "speedup": fast} if rate > self.limit else {"speedup": fast}
+        tokens = values["batch"]["tokens"]
+        written = write_run(
+            place.parent / ".writing", "x", values["steps"], values["seed"], noise=0.002,
+            manifest={"study": values["study"], "tokens_per_step": tokens, "name": place.name}, **lost,
+        )  # fmt: skip
+        (written / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        shutil.move(written, place)
+        shutil.rmtree(place.parent / ".writing")
