@@ -73,6 +73,12 @@ def source(study):
     return render(compare(find_runs(study), "adamw"))
 
 
+@pytest.fixture
+def one_scale(monkeypatch):
+    """Six figures fewer to draw, where a test is about something else."""
+    monkeypatch.setattr("scripts.figures.SCALES", {"linear": ("linear", "linear")})
+
+
 def test_the_numbers_are_the_computed_ones(study, source):
     comparison = compare(find_runs(study), "adamw")
     page = Page(source)
@@ -147,7 +153,7 @@ def test_what_is_unfair_stands_on_top(source):
     assert warning < source.index('class="verdicts"') < source.index('id="standings"')
 
 
-def test_mismatches_stand_in_red_in_a_table_above_all_others(tmp_path):
+def test_mismatches_stand_in_red_in_a_table_above_all_others(tmp_path, one_scale):
     write_study(tmp_path, {"soap": 1.3}, ladder=(2000,), seeds=1)
     changed = {"schedule.final": 0.01, "schedule.warmup": 50, "grad_clip": None}
     write_run(tmp_path, "kfac", 2000, 0, config=changed)
@@ -164,7 +170,7 @@ def test_mismatches_stand_in_red_in_a_table_above_all_others(tmp_path):
     ]
 
 
-def test_lost_runs_foreign_hardware_and_uncommitted_changes_are_rows_with_links(tmp_path):
+def test_lost_runs_foreign_hardware_and_uncommitted_changes_are_rows_with_links(tmp_path, one_scale):
     write_study(tmp_path, {"soap": 1.3}, ladder=(2000,), seeds=1)
     write_run(tmp_path, "soap", 2000, 1, until=400, status="running")
     write_run(tmp_path, "soap", 2000, 2, until=300, status="diverged")
@@ -211,7 +217,7 @@ def test_curves_are_numbers_too(study, source):
     assert len(lines) <= 21
 
 
-def test_a_newcomer_that_was_tuned_more_is_red(tmp_path, capsys):
+def test_a_newcomer_that_was_tuned_more_is_red(tmp_path, one_scale):
     study = write_study(tmp_path / "study", {"soap": 1.3}, ladder=(2000,), seeds=1)
     for optimizer, count in {"adamw": 2, "soap": 3}.items():
         trials = tmp_path / "study-tuning" / optimizer
@@ -234,7 +240,7 @@ def test_the_same_runs_give_the_same_bytes(study, source):
     assert render(compare(find_runs(study), "adamw")) == source
 
 
-def test_one_seed_one_length_on_a_cpu(tmp_path):
+def test_one_seed_one_length_on_a_cpu(tmp_path, one_scale):
     """What the demo has: a page without verdicts that still says what it knows."""
     write_study(
         tmp_path, {"lion": 0.9, "muon": 1.4}, ladder=(2000,), seeds=1, flops_per_step=None,
@@ -247,7 +253,7 @@ def test_one_seed_one_length_on_a_cpu(tmp_path):
     assert "no verdict in seconds" in text
 
 
-def test_the_baseline_alone_still_has_a_page(tmp_path):
+def test_the_baseline_alone_still_has_a_page(tmp_path, one_scale):
     write_study(tmp_path, {}, seeds=1)
     page = Page(render(compare(find_runs(tmp_path), "adamw")))
     assert len(page.tables["standings"]) == 2
@@ -262,7 +268,7 @@ def test_nothing_finished_still_has_a_page(tmp_path):
     assert told == ["no finished run 1 cut off", "no finished run 1 failed"]
 
 
-def test_a_page_that_grows_too_large_leaves_the_configs_out(tmp_path, monkeypatch):
+def test_a_page_that_grows_too_large_leaves_the_configs_out(tmp_path, monkeypatch, one_scale):
     folder = write_study(tmp_path / "study", {"soap": 1.3}, seeds=1)
     monkeypatch.setattr("scripts.report.LARGEST", 100_000)
     (folder / "gpt2-stdlib-soap-T2000-s0" / "config.yaml").open("a").write("#" * 100_000)
@@ -282,3 +288,11 @@ def test_the_command(study, tmp_path):
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr.startswith("halfstep: ")
     assert bad.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (3e-4, "3e-4"), (0.00125, "0.00125"), (1234, "1,234"), (1e6, "1e6"), (4.12e14, "4.1e14")],
+)
+def test_numbers_at_axes(value, text):
+    assert quantity.short(value) == text
