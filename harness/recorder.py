@@ -57,7 +57,7 @@ class Recorder:
         self.diverged_at: int | None = None
         self._row: Row | None = None
         self._before: list[Tensor] = []
-        self._unread: list[tuple[int, StepRecord]] = []
+        self._unread: list[tuple[int, Tensor, Tensor, Tensor]] = []  # step, loss, the gradient's norm, each parameter's
         self._culprits: list[str] = []  # parameters whose gradient was the first not to be finite
         self._previous: Row | None = None
 
@@ -95,13 +95,13 @@ class Recorder:
 
     def close(self, step: int, record: StepRecord) -> bool:
         """Take up what update `step` left; False where the run has diverged and must end."""
-        if record.loss is None or record.norm is None or record.clipped is None:
+        if record.loss is None or record.norm is None or record.norms is None or record.clipped is None:
             name = type(self.optimizer).__name__
             raise ValueError(
                 f"optimizer: {name} made a step without calling its closure, so there was nothing to measure"
             )
         self.clipped += record.clipped
-        self._unread.append((step, record))
+        self._unread.append((step, record.loss, record.norm, record.norms))
         if self._row is None:
             return True
         with self.clock.paused("log"):
@@ -120,13 +120,13 @@ class Recorder:
     def healthy(self) -> bool:
         """Whether every loss and gradient norm so far was finite; reads what has not been read yet."""
         if self._unread and self.diverged_at is None:
-            values = torch.stack([torch.stack((r.loss.float(), r.norm.float())) for _, r in self._unread])  # type: ignore[union-attr]
+            values = torch.stack([torch.stack((loss.float(), norm.float())) for _, loss, norm, _ in self._unread])
             bad = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()
             if bad:
-                self.diverged_at, record = self._unread[bad[0]]
+                self.diverged_at, _, _, norms = self._unread[bad[0]]
                 named = [name for name, p in self.model.named_parameters() if p.grad is not None]
-                finite = record.norms.isfinite().tolist()  # type: ignore[union-attr]
-                self._culprits = [name for name, good in zip(named, finite, strict=True) if not good]
+                finite = norms.isfinite().tolist()
+                self._culprits = [name for name, good in zip(named, finite, strict=False) if not good]
             self._unread = []
         return self.diverged_at is None
 

@@ -50,10 +50,11 @@ def average_block_(v: Tensor, d: Tensor, beta: Number, block: int | None) -> Non
     "adahessian",
     summary="Adam on the Hessian's diagonal",
     paper="arXiv 2006.00719, algorithm 1",
-    presets="`block=32` is the authors' code for transformers, `block=null` (a whole row) their code for images, `block=1` "
-    "no averaging, as it has below two dimensions.",
-    pitfalls="A Hessian-vector product a step triples the step (`every` spreads it), needs the math kernel of attention "
-    "and an eager model, and much memory. Rates are a hundred times Adam's, since v is a curvature: nothing carries over.",
+    presets="`block=32` is the authors' code for transformers, `block=null` (a whole row) their code for images, "
+    "`block=1` no averaging, as it has below two dimensions.",
+    pitfalls="A Hessian-vector product a step triples the step (`every` spreads it), needs the math kernel of "
+    "attention and an eager model, and much memory. Rates are a hundred times Adam's, since v is a curvature: "
+    "nothing carries over.",
     proof="tests/test_second_order.py",
 )
 class AdaHessian(Optimizer):

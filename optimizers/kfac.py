@@ -39,9 +39,9 @@ from optimizers.treatment import Treatment, treatment
     paper="arXiv 2107.01739",
     groups=whole_model,
     presets="`method=eigen` (the default) and `method=inverse` are KAISA's two, with its defaults.",
-    pitfalls="At KAISA's defaults it fades into SGD on batches of thousands of tokens (above: what to divide `damping` and "
-    "`kl_clip` by). The statistics of every token cost as much as most of a gradient. What it does not precondition, "
-    "embeddings above all, gets SGD.",
+    pitfalls="At KAISA's defaults it fades into SGD on batches of thousands of tokens (above: what to divide "
+    "`damping` and `kl_clip` by). The statistics of every token cost as much as most of a gradient. What it does "
+    "not precondition, embeddings above all, gets SGD.",
     proof="tests/test_kfac.py",
 )
 class KFAC(Optimizer):

@@ -43,8 +43,8 @@ def update(
     "lamb",
     summary="Adam with layer-wise scaled steps",
     paper="arXiv 1904.00962, algorithm 2",
-    presets="`bias_correction` and `max_grad_norm` are what implementations differ in: timm and NVIDIA clip at 1, others "
-    "not; the first BERT code has no bias correction.",
+    presets="`bias_correction` and `max_grad_norm` are what implementations differ in: timm and NVIDIA clip at 1, "
+    "others not; the first BERT code has no bias correction.",
     pitfalls="The step is lr times the weights' norm, however small the gradient: matrices that start near 0 (the "
     "projections into the residual stream) start slowly. max_grad_norm clips once more behind the run's grad_clip.",
     proof="tests/test_second_order.py",

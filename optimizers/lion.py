@@ -31,8 +31,9 @@ def update(p: Tensor, grad: Tensor, m: Tensor, lr: Number, beta1: Number, beta2:
     summary="sign of an interpolated momentum",
     paper="arXiv 2302.06675, algorithm 2",
     presets="None: the paper's program is the authors' code.",
-    pitfalls="Every coordinate moves by lr whatever its gradient, so the rate is three to ten times smaller than AdamW's "
-    "and the decay larger by as much; an AdamW rate diverges. The noise of a small batch goes into the sign unaveraged.",
+    pitfalls="Every coordinate moves by lr whatever its gradient, so the rate is three to ten times smaller than "
+    "AdamW's and the decay larger by as much; an AdamW rate diverges. The noise of a small batch goes into the "
+    "sign unaveraged.",
     proof="tests/test_equations.py",
 )
 class Lion(Optimizer):

@@ -58,7 +58,18 @@ def update_inverse(inverse: Tensor, x: Tensor, decay: float, formula: str) -> No
         inverse.addr_(u * (-1 / (1 + bend)), u)
 
 
-@register("mkor", summary="a first-order method behind rank-1 factors", paper="arXiv 2306.01685", groups=whole_model)
+@register(
+    "mkor",
+    summary="a first-order method behind rank-1 factors",
+    paper="arXiv 2306.01685",
+    groups=whole_model,
+    presets="`formula=exact` (the default) is what the paper means, `formula=printed` what it prints, "
+    "`formula=repo` what its authors' code does.",
+    pitfalls="The printed formula is no inverse of its average: it enlarges the directions that should shrink. A "
+    "mean over tokens is a poor witness of a covariance; with rescaling to the gradient's norm the backend "
+    "decides much of the outcome.",
+    proof="tests/test_mkor.py",
+)
 class Mkor(Optimizer):
     """State of a layer's weight (out, in): the inverse factors `left` (out, out) and `right` (in, in).
 

@@ -24,7 +24,16 @@ from optimizers.registry import register
 from optimizers.treatment import Treatment
 
 
-@register("mkor_h", summary="MKOR until the loss falls slowly", paper="arXiv 2306.01685, our rule", groups=whole_model)
+@register(
+    "mkor_h",
+    summary="MKOR until the loss falls slowly",
+    paper="arXiv 2306.01685, our rule",
+    groups=whole_model,
+    presets="MKOR's `formula`. The switching rule is ours: neither the paper nor its code has one.",
+    pitfalls="What MKOR's are, and a switch that noise can pull: with windows too short a loss that stands still "
+    "by chance ends the second order for good.",
+    proof="tests/test_mkor.py",
+)
 class MkorH(Mkor):
     """MKOR's state, and the window's summed `loss` with that of the first layer's weight.
 

@@ -31,8 +31,9 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch
     paper="Jordan et al. 2024",
     groups=by_kind,
     presets="None: there is the author's code alone, and this is its update. A fused QKV is one matrix, as there.",
-    pitfalls="Two rates to tune, `lr` and `adamw_lr`, each with its own best value. Newton-Schulz in bfloat16 is as good "
-    "as in fp32 for the loss, but two implementations agree in fp32 only. Singular values end between .7 and 1.2, not at 1.",
+    pitfalls="Two rates to tune, `lr` and `adamw_lr`, each with its own best value. Newton-Schulz in bfloat16 is "
+    "as good as in fp32 for the loss, but two implementations agree in fp32 only. Singular values end between .7 "
+    "and 1.2, not at 1.",
     proof="tests/test_equations.py",
 )
 class Muon(Optimizer):

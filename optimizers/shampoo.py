@@ -37,7 +37,15 @@ State = dict[str, Tensor]
 
 
 @register(
-    "shampoo", summary="inverse roots of Kronecker factors, sized by Adam", paper="arXiv 1802.09568", groups=by_table
+    "shampoo",
+    summary="inverse roots of Kronecker factors, sized by Adam",
+    paper="arXiv 1802.09568",
+    groups=by_table,
+    presets="`power=0.25 graft=false` is the paper's; the defaults' averages and grafting are those of Meta's code; "
+    "`power=0.5` is the baseline in SOAP's paper.",
+    pitfalls="Without grafting the size of a step hangs on eps and on how many gradients the factors have seen. "
+    "Roots are stale between refreshes, and more so than SOAP's basis: it degrades faster as `every` grows.",
+    proof="tests/test_shampoo.py",
 )
 class Shampoo(Optimizer):
     """State of an (a, b) matrix: `step`, `m`, `v` (none without grafting); factors `left` (a, a) and `right` (b, b),

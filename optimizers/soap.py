@@ -52,12 +52,12 @@ State = dict[str, Tensor]
     summary="Adam in the eigenbasis of Shampoo's preconditioner",
     paper="arXiv 2409.11321",
     groups=by_table,
-    presets="None: the paper's algorithm and its authors' code agree, but for the first gradient, which the code spends "
-    "on L and R alone, and for weight decay, which it takes after the step; both are as in the code. The paper's variants "
-    "are `one_sided` and `factorized`.",
+    presets="None: the paper's algorithm and its authors' code agree, but for the first gradient, which the code "
+    "spends on L and R alone, and for weight decay, which it takes after the step; both are as in the code. The "
+    "paper's variants are `one_sided` and `factorized`.",
     pitfalls="The implementation decides the wall-clock: the authors' took twice AdamW's step in a published trace. A "
-    "fused QKV makes a factor three times as wide, 27 times the work of a refresh. With a refresh every 10 steps in the "
-    "first hundred updates the basis lags; a warm-up hides it.",
+    "fused QKV makes a factor three times as wide, 27 times the work of a refresh. With a refresh every 10 steps "
+    "in the first hundred updates the basis lags; a warm-up hides it.",
     proof="tests/test_soap.py",
 )
 class SOAP(Optimizer):

@@ -148,13 +148,13 @@ class Sophia(Optimizer):
 
 
 PRESETS = (
-    "`preset=paper` is the algorithm as printed (half the batch, B in h), `preset=repo` the authors' code (the whole batch, "
-    "its gradient clipped to norm 1 before squaring, no B in h)."
+    "`preset=paper` is the algorithm as printed (half the batch, B in h), `preset=repo` the authors' code (the whole "
+    "batch, its gradient clipped to norm 1 before squaring, no B in h)."
 )
 PITFALLS = (
-    "With fewer than some hundred estimates the average h has not warmed up, and the update is sign momentum: short runs "
-    "say little of it. `rho` belongs to a batch size: the authors' code multiplies by the batch's tokens, and a harness that "
-    "leaves that at 480 is off by orders of magnitude. It diverges at small batches (Semenov et al. 2025). "
+    "With fewer than some hundred estimates the average h has not warmed up, and the update is sign momentum: short "
+    "runs say little of it. `rho` belongs to a batch size: the authors' code multiplies by the batch's tokens, and a "
+    "harness that leaves that at 480 is off by orders of magnitude. It diverges at small batches (Semenov et al.). "
     "`optimizer/win_rate`, the share of clipped coordinates, is healthy between .1 and .5."
 )
 
@@ -190,8 +190,8 @@ class SophiaG(Sophia):
     "sophia_h",
     summary="clipped momentum over Hutchinson's curvature",
     paper="arXiv 2305.14342",
-    presets="`preset=paper` is the algorithm as printed (1/15 of the batch); the authors' code has no Sophia-H, and `repo` "
-    "is this one with its timing, on the whole batch.",
+    presets="`preset=paper` is the algorithm as printed (1/15 of the batch); the authors' code has no Sophia-H, and "
+    "`repo` is this one with its timing, on the whole batch.",
     pitfalls=PITFALLS
     + " A Hessian-vector product needs the math kernel of attention and an eager model: it costs three "
     "gradients of its share, and much memory.",

@@ -44,8 +44,9 @@ register(
     w <- w - lr wd w - lr m^ / (sqrt(v^) + eps),    m^ = m / (1 - b1^t),  v^ = v / (1 - b2^t)
 
 The baseline of every comparison here. torch's own class, its fused kernel where there is one.""",
-    pitfalls="An AdamW whose rate was not tuned flatters every newcomer: tuning it alone is worth about 2x over a common "
-    "recipe (Wen et al. 2025). torch's default betas (.9, .999) are not those of language models (.9, .95).",
+    pitfalls="An AdamW whose rate was not tuned flatters every newcomer: tuning it alone is worth about 2x over a "
+    "common recipe (Wen et al. 2025). torch's default betas (.9, .999) are not those of language models (.9, "
+    ".95).",
     proof="tests/test_equations.py",
 )(torch.optim.AdamW)
 
@@ -54,12 +55,13 @@ register(
     summary="gradient descent with momentum",
     paper="Sutskever et al., ICML 2013",
     treat=_sgd,
-    about="""Gradient descent with momentum (Sutskever et al., "On the importance of initialization and momentum", 2013).
+    about="""Gradient descent with momentum (Sutskever et al., "On the importance of initialization and momentum").
 
     u <- g + wd w,    b <- momentum b + (1 - dampening) u,    w <- w - lr b
 
 torch's own class. The weight decay goes through the momentum.""",
-    pitfalls="On a transformer no single rate suits embeddings, matrices and vectors alike: far behind the adaptive methods.",
+    pitfalls="On a transformer no single rate suits embeddings, matrices and vectors alike: far behind the adaptive "
+    "methods.",
     proof="tests/test_stock.py",
 )(torch.optim.SGD)
 
@@ -91,7 +93,7 @@ register(
     w <- w - lr wd w - a u / max(1, rms(u) / d)
 
 torch's own class: no momentum, and eps1 bounds the root instead of being added to g^2.""",
-    pitfalls="The step is relative to the weights' own size and never above 1 / sqrt(t) of it, whatever `lr` says: rates do "
-    "not carry over from Adam.",
+    pitfalls="The step is relative to the weights' own size and never above 1 / sqrt(t) of it, whatever `lr` "
+    "says: rates do not carry over from Adam.",
     proof="tests/test_stock.py",
 )(torch.optim.Adafactor)

@@ -1,6 +1,6 @@
 """Writes docs/optimizers.md out of the registry, the configs and what each optimizer announces of its cost.
 
-    python -m scripts.document_optimizers
+python -m scripts.document_optimizers
 """
 
 import inspect
@@ -54,17 +54,21 @@ def section(info: OptimizerInfo) -> tuple[str, Sequence[str]]:
     cfg, model, found = costed([*(f"{key}={value}" for key, value in GPT2.items()), f"optimizer={info.name}"])
     size = sum(p.numel() for p in model.parameters())
     share = (found.flops or 0) / model_flops(cfg, model)
-    row = [f"[{info.name}](#{info.name})", f"{found.state_bytes / size:.2f}", f"{share:.2%}", f"{found.extra_passes:.0%}"]
+    kept, extra = f"{found.state_bytes / size:.2f}", f"{found.extra_passes:.0%}"
+    row = [f"[{info.name}](#{info.name})", kept, f"{share:.2%}", extra]
     title, _, about = dedent(info.about).strip().partition("\n")
     source = Path(inspect.getsourcefile(inspect.unwrap(info.constructor)) or "")
-    own = source.is_relative_to(CONFIGS.parent)
-    code = f"[optimizers/{source.name}](../optimizers/{source.name})" if own else f"`torch.optim.{info.constructor.__name__}`"
+    link, stock = (
+        f"[optimizers/{source.name}](../optimizers/{source.name})",
+        f"`torch.optim.{info.constructor.__name__}`",
+    )
+    code = link if source.is_relative_to(CONFIGS.parent) else stock
     parts = [
         f"## {info.name}", "", title, "", about.strip("\n"), "",
         "```yaml", (CONFIGS / "optimizer" / f"{info.name}.yaml").read_text().strip(), "```", "",
         wrapped(
-            f"**Cost.** {found.state_bytes / size:.2f} bytes of state per parameter; {(found.flops or 0) / 1e9:,.1f} GFLOPs "
-            f"of matrix work an update, {share:.2%} of the model's; {passes(found)}."
+            f"**Cost.** {kept} bytes of state per parameter; {(found.flops or 0) / 1e9:,.1f} GFLOPs of matrix work an "
+            f"update, {share:.2%} of the model's; {passes(found)}."
         ), "",
     ]  # fmt: skip
     if info.presets:

@@ -64,14 +64,14 @@ def one(arguments: Sequence[str]) -> str:
         key = (any_block(name), tuple(p.shape), any_block(rule), state, flops)
         alike[key] = alike.get(key, 0) + 1
     rows = []
-    for (name, shape, rule, state, flops), number in alike.items():
+    for (name, shape, rule, kept, flops), number in alike.items():
         rows.append([
-            name, " x ".join(map(str, shape)), str(number), f"{number * state / 1e6:,.2f}",
+            name, " x ".join(map(str, shape)), str(number), f"{number * kept / 1e6:,.2f}",
             f"{number * flops / 1e9:,.2f}" if found.announced else NONE, rule,
         ])  # fmt: skip
     whole = "unknown" if found.flops is None else f"{found.flops / 1e9:,.2f}"
-    state = f"{found.state_bytes / 1e6:,.2f}"
-    rows.append(["all", "", str(len(parameters)), state, whole, passes(found)])
+    total = f"{found.state_bytes / 1e6:,.2f}"
+    rows.append(["all", "", str(len(parameters)), total, whole, passes(found)])
     header = ["parameter", "shape", "number", "state, MB", "GFLOPs/update", "treatment"]
     size = sum(p.numel() for p in parameters.values())
     share = "" if found.flops is None else f", {100 * found.flops / model_flops(cfg, model):.2f} % of the model's FLOPs"
@@ -98,7 +98,9 @@ def vocabulary(cfg: Config) -> int:
     """That of the data, which need not be there."""
     known = cfg.data.get("vocabulary") or VOCABULARIES.get(cfg.data.get("tokenizer", ""))
     if known is None:
-        raise ValueError(f"data.tokenizer={cfg.data.get('tokenizer')}: give model.vocabulary and data=synthetic instead")
+        raise ValueError(
+            f"data.tokenizer={cfg.data.get('tokenizer')}: give model.vocabulary and data=synthetic instead"
+        )
     return int(known)
 
 
@@ -115,10 +117,10 @@ def label(cfg: Config) -> str:
 
 
 def headline(cfg: Config, model: GPT) -> str:
-    size = sum(p.numel() for p in model.parameters())
+    size = sum(p.numel() for p in model.parameters()) / 1e6
     rows = model.embedding.num_embeddings
     return (
-        f"{cfg.model['name']}: {size / 1e6:,.1f}M parameters (vocabulary {rows:,}), {cfg.batch.tokens:,} tokens per update, "
+        f"{cfg.model['name']}: {size:,.1f}M parameters (vocabulary {rows:,}), {cfg.batch.tokens:,} tokens per update, "
         f"{model_flops(cfg, model) / 1e9:,.0f} GFLOPs for its gradient"
     )
 

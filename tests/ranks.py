@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
 
 
 def curve(name: str, ranks: Ranks) -> list[float]:
-    """The losses of 12 updates under an optimizer as configs/optimizer has it; 11 takes it past every 10th's refresh."""
+    """The losses of 12 updates under an optimizer as configs/optimizer has it: past the refresh of every 10th."""
     model = tiny_model(dtype=torch.float64)
     optimizer = build(name, model)
     objective = tiny_objective(model, micro=2, ranks=ranks)

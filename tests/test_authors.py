@@ -134,9 +134,10 @@ def test_shampoo(power, bias, tmp_path, monkeypatch):
 
 
 def test_soap(tmp_path, monkeypatch):
-    """Their first basis is taken from ours: the first G G^T has a null space, of which rounding alone chooses a basis."""
+    """They take their first basis from ours: the first G G^T has a null space, whose basis rounding alone chooses."""
     text = Path(AUTHORS, "SOAP", "soap.py").read_text()
-    text = text.replace(".data.float()", ".data.double()").replace("device=grad.device)", "device=grad.device).double()")
+    for single, double in [(".data.float()", ".data.double()"), ("grad.device)", "grad.device).double()")]:
+        text = text.replace(single, double)
     (tmp_path / "authors_soap.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     keywords = {"lr": 3e-3, "betas": (0.95, 0.95), "eps": 1e-8, "weight_decay": DECAY}

@@ -1,4 +1,4 @@
-"""SOAP's other ways to the same step (Cholesky's QR, products in bfloat16), what they charge, and its scratch memory."""
+"""SOAP's other ways to the same step (Cholesky's QR, bfloat16 products), what they charge, and its scratch memory."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_flops_of_the_other_paths(keywords):
 
 
 def test_bfloat16_projections_turn_the_step_by_little():
-    """Products in bfloat16 are off by some .4 %; where V is as small as that error is large, the step is off by more."""
+    """Products in bfloat16 are off by some .4 %; where V is as small as that error, the step is off by more."""
     start = drawn((96, 32), 1, seed=1)[0].float()
     ends = []
     for dtype in ("float32", "bfloat16"):
