@@ -18,7 +18,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constrain
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 DEMO := results/demo
-DEMO_RUNS := demo_adamw,demo_lion,demo_sophia_g,demo_muon
+DEMO_RUNS := demo_adamw,demo_lion,demo_muon,demo_sophia_g,demo_soap,demo_mkor
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all test-slurm docs lint format bench-train bench-optimizers clean
@@ -45,8 +45,8 @@ $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
 	$(PIP) -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
-demo: install ## train 4 optimizers for minutes on the embedded corpus, then a table and results/demo/report.html
-	@echo "Four optimizers, one budget. Runs that are finished are kept, and one that was cut off goes on."
+demo: install ## train 6 optimizers for minutes on the embedded corpus, then a table and results/demo/report.html
+	@echo "Six optimizers, one budget. Runs that are finished are kept, and one that was cut off goes on."
 	$(RUN) train.py -m experiment=$(DEMO_RUNS) resume=true
 	$(RUN) -m scripts.speedup $(DEMO) --baseline adamw
 	$(RUN) -m scripts.report $(DEMO) --output $(DEMO)/report.html
