@@ -31,16 +31,19 @@ class Pretended:
                 self.trained.append(each)
                 self.write(each)
 
+    def speed(self, training: Training) -> float:
+        """The law's, at this run's rate."""
+        section = training.values["optimizer"]
+        most = self.speedups.get(str(section.get("_target_") or section["name"]), 1.0)
+        return most * math.exp(-0.2 * math.log(section["lr"] / self.optimum) ** 2)
+
     def write(self, training: Training) -> None:
-        values, place = training.values, training.folder
-        optimizer = str(values["optimizer"].get("_target_") or values["optimizer"]["name"])
-        rate = values["optimizer"]["lr"]
-        fast = self.speedups.get(optimizer, 1.0) * math.exp(-0.2 * math.log(rate / self.optimum) ** 2)
-        lost = {"status": "diverged", "until": 5, "speedup": fast} if rate > self.limit else {"speedup": fast}
+        values, place, fast = training.values, training.folder, self.speed(training)
+        lost = {"status": "diverged", "until": 5} if values["optimizer"]["lr"] > self.limit else {}
         tokens = values["batch"]["tokens"]
         written = write_run(
             place.parent / ".writing", "x", values["steps"], values["seed"], noise=0.002,
-            manifest={"study": values["study"], "tokens_per_step": tokens, "name": place.name}, **lost,
+            speedup=fast, manifest={"study": values["study"], "tokens_per_step": tokens, "name": place.name}, **lost,
         )  # fmt: skip
         (written / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
         shutil.move(written, place)

@@ -1,0 +1,241 @@
+"""The verdict on a stranger: conformance that tells, equal tuning, a page, and nothing trained twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from harness.config import parse
+from scripts import verdict, verdict_study
+from scripts.conformance import Row as Check
+from scripts.conformance import conformance
+from scripts.tune import Tuner
+from scripts.verdict_study import SCALES, Study, overrides_of
+from tests.tuned import Pretended
+from train import check_optimizer
+
+
+class Sound(torch.optim.SGD):
+    """A stranger's class with nothing wrong with it."""
+
+    def __init__(self, params, lr: float = 0.05, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.99)):
+        super().__init__(params, lr=lr, momentum=betas[0], weight_decay=weight_decay)
+
+
+class Forgetful(Sound):
+    """Keeps its momentum where no checkpoint finds it, heeds no schedule, and moves what has no gradient."""
+
+    def __init__(self, params, lr: float = 0.05):
+        super().__init__(params, lr)
+        self.momentum = {}
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                gradient = torch.zeros_like(p) if p.grad is None else p.grad
+                self.momentum[p] = 0.9 * self.momentum.get(p, 0.0) + gradient + 0.01 * p
+                p.sub_(0.05 * self.momentum[p])
+        return loss
+
+
+class Broken(Sound):
+    def step(self, closure=None):
+        raise RuntimeError("no step is made\nat all")
+
+
+SMALL = """
+tiny:
+  config: [experiment=scale_tiny, model=gpt2_pico]
+  steps: {steps}
+  trials: 2
+  seeds: [0, 1, 2]
+  baseline: [0.5, 1, 2]
+  newcomer: [1]
+  may_say: next to nothing
+"""
+
+
+@pytest.fixture
+def pretended(monkeypatch, here):
+    """The command with runs that are only written: of Lion at 1.5 times AdamW's speed."""
+    sweep = Pretended(speedups={"lion": 1.5, "tests.test_verdict.Sound": 0.6})
+    monkeypatch.setattr(verdict_study, "train_all", sweep)
+    scale(monkeypatch, here, 2000)
+    return sweep
+
+
+@pytest.fixture
+def brief(pretended, monkeypatch):
+    """The same without the plan, the checks and the page, which take seconds."""
+    monkeypatch.setattr(verdict, "print_plan", lambda *_: None)
+    monkeypatch.setattr(verdict, "conformance", lambda *_: [Check("it steps", True, "12 updates")] * 2)
+    monkeypatch.setattr(verdict.Verdict, "page", lambda self: "")
+    return pretended
+
+
+def scale(monkeypatch, folder: Path, steps: int) -> None:
+    path = folder / "verdict.yaml"
+    path.write_text(SMALL.format(steps=steps))
+    monkeypatch.setattr(verdict_study, "SCALES", path)
+
+
+def rows(optimizer: str) -> dict[str, str]:
+    """{check: what was found} of those that failed."""
+    build, charges = check_optimizer(parse(Tuner.of(["model=gpt2_pico", *overrides_of(optimizer)], 1).values))
+    return {row.name: row.said for row in conformance(build, charges) if not row.passed}
+
+
+def sentence(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        verdict.main(arguments)
+    assert ended.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    return line.removeprefix("halfstep: ")
+
+
+def told(name: str) -> dict:
+    return json.loads(Path(f"results/verdicts/{name}/verdict.json").read_text())
+
+
+@pytest.mark.parametrize("optimizer", ["soap", "tests.test_verdict.Sound"])
+def test_an_optimizer_that_behaves_passes_every_check(optimizer):
+    assert rows(optimizer) == {}
+
+
+def test_each_misbehaviour_is_a_row_of_its_own():
+    failed = rows("tests.test_verdict.Forgetful")
+    assert failed.keys() == {
+        "its state survives a file", "a rate of zero moves nothing", "frozen and unused parameters stay",
+    }  # fmt: skip
+    assert "some state is not in `state`" in failed["its state survives a file"]
+    assert "schedule" in failed["a rate of zero moves nothing"]
+
+
+def test_a_class_that_cannot_step_fails_rows_and_ends_in_one_sentence(pretended, capsys):
+    text = sentence(capsys, "tests.test_verdict.Broken")
+    assert text.startswith("tests.test_verdict.Broken cannot be trained here (RuntimeError: no step is made at all)")
+    checks = json.loads(Path("results/verdicts/tests.test_verdict.Broken/conformance.json").read_text())
+    assert [row["name"] for row in checks if row["passed"]] == ["each parameter is in one group"]
+    assert pretended.trained == []
+
+
+def test_what_is_typed_is_trusted_and_starts_from_its_own_rate():
+    assert overrides_of("lion") == ["optimizer=lion"]
+    assert overrides_of("tests.test_verdict.Sound") == [
+        "optimizer=external", "optimizer._target_=tests.test_verdict.Sound", "optimizer.lr=0.05",
+        "allow_targets=[torch.optim,pytorch_optimizer,tests]",
+    ]  # fmt: skip
+    assert "allow_targets" not in " ".join(overrides_of("pytorch_optimizer.Lion"))
+
+
+def test_a_newcomer_that_is_faster_is_said_to_be_so_on_a_page_and_in_json(pretended, capsys):
+    verdict.main(["lion"])
+    out = capsys.readouterr().out
+    found = told("lion")
+    assert found["verdict"] == "faster"
+    (row,) = [row for row in found["rows"] if (row["rule"], row["axis"]) == ("matched", "steps")]
+    speeds = {run.values["optimizer"]["name"]: pretended.speed(run) for run in pretended.trained[-12:]}
+    assert row["speedup"] == pytest.approx(speeds["lion"] / speeds["adamw"], rel=0.03)
+    assert found["sentence"] in out
+    assert all(check["passed"] for check in found["conformance"])
+    efforts = {(each["trials"], each["again"]) for each in found["tuning"].values()}
+    assert efforts == {(2, 3)}
+    assert not [warning for warning in found["warnings"] if "unequal" in warning]
+
+    page = Path("results/verdicts/lion/report.html").read_text()
+    assert page.index("<main>") < page.index(found["sentence"]) < page.index("<h2")
+    assert 'id="conformance"' in page
+    assert "next to nothing" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert Path("results/verdicts/lion/learning_rate.svg").is_file()
+
+
+def test_the_next_verdict_reuses_the_baselines_runs_and_the_same_one_trains_nothing(brief):
+    verdict.main(["lion"])
+    first = len(brief.trained)
+    assert first == 2 * (2 + 3) + 3 * 3 + 3
+    verdict.main(["lion"])
+    assert len(brief.trained) == first
+    verdict.main(["tests.test_verdict.Sound"])
+    new = brief.trained[first:]
+    assert {run.values["optimizer"].get("_target_") for run in new} == {"tests.test_verdict.Sound"}
+    assert len(new) == 2 + 3 + 3
+    assert told("tests.test_verdict.Sound")["verdict"] == "slower"
+    assert told("lion")["verdict"] == "faster"
+
+
+def test_what_was_cut_off_goes_on_where_it_was(brief, monkeypatch):
+    def cut(trainings, study, overrides):
+        brief(trainings[:2], study, overrides)
+        raise SystemExit(130)
+
+    monkeypatch.setattr(verdict_study, "train_all", cut)
+    with pytest.raises(SystemExit):
+        verdict.main(["lion"])
+    monkeypatch.setattr(verdict_study, "train_all", brief)
+    verdict.main(["lion"])
+    assert len(brief.trained) == len({run.folder for run in brief.trained}) == 22
+    assert told("lion")["verdict"] == "faster"
+
+
+def test_runs_that_are_too_small_decide_nothing_and_say_so(brief, monkeypatch, here):
+    scale(monkeypatch, here, 200)
+    verdict.main(["lion"])
+    found = told("lion")
+    assert found["verdict"] == "underpowered"
+    assert any("at least 2,000 updates, not 200" in note for note in found["notes"])
+
+
+def test_a_divergence_of_the_compared_runs_is_the_verdict(brief):
+    write, brief.limit = brief.write, 1.0
+
+    def diverging(training):
+        lost = training.values["optimizer"]["name"] == "lion" and training.values["seed"] == 2
+        brief.limit = 0.0 if lost else 1.0
+        write(training)
+
+    brief.write = diverging
+    verdict.main(["lion"])
+    assert told("lion")["verdict"] == "diverged"
+    assert "diverged in steps" in told("lion")["sentence"]
+
+
+def test_the_plan_comes_first_and_alone_starts_nothing(pretended, capsys):
+    verdict.main(["lion", "--plan"])
+    out = capsys.readouterr().out
+    assert "22/22" in out
+    assert "side by side" in out
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["lio"], "did you mean lion"),
+        (["my_package.MyOpt"], "there is no module my_package"),
+        (["pytorch_optimizer.Lio"], "did you mean Lion"),
+        (["pathlib.Path"], "no torch.optim.Optimizer class"),
+        (["adamw"], "is the baseline itself"),
+        (["lion", "--scale", "huge"], "choose from tiny"),
+        (["lion", "optimizer.lr=1"], "would change what the scale tiny fixes"),
+        (["lion", "trials=99"], "trials is fixed"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_is_trained(pretended, capsys, arguments, complaint):
+    assert complaint in sentence(capsys, *arguments)
+    assert pretended.trained == []
+
+
+@pytest.mark.parametrize("name", yaml.safe_load(SCALES.read_text()))
+def test_the_scales_compose_and_are_large_enough_for_a_verdict(name, here):
+    study = Study.of("lion", name, [])
+    assert study.scale.steps >= 2000
+    assert len(study.scale.seeds) >= 3
+    assert len(study.scale.baseline) >= 3
+    assert study.base.values["seed"] not in study.scale.seeds
+    for tuner in study.tuners:
+        assert study.scale.steps in study.lengths(tuner)
