@@ -9,6 +9,9 @@ NANOGPT ?=
 ONLY ?=
 REFERENCES ?=
 WORKERS ?= 2
+# For verdict: a name of configs/optimizer or package.module.Class, and an entry of configs/verdict.yaml.
+OPTIMIZER ?=
+SCALE ?= tiny
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -21,7 +24,7 @@ DEMO := results/demo
 DEMO_RUNS := demo_adamw,demo_lion,demo_muon,demo_sophia_g,demo_soap,demo_mkor
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-slurm docs lint format bench-train bench-optimizers clean
+.PHONY: help install demo verdict test test-all test-slurm docs lint format bench-train bench-optimizers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +54,10 @@ demo: install ## train 6 optimizers for minutes on the embedded corpus, then a t
 	$(RUN) -m scripts.speedup $(DEMO) --baseline adamw
 	$(RUN) -m scripts.report $(DEMO) --output $(DEMO)/report.html
 	@echo "The curves are in $(DEMO)/report.html. make demo again shows the same runs; rm -r $(DEMO) first to train anew."
+
+verdict: install ## is it faster than AdamW? OPTIMIZER=lion or my_package.MyOpt, SCALE=tiny or small; a page in results/verdicts
+	@test -n "$(OPTIMIZER)" || { echo "halfstep: give the optimizer, as in make verdict OPTIMIZER=lion" >&2; exit 2; }
+	$(RUN) -m scripts.verdict "$(OPTIMIZER)" --scale "$(SCALE)"
 
 test: install ## every test but the slow ones
 	$(PYTEST) -m "not slow"

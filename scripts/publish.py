@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.records import find_runs
 from harness.sentence import one_sentence
+from harness.tuning import CHOICE, PLAN
 
 RESULTS = Path("results")
 KEPT = ("config.yaml", "manifest.json", "metrics.jsonl")
@@ -51,6 +52,8 @@ def publish(folder: Path, target: Path) -> Path:
         place.mkdir(parents=True)
         for name in KEPT:
             shutil.copy2(run.folder / name, place / name)
+    for path in (path for name in (PLAN, CHOICE) for path in folder.rglob(name)):  # of a tuning's folder
+        shutil.copy2(path, new / path.relative_to(folder))
     os.replace(new, target)
     return target
 

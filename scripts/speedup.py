@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -26,6 +27,7 @@ from harness.quantity import AXIS, TITLE, loss
 from harness.records import find_runs
 from harness.sentence import one_sentence
 from harness.speedup import Row
+from harness.tuning import tuning_of, with_tuning
 
 COLORS = {"faster": "green", "slower": "red", "diverged": "red"}
 
@@ -39,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with one_sentence():
         comparison = compare(find_runs(options.folder), options.baseline, options.target)
+        comparison = with_tuning(comparison, tuning_of(Path(options.folder).resolve()))
         if not comparison.rows:
             raise ValueError(f"{options.folder} holds no optimizer but {options.baseline}: train another one too")
     try:

@@ -1,6 +1,7 @@
 """Equal tuning: ranges that are data, quasi-random trials, what was chosen and from how many, and who got more."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from harness.config import CONFIGS, config_hash
 from harness.search import Range, apply, search_space, settings
 from harness.tuning import tuning_of, unequal, with_tuning
 from scripts import report, tune, tuning_figure
+from scripts.publish import publish
 from scripts.training import Training, train_all
 from scripts.tune import Tuner
 from tests.study import compared, write_run, write_study
@@ -233,6 +235,17 @@ def test_broken_plans_are_named(pretended):
     (plan := tuning_of("results/runs/mine")["adamw"].folder / "tuning.yaml").write_text("{")
     with pytest.raises(ValueError, match=str(plan)):
         tuning_of("results/runs/mine")
+
+
+def test_a_published_tuning_reads_as_it_did(pretended):
+    tuned("optimizer=adamw", "trials=3", "range.optimizer.lr=[1e-3,1e-2]")
+    (before,) = tuning_of("results/runs/mine").values()
+    publish(Path("results/runs/mine-tuning"), Path("results/mine-tuning"))
+    (after,) = tuning_of("results/mine").values()
+    assert (after.space, after.steps, after.trials, after.edges) == (
+        before.space, before.steps, before.trials, before.edges,
+    )  # fmt: skip
+    assert Path("results/mine-tuning/adamw/tuned.yaml").is_file()
 
 
 def test_a_range_needs_values_on_its_scale():
