@@ -85,6 +85,8 @@ class Drawing:
         text = buffer.getvalue()
         text = text[text.index("<svg") :]
         text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+        # A hundredth of a point is finer than any screen.
+        text = re.sub(r'(?<= d=")[^"]+', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
         text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.name}-", text)
         return text.replace("<svg ", f'<svg role="img" aria-label="{self.title}" ', 1)
 

@@ -14,6 +14,7 @@ from harness.speedup import ladder_of, matched_length
 from scripts.canvas import GREY, Drawing, by_optimizer, canvas, caption, style_of, ticks
 
 # Scales of the curves: x, y. The first tenth of training falls off a cliff, which a logarithm of x spreads out.
+FINEST = 250  # points of a curve: as many as its width shows
 SCALES = {"linear": ("linear", "linear"), "log x": ("log", "linear"), "log-log": ("log", "log")}
 
 
@@ -26,7 +27,7 @@ def curves(comparison: Comparison, axis: str, scale: str = "linear") -> Drawing 
     figure, axes = canvas(3.7, 2.9)
     heights, lowest, left, right = [], [], [], []
     for label, curve, seeds in curves_of(comparison, axis):
-        kept = [i for i, point in enumerate(curve) if x_scale == "linear" or getattr(point, axis) > 0]
+        kept = thinned([i for i, point in enumerate(curve) if x_scale == "linear" or getattr(point, axis) > 0], x_scale)
         if len(kept) < 2:
             continue
         curve, seeds = [curve[i] for i in kept], seeds[kept]
@@ -63,6 +64,15 @@ def _updates(comparison: Comparison) -> str:
     """What a step is: all compared runs take equally many tokens per update."""
     tokens = next((run.known("tokens_per_step") for run in comparison.runs if run.known("tokens_per_step")), None)
     return f"updates of {tokens:,} tokens" if tokens else "updates"
+
+
+def thinned(points: list[int], scale: str) -> list[int]:
+    """At most FINEST of the points, the first and the last among them, as evenly as the scale of x shows them."""
+    if len(points) <= FINEST:
+        return points
+    last = len(points) - 1
+    shares = np.linspace(0, last, FINEST) if scale == "linear" else np.geomspace(1, last + 1, FINEST) - 1
+    return [points[i] for i in sorted(set(shares.round().astype(int).tolist()))]
 
 
 def curves_of(comparison: Comparison, axis: str) -> list[tuple[str, list[Point], np.ndarray]]:

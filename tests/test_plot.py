@@ -10,6 +10,7 @@ from harness.comparison import compare
 from harness.records import find_runs
 from harness.search import Range
 from harness.tuning import tuning_of, write_plan
+from scripts.figures import FINEST, thinned
 from scripts.plot import drawn, main
 from tests.study import write_run, write_study
 
@@ -75,6 +76,18 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(study, tmp_path):
     assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_long_curves_are_thinned_to_what_can_be_seen(scale):
+    points = list(range(7, 5007))
+    kept = thinned(points, scale)
+    assert FINEST / 2 < len(kept) <= FINEST
+    assert (kept[0], kept[-1]) == (7, 5006)
+    assert kept == sorted(set(kept))
+    gaps = [after - before for before, after in zip(kept, kept[1:], strict=False)]
+    assert max(gaps) <= (5000 / FINEST + 2 if scale == "linear" else 5000 * 0.04)
+    assert thinned(points[:FINEST], scale) == points[:FINEST]
 
 
 def test_what_cannot_be_drawn_is_said_in_a_sentence(tmp_path, capsys):
