@@ -7,6 +7,8 @@ import torch
 
 # On a CPU larger passes buy nothing once the matrices are a few thousand rows long, and cost cache and memory.
 CPU_TOKENS = 4096
+# On a GPU a pass of this many fills the chip, and every larger one that does not fit costs a compilation to find out.
+CUDA_TOKENS = 2**16
 
 
 def divisors(number: int) -> list[int]:
@@ -22,7 +24,8 @@ def resolve_micro(
 
     Args:
         sequences: in the global batch.
-        attempt: makes one training pass of (sequences, context) tokens; on CUDA the largest that fits is taken.
+        attempt: makes one training pass of (sequences, context) tokens; on CUDA the largest that fits is taken, up to
+            CUDA_TOKENS.
 
     Raises:
         ValueError: the batch does not divide over the ranks or the micro-batches, or not even one sequence fits.
@@ -39,9 +42,11 @@ def resolve_micro(
                 f"batch.micro={micro} does not divide the {local} sequences of one rank: give {near} or auto"
             )
         return int(micro)
+    most = CUDA_TOKENS if device.startswith("cuda") else CPU_TOKENS
+    sizes = [d for d in divisors(local) if d == 1 or d * context <= most]
     if not device.startswith("cuda"):
-        return next(d for d in divisors(local) if d == 1 or d * context <= CPU_TOKENS)
-    for size in divisors(local):
+        return sizes[0]
+    for size in sizes:
         try:
             attempt(size, context)
             return size

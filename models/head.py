@@ -1,4 +1,4 @@
-"""The output head and its loss. On a CPU, logits that outgrow the caches are made and used up block by block."""
+"""The output head and its loss. Logits that outgrow the caches can be made and used up block by block."""
 
 from typing import Any
 
@@ -7,7 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LARGE = 2**24  # logits: 64 MB in fp32. Below, blocks gain nothing.
-BLOCK = 2**20  # logits per block; at least 128 rows, so that its matrix products stay efficient
+BLOCK = 2**20  # logits per block on a CPU; at least 128 rows, so that its matrix products stay efficient
+
+_rows = 0
+
+
+def block_rows(rows: int) -> None:
+    """Rows per block from now on, in this process; 0, the default: all in one piece, but for large logits on a CPU.
+
+    Compiled, the pass in one piece fuses the cast to fp32 into the softmax and keeps logits in bf16 alone, twice; in
+    blocks there is one block of them, at the price of adding up a gradient of the weight for each. Which of the two is
+    quicker, and whether the memory buys anything, `scripts.bench_suite --part train` can measure (head_rows=...).
+    """
+    global _rows
+    if rows < 0:
+        raise ValueError(f"head_rows must be at least 0, not {rows}")
+    _rows = rows
 
 
 def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -15,12 +30,23 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
     x: (N, width), the normed residual stream. weight: (V, width), the tied embedding. targets: int64 (N,).
     """
-    eager_cpu = x.is_cpu and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-    if eager_cpu and x.requires_grad and x.dtype == torch.float32 and len(x) * len(weight) > LARGE:
-        return BlockwiseLoss.apply(x, weight, targets)
+    if rows := _rows_of_a_block(x, weight):
+        low = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        return BlockwiseLoss.apply(x, weight, targets, rows, low)
     logits = F.linear(x, weight)  # (N, V)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # from bf16 under autocast
     return F.cross_entropy(logits, targets)
+
+
+def _rows_of_a_block(x: Tensor, weight: Tensor) -> int:
+    """0: in one piece."""
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return 0
+    if _rows or not x.is_cpu:
+        return _rows
+    eager = not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+    large = eager and x.dtype == torch.float32 and len(x) * len(weight) > LARGE
+    return max(128, BLOCK // len(weight)) if large else 0
 
 
 class BlockwiseLoss(torch.autograd.Function):
@@ -32,24 +58,30 @@ class BlockwiseLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        rows = max(128, BLOCK // len(weight))
-        loss, x_grad, weight_grad = x.new_zeros(()), torch.empty_like(x), torch.zeros_like(weight)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, rows: int, low: torch.dtype) -> Tensor:
+        wide = torch.promote_types(low, torch.float32)
+        x_low, weight_low = x.to(low), weight.to(low)  # the matrix products are in `low`, what is summed in `wide`
+        loss, x_grad = x.new_zeros((), dtype=wide), torch.empty_like(x_low)
+        weight_grad = torch.zeros_like(weight)
         for first in range(0, len(x), rows):
-            block, target = x[first : first + rows], targets[first : first + rows, None]
-            error = F.log_softmax(block @ weight.T, dim=1)  # (rows, V)
+            block, target = x_low[first : first + rows], targets[first : first + rows, None]
+            error = F.log_softmax(block @ weight_low.T, dim=1, dtype=wide)  # (rows, V)
             loss -= error.gather(1, target).sum()
             error.exp_().scatter_add_(1, target, error.new_full((len(block), 1), -1.0))  # softmax - one-hot
-            torch.mm(error, weight, out=x_grad[first : first + rows])
-            weight_grad.addmm_(error.T, block)
+            error = error.to(low)
+            torch.mm(error, weight_low, out=x_grad[first : first + rows])
+            if low == weight.dtype:
+                weight_grad.addmm_(error.T, block)
+            else:
+                weight_grad += error.T @ block
         ctx.save_for_backward(x, weight, targets, x_grad.div_(len(x)), weight_grad.div_(len(x)))
         return loss / len(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, weight, targets, x_grad, weight_grad = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: this must be differentiable itself
             x, weight = x.view_as(x), weight.view_as(weight)  # stop at this head: x depends on the weight too
             loss = F.cross_entropy(F.linear(x, weight), targets)
             x_grad, weight_grad = torch.autograd.grad(loss, (x, weight), create_graph=True)
-        return x_grad * grads[0], weight_grad * grads[0], None
+        return x_grad.to(x.dtype) * grads[0], weight_grad * grads[0], None, None, None

@@ -20,7 +20,7 @@ from harness.kernels import choose_kernels
 from harness.objective import Objective
 from harness.schedule import set_lr
 from models import build_model
-from models.head import head_loss
+from models.head import block_rows, head_loss
 from optimizers import build_optimizer
 
 LR, BETAS, WEIGHT_DECAY, GRAD_CLIP = 6e-4, (0.9, 0.95), 0.1, 1.0  # nanoGPT's defaults
@@ -29,7 +29,15 @@ LOG_EVERY = 10  # updates between reads of our loss; nanoGPT reads its own after
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for both. tokens: a file of uint16. dtype: of the passes. compiled: by torch.compile."""
+    """What is the same for both, unless a variant of one is measured.
+
+    Attributes:
+        tokens: a file of uint16.
+        dtype: of the passes.
+        compiled: by torch.compile, in the mode `compile`.
+        attention: the one kernel that scaled_dot_product_attention may take; auto: whichever torch prefers.
+        head_rows: rows of a block of the head's loss, halfstep's alone; 0: in one piece.
+    """
 
     layers: int
     heads: int
@@ -42,6 +50,22 @@ class Setting:
     device: str
     dtype: torch.dtype
     compiled: bool
+    compile: str = "default"
+    attention: str = "auto"
+    head_rows: int = 0
+
+    def choose(self) -> None:
+        """Set what is this process's and not a model's."""
+        block_rows(self.head_rows)
+        if self.attention != "auto":
+            switches = torch.backends.cuda
+            for name, enable in [("flash", switches.enable_flash_sdp), ("cudnn", switches.enable_cudnn_sdp),
+                                 ("efficient", switches.enable_mem_efficient_sdp)]:  # fmt: skip
+                enable(name == self.attention)
+
+    def forward(self, model: nn.Module) -> Any:
+        """The model, compiled as the setting says."""
+        return torch.compile(model, mode=self.compile, dynamic=False) if self.compiled else model
 
     @property
     def batch_tokens(self) -> int:
@@ -79,6 +103,7 @@ class Halfstep:
     def __init__(self, setting: Setting):
         self.setting = setting
         self.kernels = choose_kernels(setting.device, setting.context)
+        setting.choose()
         shape = {key: getattr(setting, key) for key in ("layers", "heads", "width", "context", "vocabulary")}
         self.model = build_model("gpt2", 0, **shape).to(setting.device)
         self.flops_per_token = self.model.flops_per_token(setting.context)
@@ -87,7 +112,7 @@ class Halfstep:
         self.clock = Clock(setting.device)
         self.objective = Objective(
             self.model, sequences=setting.sequences, micro=setting.micro, flops_per_token=self.flops_per_token,
-            clock=self.clock, ledger=Ledger(), forward=torch.compile(self.model) if setting.compiled else self.model,
+            clock=self.clock, ledger=Ledger(), forward=setting.forward(self.model),
             dtype=setting.dtype, grad_clip=GRAD_CLIP,
         )  # fmt: skip
         self.loader = Loader([setting.tokens], setting.context, setting.sequences, seed=0, device=setting.device)
@@ -140,6 +165,7 @@ class NanoGPT:
     def __init__(self, setting: Setting, source: Path):
         self.setting = setting
         torch.backends.cuda.matmul.allow_tf32 = True
+        setting.choose()
         spec = importlib.util.spec_from_file_location("nanogpt_model", source)
         assert spec
         assert spec.loader
@@ -153,7 +179,7 @@ class NanoGPT:
             self.model = module.GPT(config).to(setting.device)
             kind = torch.device(setting.device).type
             self.optimizer = self.model.configure_optimizers(WEIGHT_DECAY, LR, BETAS, kind)
-        self.forward = torch.compile(self.model) if setting.compiled else self.model
+        self.forward = setting.forward(self.model)
         self.flops_per_token = 0  # the ledger's formula is ours; both have the same shape
         self.batch = self._draw()
 
