@@ -19,7 +19,7 @@ NAMES = {info.name for info in optimizers.list_optimizers()}
 # What reads run folders, and what answers before a run begins.
 WITHOUT_TORCH = ["harness.records", "harness.comparison", "harness.command_line"]
 WITHOUT_TORCH += ["scripts.speedup", "scripts.report", "scripts.runs", "harness.verdict", "scripts.claims"]
-WITHOUT_TORCH += ["harness.tuning"]
+WITHOUT_TORCH += ["harness.tuning", "scripts.plot", "scripts.dashboard"]
 
 
 def relative(path: Path) -> str:
