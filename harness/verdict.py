@@ -166,8 +166,12 @@ def _missing(missing: Sequence[Planned]) -> Iterator[str]:
     seeds: dict[tuple[str, str, int], list[str]] = {}
     for each in missing:
         seeds.setdefault((each.part, each.arm, each.steps), []).append(str(each.seed))
-    for (part, arm, steps), which in seeds.items():
-        yield f"not run yet: {arm} ({part}) for {steps:,} updates, seed{'s' * (len(which) > 1)} {', '.join(which)}"
+    lengths: dict[tuple[str, str, str], list[str]] = {}
+    for (part, arm, steps), each_seed in seeds.items():
+        which = f"seed{'s' * (len(each_seed) > 1)} {', '.join(each_seed)}"
+        lengths.setdefault((part, arm, which), []).append(f"{steps:,}")
+    for (part, arm, which), updates in lengths.items():
+        yield f"not run yet: {arm} ({part}) for {' and '.join(updates)} updates, {which}"
 
 
 def _hardware(runs: Sequence[Run]) -> Iterator[str]:

@@ -77,7 +77,8 @@ def check_arms(claim: Claim, scale: str, parts: Sequence[str]) -> None:
 def print_plan(claim: Claim, scale: str, jobs: dict[Planned, str | None], console: Console) -> None:
     """A line for each arm and length, and the sum."""
     console.print(f"{claim.name}, scale {scale}: {claim.sentence}", highlight=False, markup=False)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="Of all runs; disk and hours of those to do")
+    title = "Of all runs; disk and hours of those to do"
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title)
     for name in ("arm", "updates", "to do", "tokens", "model", "curv.", "optim.", "disk", "hours"):
         table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold", no_wrap=name == "arm")
     groups: dict[tuple[str, str], list[Planned]] = {}

@@ -134,7 +134,7 @@ def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
     main(["verify", str(path)])
     out = capfd.readouterr().out
     assert "only: underpowered" in out
-    assert "not run yet: old (only) for 4 updates, seed 5" in out
+    assert "not run yet: old (only) for 4 and 8 updates, seed 5" in out
 
 
 def test_an_option_that_is_none_is_refused(tmp_path, capsys):
