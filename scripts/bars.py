@@ -70,7 +70,8 @@ def shares(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
     def over_the_run(run: Run) -> list[float] | None:
         keys = [SHARE + kind for kind in known]
         rows = [[row[key] for key in keys] for row in run.rows if all(row.get(key) is not None for key in keys)]
-        return np.mean(rows, axis=0).tolist() if rows else None
+        moved = [row for row in rows if sum(row) > 0]  # SOAP's first step changes nothing
+        return np.mean(moved, axis=0).tolist() if moved else None
 
     means = mean_by_arm(comparison, over_the_run)
     unit = "share of the update's squared norm"

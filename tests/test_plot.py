@@ -14,6 +14,7 @@ from harness.comparison import compare
 from harness.records import find_runs
 from harness.search import Range
 from harness.tuning import tuning_of, write_plan
+from scripts.bars import shares
 from scripts.figures import FINEST, thinned
 from scripts.plot import drawn, main
 from tests.study import write_run, write_study
@@ -87,6 +88,18 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(study, tmp_path):
     there = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert there == digests(study, tmp_path)
     assert len(there) == len(ALL) + 2
+
+
+def test_an_update_that_moved_nothing_has_no_share_in_what_updates_consist_of(tmp_path):
+    write_study(tmp_path, {"soap": 1.3}, ladder=(2000,), seeds=1)
+    (run,) = tmp_path.glob("*soap*")
+    first, *rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first |= {key: 0.0 for key in first if key.startswith("update/share_")}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (first, *rows)))
+    drawing, colors = shares(compare(find_runs(tmp_path), "adamw"))
+    assert list(colors) == ["wte", "c_attn", "vectors"]
+    widths = [patch.get_width() for patch in drawing.figure.axes[0].patches]
+    assert widths == pytest.approx([0.2, 0.2, 0.5, 0.5, 0.3, 0.3])
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
