@@ -15,6 +15,7 @@ from tests.mirror import bare_client, mirror, open_folder, server
 from tests.study import compared, write_run, write_study
 
 pytest.importorskip("wandb_workspaces", reason="scripts.dashboard's own requirement")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # W&B's library has its own
 
 
 @pytest.fixture(scope="module")
