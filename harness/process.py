@@ -45,7 +45,7 @@ class JobProcess:
             self._process = subprocess.Popen(
                 [*line, str(CONFIGS.parent / "train.py"), *overrides], stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, env={**os.environ, **environment}, start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )  # fmt: skip
 
     @property
@@ -107,7 +107,7 @@ class JobProcess:
         return last.removeprefix("halfstep: ").strip()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Should whoever started it be killed, the run is to end too, and not hold its folder and its GPU."""
     if LIBRARY:
         LIBRARY.prctl(DIE_WITH_PARENT, signal.SIGTERM)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from harness.config import CONFIGS, config_hash, default_run_dir, parse
+from harness.process import die_with_parent
 from harness.records import read_run
 
 GROUPS = ("model", "data", "optimizer", "schedule", "tracker")  # whose options the config has in it already
@@ -88,7 +89,7 @@ def train_all(trainings: Sequence[Training], study: Path, overrides: Sequence[st
     names = ",".join(each.name for each in left)
     line = [sys.executable, str(CONFIGS.parent / "train.py"), "-m", f"experiment={names}", "resume=true", *overrides]
     line += [f"hydra.searchpath=[file://{sweep.resolve()}]", f"hydra.sweep.dir={sweep}"]
-    if (code := _waited(subprocess.Popen(line))) == 130:
+    if (code := _waited(subprocess.Popen(line, preexec_fn=die_with_parent))) == 130:
         raise SystemExit(130)
     if failed := [each for each in left if not each.ended]:
         raise ValueError(

@@ -73,17 +73,21 @@ class Verdict:
         return f"{self.optimizer}, held against {BASELINE} at the scale {self.study.name}: {found}.{warned}"
 
     @property
+    def scope(self) -> str:
+        return f"What a verdict at the scale {self.study.name} may say: {self.study.scale.may_say}"
+
+    @property
     def protocol(self) -> str:
         study, scale = self.study, self.study.scale
         lengths = ", ".join(f"{length:,}" for length in study.lengths(study.base))
         ours = ", ".join(f"{length:,}" for length in study.lengths(study.newcomer))
-        trials = f"{scale.trials} trials of {scale.steps // 2:,} updates"
-        effort = ", ".join(f"{name} {tuning.diverged} diverged" for name, tuning in self.tunings.items())
+        trials, seed = f"{scale.trials} trials of {scale.steps // 2:,} updates", study.base.values["seed"]
+        lost = ", ".join(f"{tuning.diverged} of {name}" for name, tuning in self.tunings.items())
         return (
             f"Speed-ups by the matched rule, above 1 is faster, with 95 % intervals from {len(scale.seeds)} seeds: the "
             f"{BASELINE} length that reaches the newcomer's loss, from {BASELINE} at {lengths} updates and "
-            f"{self.optimizer} at {ours}. Both were tuned by {trials}, the "
-            f"best and its neighbours again at {scale.steps:,}, on the seed {study.base.values['seed']} ({effort})."
+            f"{self.optimizer} at {ours}. Both were tuned by {trials}, the best and its neighbours again at "
+            f"{scale.steps:,}, on the seed {seed}; diverged: {lost}."
         )
 
     @property
@@ -119,8 +123,8 @@ class Verdict:
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         facts = {
-            **{"sentence": self.sentence, "protocol": self.protocol, "scale": self.study.name},
-            **{"may_say": self.study.scale.may_say, "optimizer": self.optimizer},
+            **{"sentence": self.sentence, "protocol": self.protocol, "scope": self.scope},
+            **{"optimizer": self.optimizer},
             **{"conformance": self.checks, "passed": self.passed},
         }
         parts: Any = environment.get_template("verdict.html").module
@@ -145,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tuning_figure.save(verdict.tunings, place / "learning_rate")
         for warning in verdict.comparison.warnings:
             print(f"warning: {warning}")
-        print(f"\n{verdict.sentence}\n{study.scale.may_say}\nreport: {place / 'report.html'}")
+        print(f"\n{verdict.sentence}\n{verdict.scope}\nreport: {place / 'report.html'}")
 
 
 def _checked(tuner: Tuner, place: Path) -> list[Check]:

@@ -49,7 +49,8 @@ def print_plan(study: Study, launcher: Sequence[str], console: Console) -> None:
     console.print(
         f"One run after another on {device_name(resolve_device(str(study.base.values['device'])))}, by a few gradients "
         f"just now ({rate} FLOP/s) and {START[place]:g} seconds to start each"
-        + (f"; {slots} side by side take about {quantity.seconds(total / slots)}." if slots > 1 and known else "."),
+        + (f"; {slots} side by side take about {quantity.seconds(total / slots)}" if slots > 1 and known else "")
+        + ". Preparing a corpus comes on top.",
         highlight=False, markup=False,
     )  # fmt: skip
 
