@@ -24,7 +24,7 @@ DEMO := results/demo
 DEMO_RUNS := demo_adamw,demo_lion,demo_muon,demo_sophia_g,demo_soap,demo_mkor
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo verdict test test-all test-slurm docs lint format bench-train bench-optimizers clean
+.PHONY: help install demo verdict test test-all test-slurm docs tables lint format bench-train bench-optimizers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ format: install ## lay the code out as lint wants it
 
 docs: install ## write docs/optimizers.md anew, out of the code
 	$(RUN) -m scripts.document_optimizers
+
+tables: install ## write every table in results/ and README anew, out of the committed runs
+	$(RUN) -m scripts.make_tables
 
 bench-train: install ## tokens per second; beside nanoGPT's own model and loop with NANOGPT=path/to/its/checkout
 	$(RUN) -m scripts.bench_train $(if $(NANOGPT),--nanogpt "$(NANOGPT)")

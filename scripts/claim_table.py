@@ -2,8 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -19,24 +18,13 @@ from harness.measure import values
 from harness.quantity import TITLE
 from harness.records import AXES
 from harness.verdict import Finding, Verdict
+from scripts.grid import Grid, latex, markdown
 
 FORMATS = ("markdown", "latex", "csv")
 COLORS = {"reproduced": "green", "refuted": "red", "not seen at this scale": "yellow", "underpowered": "dim"}
 RECALLED = "* recalled, not found in a source"
 PAPER = ", paper"  # ends the heading of a column of the paper's figures; ours is the next
 OURS = "† the figure is ours: the paper puts none on it"
-LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "≥": r"$\geq$", "≤": r"$\leq$",
-         "†": r"$\dagger$", "…": r"\ldots{}", "<": r"$<$", ">": r"$>$"}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table before it has a form."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
 
 
 def arms_grid(verdict: Verdict) -> Grid:
@@ -137,11 +125,11 @@ def render(verdict: Verdict, form: str) -> str:
     grids = [arms_grid(verdict), statements_grid(verdict)]
     if form == "latex":
         remarks = [*(f"warning: {warning}" for warning in verdict.warnings), *summary(verdict), *notes(verdict)]
-        return "\n".join([*(f"% {remark}" for remark in remarks), *map(_latex, grids)])
+        return "\n".join([*(f"% {remark}" for remark in remarks), *map(latex, grids)])
     head = f"**{verdict.claim.name}, scale {verdict.scale.name}.** {verdict.claim.sentence} ({verdict.claim.source})"
     warnings = [f"- **warning: {warning}**" for warning in verdict.warnings]
     tail = [f"- {line}" for line in [*summary(verdict), *notes(verdict)]]
-    parts = [head, *(["\n".join(warnings)] if warnings else []), *map(_markdown, grids), "\n".join(tail)]
+    parts = [head, *(["\n".join(warnings)] if warnings else []), *map(markdown, grids), "\n".join(tail)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -234,19 +222,6 @@ def _narrow(grid: Grid) -> Grid:
                 theirs, ours = row[i : i + 2]
                 row[i : i + 2] = [f"{ours}\npaper {theirs}" if theirs else ours]
     return Grid(grid.title, header, rows)
-
-
-def _markdown(grid: Grid) -> str:
-    lines = [grid.header, ["---"] * len(grid.header), *grid.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
-
-
-def _latex(grid: Grid) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
-
-    body = [r"\hline", line(grid.header), r"\hline", *map(line, grid.rows), r"\hline"]
-    return "\n".join([rf"\begin{{tabular}}{{{'l' * len(grid.header)}}}", *body, r"\end{tabular}", ""])
 
 
 def _csv(verdict: Verdict) -> str:

@@ -1,0 +1,110 @@
+"""Writes every table under results/, and those in README.md, out of the committed run folders. `make tables`.
+
+    python -m scripts.make_tables           # writes those that differ, and names them
+    python -m scripts.make_tables --check   # writes nothing; exit code 2 if one differs
+
+A study's table is results/<study>/table.md. A claim's are results/claims/<claim>-<scale>.md, .tex and .csv, out of the
+studies results/<claim>-<scale>-<part>. In README a table stands between two comments,
+`<!-- results/<study>/table.md -->` and `<!-- end -->`.
+"""
+
+import argparse
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.claim_file import SCALES, list_claims
+from harness.comparison import Comparison, compare
+from harness.config import CONFIGS
+from harness.quantity import AXIS, TITLE, loss
+from harness.records import find_runs
+from harness.sentence import one_sentence
+from harness.verdict import verify
+from scripts.claim_table import render
+from scripts.grid import Grid, markdown
+
+ROOT = CONFIGS.parent
+FORMS = {"md": "markdown", "tex": "latex", "csv": "csv"}
+BLOCK = re.compile(r"<!-- (results/\S+\.md) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.make_tables", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail if a table is not up to date")
+    options = parser.parse_args(arguments)
+    with one_sentence():
+        stale = [path for path, text in tables(ROOT).items() if not path.is_file() or path.read_text() != text]
+        if options.check and stale:
+            raise ValueError(f"{stale[0].relative_to(ROOT)} is not what its runs say: make tables writes it anew")
+        for path, text in tables(ROOT).items():
+            if path in stale:
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text)
+                print(path.relative_to(ROOT))
+
+
+def tables(root: Path) -> dict[Path, str]:
+    """Every table below `root`, as its runs make it: README's last."""
+    results, found = root / "results", {}
+    claimed = set()
+    for claim in list_claims():
+        for scale in SCALES:
+            parts = [part for part in claim.scale(scale).parts if has_runs(results / claim.study(scale, part))]
+            claimed |= {claim.study(scale, part) for part in parts}
+            if parts:
+                verdict = verify(claim, scale, parts, claim.scale(scale).seeds, results)
+                for ending, form in FORMS.items():
+                    found[results / "claims" / f"{claim.name}-{scale}.{ending}"] = render(verdict, form)
+    for study in sorted(path for path in results.iterdir() if path.is_dir() and path.name not in claimed):
+        if published(study) and has_runs(study):
+            found[study / "table.md"] = study_table(study)
+    readme = root / "README.md"
+    found[readme] = BLOCK.sub(lambda match: block(match[1], root, found), readme.read_text())
+    return found
+
+
+def published(study: Path) -> bool:
+    return study.name not in ("runs", "demo", "verdicts") and not study.name.startswith(".")
+
+
+def has_runs(study: Path) -> bool:
+    return any(study.rglob("manifest.json"))
+
+
+def block(name: str, root: Path, found: dict[Path, str]) -> str:
+    if root / name not in found:
+        raise ValueError(f"README.md wants {name}, which no study makes: publish its runs, or take the block away")
+    return f"<!-- {name} -->\n{found[root / name]}<!-- end -->"
+
+
+def study_table(study: Path, baseline: str = "adamw") -> str:
+    """Standings, and speed-ups where there are any, in Markdown."""
+    comparison = compare(find_runs(study), baseline)
+    parts = ["\n".join(f"- **warning: {warning}**" for warning in comparison.warnings)]
+    parts += [f"{grid.title}\n\n{markdown(grid)}" for grid in grids(comparison) if grid.rows]
+    parts += ["\n".join(f"- {note}" for note in comparison.notes)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def grids(comparison: Comparison) -> Iterator[Grid]:
+    length = f" after {comparison.length:,} updates" if comparison.length else ""
+    aim = f", and what {comparison.target:.4f} cost" if comparison.target is not None else ""
+    rows = []
+    for standing in comparison.standings:
+        costs = [text(getattr(standing.reached, axis)) if standing.reached else "never" for axis, text in AXIS.items()]
+        tried, seeds = str(standing.tried), str(standing.seeds)
+        rows.append([standing.arm.label, tried, seeds, loss(standing.loss, standing.spread), *costs])
+    header = ["optimizer", "settings tried", "seeds", "final loss", *TITLE.values()]
+    yield Grid(f"Validation loss{length}{aim}.", header, rows)
+    lines: dict[tuple[str, str], list[str]] = {}
+    for row in comparison.rows:
+        if row.speedup.known or row.verdict:
+            told = f"{row.speedup} ({row.speedup.interval})" if row.speedup.interval else str(row.speedup)
+            lines.setdefault((row.arm, row.rule), []).append(f"{told} {row.verdict or ''}".strip())
+    body = [[arm, rule, *cells] for (arm, rule), cells in lines.items() if len(cells) == len(TITLE)]
+    title = f"Speed-up over {comparison.standings[0].arm.label}, with 95 % intervals."
+    yield Grid(title, ["optimizer", "rule", *TITLE.values()], body)
+
+
+if __name__ == "__main__":
+    main()

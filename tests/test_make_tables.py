@@ -1,0 +1,53 @@
+"""Every table that is committed is, byte for byte, what the committed runs say."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from harness.config import CONFIGS
+from scripts.make_tables import tables
+from tests.command import environment
+
+ROOT = CONFIGS.parent
+
+
+def test_the_tables_are_what_the_runs_say():
+    found = tables(ROOT)
+    assert len(found) >= 3
+    for path, text in found.items():
+        assert path.read_text() == text, f"{path}: make tables writes it anew"
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """README and a small part of results/, to change at will."""
+    shutil.copytree(ROOT / "results" / "first_demo", tmp_path / "results" / "study")
+    (tmp_path / "README.md").write_text("Above.\n<!-- results/study/table.md -->\nold\n<!-- end -->\nBelow.\n")
+    return tmp_path
+
+
+def test_a_changed_run_changes_its_table_and_readme(copied):
+    before = tables(copied)
+    metrics = copied / "results" / "study" / "muon" / "metrics.jsonl"
+    *others, last = metrics.read_text().splitlines()
+    metrics.write_text("\n".join([*others, last.replace('"val/loss": 1.', '"val/loss": 2.')]) + "\n")
+    after = tables(copied)
+    table, readme = copied / "results" / "study" / "table.md", copied / "README.md"
+    assert before.keys() == after.keys() == {table, readme}
+    assert "| muon | 1 | 1 | 1.44" in before[table]
+    assert "| muon | 1 | 1 | 2.44" in after[table]
+    assert after[readme] == f"Above.\n<!-- results/study/table.md -->\n{after[table]}<!-- end -->\nBelow.\n"
+
+
+def test_a_table_that_no_study_makes_is_refused(copied):
+    shutil.move(copied / "results" / "study", copied / "results" / "other")
+    with pytest.raises(ValueError, match=r"README.md wants results/study/table.md, which no study makes"):
+        tables(copied)
+
+
+def test_check_writes_nothing():
+    line = [sys.executable, "-m", "scripts.make_tables", "--check"]
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
