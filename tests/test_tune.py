@@ -1,6 +1,9 @@
 """Equal tuning: ranges that are data, quasi-random trials, what was chosen and from how many, and who got more."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,14 @@ from omegaconf import OmegaConf
 from harness.arms import flatten
 from harness.command_line import composed
 from harness.config import CONFIGS, config_hash
+from harness.records import find_runs
 from harness.search import Range, apply, search_space, settings
 from harness.tuning import tuning_of, unequal, with_tuning
 from scripts import report, tune, tuning_figure
 from scripts.publish import publish
 from scripts.training import Training, train_all
 from scripts.tune import Tuner
+from tests.command import ROOT, environment
 from tests.study import compared, write_run, write_study
 from tests.tuned import Pretended
 
@@ -269,3 +274,22 @@ def test_real_trials_go_through_the_sweep_and_one_that_fails_takes_no_other_alon
     stamp = (first.folder / "manifest.json").stat().st_mtime_ns
     train_all(tuner.trials(), tuner.folder, ["launcher=serial"])
     assert (first.folder / "manifest.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.slow
+def test_a_tuning_that_is_killed_goes_on_where_it_was(here):
+    line = [sys.executable, "-m", "scripts.tune", "model=gpt2_pico", "batch.tokens=256", "eval.tokens=256", "steps=100",
+            "trials=2", "study=killed", "launcher.jobs=1"]  # fmt: skip
+    options = {"cwd": here, "env": environment(PYTHONPATH=str(ROOT)), "stdout": subprocess.DEVNULL}
+    process = subprocess.Popen(line, **options)
+    while not (begun := list(here.glob("results/runs/killed-tuning/*/*/metrics.jsonl"))):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while any(run.status == "running" for run in find_runs(here / "results/runs")):
+        time.sleep(0.1)  # the sweep ends with whoever started it
+    assert subprocess.run(line, **options).returncode == 0
+    (tuning,) = tuning_of(here / "results/runs/killed").values()
+    assert (len(tuning.trials), len(tuning.again), tuning.diverged) == (2, 3, 0)
+    assert begun[0].is_file()
