@@ -86,6 +86,7 @@ class Setting:
 
 
 class Contender(Protocol):
+    setting: Setting
     kernels: str
     flops_per_token: int
 

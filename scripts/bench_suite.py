@@ -1,0 +1,172 @@
+"""Everything that is measured on one device: throughput, optimizers' steps, claims; in stretches of some minutes.
+
+    python -m scripts.bench_suite --part train --minutes 9 --nanogpt ../nanoGPT --track3 ../modded-nanogpt
+    python -m scripts.bench_suite --part train --variants attention=cudnn,compile=max-autotune-no-cudagraphs,micro=32
+    python -m scripts.bench_suite --part optimizers --minutes 9 --reference soap=../SOAP
+    python -m scripts.bench_suite --part claims --minutes 9
+    python -m scripts.bench_suite --part train --rehearse      # the same on a tiny model: minutes on any CPU
+
+A call goes on where the last one stopped and prints its table last; what was measured is in results/hardware/<device>/:
+throughput.json, optimizers.json, claims.json, tables of them as Markdown, manifest.json. A part is done when a call
+says that nothing is left. The claims' runs are in results/runs/, where scripts.claims reads them too.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import device as devices
+from harness.config import CONFIGS
+from harness.sentence import nearest, one_sentence
+from optimizers import list_optimizers
+from scripts import suite_claims, suite_optimizers, suite_train, throughput
+from scripts.bench_optimizers import pairs
+from scripts.claims import FREE
+from scripts.suite_folder import Deadline, Folder, commit_of, folder_name
+
+HARDWARE = Path("results/hardware")
+REHEARSAL = Path("results/runs/rehearsal")
+MODELS = {"train": "gpt2_125m,gpt2_355m,gpt2_770m", "optimizers": "gpt2_125m,gpt2_355m"}
+VOCABULARY = 50304  # GPT-2's, as train.py pads it
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    with one_sentence():
+        if options.minutes <= 0:
+            raise ValueError(f"--minutes must be above 0, not {options.minutes:g}")
+        deadline = Deadline(options.minutes)
+        device = devices.resolve_device(options.device)
+        place = REHEARSAL if options.rehearse else HARDWARE / folder_name(devices.device_name(device))
+        folder, git = Folder(options.output or place), commit_of(options.commit)
+        left = PARTS[options.part](options, device, folder, git["commit"], deadline)
+        folder.sign(options.part, devices.describe(device), arguments, git)
+        print(f"\n{(folder.path / TABLES[options.part]).read_text(encoding='utf-8')}")
+        print(f"{left} left: the same command goes on" if left else "nothing is left of this part")
+
+
+def train(options: argparse.Namespace, device: str, folder: Folder, commit: str | None, deadline: Deadline) -> int:
+    """The part of that name; how much of it is left."""
+    tokens, context = options.tokens or (512 if options.rehearse else 524_288), _context(options)
+    suite_train.divides(tokens, context)
+    for key in ("rounds", "seconds"):
+        if getattr(options, key) is not None and getattr(options, key) <= 0:
+            raise ValueError(f"--{key} must be above 0, not {getattr(options, key)}")
+    nanogpt, track3 = suite_train.places(options.nanogpt, options.track3, device, say)
+    plan = suite_train.Plan(
+        models=_models(options, "train"), vocabulary=_vocabulary(options), tokens=tokens, context=context,
+        seconds=options.seconds or (0.1 if options.rehearse else 10.0),
+        rounds=options.rounds or (2 if options.rehearse else 5),
+        variants=[suite_train.check_variant(text) for text in _words(options.variants)],
+        nanogpt=nanogpt, track3=track3, device=device, commit=commit,
+    )  # fmt: skip
+    return suite_train.run(plan, folder, deadline, say)
+
+
+def optimizers(options: argparse.Namespace, device: str, folder: Folder, commit: str | None, deadline: Deadline) -> int:
+    known, only = {info.name for info in list_optimizers()}, _words(options.only)
+    for name in [*only, *(name for name, _ in pairs(options.reference, "--reference", "NAME=PATH"))]:
+        if name not in known:
+            raise ValueError(f"no optimizer {name} is registered; {nearest(name, known)}")
+    plan = suite_optimizers.Plan(
+        models=_models(options, "optimizers"), only=only, vocabulary=_vocabulary(options), context=_context(options),
+        rounds=options.rounds or (1 if options.rehearse else 5), references=options.reference, device=device,
+        commit=commit,
+    )  # fmt: skip
+    return suite_optimizers.run(plan, folder, deadline, say)
+
+
+def claims(options: argparse.Namespace, device: str, folder: Folder, commit: str | None, deadline: Deadline) -> int:
+    known, only = {stage.claim for stage in suite_claims.STAGES}, _words(options.only)
+    for name in only:
+        if name not in known:
+            raise ValueError(f"--only: {name} is none of the claims here; {nearest(name, known)}")
+    for key in (override.lstrip("+").partition("=")[0] for override in options.set):
+        if not any(key == free or key.startswith((f"{free}.", f"{free}/")) for free in FREE):
+            raise ValueError(f"--set {key} would change what the claims fix: give {', '.join(FREE)} alone")
+    scale = options.scale or ("tiny" if options.rehearse else "small")
+    data = suite_claims.check_data(options.data)
+    overrides = [f"device={device}", *options.set]
+    return suite_claims.run(suite_claims.Plan(scale, only, data, overrides, options.rehearse), folder, deadline, say)
+
+
+PARTS = {"train": train, "optimizers": optimizers, "claims": claims}
+TABLES = {"train": throughput.TABLE, "optimizers": suite_optimizers.TABLE, "claims": suite_claims.TABLE}
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _models(options: argparse.Namespace, part: str) -> list[str]:
+    known = [path.stem for path in (CONFIGS / "model").glob("*.yaml")]
+    found = _words(options.model or ("gpt2_pico" if options.rehearse else MODELS[part]))
+    for name in found:
+        if name not in known:
+            raise ValueError(f"--model: there is no {name}; {nearest(name, known)}")
+    return found
+
+
+def _context(options: argparse.Namespace) -> int:
+    return options.context or (128 if options.rehearse else 1024)
+
+
+def _vocabulary(options: argparse.Namespace) -> int:
+    return options.vocabulary or (256 if options.rehearse else VOCABULARY)
+
+
+def _words(text: str | None) -> list[str]:
+    return list(dict.fromkeys(text.split(","))) if text else []
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench_suite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--part", required=True, choices=PARTS, help="what to measure")
+    add("--minutes", type=float, default=9.0, help="length of this call (default: 9)")
+    add("--output", type=Path, help=f"the folder of results (default: {HARDWARE}/<device>/)")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("--commit", help="of this tree, where it is a copy without git")
+    add("--rehearse", action="store_true", help=f"tiny models and a few updates, into {REHEARSAL}/")
+    group = parser.add_argument_group("train and optimizers")
+    add = group.add_argument
+    add("--model", help=f"files of configs/model, commas between (default: {MODELS['train']}; the first two)")
+    add("--context", type=int, help="tokens per sequence (default: 1024)")
+    add("--vocabulary", type=int, help=f"rows of the embedding (default: {VOCABULARY})")
+    add("--rounds", type=int, help="turns of each (default: 5)")
+    group = parser.add_argument_group("train")
+    add = group.add_argument
+    add("--tokens", type=int, help="per update (default: 524288)")
+    add("--seconds", type=float, help="length of a turn (default: 10)")
+    add("--nanogpt", type=Path, help="a checkout of nanoGPT")
+    add("--track3", type=Path, help="a checkout of modded-nanogpt (CUDA alone)")
+    add("--variants", help="commas between, + joins: compile=max-autotune-no-cudagraphs,attention=cudnn+micro=32,"
+                           "head_rows=8192,nanogpt:micro=16")  # fmt: skip
+    group = parser.add_argument_group("optimizers and claims")
+    add = group.add_argument
+    add("--only", help="names of optimizers, or of claims, commas between")
+    add("--reference", action="append", default=[], metavar="NAME=PATH", help="a checkout of another implementation")
+    add("--scale", choices=("tiny", "small", "paper"), help="of the claims (default: small)")
+    add(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another corpus for the claims: data=local data.files=...",
+    )
+    add(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the claims' runs: checkpoint.every=250 data.dir=...",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

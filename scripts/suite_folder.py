@@ -1,0 +1,118 @@
+"""Where bench_suite keeps what it measured, so that the next call goes on from there, and the tables made from it."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.run_folder import git_state, versions
+
+Render = Callable[[Mapping[str, Any]], str]
+Cell = str | Render
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The end of a call. Nothing that would take longer is begun, and what still runs then is stopped."""
+
+    minutes: float
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.begun + 60 * self.minutes - time.monotonic()
+
+    def fits(self, seconds: float) -> bool:
+        return seconds <= self.left
+
+
+@dataclass(frozen=True)
+class Folder:
+    """results/hardware/<device>/, or another."""
+
+    path: Path
+
+    def read(self, name: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """What earlier calls left in a JSON file; an empty result where there is none.
+
+        identity: what must be the same for two measurements to stand in one table. Raises ValueError where it is not.
+        """
+        file = self.path / name
+        if not file.is_file():
+            return {"schema": 1, "identity": dict(identity)}
+        held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        for key, value in json.loads(json.dumps(identity)).items():
+            if held["identity"].get(key) != value:
+                raise ValueError(
+                    f"{file} was measured with {key}={held['identity'].get(key)} and not {value}: move it away, or "
+                    "give another --output"
+                )
+        return held
+
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Atomically: a call may be cut off at any moment."""
+        self._put(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def write_table(self, name: str, text: str) -> None:
+        self._put(name, text)
+
+    def sign(self, part: str, device: Mapping[str, Any], argv: Sequence[str], git: Mapping[str, Any]) -> None:
+        """Note a call in manifest.json: the device, the versions, the commit, and every command with its time."""
+        file = self.path / "manifest.json"
+        held: dict[str, Any] = {"schema": 1, "calls": []}
+        if file.is_file():
+            held = json.loads(file.read_text(encoding="utf-8"))
+        call = {"part": part, "ended": datetime.now(UTC).isoformat(timespec="seconds"), "argv": list(argv), **git}
+        held |= {"device": dict(device), "versions": versions(), "git": dict(git), "calls": [*held["calls"], call]}
+        self.write("manifest.json", held)
+
+    def _put(self, name: str, text: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        new = self.path / f".{name}.new"
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, self.path / name)
+
+
+def commit_of(given: str | None) -> dict[str, Any]:
+    """The tree's commit, and whether it differs from it; `given` stands for a copy of a tree that has no git."""
+    state = git_state()
+    return {"commit": given, "dirty": None} if state["commit"] is None and given else state
+
+
+def commits(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which ones the rows were measured at."""
+    return ", ".join(sorted({str(row["commit"] or "unknown")[:12] for row in rows})) or "none yet"
+
+
+def folder_name(device: str) -> str:
+    """A device's name as a folder's: nvidia-h100-80gb-hbm3."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def markdown(columns: Mapping[str, Cell], rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table: by title a key of the rows, or how to show one of them. Numbers are shown as they are."""
+    lines = [" | ".join(columns), " | ".join(["---"] * len(columns))]
+    for row in rows:
+        cells = [shown(row.get(cell)) if isinstance(cell, str) else cell(row) for cell in columns.values()]
+        lines.append(" | ".join(cells))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def figure(key: str, digits: int = 0, scale: float = 1.0, unit: str = "") -> Render:
+    """A number of a row, scaled, with so many digits; nothing where there is none."""
+
+    def cell(row: Mapping[str, Any]) -> str:
+        value = row.get(key)
+        return "" if value is None else f"{scale * value:,.{digits}f}{unit}"
+
+    return cell
+
+
+def shown(value: Any) -> str:
+    return "" if value is None else str(value).replace("|", "/")
