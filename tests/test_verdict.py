@@ -188,6 +188,7 @@ def test_runs_that_are_too_small_decide_nothing_and_say_so(brief, monkeypatch, h
     found = told("lion")
     assert found["verdict"] == "underpowered"
     assert any("at least 2,000 updates, not 200" in note for note in found["notes"])
+    assert "Runs too small for a verdict, which takes at least 2,000 updates, not 200." in found["sentence"]
 
 
 def test_a_divergence_of_the_compared_runs_is_the_verdict(brief):
