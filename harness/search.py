@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 from omegaconf import OmegaConf
-from scipy.stats import qmc
 
 from harness.config import CONFIGS
 from harness.keywords import construct
@@ -116,6 +115,8 @@ def search_space(optimizer: str, values: Mapping[str, Any], given: Wanted | None
 
 def settings(space: Space, trials: int) -> list[dict[str, float]]:
     """Quasi-random settings: the first n of m are those of n, and equal spaces of any optimizer get equal shares."""
+    from scipy.stats import qmc  # here: it takes a second, and who only reads what was tuned need not wait for it
+
     points = qmc.Halton(len(space), scramble=True, rng=np.random.default_rng(0)).random(trials)  # (trials, keys)
     return [
         {key: each.at(float(share)) for (key, each), share in zip(space.items(), point, strict=True)}
