@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence():
         if options.minutes <= 0:
             raise ValueError(f"--minutes must be above 0, not {options.minutes:g}")
+        if options.part != "claims" and (options.set or options.data or options.scale):
+            given = "set" if options.set else "data" if options.data else "scale"
+            raise ValueError(f"--{given} is of the part claims alone")
         deadline = Deadline(options.minutes)
         device = devices.resolve_device(options.device)
         place = REHEARSAL if options.rehearse else HARDWARE / folder_name(devices.device_name(device))
@@ -59,7 +62,7 @@ def train(options: argparse.Namespace, device: str, folder: Folder, commit: str 
         models=_models(options, "train"), vocabulary=_vocabulary(options), tokens=tokens, context=context,
         seconds=options.seconds or (0.1 if options.rehearse else 10.0),
         rounds=options.rounds or (2 if options.rehearse else 5),
-        variants=[suite_train.check_variant(text) for text in _words(options.variants)],
+        variants=[suite_train.check_variant(text, tokens // context) for text in _words(options.variants)],
         nanogpt=nanogpt, track3=track3, device=device, commit=commit,
     )  # fmt: skip
     return suite_train.run(plan, folder, deadline, say)

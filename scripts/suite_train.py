@@ -75,8 +75,8 @@ class Plan:
         return [(model, variant) for variant in [PLAIN, *self.variants] for model in self.models]
 
 
-def check_variant(text: str) -> str:
-    """Raises ValueError for a variant that nobody has."""
+def check_variant(text: str, sequences: int) -> str:
+    """Raises ValueError for a variant that cannot be: of updates of so many sequences."""
     for key, value in _changes(text).items():
         known = {"compile": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
                  "attention": ("auto", "flash", "cudnn", "efficient")}  # fmt: skip
@@ -86,6 +86,8 @@ def check_variant(text: str) -> str:
             raise ValueError(f"--variants {text}: {key} must be {', '.join(known[key])}, not {value}")
         if key not in known and (not isinstance(value, int) or value < 1):
             raise ValueError(f"--variants {text}: {key} must be a whole number of at least 1")
+        if key == "micro" and sequences % value:
+            raise ValueError(f"--variants {text}: micro={value} does not divide the {sequences} sequences of an update")
     return text
 
 

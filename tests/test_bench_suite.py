@@ -1,0 +1,305 @@
+"""bench_suite: it goes on where it stopped, a table comes last, and what does not run is a row and no end."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from harness.claim_file import find_claim
+from models.head import block_rows
+from scripts import bench_suite, bench_train, side, suite_claims, suite_optimizers, suite_train, throughput, track3
+from scripts.suite_folder import Deadline, Folder, folder_name, markdown
+from tests.command import environment
+
+START = [{"model": "gpt2_pico", "cache": cache, "first_update_seconds": 9.0, "compile_seconds": None}
+         for cache in ("cold", "warm")]  # fmt: skip
+TINY = ["--rehearse", "--minutes", "2", "--device", "cpu", "--seconds", "0.01"]
+
+
+class Here:
+    """A side without its process."""
+
+    made: list[object] = []  # noqa: RUF012
+    broken: tuple[int, ...] = ()  # head_rows that do not run
+
+    def __init__(self, make):
+        self.contender = make()
+        Here.made.append(self.contender)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        block_rows(0)
+
+    def ask(self, seconds, function, *arguments):
+        if seconds <= 0:
+            raise TimeoutError
+        if self.contender.setting.head_rows in Here.broken:
+            raise ValueError("RuntimeError: it cannot")
+        bench_train.contender = self.contender
+        return function(*arguments)
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(suite_train, "Side", Here)
+    monkeypatch.setattr(suite_train, "best_products", lambda setting: 1e12)
+    monkeypatch.setattr(suite_train, "measure_start", lambda *_: START)
+    monkeypatch.setattr(Here, "made", [])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path / "device"
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.enable_flash_sdp(True)
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def test_throughput_goes_on_and_prints_its_table_last(alone, capsys):
+    line = ["--part", "train", *TINY, "--output", str(alone)]
+    bench_suite.main([*line, "--rounds", "1"])
+    assert "nothing is left of this part" in capsys.readouterr().out
+    assert len(read(alone, "throughput.json")["rounds"]) == len(Here.made) == 1
+    bench_suite.main([*line, "--rounds", "2", "--variants", "head_rows=16,micro=2"])
+    book, shown = read(alone, "throughput.json"), capsys.readouterr().out
+    assert len(Here.made) == 1 + 1 + 2 + 2
+    rows = {row["variant"]: row for row in book["rows"]}
+    assert {variant: row["rounds"] for variant, row in rows.items()} == {"plain": 2, "head_rows=16": 2, "micro=2": 2}
+    assert (rows["plain"]["micro_batch"], rows["micro=2"]["micro_batch"]) == (4, 2)
+    for row in rows.values():
+        assert row["lowest"] <= row["tokens_per_second"] <= row["highest"]
+        assert row["of_matmul"] == pytest.approx(row["tokens_per_second"] * row["flops_per_token"] / 1e12)
+        assert row["mfu"] is None  # of a CPU
+        assert row["peak_bytes"] > 0
+    assert rows["plain"]["beside"] is None
+    assert rows["micro=2"]["beside"]["what"] == "plain"
+    assert shown.rindex("| gpt2_pico | halfstep | micro=2 |") > shown.rindex("round 2")
+    assert "nanogpt is left out: give --nanogpt" in shown
+    bench_suite.main([*line, "--rounds", "2", "--variants", "head_rows=16,micro=2"])
+    assert len(Here.made) == 6  # nothing was left
+    manifest = read(alone, "manifest.json")
+    assert len(manifest["calls"]) == 3
+    assert {"device", "versions", "git"} <= manifest.keys()
+
+
+def test_a_variant_that_does_not_run_is_told_and_the_rest_goes_on(alone, monkeypatch, capsys):
+    monkeypatch.setattr(Here, "broken", (16,))
+    line = ["--part", "train", *TINY, "--output", str(alone), "--rounds", "1", "--variants", "head_rows=16,head_rows=8"]
+    bench_suite.main(line)
+    assert "gpt2_pico, halfstep (head_rows=16): RuntimeError: it cannot" in capsys.readouterr().out
+    assert {row["variant"] for row in read(alone, "throughput.json")["rows"]} == {"plain", "head_rows=8"}
+    made = len(Here.made)
+    bench_suite.main(line)
+    assert len(Here.made) == made
+
+
+def test_no_time_is_left(alone, capsys):
+    bench_suite.main(["--part", "train", *TINY, "--output", str(alone), "--minutes", "0.01"])
+    assert "left: the same command goes on" in capsys.readouterr().out
+    assert Here.made == []
+
+
+def test_other_settings_do_not_mix(alone, capsys):
+    bench_suite.main(["--part", "train", *TINY, "--output", str(alone), "--rounds", "1"])
+    before = (alone / "throughput.json").read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        bench_suite.main(["--part", "train", *TINY, "--output", str(alone), "--rounds", "1", "--tokens", "1024"])
+    assert "was measured with tokens=512 and not 1024" in capsys.readouterr().err
+    assert (alone / "throughput.json").read_bytes() == before
+
+
+def test_the_arithmetic_of_rows():
+    def one(system, match, variant, number, rate):
+        about = {"micro_batch": 8, "peak_bytes": 1, "syncs_per_update": 0, "flops_per_token": 10, "commit": "abc"}
+        return {"model": "m", "match": match, "round": number, "system": system, "variant": variant,
+                "tokens_per_second": rate, **about}  # fmt: skip
+
+    rounds = [one("halfstep", "plain", "plain", i, rate) for i, rate in enumerate((100, 120, 110))]
+    rounds += [one("nanogpt", "plain", "plain", i, rate) for i, rate in enumerate((80, 100, 110))]
+    rounds += [one("halfstep", "micro=2", "plain", 0, 50), one("halfstep", "micro=2", "micro=2", 0, 60)]
+    book = {"rounds": rounds, "device": {"peak_flops": 2000.0}, "matmul_flops": 1600.0}
+    rows = {(row["system"], row["variant"]): row for row in throughput.rows(book)}
+    ours = rows["halfstep", "plain"]
+    assert (ours["tokens_per_second"], ours["lowest"], ours["highest"], ours["rounds"]) == (110, 100, 120, 3)
+    assert (ours["mfu"], ours["of_matmul"]) == (0.55, 0.6875)
+    assert ours["beside"] == {"what": "nanogpt", "median": 1.2, "low": 1.0, "high": 1.25}
+    assert rows["nanogpt", "plain"]["beside"] is None
+    assert rows["halfstep", "micro=2"]["beside"] == {"what": "plain", "median": 1.2, "low": 1.2, "high": 1.2}
+
+
+def row_of(model, optimizer, implementation="halfstep", ms=2.0):
+    return {"optimizer": optimizer, "implementation": implementation, "plain_ms": ms, "refresh_ms": None,
+            "amortised_ms": ms, "ratio": {"median": 1.0, "low": 1.0, "high": 1.0}, "worst_over_mean": 1.0,
+            "state_bytes_per_parameter": 8.0, "hooks_ms_per_step": None}  # fmt: skip
+
+
+def test_optimizers_one_by_one(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def measure(plan, model, optimizer, way, seconds):
+        asked.append((optimizer, way))
+        if optimizer == "muon" or (optimizer == "sgd" and asked.count(("sgd", {})) == 1):
+            raise TimeoutError
+        if optimizer == "lamb":
+            raise ValueError("halfstep: out of memory")
+        return [row_of(model, optimizer)]
+
+    monkeypatch.setattr(suite_optimizers, "measure", measure)
+    line = ["--part", "optimizers", *TINY, "--output", str(tmp_path), "--only", "sgd,lion,lamb,muon"]
+    bench_suite.main(line)  # muon takes the whole call
+    assert asked == [("muon", {}), ("lion", {}), ("lamb", {}), ("sgd", {})]
+    assert capsys.readouterr().out.strip().endswith("1 left: the same command goes on")
+    bench_suite.main(line)
+    assert asked[4:] == [("sgd", {})]  # in a call of its own it may take all of it: here it ends
+    rows = read(tmp_path, "optimizers.json")["rows"]
+    assert [row["optimizer"] for row in rows] == ["lion", "sgd"]
+    assert rows[0]["share_of_step"] is None  # no step was measured
+    shown = capsys.readouterr().out
+    assert "- gpt2_pico, muon: did not end within 2 minutes" in shown
+    assert "- gpt2_pico, lamb: halfstep: out of memory" in shown
+    (tmp_path / "throughput.json").write_text(json.dumps({
+        "identity": {"tokens": 1000},
+        "rows": [{"model": "gpt2_pico", "system": "halfstep", "variant": "plain", "tokens_per_second": 10_000.0}],
+    }))  # fmt: skip
+    bench_suite.main(line)
+    assert read(tmp_path, "optimizers.json")["rows"][0]["share_of_step"] == pytest.approx(0.002 / 0.1)
+
+
+def test_ways_that_need_cuda_are_left_out_on_a_cpu():
+    keys = {"models": ["gpt2_pico"], "vocabulary": 8, "context": 8, "rounds": 1, "references": [], "commit": None}
+    for device, expected in (("cpu", False), ("cuda", True)):
+        units = suite_optimizers.Plan(only=["soap"], device=device, **keys).units()
+        assert units[0]["way"] == {}
+        assert any("triton" in unit["way"].values() for unit in units) is expected
+
+
+def test_claims_come_in_order_and_only_what_fits_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    begun = []
+    monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
+    monkeypatch.setattr(suite_claims, "sweep", lambda jobs, overrides, deadline: begun.append((jobs, overrides)))
+    line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--set", "checkpoint.every=9"]
+    bench_suite.main([*line, "--only", "sophia_2x,muon_2x"])
+    (((first,), overrides),) = begun
+    assert (first.claim.name, first.scale, first.arm, first.seed) == ("sophia_2x", "small", "adamw", 0)
+    assert overrides == ["device=cpu", "checkpoint.every=9"]
+    assert "| sophia_2x | 27 | 0 | 0 |" in capsys.readouterr().out
+    stages = [stage.claim for stage in suite_claims.STAGES]
+    plan = suite_claims.Plan("small", [], [], [])
+    todo, took = suite_claims._line(plan, {name: find_claim(name) for name in stages})
+    assert [job.claim.name for job in todo[:10]] == ["sophia_2x"] * 9 + ["soap_40_35"]
+    assert {job.arm for job in todo[:9]} == {"adamw"}
+    assert [job.seed for job in todo[:9]] == [0] * 3 + [1] * 3 + [2] * 3
+    assert took == {}
+    choose, known = suite_claims.choose, {suite_claims._kind(todo[0]): 0.01}
+    assert choose(todo, {}, 100, begun=True) == todo[:1]  # nobody knows how long it takes
+    expected = suite_claims.MARGIN * 0.01 * todo[0].steps
+    assert choose(todo, known, 1.01 * expected, begun=True) == todo[:1]
+    assert choose(todo, known, 0.9 * expected, begun=True) == []
+    assert choose(todo, known, 0.9 * expected, begun=False) == todo[:1]  # it has the whole call, and may go on
+    assert choose(todo, known, 1e6, begun=False) == todo[:9]
+
+
+def test_a_claim_on_another_corpus_is_a_file_of_its_own(tmp_path):
+    data = suite_claims.check_data(["data=local", "data.files=[a.jsonl,b.jsonl]", "eval.tokens=1000"])
+    claim = suite_claims.Plan("small", [], data, []).find("soap_40_35", Folder(tmp_path))
+    assert claim.name == "soap_40_35.local"
+    chosen = claim.scale("small").overrides("30m_large", "soap")
+    assert (chosen["data"], chosen["data.files"]) == ("local", ["a.jsonl", "b.jsonl"])
+    assert chosen["batch.tokens"] == 131072
+    assert claim.scale("small").may_say.endswith("On data=local, not on the corpus of the claim.")
+    other = suite_claims.Plan("small", [], ["data=local", "data.files=c.jsonl"], [])
+    with pytest.raises(ValueError, match="was written for other --data"):
+        other.find("soap_40_35", Folder(tmp_path))
+
+
+PEER = """
+import sys, time
+for step in range(1, 60):
+    print(f"step:{step}/3375 train_time:{step / 2:.3f}s step_avg:500ms")
+    if step == LAST:
+        print("RuntimeError: no more"); sys.exit(1)
+time.sleep(60)
+"""
+
+
+def test_track3_is_read_from_its_lines_and_stopped(tmp_path):
+    script = tmp_path / track3.SCRIPT
+    script.parent.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="is no checkout of modded-nanogpt"):
+        track3.find_script(tmp_path)
+    script.write_text(PEER.replace("LAST", "999"))
+    assert track3.tokens_per_second(track3.find_script(tmp_path), tmp_path, 30) == pytest.approx(2 * track3.BATCH)
+    script.write_text(PEER.replace("LAST", "20"))
+    with pytest.raises(ValueError, match="ended before update 55: RuntimeError: no more"):
+        track3.tokens_per_second(script, tmp_path, 30)
+    script.write_text("import time; time.sleep(60)")
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        track3.tokens_per_second(script, tmp_path, 0.5)
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--part", "train", "--minutes", "0"], "--minutes must be above 0, not 0"),
+        (["--part", "train", "--tokens", "1000"], "--tokens must be a multiple of --context=128, 896 for one"),
+        (["--part", "train", "--model", "gpt2_piko"], "--model: there is no gpt2_piko; did you mean gpt2_pico"),
+        (["--part", "train", "--variants", "depth=3"], "depth is none of compile, attention, micro, head_rows"),
+        (["--part", "train", "--variants", "attention=math"], "attention must be auto, flash, cudnn, efficient"),
+        (["--part", "train", "--variants", "micro=0"], "micro must be a whole number of at least 1"),
+        (["--part", "train", "--variants", "micro=3"], "micro=3 does not divide the 4 sequences of an update"),
+        (["--part", "train", "--nanogpt", "nowhere"], "nowhere is no checkout of nanoGPT: it holds no model.py"),
+        (["--part", "optimizers", "--only", "loin"], "no optimizer loin is registered; did you mean lion"),
+        (["--part", "optimizers", "--set", "checkpoint.every=3"], "--set is of the part claims alone"),
+        (["--part", "claims", "--only", "sophia"], "--only: sophia is none of the claims here"),
+        (["--part", "claims", "--data", "data.files=x"], "--data: the first must be data=NAME"),
+        (["--part", "claims", "--data", "data=local", "steps=3"], "--data steps is no key of a corpus"),
+        (["--part", "claims", "--set", "steps=3"], "--set steps would change what the claims fix"),
+    ],
+)
+def test_bad_input_is_one_sentence(given, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        bench_suite.main([*TINY, "--output", str(tmp_path / "new"), *given])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_small_things():
+    assert folder_name("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
+    assert markdown({"a": "a", "b": lambda row: f"{row['b']:.1f}"}, [{"a": "x|y", "b": 2}, {"b": 0}]) == (
+        "| a | b |\n| --- | --- |\n| x/y | 2.0 |\n|  | 0.0 |\n"
+    )
+    assert Deadline(1).fits(59)
+    assert not Deadline(1).fits(61)
+
+
+@pytest.mark.slow
+def test_the_exact_commands_on_a_tiny_model(tmp_path, monkeypatch):
+    """Every part as a person calls it, its processes and all."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(side.__file__).parent.parent
+    for part, only in [("train", []), ("optimizers", ["--only", "lion"]), ("claims", ["--only", "muon_2x"])]:
+        line = [sys.executable, "-m", "scripts.bench_suite", "--part", part, "--rehearse", *only, "--minutes", "3"]
+        process = subprocess.run(
+            [*line, "--output", str(tmp_path / "device")], cwd=tmp_path, text=True, capture_output=True,
+            env=environment(PYTHONPATH=str(root)),
+        )  # fmt: skip
+        assert process.returncode == 0, process.stderr
+        assert "nothing is left of this part" in process.stdout
+    start = read(tmp_path / "device", "throughput.json")["start"]
+    assert [row["cache"] for row in start] == ["cold", "warm"]
+    assert 0 <= start[1]["input_share"] < 1
+    assert "| muon_2x | 5 | 5 | 0 |" in (tmp_path / "device" / "claims.md").read_text()
