@@ -12,6 +12,7 @@ says that nothing is left. The claims' runs are in results/runs/, where scripts.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence():
         if options.minutes <= 0:
             raise ValueError(f"--minutes must be above 0, not {options.minutes:g}")
-        if options.part != "claims" and (options.set or options.data or options.scale):
-            given = "set" if options.set else "data" if options.data else "scale"
-            raise ValueError(f"--{given} is of the part claims alone")
+        for key in ("set", "data", "rates", "scale"):
+            if options.part != "claims" and getattr(options, key):
+                raise ValueError(f"--{key} is of the part claims alone")
         deadline = Deadline(options.minutes)
         device = devices.resolve_device(options.device)
         place = REHEARSAL if options.rehearse else HARDWARE / folder_name(devices.device_name(device))
@@ -91,8 +92,15 @@ def claims(options: argparse.Namespace, device: str, folder: Folder, commit: str
             raise ValueError(f"--set {key} would change what the claims fix: give {', '.join(FREE)} alone")
     scale = options.scale or ("tiny" if options.rehearse else "small")
     data = suite_claims.check_data(options.data)
+    rates = {}
+    for name, rate in pairs(options.rates, "--rates", "OPTIMIZER=RATE"):
+        if not re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?", rate):
+            raise ValueError(f"--rates {name}={rate}: give a learning rate, as in --rates {name}=1e-3")
+        rates[name] = float(rate)
     overrides = [f"device={device}", *options.set]
-    return suite_claims.run(suite_claims.Plan(scale, only, data, overrides, options.rehearse), folder, deadline, say)
+    return suite_claims.run(
+        suite_claims.Plan(scale, only, data, rates, overrides, options.rehearse), folder, deadline, say
+    )
 
 
 PARTS = {"train": train, "optimizers": optimizers, "claims": claims}
@@ -161,6 +169,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="another corpus for the claims: data=local data.files=...",
     )
+    add("--rates", nargs="+", default=[], metavar="OPTIMIZER=RATE",
+        help="learning rates for the claims' arms, of an equal sweep: adamw=2e-3 soap=3e-3")  # fmt: skip
     add(
         "--set",
         nargs="+",

@@ -61,6 +61,7 @@ class Plan:
     Attributes:
         only: names of claims; none: all of STAGES.
         data: overrides that put another corpus in the place of the scale's own, data=... the first.
+        rates: learning rates by optimizer, of an equal sweep, in the place of the scale's.
         overrides: where and how the runs are computed: keys that scripts.claims run takes.
         rehearsal: a few updates of one seed instead of the real ones, under a name of their own.
     """
@@ -68,6 +69,7 @@ class Plan:
     scale: str
     only: list[str]
     data: list[str]
+    rates: dict[str, float]
     overrides: list[str]
     rehearsal: bool = False
 
@@ -75,9 +77,9 @@ class Plan:
         return [stage for stage in STAGES if not self.only or stage.claim in self.only]
 
     def find(self, name: str, folder: Folder) -> Claim:
-        """The claim, or what becomes of it on another corpus: a file of its own, written beside the results."""
+        """The claim, or what becomes of it on another corpus or at other rates: a file, written beside the results."""
         claim = find_claim(name)
-        if not (self.data or self.rehearsal):
+        if not (self.data or self.rates or self.rehearsal):
             return claim
         values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(claim.path)))
         scale = values["scales"][self.scale]
@@ -86,14 +88,19 @@ class Plan:
         if given:
             scale["config"] = {**(scale.get("config") or {}), **{key: yaml.safe_load(v) for key, v in given.items()}}
             scale["may_say"] = f"{scale['may_say'].strip()} On data={given['data']}, not on the corpus of the claim."
+        for recipe in scale["arms"].values():
+            config = recipe.get("config") or {}
+            if config.get("optimizer") in self.rates:
+                config["optimizer.lr"] = self.rates[config["optimizer"]]
+                recipe["note"] = "the rate of an equal sweep"
         if self.rehearsal:
             scale |= {"steps": 8, "seeds": scale["seeds"][:1], "may_say": "Nothing: this is a rehearsal."}
-        word = "rehearsal" if self.rehearsal else given["data"]
+        word = "rehearsal" if self.rehearsal else given.get("data", "rates")
         path = folder.path / "claims" / f"{name}.{word}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(values, sort_keys=False, width=120)
         if not self.rehearsal and path.is_file() and path.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{path} was written for other --data or another claim: move it away, or give them again")
+            raise ValueError(f"{path} was written for other --data, --rates or claim: move it away, or give the same")
         path.write_text(text, encoding="utf-8")
         return find_claim(str(path))
 

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +56,10 @@ def tokens_per_second(script: Path, folder: Path, seconds: float) -> float:
         [sys.executable, "-u", str(script)], cwd=folder, env={**os.environ, **alone}, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    late = threading.Timer(seconds, _kill, [process])
+    over = threading.Event()
+    late = threading.Timer(seconds, lambda: (over.set(), _kill(process)))
     late.start()
-    begun, times, last = time.monotonic(), {}, ""
+    times, last = {}, ""
     try:
         assert process.stdout
         for line in process.stdout:
@@ -72,7 +72,7 @@ def tokens_per_second(script: Path, folder: Path, seconds: float) -> float:
         late.cancel()
         _kill(process)
         process.wait()
-    if time.monotonic() - begun >= seconds:
+    if over.is_set():
         raise TimeoutError
     raise ValueError(f"{script} ended before update {SKIPPED + TIMED}: {last}")
 

@@ -6,10 +6,9 @@ import time
 import pytest
 import torch
 
-from harness.claim_file import find_claim
 from models.head import block_rows
-from scripts import bench_suite, bench_train, side, suite_claims, suite_optimizers, suite_train, throughput, track3
-from scripts.suite_folder import Deadline, Folder, folder_name, markdown
+from scripts import bench_suite, bench_train, side, suite_optimizers, suite_train, throughput, track3
+from scripts.suite_folder import Deadline, folder_name, markdown
 from tests.command import environment
 
 START = [{"model": "gpt2_pico", "cache": cache, "first_update_seconds": 9.0, "compile_seconds": None}
@@ -171,51 +170,10 @@ def test_optimizers_one_by_one(tmp_path, monkeypatch, capsys):
 
 
 def test_ways_that_need_cuda_are_left_out_on_a_cpu():
-    keys = {"models": ["gpt2_pico"], "vocabulary": 8, "context": 8, "rounds": 1, "references": [], "commit": None}
     for device, expected in (("cpu", False), ("cuda", True)):
-        units = suite_optimizers.Plan(only=["soap"], device=device, **keys).units()
+        units = suite_optimizers.Plan(["gpt2_pico"], ["soap"], 8, 8, 1, [], device, None).units()
         assert units[0]["way"] == {}
         assert any("triton" in unit["way"].values() for unit in units) is expected
-
-
-def test_claims_come_in_order_and_only_what_fits_begins(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    begun = []
-    monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
-    monkeypatch.setattr(suite_claims, "sweep", lambda jobs, overrides, deadline: begun.append((jobs, overrides)))
-    line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--set", "checkpoint.every=9"]
-    bench_suite.main([*line, "--only", "sophia_2x,muon_2x"])
-    (((first,), overrides),) = begun
-    assert (first.claim.name, first.scale, first.arm, first.seed) == ("sophia_2x", "small", "adamw", 0)
-    assert overrides == ["device=cpu", "checkpoint.every=9"]
-    assert "| sophia_2x | 27 | 0 | 0 |" in capsys.readouterr().out
-    stages = [stage.claim for stage in suite_claims.STAGES]
-    plan = suite_claims.Plan("small", [], [], [])
-    todo, took = suite_claims._line(plan, {name: find_claim(name) for name in stages})
-    assert [job.claim.name for job in todo[:10]] == ["sophia_2x"] * 9 + ["soap_40_35"]
-    assert {job.arm for job in todo[:9]} == {"adamw"}
-    assert [job.seed for job in todo[:9]] == [0] * 3 + [1] * 3 + [2] * 3
-    assert took == {}
-    choose, known = suite_claims.choose, {suite_claims._kind(todo[0]): 0.01}
-    assert choose(todo, {}, 100, begun=True) == todo[:1]  # nobody knows how long it takes
-    expected = suite_claims.MARGIN * 0.01 * todo[0].steps
-    assert choose(todo, known, 1.01 * expected, begun=True) == todo[:1]
-    assert choose(todo, known, 0.9 * expected, begun=True) == []
-    assert choose(todo, known, 0.9 * expected, begun=False) == todo[:1]  # it has the whole call, and may go on
-    assert choose(todo, known, 1e6, begun=False) == todo[:9]
-
-
-def test_a_claim_on_another_corpus_is_a_file_of_its_own(tmp_path):
-    data = suite_claims.check_data(["data=local", "data.files=[a.jsonl,b.jsonl]", "eval.tokens=1000"])
-    claim = suite_claims.Plan("small", [], data, []).find("soap_40_35", Folder(tmp_path))
-    assert claim.name == "soap_40_35.local"
-    chosen = claim.scale("small").overrides("30m_large", "soap")
-    assert (chosen["data"], chosen["data.files"]) == ("local", ["a.jsonl", "b.jsonl"])
-    assert chosen["batch.tokens"] == 131072
-    assert claim.scale("small").may_say.endswith("On data=local, not on the corpus of the claim.")
-    other = suite_claims.Plan("small", [], ["data=local", "data.files=c.jsonl"], [])
-    with pytest.raises(ValueError, match="was written for other --data"):
-        other.find("soap_40_35", Folder(tmp_path))
 
 
 PEER = """
@@ -261,6 +219,7 @@ def test_track3_is_read_from_its_lines_and_stopped(tmp_path):
         (["--part", "claims", "--only", "sophia"], "--only: sophia is none of the claims here"),
         (["--part", "claims", "--data", "data.files=x"], "--data: the first must be data=NAME"),
         (["--part", "claims", "--data", "data=local", "steps=3"], "--data steps is no key of a corpus"),
+        (["--part", "claims", "--rates", "adamw=fast"], "--rates adamw=fast: give a learning rate"),
         (["--part", "claims", "--set", "steps=3"], "--set steps would change what the claims fix"),
     ],
 )
