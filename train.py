@@ -133,7 +133,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     """The data, the model, the optimizer, and the harness that joins and watches them."""
     # All that the config can get wrong is found before the data is touched: a large corpus takes hours to prepare.
     schedule = construct(build_schedule, cfg.schedule, "schedule", cfg.steps)
-    build_model, build_optimizer, charges = check_model(cfg), *check_optimizer(cfg)
+    build_model, build_optimizer, charges = check_model(cfg), *check_optimizer(cfg, place)
     make_tracker = tracker.find(cfg.tracker["name"])
     tracker_keywords = bind(make_tracker, cfg.tracker, "tracker", ["folder", "config", "manifest"])
     compiled = device.resolve_compile(cfg.compile, place)
@@ -234,7 +234,7 @@ def check_model(cfg: Config) -> Callable[[int], models.GPT]:
     return build
 
 
-def check_optimizer(cfg: Config) -> tuple[Callable[[torch.nn.Module], torch.optim.Optimizer], bool]:
+def check_optimizer(cfg: Config, place: str = "cpu") -> tuple[Callable[[torch.nn.Module], torch.optim.Optimizer], bool]:
     """How to build the optimizer, and whether it charges its own FLOPs; a trial on one layer finds bad keywords."""
     info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
     keywords = bind(info.constructor, cfg.optimizer, "optimizer", ["params"])
@@ -243,7 +243,7 @@ def check_optimizer(cfg: Config) -> tuple[Callable[[torch.nn.Module], torch.opti
         with in_section("optimizer", keywords):
             return info.build(model, **keywords)
 
-    build(torch.nn.Linear(2, 2))
+    build(torch.nn.Linear(2, 2, device=place))
     return build, info.charges
 
 

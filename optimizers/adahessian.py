@@ -108,7 +108,8 @@ class AdaHessian(Optimizer):
         for group in self.param_groups:
             by_counts: dict[tuple[float, float], list[Row]] = defaultdict(list)  # of steps and of estimates
             for p in group["params"]:
-                if p.grad is not None:
+                # Without any estimate yet there is nothing to divide by: such a parameter waits for its first.
+                if p.grad is not None and (p in estimates or self.state[p]):
                     state = self._state(p)
                     state["step"] += 1
                     state["estimates"] += p in estimates

@@ -24,6 +24,8 @@ def rotate_back(x: Tensor, state: dict[str, Tensor], dtype: str = "float32") -> 
 
 
 def _between(x: Tensor, state: dict[str, Tensor], dtype: str, into: bool) -> Tensor:
+    if not {"left_basis", "right_basis"} & state.keys():
+        return x
     given = x.dtype
     narrow = torch.bfloat16 if dtype == "bfloat16" else given
     x = x.to(narrow)

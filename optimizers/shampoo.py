@@ -41,8 +41,8 @@ State = dict[str, Tensor]
     summary="inverse roots of Kronecker factors, sized by Adam",
     paper="arXiv 1802.09568",
     groups=by_table,
-    presets="`power=0.25 graft=false` is the paper's; the defaults' averages and grafting are those of Meta's code; "
-    "`power=0.5` is the baseline in SOAP's paper.",
+    presets="`power=0.25` is the paper's exponent, `power=0.5` that of later work; where the paper sums and has no "
+    "momentum, averages, bias corrections and grafting are those of Meta's code, the baseline in SOAP's paper.",
     pitfalls="Without grafting the size of a step hangs on eps and on how many gradients the factors have seen. "
     "Roots are stale between refreshes, and more so than SOAP's basis: it degrades faster as `every` grows.",
     proof="tests/test_shampoo.py",

@@ -110,7 +110,7 @@ class SOAP(Optimizer):
         self.projection_dtype, self.qr, self.gram = projection_dtype, qr, gram
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "table": False}
         super().__init__(params, defaults)
-        if not any(p.is_cuda for group in self.param_groups for p in group["params"]):
+        if any(p.device.type == "cpu" for group in self.param_groups for p in group["params"]):
             if projection_dtype == "tf32":
                 raise ValueError("projection_dtype must be float32 or bfloat16 where the model is on no CUDA device")
             if gram == "triton":

@@ -136,15 +136,18 @@ class Sophia(Optimizer):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Tensor | float]:
-        """The win rate: the share of coordinates that the last update clipped; .1 to .5 is healthy."""
-        clipped, count = [], 0
+        """The win rate, as the authors' code has it: the share of coordinates that the last update did not clip.
+
+        Their README says so in one place, and the opposite in another; .1 to .5 is healthy, and a larger rho raises it.
+        """
+        free, count = [], 0
         for group in self.param_groups:
             for p in group["params"]:
                 if state := self.state.get(p):
                     limit = bound(state["h"], self._scale(group), group["eps"], self._floored)
-                    clipped.append((state["m"].abs() >= limit).sum())
+                    free.append((state["m"].abs() < limit).sum())
                     count += p.numel()
-        return {"win_rate": torch.stack(clipped).sum() / count} if count else {}
+        return {"win_rate": torch.stack(free).sum() / count} if count else {}
 
 
 PRESETS = (
@@ -155,7 +158,8 @@ PITFALLS = (
     "With fewer than some hundred estimates the average h has not warmed up, and the update is sign momentum: short "
     "runs say little of it. `rho` belongs to a batch size: the authors' code multiplies by the batch's tokens, and a "
     "harness that leaves that at 480 is off by orders of magnitude. It diverges at small batches (Semenov et al.). "
-    "`optimizer/win_rate`, the share of clipped coordinates, is healthy between .1 and .5."
+    "`optimizer/win_rate`, the share of coordinates that are not clipped, is healthy between .1 and .5; a larger `rho` "
+    "raises it."
 )
 
 
@@ -186,10 +190,21 @@ class SophiaG(Sophia):
         return group["rho"] * (1 if self.as_printed else group["num_tokens"])
 
 
+ABOUT_H = """Sophia-H: Sophia with Hutchinson's estimate of the curvature (Liu et al., arXiv 2305.14342, algorithm 3).
+
+    m <- b1 m + (1 - b1) g
+    h <- b2 h + (1 - b2) u * (H u),  u ~ N(0, I)          every k-th step, on a share of the batch
+    w <- w - lr wd w
+    w <- w - lr clip(m / max(rho h, eps), 1)
+
+The estimate can be negative, and then the max gives eps: that coordinate's step is clipped."""
+
+
 @register(
     "sophia_h",
     summary="clipped momentum over Hutchinson's curvature",
     paper="arXiv 2305.14342",
+    about=ABOUT_H,
     presets="`preset=paper` is the algorithm as printed (1/15 of the batch); the authors' code has no Sophia-H, and "
     "`repo` is this one with its timing, on the whole batch.",
     pitfalls=PITFALLS

@@ -14,8 +14,9 @@ from optimizers.treatment import Treatment
 
 Build = Callable[[nn.Module], torch.optim.Optimizer]
 FEWEST_STEPS = 50  # of a rehearsal: a multiple of the usual periods
-# FLOPs in gradients: the passes forward and backward are one; a Hessian-vector product differentiates both once more.
-PASS = {"gradient": 1.0, "sampled_grads": 1.0, "hvp": 3.0}
+# FLOPs in gradients: the passes forward and backward are one; a Hessian-vector product differentiates both once more,
+# in a pass of its own or in the gradient's.
+PASS = {"gradient": 1.0, "sampled_grads": 1.0, "hvp": 3.0, "joint_hvp": 2.0}
 
 
 @dataclass(frozen=True)

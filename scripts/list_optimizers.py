@@ -86,7 +86,7 @@ def costed(arguments: Sequence[str]) -> tuple[Config, GPT, Cost]:
     """What an update of a run with these arguments costs. ValueError says what is wrong with them."""
     cfg = parse(composed(arguments))
     build_model = check_model(cfg)
-    build, _ = check_optimizer(cfg)
+    build, _ = check_optimizer(cfg, "meta")
     info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
     # What announces its own cost needs no memory; a stranger has to be tried on a model that is there.
     with torch.device("cpu" if info.treat is None else "meta"):
@@ -127,7 +127,8 @@ def headline(cfg: Config, model: GPT) -> str:
 
 def passes(found: Cost) -> str:
     """The passes of an update in words."""
-    named = {"gradient": "gradient", "sampled_grads": "gradient on sampled labels", "hvp": "Hessian-vector product"}
+    named = {"gradient": "gradient", "sampled_grads": "gradient on sampled labels", "hvp": "Hessian-vector product",
+             "joint_hvp": "Hessian-vector product in the gradient's pass"}  # fmt: skip
     told = [f"{number:.3g} {named[kind]}" for kind, number in found.passes.items() if number]
     return " + ".join(told) + " an update"
 

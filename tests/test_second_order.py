@@ -1,5 +1,7 @@
 """Sophia-H, AdaHessian and LAMB beside their equations in float64 and beside independent implementations."""
 
+import math
+
 import pytest
 import pytorch_optimizer
 import torch
@@ -71,6 +73,22 @@ def test_adahessian(every, block):
         return w - lr * (m[i] / (1 - b1 ** (step + 1))) / (corrected ** (power / 2) + eps)
 
     assert run.off(update) < 1e-9
+
+
+def test_a_parameter_that_has_no_estimate_yet_waits_for_one():
+    """Its first gradient comes on a step without an estimate: 0 / 0 otherwise."""
+    model = tiny_model()
+    model.late = torch.nn.Parameter(torch.ones(()))
+    optimizer = optimizers.build_optimizer("adahessian", model, lr=1e-3, every=5)
+    objective, forward = tiny_objective(model), type(model).forward
+    values = []
+    for step in range(12):
+        model.forward = lambda *given, now=step: forward(model, *given) * (model.late**2 if now else 1.0)
+        optimizer.step(objective.bind(step, tiny_batch(step)))
+        values.append(model.late.item())
+    assert values[:5] == [1.0] * 5  # the estimates are of steps 0, 5 and 10
+    assert all(math.isfinite(value) for value in values)
+    assert values[5] != 1.0
 
 
 def test_adahessian_given_the_hessian_beside_pytorch_optimizer():

@@ -57,6 +57,16 @@ def test_flops_of_the_other_paths(keywords):
     assert charged == pytest.approx(counted, rel=0.02)
 
 
+def test_what_is_not_rotated_is_not_rounded():
+    grads = [g[0].float() for g in drawn((1, 40), 6)]
+    ends = []
+    for dtype in ("float32", "bfloat16"):
+        p = Parameter(torch.zeros(40))
+        feed(SOAP([p], lr=1e-2, projection_dtype=dtype), p, grads)
+        ends.append(p.detach())
+    assert torch.equal(*ends)
+
+
 def test_bfloat16_projections_turn_the_step_by_little():
     """Products in bfloat16 are off by some .4 %; where V is as small as that error, the step is off by more."""
     start = drawn((96, 32), 1, seed=1)[0].float()
