@@ -9,6 +9,10 @@ NANOGPT ?=
 ONLY ?=
 REFERENCES ?=
 WORKERS ?= 2
+# For bench-suite: train, optimizers or claims; the length of a call; and what else python -m scripts.bench_suite takes.
+PART ?= train
+MINUTES ?= 9
+OPTIONS ?=
 # For verdict: a name of configs/optimizer or package.module.Class, and an entry of configs/verdict.yaml.
 OPTIMIZER ?=
 SCALE ?= tiny
@@ -24,7 +28,7 @@ DEMO := results/demo
 DEMO_RUNS := demo_adamw,demo_lion,demo_muon,demo_sophia_g,demo_soap,demo_mkor
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo verdict test test-all test-slurm docs tables lint format bench-train bench-optimizers clean
+.PHONY: help install demo verdict test test-all test-slurm docs tables lint format bench-train bench-optimizers bench-suite clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +92,9 @@ bench-train: install ## tokens per second; beside nanoGPT's own model and loop w
 
 bench-optimizers: install ## step times beside fused AdamW, and beside others' code; ONLY=soap,lion REFERENCES="soap=../SOAP"
 	$(RUN) -m scripts.bench_optimizers $(if $(ONLY),--only "$(ONLY)") $(foreach given,$(REFERENCES),--reference "$(given)")
+
+bench-suite: install ## all that is measured on one device, in stretches that go on: PART=train, optimizers or claims MINUTES=9
+	$(RUN) -m scripts.bench_suite --part $(PART) --minutes $(MINUTES) $(if $(NANOGPT),--nanogpt "$(NANOGPT)") $(OPTIONS)
 
 clean: ## remove .venv and the tools' caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

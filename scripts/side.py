@@ -84,16 +84,22 @@ def _told(error: Exception) -> str:
 def fitting(make: Callable[[Setting], Contender], setting: Setting, micros: Sequence[int]) -> Contender:
     """The contender with the first number of sequences per pass whose update fits the memory."""
     for micro in micros:
-        try:
-            one = make(replace(setting, micro=micro))
-            one.turn(1)
+        if one := _tried(make, replace(setting, micro=micro)):
             return one
-        except torch.cuda.OutOfMemoryError:
-            pass
         torch.compiler.reset()
         gc.collect()
         torch.cuda.empty_cache()
     raise ValueError(f"not even {micros[-1]} sequences per pass fit the memory")
+
+
+def _tried(make: Callable[[Setting], Contender], setting: Setting) -> Contender | None:
+    """None where it does not fit; nothing holds on to its tensors then."""
+    try:
+        one = make(setting)
+        one.turn(1)
+        return one
+    except torch.cuda.OutOfMemoryError:
+        return None
 
 
 def turn(steps: int) -> float:

@@ -23,14 +23,16 @@ RESERVE = 10  # seconds that a call keeps for its tables
 # The order in which a short time is spent: what the papers' claims are about comes first.
 FIRST = ["soap", "sophia_g", "muon", "lion", "shampoo", "mkor", "kfac", "adahessian", "sophia_h", "lamb", "adamw"]
 # Other keywords than the YAML's: quicker ways to the same step, and GPU-only ones.
-WAYS = {
-    "soap": [
-        {"stagger": "true"}, {"projection_dtype": "tf32"}, {"projection_dtype": "bfloat16"}, {"qr": "cholesky"},
-        {"gram": "triton"}, {"stagger": "true", "projection_dtype": "tf32", "qr": "cholesky", "gram": "triton"},
-    ],
-    "shampoo": [{"stagger": "true"}],
-    "kfac": [{"stagger": "true"}],
-}  # fmt: skip
+WAYS: list[tuple[str, dict[str, str]]] = [
+    ("soap", {"stagger": "true"}),
+    ("soap", {"projection_dtype": "tf32"}),
+    ("soap", {"projection_dtype": "bfloat16"}),
+    ("soap", {"qr": "cholesky"}),
+    ("soap", {"gram": "triton"}),
+    ("soap", {"stagger": "true", "projection_dtype": "tf32", "qr": "cholesky", "gram": "triton"}),
+    ("shampoo", {"stagger": "true"}),
+    ("kfac", {"stagger": "true"}),
+]
 CUDA_ALONE = ("tf32", "triton")
 
 
@@ -47,17 +49,17 @@ class Plan:
     device: str
     commit: str | None
 
+    @property
+    def on_cuda(self) -> bool:
+        return self.device.startswith("cuda")
+
     def units(self) -> list[dict[str, Any]]:
         """What a row is of: model, optimizer, and as `way` other keywords than its YAML's; in order."""
         names = [info.name for info in list_optimizers()]
         ordered = [*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)]
         wanted = [n for n in ordered if not self.only or n in self.only]
-        ways = [
-            (name, way)
-            for name in wanted
-            for way in WAYS.get(name, [])
-            if self.device.startswith("cuda") or not any(value in CUDA_ALONE for value in way.values())
-        ]
+        here = [(n, way) for n, way in WAYS if self.on_cuda or not any(v in CUDA_ALONE for v in way.values())]
+        ways = [(name, way) for name, way in here if name in wanted]
         units = [*((name, dict[str, str]()) for name in wanted), *ways]
         return [{"model": model, "optimizer": name, "way": way} for model in self.models for name, way in units]
 

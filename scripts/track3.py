@@ -57,7 +57,12 @@ def tokens_per_second(script: Path, folder: Path, seconds: float) -> float:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     over = threading.Event()
-    late = threading.Timer(seconds, lambda: (over.set(), _kill(process)))
+
+    def stop() -> None:
+        over.set()
+        _kill(process)
+
+    late = threading.Timer(seconds, stop)
     late.start()
     times, last = {}, ""
     try:

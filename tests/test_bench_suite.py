@@ -1,7 +1,10 @@
 """bench_suite: it goes on where it stopped, a table comes last, and what does not run is a row and no end."""
 
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +113,28 @@ def test_other_settings_do_not_mix(alone, capsys):
         bench_suite.main(["--part", "train", *TINY, "--output", str(alone), "--rounds", "1", "--tokens", "1024"])
     assert "was measured with tokens=512 and not 1024" in capsys.readouterr().err
     assert (alone / "throughput.json").read_bytes() == before
+
+
+def test_the_first_size_of_a_pass_that_fits_is_taken():
+    tried = []
+
+    class Large:
+        def __init__(self, setting):
+            self.setting = setting
+            tried.append(setting.micro)
+
+        def turn(self, steps):
+            if self.setting.micro > 4:
+                raise torch.cuda.OutOfMemoryError
+            return 0.0
+
+    plan = suite_train.Plan(["gpt2_pico"], 8, 512, 32, 1.0, 1, [], None, None, "cpu", None)
+    setting = plan.setting("gpt2_pico", Path("nowhere"))
+    assert plan.micros == [16, 8, 4, 2, 1]
+    assert side.fitting(Large, setting, plan.micros).setting.micro == 4
+    assert tried == [16, 8, 4]
+    with pytest.raises(ValueError, match="not even 8 sequences per pass fit the memory"):
+        side.fitting(Large, setting, [16, 8])
 
 
 def test_the_arithmetic_of_rows():
@@ -245,10 +270,6 @@ def test_small_things():
 @pytest.mark.slow
 def test_the_exact_commands_on_a_tiny_model(tmp_path, monkeypatch):
     """Every part as a person calls it, its processes and all."""
-    import subprocess
-    import sys
-    from pathlib import Path
-
     root = Path(side.__file__).parent.parent
     for part, only in [("train", []), ("optimizers", ["--only", "lion"]), ("claims", ["--only", "muon_2x"])]:
         line = [sys.executable, "-m", "scripts.bench_suite", "--part", part, "--rehearse", *only, "--minutes", "3"]
