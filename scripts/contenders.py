@@ -7,21 +7,24 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from data.loader import Loader
 from harness.clock import Clock
+from harness.config import CONFIGS
 from harness.flops import Ledger
 from harness.kernels import choose_kernels
+from harness.keywords import bind
 from harness.objective import Objective
 from harness.schedule import set_lr
 from models import build_model
 from models.head import block_rows, head_loss
-from optimizers import build_optimizer
+from optimizers import build_optimizer, compile_kernels, find
 
 LR, BETAS, WEIGHT_DECAY, GRAD_CLIP = 6e-4, (0.9, 0.95), 0.1, 1.0  # nanoGPT's defaults
 LOG_EVERY = 10  # updates between reads of our loss; nanoGPT reads its own after every one
@@ -37,6 +40,7 @@ class Setting:
         compiled: by torch.compile, in the mode `compile`.
         attention: the one kernel that scaled_dot_product_attention may take; auto: whichever torch prefers.
         head_rows: rows of a block of the head's loss, halfstep's alone; 0: in one piece.
+        optimizer: a file of configs/optimizer, halfstep's alone; empty: AdamW, as nanoGPT has it.
     """
 
     layers: int
@@ -53,6 +57,7 @@ class Setting:
     compile: str = "default"
     attention: str = "auto"
     head_rows: int = 0
+    optimizer: str = ""
 
     def choose(self) -> None:
         """Set what is this process's and not a model's."""
@@ -98,6 +103,11 @@ class Contender(Protocol):
     def linear_layers(self) -> Sequence[nn.Linear]: ...  # of the blocks
 
 
+def recipe(optimizer: str) -> dict[str, Any]:
+    """The keys of configs/optimizer/<optimizer>.yaml."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONFIGS / "optimizer" / f"{optimizer}.yaml")))
+
+
 class Halfstep:
     """The loop of train.py without its evaluations and files: Loader, Objective, clock, fused AdamW."""
 
@@ -108,8 +118,12 @@ class Halfstep:
         shape = {key: getattr(setting, key) for key in ("layers", "heads", "width", "context", "vocabulary")}
         self.model = build_model("gpt2", 0, **shape).to(setting.device)
         self.flops_per_token = self.model.flops_per_token(setting.context)
-        adamw = {"lr": LR, "betas": BETAS, "weight_decay": WEIGHT_DECAY, "fused": True}
-        self.optimizer = build_optimizer("adamw", self.model, **adamw)
+        compile_kernels(setting.compiled)
+        name, keywords = "adamw", {"lr": LR, "betas": BETAS, "weight_decay": WEIGHT_DECAY, "fused": True}
+        if setting.optimizer:
+            name = setting.optimizer
+            keywords = {**bind(find(name).constructor, recipe(name), "optimizer", ["params"]), "lr": LR}
+        self.optimizer = build_optimizer(name, self.model, **keywords)
         self.clock = Clock(setting.device)
         self.objective = Objective(
             self.model, sequences=setting.sequences, micro=setting.micro, flops_per_token=self.flops_per_token,

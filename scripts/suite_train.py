@@ -19,10 +19,12 @@ import yaml
 from harness import device as devices
 from harness.config import CONFIGS
 from harness.micro_batch import CPU_TOKENS, CUDA_TOKENS, divisors
+from optimizers import list_optimizers
 from scripts import side, track3
 from scripts.bench_train import best_products
-from scripts.contenders import Contender, Halfstep, NanoGPT, Setting, find_model
+from scripts.contenders import Contender, Halfstep, NanoGPT, Setting, find_model, recipe
 from scripts.side import Side
+from scripts.stand import periods
 from scripts.start import measure_start
 from scripts.suite_folder import Deadline, Folder
 from scripts.throughput import FILE, PLAIN, keep
@@ -79,11 +81,14 @@ def check_variant(text: str, sequences: int) -> str:
     """Raises ValueError for a variant that cannot be: of updates of so many sequences."""
     for key, value in _changes(text).items():
         known = {"compile": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
-                 "attention": ("auto", "flash", "cudnn", "efficient")}  # fmt: skip
+                 "attention": ("auto", "flash", "cudnn", "efficient"),
+                 "optimizer": [info.name for info in list_optimizers()]}  # fmt: skip
         if key not in (*known, "micro", "head_rows"):
-            raise ValueError(f"--variants {text}: {key} is none of compile, attention, micro, head_rows")
+            raise ValueError(f"--variants {text}: {key} is none of {', '.join(known)}, micro, head_rows")
         if key in known and value not in known[key]:
             raise ValueError(f"--variants {text}: {key} must be {', '.join(known[key])}, not {value}")
+        if text.startswith("nanogpt:") and key in ("optimizer", "head_rows"):
+            raise ValueError(f"--variants {text}: {key} is halfstep's alone")
         if key not in known and (not isinstance(value, int) or value < 1):
             raise ValueError(f"--variants {text}: {key} must be a whole number of at least 1")
         if key == "micro" and sequences % value:
@@ -152,6 +157,9 @@ class Match:
                     try:
                         one.ask(self.deadline.left - RESERVE, side.turn, 2)
                         steps[key] = max(1, round(3 * self.plan.seconds / one.ask(self.time, side.turn, 3)))
+                        if name := _changes(key[1]).get("optimizer"):  # whole periods, of what refreshes now and then
+                            period = math.lcm(*periods(recipe(name)))
+                            steps[key] = period * math.ceil(steps[key] / period)
                         resident[key] = one
                     except ValueError as error:
                         self.fail(key, str(error))

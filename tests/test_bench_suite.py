@@ -5,12 +5,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from models.head import block_rows
-from scripts import bench_suite, bench_train, side, suite_optimizers, suite_train, throughput, track3
+from scripts import bench_suite, bench_train, side, suite_train, throughput, track3
+from scripts.contenders import Contender, Halfstep
 from scripts.suite_folder import Deadline, folder_name, markdown
 from tests.command import environment
 
@@ -22,7 +24,7 @@ TINY = ["--rehearse", "--minutes", "2", "--device", "cpu", "--seconds", "0.01"]
 class Here:
     """A side without its process."""
 
-    made: list[object] = []  # noqa: RUF012
+    made: list[Any] = []  # noqa: RUF012
     broken: tuple[int, ...] = ()  # head_rows that do not run
 
     def __init__(self, make):
@@ -100,6 +102,24 @@ def test_a_variant_that_does_not_run_is_told_and_the_rest_goes_on(alone, monkeyp
     assert len(Here.made) == made
 
 
+def test_a_variant_can_be_an_optimizer_whole_periods_of_it(alone, monkeypatch):
+    turns: list[int] = []
+    turn = Halfstep.turn
+
+    def noted(one, steps):
+        turns.append(steps)
+        return turn(one, steps)
+
+    monkeypatch.setattr(Halfstep, "turn", noted)
+    bench_suite.main(
+        ["--part", "train", *TINY, "--output", str(alone), "--rounds", "1", "--variants", "optimizer=soap"]
+    )
+    assert type(Here.made[-1].optimizer).__name__ == "SOAP"
+    assert turns[-1] % 10 == 0
+    rows = {row["variant"]: row for row in read(alone, "throughput.json")["rows"]}
+    assert rows["optimizer=soap"]["beside"]["median"] < 1  # it takes longer than AdamW
+
+
 def test_no_time_is_left(alone, capsys):
     bench_suite.main(["--part", "train", *TINY, "--output", str(alone), "--minutes", "0.01"])
     assert "left: the same command goes on" in capsys.readouterr().out
@@ -116,9 +136,9 @@ def test_other_settings_do_not_mix(alone, capsys):
 
 
 def test_the_first_size_of_a_pass_that_fits_is_taken():
-    tried = []
+    tried: list[int] = []
 
-    class Large:
+    class Large(Contender):
         def __init__(self, setting):
             self.setting = setting
             tried.append(setting.micro)
@@ -156,51 +176,6 @@ def test_the_arithmetic_of_rows():
     assert rows["halfstep", "micro=2"]["beside"] == {"what": "plain", "median": 1.2, "low": 1.2, "high": 1.2}
 
 
-def row_of(model, optimizer, implementation="halfstep", ms=2.0):
-    return {"optimizer": optimizer, "implementation": implementation, "plain_ms": ms, "refresh_ms": None,
-            "amortised_ms": ms, "ratio": {"median": 1.0, "low": 1.0, "high": 1.0}, "worst_over_mean": 1.0,
-            "state_bytes_per_parameter": 8.0, "hooks_ms_per_step": None}  # fmt: skip
-
-
-def test_optimizers_one_by_one(tmp_path, monkeypatch, capsys):
-    asked = []
-
-    def measure(plan, model, optimizer, way, seconds):
-        asked.append((optimizer, way))
-        if optimizer == "muon" or (optimizer == "sgd" and asked.count(("sgd", {})) == 1):
-            raise TimeoutError
-        if optimizer == "lamb":
-            raise ValueError("halfstep: out of memory")
-        return [row_of(model, optimizer)]
-
-    monkeypatch.setattr(suite_optimizers, "measure", measure)
-    line = ["--part", "optimizers", *TINY, "--output", str(tmp_path), "--only", "sgd,lion,lamb,muon"]
-    bench_suite.main(line)  # muon takes the whole call
-    assert asked == [("muon", {}), ("lion", {}), ("lamb", {}), ("sgd", {})]
-    assert capsys.readouterr().out.strip().endswith("1 left: the same command goes on")
-    bench_suite.main(line)
-    assert asked[4:] == [("sgd", {})]  # in a call of its own it may take all of it: here it ends
-    rows = read(tmp_path, "optimizers.json")["rows"]
-    assert [row["optimizer"] for row in rows] == ["lion", "sgd"]
-    assert rows[0]["share_of_step"] is None  # no step was measured
-    shown = capsys.readouterr().out
-    assert "- gpt2_pico, muon: did not end within 2 minutes" in shown
-    assert "- gpt2_pico, lamb: halfstep: out of memory" in shown
-    (tmp_path / "throughput.json").write_text(json.dumps({
-        "identity": {"tokens": 1000},
-        "rows": [{"model": "gpt2_pico", "system": "halfstep", "variant": "plain", "tokens_per_second": 10_000.0}],
-    }))  # fmt: skip
-    bench_suite.main(line)
-    assert read(tmp_path, "optimizers.json")["rows"][0]["share_of_step"] == pytest.approx(0.002 / 0.1)
-
-
-def test_ways_that_need_cuda_are_left_out_on_a_cpu():
-    for device, expected in (("cpu", False), ("cuda", True)):
-        units = suite_optimizers.Plan(["gpt2_pico"], ["soap"], 8, 8, 1, [], device, None).units()
-        assert units[0]["way"] == {}
-        assert any("triton" in unit["way"].values() for unit in units) is expected
-
-
 PEER = """
 import sys, time
 for step in range(1, 60):
@@ -234,8 +209,12 @@ def test_track3_is_read_from_its_lines_and_stopped(tmp_path):
         (["--part", "train", "--minutes", "0"], "--minutes must be above 0, not 0"),
         (["--part", "train", "--tokens", "1000"], "--tokens must be a multiple of --context=128, 896 for one"),
         (["--part", "train", "--model", "gpt2_piko"], "--model: there is no gpt2_piko; did you mean gpt2_pico"),
-        (["--part", "train", "--variants", "depth=3"], "depth is none of compile, attention, micro, head_rows"),
+        (
+            ["--part", "train", "--variants", "depth=3"],
+            "depth is none of compile, attention, optimizer, micro, head_rows",
+        ),
         (["--part", "train", "--variants", "attention=math"], "attention must be auto, flash, cudnn, efficient"),
+        (["--part", "train", "--variants", "nanogpt:optimizer=soap"], "optimizer is halfstep's alone"),
         (["--part", "train", "--variants", "micro=0"], "micro must be a whole number of at least 1"),
         (["--part", "train", "--variants", "micro=3"], "micro=3 does not divide the 4 sequences of an update"),
         (["--part", "train", "--nanogpt", "nowhere"], "nowhere is no checkout of nanoGPT: it holds no model.py"),
