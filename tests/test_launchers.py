@@ -230,7 +230,7 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys):
         watch.show(lambda: [row_of("a", run), Row("b", "queued")], now=True)  # nothing new
     loss = f"{run.last('val/loss'):.4f}"
     assert run.last("throughput/tokens_per_second") is None
-    assert capsys.readouterr().out == f"a  running  step 250/1,000  loss {loss}  75.0 s left\n"
+    assert capsys.readouterr().out == f"a  running  step 250/1,000  loss {loss}  84.0 s left\n"
     watch.show(lambda: [Row("a", "finished", 1000, 1000, 2.5), Row("b", "failed")], now=True)
     assert capsys.readouterr().out == "a  finished  step 1,000/1,000  loss 2.5000\nb  failed\n"
 
