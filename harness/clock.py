@@ -89,9 +89,9 @@ class Clock:
             self._seconds[name] = self._seconds.get(name, 0.0) + elapsed
         self._marks = self._marks[-1:]
 
-    def _compile_starts(self, _: object) -> None:
+    def _compile_starts(self, *_: object) -> None:
         self._resume_after_compile.append(self._marks[-1][0])
         self._switch("compile")
 
-    def _compile_ends(self, _: object) -> None:
+    def _compile_ends(self, *_: object) -> None:
         self._switch(self._resume_after_compile.pop())

@@ -155,8 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, help="length of a turn (default: 10)")
     add("--nanogpt", type=Path, help="a checkout of nanoGPT")
     add("--track3", type=Path, help="a checkout of modded-nanogpt (CUDA alone)")
-    add("--variants", help="commas between, + joins: compile=max-autotune-no-cudagraphs,attention=cudnn+micro=32,optimizer=soap,"
-                           "head_rows=8192,nanogpt:micro=16")  # fmt: skip
+    add("--variants", help="commas between, + joins: compile=max-autotune-no-cudagraphs,attention=cudnn+micro=32,"
+                           "optimizer=soap,head_rows=8192,nanogpt:micro=16")  # fmt: skip
     group = parser.add_argument_group("optimizers and claims")
     add = group.add_argument
     add("--only", help="names of optimizers, or of claims, commas between")
