@@ -93,6 +93,7 @@ class Plan:
             if config.get("optimizer") in self.rates:
                 config["optimizer.lr"] = self.rates[config["optimizer"]]
                 recipe["note"] = "the rate of an equal sweep"
+                recipe.pop("trials", None)  # those of another rate
         if self.rehearsal:
             scale |= {"steps": 8, "seeds": scale["seeds"][:1], "may_say": "Nothing: this is a rehearsal."}
         word = "rehearsal" if self.rehearsal else given.get("data", "rates")
