@@ -1,7 +1,7 @@
 """Copies a finished study to where git keeps it: config, manifest and metrics of each run, and no weights.
 
 python -m scripts.publish results/runs/my_study                     # to results/my_study/
-python -m scripts.publish results/demo --name first_demo
+python -m scripts.publish results/demo --name demo_of_six
 """
 
 import argparse

@@ -23,7 +23,7 @@ def test_the_tables_are_what_the_runs_say():
 @pytest.fixture
 def copied(tmp_path):
     """README and a small part of results/, to change at will."""
-    shutil.copytree(ROOT / "results" / "first_demo", tmp_path / "results" / "study")
+    shutil.copytree(ROOT / "results" / "demo_of_six", tmp_path / "results" / "study")
     (tmp_path / "README.md").write_text("Above.\n<!-- results/study/table.md -->\nold\n<!-- end -->\nBelow.\n")
     return tmp_path
 
