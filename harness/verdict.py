@@ -1,10 +1,10 @@
 """Is a claim reproduced? By the rule that its file fixed beforehand, from run folders alone.
 
-    reproduced               the whole 95 % interval is on the claim's side of s (1 - d)
-    refuted                  the whole interval is on the other side, at the paper's own scale
-    not seen at this scale   the same, below the paper's scale: smaller models prove nothing about larger ones
-    underpowered             anything else: the interval holds s (1 - d), or there is none, for want of seeds, for a
-                             divergence, for runs that are too small, for seconds that nobody can vouch for
+reproduced               the whole 95 % interval is on the claim's side of s (1 - d)
+refuted                  the whole interval is on the other side, at the paper's own scale
+not seen at this scale   the same, below the paper's scale: smaller models prove nothing about larger ones
+underpowered             anything else: the interval holds s (1 - d), or there is none, for want of seeds, for a
+                         divergence, for runs that are too small, for seconds that nobody can vouch for
 """
 
 from collections.abc import Iterator, Sequence

@@ -137,7 +137,9 @@ def trials(comparison: Comparison, tunings: Mapping[str, Tuning]) -> list[dict[s
                 "more": len(tuning.trials) > fewest if tuning else False,
                 "again": len(tuning.again) if tuning else 0,
                 "diverged": tuning.diverged if tuning else 0,
-                "best": ", ".join(f"{_own(key)} {plain(value)}" for key, value in best.settings.items()) if best else "",
+                "best": ", ".join(
+                    f"{_own(key)} {plain(value)}" for key, value in (best.settings if best else {}).items()
+                ),
                 "loss": quantity.loss(tuning.loss) if tuning else "",
                 "flops": quantity.flops(tuning.flops) if tuning else "",
             }
