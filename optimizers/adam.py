@@ -11,7 +11,8 @@ from optimizers.kernels import Number, add_quotient_, average_, average_square_,
 
 def adam_(
     p: Tensor, g: Tensor, m: Tensor, v: Tensor,
-    lr: Number, beta1: Number, beta2: Number, steps: Number, eps: Number, decay: Number,
+    lr: Number, beta1: Number, beta2: Number, steps: Number, correction1: Number, correction2: Number, eps: Number,
+    decay: Number,
 ) -> None:  # fmt: skip
     """w <- w - lr wd w - lr m^ / (sqrt(v^) + eps), and m and v follow g (Loshchilov & Hutter, arXiv 1711.05101).
 
@@ -20,6 +21,7 @@ def adam_(
     Args:
         g: in the dtype of m and v.
         steps: updates that m and v have seen with this one; infinity leaves them uncorrected.
+        correction1, correction2: 1 - b1^steps and 1 - b2^steps: compiled, a power would be taken for every entry.
         decay: wd.
     """
     if isinstance(beta1, float) and p.device.type == "cpu" and p.dtype == m.dtype and p.is_contiguous():
@@ -32,4 +34,10 @@ def adam_(
         return
     average_(m, g, beta1)
     average_square_(v, g, beta2)
-    add_quotient_(shrink_(p, lr * decay), m, (v / (1 - beta2**steps)).sqrt_().add_(eps), -lr / (1 - beta1**steps))
+    add_quotient_(shrink_(p, lr * decay), m, (v / correction2).sqrt_().add_(eps), -lr / correction1)
+
+
+def averages(betas: tuple[float, float], steps: float) -> tuple[float, float, float, float, float]:
+    """beta1 to correction2 of `adam_`."""
+    beta1, beta2 = betas
+    return beta1, beta2, steps, 1 - beta1**steps, 1 - beta2**steps

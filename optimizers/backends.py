@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.adam import adam_
+from optimizers.adam import adam_, averages
 from optimizers.base import state_dtype
 from optimizers.kernels import Number, kernel
 from optimizers.lamb import update as update_lamb
@@ -56,6 +56,6 @@ def _moments(p: Tensor, state: State) -> tuple[Tensor, Tensor]:
 
 
 def _numbers(state: State, group: Group) -> tuple[float, ...]:
-    """lr, beta1, beta2, steps with the one to be made, eps, wd."""
+    """lr, beta1 to correction2 for the update to be made, eps, wd."""
     state["step"] += 1
-    return (group["lr"], *group["betas"], state["step"].item(), group["eps"], group["weight_decay"])
+    return (group["lr"], *averages(group["betas"], state["step"].item()), group["eps"], group["weight_decay"])

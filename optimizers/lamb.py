@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.adam import adam_
+from optimizers.adam import adam_, averages
 from optimizers.base import Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.kernels import Number, Row, add_, kernel
@@ -29,10 +29,12 @@ from optimizers.treatment import Treatment, treatment
 @partial(kernel, apart=True)
 def update(
     p: Tensor, grad: Tensor, m: Tensor, v: Tensor,
-    shrink: Number, lr: Number, beta1: Number, beta2: Number, steps: Number, eps: Number, decay: Number,
+    shrink: Number, lr: Number, beta1: Number, beta2: Number, steps: Number, correction1: Number, correction2: Number,
+    eps: Number, decay: Number,
 ) -> None:  # fmt: skip
     u = p.to(m.dtype) * decay
-    adam_(u, grad.to(m.dtype) * shrink, m, v, -1.0, beta1, beta2, steps, eps, 0.0)  # Adam's step is added to wd w
+    seen = (beta1, beta2, steps, correction1, correction2)
+    adam_(u, grad.to(m.dtype) * shrink, m, v, -1.0, *seen, eps, 0.0)  # Adam's step is added to wd w
     if p.ndim >= 2:
         weights, size = p.norm(dtype=u.dtype), u.norm()
         lr = lr * torch.where((weights > 0) & (size > 0), weights / size, 1.0)
@@ -97,10 +99,9 @@ class Lamb(Optimizer):
                     state = self._state(p)
                     state["step"] += 1
                     by_count[state["step"].item()].append((p, p.grad, state["m"], state["v"]))
-            beta1, beta2 = group["betas"]
             for steps, rows in by_count.items():
-                seen = steps if group["bias_correction"] else math.inf
-                update(rows, shrink, group["lr"], beta1, beta2, seen, group["eps"], group["weight_decay"])
+                seen = averages(group["betas"], steps if group["bias_correction"] else math.inf)
+                update(rows, shrink, group["lr"], *seen, group["eps"], group["weight_decay"])
         return loss
 
     def _shrink(self) -> Tensor | float:
