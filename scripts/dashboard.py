@@ -59,9 +59,8 @@ def save(comparison: Comparison, entity: str | None, project: str, address: str 
     Raises ConnectionError where W&B does not take it, and ModuleNotFoundError without wandb-workspaces.
     """
     _need()
-    import wandb_workspaces.workspaces as workspaces
-
     import wandb
+    import wandb_workspaces.workspaces as workspaces
 
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
