@@ -62,7 +62,7 @@ def section(info: OptimizerInfo) -> tuple[str, Sequence[str]]:
         f"[optimizers/{source.name}](../optimizers/{source.name})",
         f"`torch.optim.{info.constructor.__name__}`",
     )
-    code = link if source.is_relative_to(CONFIGS.parent) else stock
+    code = link if source.parent == CONFIGS.parent / "optimizers" else stock
     parts = [
         f"## {info.name}", "", title, "", about.strip("\n"), "",
         "```yaml", (CONFIGS / "optimizer" / f"{info.name}.yaml").read_text().strip(), "```", "",
