@@ -17,7 +17,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import nn
 
 import models
 import optimizers
@@ -25,11 +24,12 @@ from harness import quantity
 from harness.claim import Claim
 from harness.config import Config, parse
 from harness.device import device_name, resolve_device, resolve_dtype
-from harness.flops import Rehearsal, rehearse
+from harness.flops import rehearse
 from harness.hessian import Hessian
 from harness.keywords import construct
 from harness.planned import Planned, composed
 from harness.schedule import build_schedule
+from scripts.cost import Build, passes_per_step
 from train import check_model, check_optimizer
 
 GPT2_TOKENS, BYTE_TOKENS = 50257, 256
@@ -169,25 +169,17 @@ def _model(cfg: Config, **changed: int) -> Any:
     return family(**{**shape, **changed}, vocabulary=vocabulary)
 
 
-def _curvature(build: Callable[[nn.Module], Any], model: Any, cfg: Config, gradient: float) -> float | None:
-    """FLOPs of a step beyond the gradient, a mean over the second period of the optimizer's refreshes."""
-    period = max([1, *(v for k, v in cfg.optimizer.items() if k.startswith("every") and isinstance(v, int))])
-    twin = _model(cfg, layers=1, heads=1, width=8, context=8)
+def _curvature(build: Build, model: Any, cfg: Config, gradient: float) -> float | None:
+    """FLOPs of a step beyond the gradient, a mean over a period of the optimizer's refreshes."""
     try:
-        optimizer = build(twin)
-        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in twin.modules())
-        objective = Rehearsal(list(twin.parameters()), twin if hooked else None)
-        before = objective.passes
-        for objective.step in range(2 * period):
-            if objective.step == period:
-                before = dict(objective.passes)
-            optimizer.step(objective)
+        passes = passes_per_step(build)
     except Exception:  # a stranger's class may fail in any way on random gradients; then nothing is claimed of it
         return None
-    passes = {kind: (count - before[kind]) / period for kind, count in objective.passes.items()}
-    gradients = passes["gradient"] - 1 + passes["sampled_grads"]
-    product = sum(_hessian_flops(model, cfg.context)) * cfg.sequences if passes["hvp"] else 0.0
-    return gradients * gradient + passes["hvp"] * product
+    extra = (passes["gradient"] - 1 + passes["sampled_grads"]) * gradient
+    if not passes["hvp"] and not passes["joint_hvp"]:
+        return extra
+    own, products = (cfg.sequences * flops for flops in _hessian_flops(model, cfg.context))
+    return extra + passes["hvp"] * (own + products) + passes["joint_hvp"] * products
 
 
 def _hessian_flops(model: Any, context: int) -> tuple[int, int]:
@@ -215,7 +207,7 @@ def _speed(cfg: Config) -> float:
     return model.flops_per_token(cfg.context) * tokens.numel() / _seconds(gradient)
 
 
-def _optimizer_seconds(build: Callable[[nn.Module], Any], cfg: Config) -> float | None:
+def _optimizer_seconds(build: Build, cfg: Config) -> float | None:
     """Of a step of the optimizer itself, on random gradients."""
     model, steps = _model(cfg).to(resolve_device(cfg.device)), 20
     try:

@@ -1,5 +1,6 @@
 """What a step of an optimizer costs beyond the gradient, from what it announces and from a rehearsal; no training."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,6 @@ from optimizers.registry import OptimizerInfo
 from optimizers.treatment import Treatment
 
 Build = Callable[[nn.Module], torch.optim.Optimizer]
-FEWEST_STEPS = 50  # of a rehearsal: a multiple of the usual periods
 # FLOPs in gradients: the passes forward and backward are one; a Hessian-vector product differentiates both once more,
 # in a pass of its own or in the gradient's.
 PASS = {"gradient": 1.0, "sampled_grads": 1.0, "hvp": 3.0, "joint_hvp": 2.0}
@@ -60,11 +60,11 @@ def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> Co
 
 
 def passes_per_step(build: Build) -> dict[str, float]:
-    """Means over the second half of a rehearsal that is twice as long as the longest period among the keywords."""
+    """Means over the second of two periods: a whole number of each that stands among the keywords."""
     model = GPT(layers=1, heads=1, width=4, context=2, vocabulary=4)
     optimizer = build(model)
     periods = [v for k, v in vars(optimizer).items() if k.startswith("every") and isinstance(v, int)]
-    steps = max([FEWEST_STEPS, *periods])
+    steps = math.lcm(*periods)
     hooked = any(module._forward_hooks for module in model.modules())
     objective = Rehearsal(list(model.parameters()), model if hooked else None)
     before: dict[str, float] = {}

@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from harness.claim_file import list_claims, read_claim
 from harness.config import parse
@@ -18,6 +19,7 @@ from scripts import claim_cost
 from scripts.claim_table import as_json, render
 from scripts.claims import main
 from tests.claimed import SPEEDUP, scale, train, verified, write_claim
+from tests.command import in_process
 
 
 def test_the_tables(tmp_path):
@@ -94,6 +96,14 @@ sys.exit("torch was imported" if "torch" in sys.modules else 0)
     assert done.returncode == 0, done.stderr
     assert "only: reproduced" in done.stdout
     assert all(claim.name in done.stdout for claim in list_claims())
+
+
+def test_a_plan_counts_a_product_in_the_gradients_pass(here):
+    assert in_process("optimizer=adahessian", "optimizer.every=2", "steps=4", "run_dir=out").code == 0
+    config = parse(yaml.safe_load((here / "out" / "config.yaml").read_text()))
+    planned, run = claim_cost.cost_of(config, {"gpt2_pico": 1e12})(4), read_run(here / "out")
+    assert (planned.model, planned.curvature) == (run.last("flops/model"), run.last("flops/curvature"))
+    assert planned.curvature > 0
 
 
 def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
