@@ -22,6 +22,7 @@ from harness.sentence import one_sentence
 from harness.verdict import verify
 from scripts.claim_table import render
 from scripts.grid import Grid, markdown
+from scripts.publish import UNKEPT
 
 ROOT = CONFIGS.parent
 FORMS = {"md": "markdown", "tex": "latex", "csv": "csv"}
@@ -33,14 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a table is not up to date")
     options = parser.parse_args(arguments)
     with one_sentence():
-        stale = [path for path, text in tables(ROOT).items() if not path.is_file() or path.read_text() != text]
+        found = tables(ROOT)
+        stale = [path for path, text in found.items() if not path.is_file() or path.read_text() != text]
         if options.check and stale:
             raise ValueError(f"{stale[0].relative_to(ROOT)} is not what its runs say: make tables writes it anew")
-        for path, text in tables(ROOT).items():
-            if path in stale:
-                path.parent.mkdir(exist_ok=True)
-                path.write_text(text)
-                print(path.relative_to(ROOT))
+        for path in stale:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(found[path])
+            print(path.relative_to(ROOT))
 
 
 def tables(root: Path) -> dict[Path, str]:
@@ -64,7 +65,7 @@ def tables(root: Path) -> dict[Path, str]:
 
 
 def published(study: Path) -> bool:
-    return study.name not in ("runs", "demo", "verdicts") and not study.name.startswith(".")
+    return study.name not in UNKEPT and not study.name.startswith(".")
 
 
 def has_runs(study: Path) -> bool:

@@ -1,6 +1,5 @@
 """The configs that bring in optimizers from PyPI: they compose, train, and go on after a stop to the same bits."""
 
-import io
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from omegaconf import OmegaConf
 import optimizers
 from harness.keywords import bind
 from tests.command import in_process, manifest, rows
-from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
+from tests.tiny import goes_on_to_the_same_bits, tiny_batch, tiny_model, tiny_objective, train, weights
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "optimizer"
 SECTIONS = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in CONFIGS.glob("*.yaml")}
@@ -39,21 +38,7 @@ def test_it_trains_from_the_command_line(name, here):
 
 @pytest.mark.parametrize("name", EXTERNAL)
 def test_it_goes_on_to_the_same_bits(name):
-    model = tiny_model()
-    optimizer, objective = build(name, model), tiny_objective(model)
-    train(model, optimizer, objective, 13)
-    file = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    expected = train(model, optimizer, objective, 9, start=13)
-
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    again = tiny_model(seed=1)
-    again.load_state_dict(saved["model"])
-    fresh = build(name, again)
-    fresh.load_state_dict(saved["optimizer"])
-    assert train(again, fresh, tiny_objective(again), 9, start=13) == expected
-    assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(again), strict=True))
+    goes_on_to_the_same_bits(lambda model: build(name, model))
 
 
 def test_schedule_free_is_evaluated_at_its_average():

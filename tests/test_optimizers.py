@@ -1,7 +1,6 @@
 """What every registered optimizer must do; a new one is covered as soon as it is registered and has its YAML."""
 
 import copy
-import io
 import math
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from harness.recorder import state_bytes
 from optimizers.param_groups import check_cover
 from optimizers.registry import OptimizerInfo
 from tests.command import complaint, in_process, manifest, rows
-from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
+from tests.tiny import goes_on_to_the_same_bits, tiny_batch, tiny_model, tiny_objective, train, weights
 from train import check_optimizer
 
 NAMES = [info.name for info in optimizers.list_optimizers()]
@@ -62,21 +61,7 @@ def test_two_runs_agree_to_the_last_bit(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_all_state_is_in_state_and_param_groups(name):
     """A fresh optimizer given nothing but the state dict, through a file, goes on to the same bits."""
-    model = tiny_model()
-    optimizer, objective = build(name, model), tiny_objective(model)
-    train(model, optimizer, objective, 13)
-    file = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    expected = train(model, optimizer, objective, 9, start=13)
-
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    again = tiny_model(seed=1)
-    again.load_state_dict(saved["model"])
-    fresh = build(name, again)
-    fresh.load_state_dict(saved["optimizer"])
-    assert train(again, fresh, tiny_objective(again), 9, start=13) == expected
-    assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(again), strict=True))
+    goes_on_to_the_same_bits(lambda model: build(name, model))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,8 @@
 """A model, a batch and an Objective small enough to run a hundred steps in a blink; what most tests start from."""
 
+import io
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +62,25 @@ def train(
         assert objective.record.loss is not None
         losses.append(objective.record.loss.item())
     return losses
+
+
+def goes_on_to_the_same_bits(build: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
+    """A fresh optimizer given nothing but the state dict, through a file, has the losses and weights of the first."""
+    model = tiny_model()
+    optimizer, objective = build(model), tiny_objective(model)
+    train(model, optimizer, objective, 13)
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    expected = train(model, optimizer, objective, 9, start=13)
+
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    again = tiny_model(seed=1)
+    again.load_state_dict(saved["model"])
+    fresh = build(again)
+    fresh.load_state_dict(saved["optimizer"])
+    assert train(again, fresh, tiny_objective(again), 9, start=13) == expected
+    assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(again), strict=True))
 
 
 def weights(model: nn.Module) -> list[Tensor]:
