@@ -11,16 +11,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
+from harness import command_line
 from harness.arms import INDIFFERENT, Arm, differing_keys, flatten, plain, settings, within, without_copies
 from harness.claim import Claim
-from harness.command_line import EXPECTED, explain
-from harness.config import CONFIGS, parse
+from harness.config import parse
 from harness.records import Run, find_runs
 
 MACHINE = ("device", "dtype", "compile", "batch.micro")  # how a run is computed; harness.fairness looks at these
@@ -79,16 +77,14 @@ def composed(claim: Claim, scale_name: str, part: str, arm: str) -> dict[str, An
     chosen = {**scale.overrides(part, arm), "steps": scale.length(part), "seed": scale.seeds[0]}
     try:
         values = _composed(tuple(_override(key, value) for key, value in chosen.items()))
-    except EXPECTED as error:
-        raise ValueError(f"{claim.path}: the arm {arm} of {scale_name}/{part}: {explain(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{claim.path}: the arm {arm} of {scale_name}/{part}: {error}") from None
     return {**copy.deepcopy(values), "study": claim.study(scale_name, part)}
 
 
 @functools.cache  # a tenth of a second each, and arms are alike in many parts
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composition = compose("train", list(overrides))
-        values = cast(dict[str, Any], OmegaConf.to_container(composition, resolve=True, throw_on_missing=True))
+    values = command_line.composed(overrides)
     parse(values)
     return values
 
