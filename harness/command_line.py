@@ -18,9 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import sweep
 from harness.config import CONFIGS
 from harness.sentence import BAD_INPUT, complain, nearest, on_first_rank, sentence
+from harness.sweep import jobs
 
 EXPECTED = (*BAD_INPUT, HydraException, OmegaConfBaseException)
 # A section whose keys are the keywords of an optimizer takes any key here: the signature check names the wrong ones.
@@ -63,7 +63,7 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
             if _shows_tracebacks():
                 raise
             complain(explain(error))
-        if sweep.Outcome.failed:
+        if jobs.Outcome.failed:
             raise SystemExit(2)
 
     return run
@@ -87,7 +87,7 @@ def _job(program: Callable[[dict[str, Any]], str], composed: DictConfig) -> None
     def record(status: str, error: str | None = None) -> None:
         job = hydra_config.job
         if not one and on_first_rank():
-            sweep.Job(Path(hydra_config.sweep.dir), job.num, list(hydra_config.overrides.task)).record(status, error)
+            jobs.Job(Path(hydra_config.sweep.dir), job.num, list(hydra_config.overrides.task)).record(status, error)
 
     try:
         if one and launcher != "serial":

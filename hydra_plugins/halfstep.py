@@ -1,6 +1,6 @@
 """Hydra finds launchers here, and takes none from anywhere else: the name of this folder is its own choice."""
 
-from harness import launcher
+from harness.sweep import launcher
 
 
 class Launcher(launcher.Launcher):

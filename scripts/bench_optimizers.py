@@ -32,9 +32,9 @@ from harness.run_folder import git_state, versions
 from harness.sentence import nearest, one_sentence
 from optimizers import OptimizerInfo, list_optimizers
 from optimizers.kernels import compile_kernels, kernels_run
+from scripts.bench.references import find_references
+from scripts.bench.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
 from scripts.bench_train import spread
-from scripts.references import find_references
-from scripts.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
 
 Rows = list[dict[str, Any]]
 

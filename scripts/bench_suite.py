@@ -21,10 +21,13 @@ from harness import device as devices
 from harness.config import CONFIGS
 from harness.sentence import nearest, one_sentence
 from optimizers import list_optimizers
-from scripts import suite_claims, suite_optimizers, suite_train, throughput
 from scripts.bench_optimizers import pairs
 from scripts.claims import FREE
-from scripts.suite_folder import Deadline, Folder, commit_of, folder_name
+from scripts.suite import claims as suite_claims
+from scripts.suite import optimizers as suite_optimizers
+from scripts.suite import throughput
+from scripts.suite import train as suite_train
+from scripts.suite.folder import Deadline, Folder, commit_of, folder_name
 
 HARDWARE = Path("results/hardware")
 REHEARSAL = Path("results/runs/rehearsal")

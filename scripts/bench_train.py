@@ -31,7 +31,7 @@ from torch import nn
 
 from harness import device as devices
 from harness.sentence import one_sentence
-from scripts.contenders import Contender, Halfstep, NanoGPT, Setting, find_model
+from scripts.bench.contenders import Contender, Halfstep, NanoGPT, Setting, find_model
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,9 +7,9 @@
     python -m scripts.claims verify sophia_2x                     # the verdict, with 95 % intervals
     python -m scripts.claims table sophia_2x --format latex
 
-A claim is a file, configs/claim/<name>.yaml, or any YAML given by its path; harness/claim.py says what is in it,
-harness/verdict.py what the verdicts mean. Its runs are in results/runs/<claim>-<scale>-<part>/. verify and table read
-folders only: a smoke's runs count as the first of the whole claim's.
+A claim is a file, configs/claim/<name>.yaml, or any YAML given by its path; harness/claims/claim.py says what is in
+it, harness/claims/verdict.py what the verdicts mean. Its runs are in results/runs/<claim>-<scale>-<part>/. verify and
+table read folders only: a smoke's runs count as the first of the whole claim's.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from harness.claim import Claim
-from harness.claim_file import SCALES, find_claim, list_claims
+from harness.claims.claim import Claim
+from harness.claims.claim_file import SCALES, find_claim, list_claims
+from harness.claims.planned import Planned, planned, read_studies, sort_runs
+from harness.claims.verdict import verify
 from harness.config import CONFIGS
-from harness.planned import Planned, planned, read_studies, sort_runs
 from harness.sentence import nearest, one_sentence
-from harness.verdict import verify
-from scripts.claim_table import FORMATS, as_json, render, show
+from scripts.pages.claim_table import FORMATS, as_json, render, show
 
 RUNS = Path("results/runs")
 # What a person may choose for a run of a claim: where and how it is computed, kept and watched, and nothing else.
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif options.command == "table":
             print(render(verdict, options.format), end="")
         elif options.command == "plan":
-            from scripts.claim_cost import check_arms, print_plan  # here and in `run` alone is torch needed
+            from scripts.study.claim_cost import check_arms, print_plan  # here and in `run` alone is torch needed
 
             check_arms(claim, options.scale, parts)
             print_plan(claim, options.scale, _left(claim, options.scale, parts, seeds, options.runs), Console())
@@ -73,7 +73,7 @@ def run(claim: Claim, scale: str, parts: Sequence[str], seeds: Sequence[int], ov
         key = override.lstrip("+").partition("=")[0]
         if not any(key == free or key.startswith((f"{free}.", f"{free}/")) for free in FREE):
             raise ValueError(f"{override} would change what {claim.path} fixes: run takes {', '.join(FREE)} alone")
-    from scripts.claim_cost import check_arms
+    from scripts.study.claim_cost import check_arms
 
     check_arms(claim, scale, parts)
     jobs = _left(claim, scale, parts, seeds, RUNS)

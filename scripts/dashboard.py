@@ -20,10 +20,10 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from harness.comparison import Comparison, compare
+from harness.compare.comparison import Comparison, compare
 from harness.records import find_runs
 from harness.sentence import one_sentence
-from harness.tuning import tuning_of, with_tuning
+from harness.tuning.trials import tuning_of, with_tuning
 from harness.wandb_tracker import FAILURES
 
 PATIENCE = 10.0  # seconds for W&B's server to answer at all
@@ -86,7 +86,7 @@ def _reach(address: str) -> None:
 
 def _workspace(comparison: Comparison, entity: str, project: str) -> Any:
     _need()
-    from scripts.workspace import build
+    from scripts.pages.workspace import build
 
     return build(comparison, study_of(comparison), entity, project)
 

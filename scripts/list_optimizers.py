@@ -21,7 +21,7 @@ from harness.command_line import answer_help, composed
 from harness.config import Config, parse
 from harness.sentence import one_sentence
 from models import GPT
-from scripts.cost import Cost, cost
+from scripts.study.cost import Cost, cost
 from train import check_model, check_optimizer
 
 GPT2 = {"model": "gpt2_125m", "batch.tokens": "524288", "data": "synthetic"}  # whose vocabulary is GPT-2's

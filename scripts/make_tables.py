@@ -13,15 +13,15 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.claim_file import SCALES, list_claims
-from harness.comparison import Comparison, compare
+from harness.claims.claim_file import SCALES, list_claims
+from harness.claims.verdict import verify
+from harness.compare.comparison import Comparison, compare
 from harness.config import CONFIGS
 from harness.quantity import AXIS, TITLE, loss
 from harness.records import find_runs
 from harness.sentence import one_sentence
-from harness.verdict import verify
-from scripts.claim_table import render
-from scripts.grid import Grid, markdown
+from scripts.pages.claim_table import render
+from scripts.pages.grid import Grid, markdown
 from scripts.publish import UNKEPT
 
 ROOT = CONFIGS.parent

@@ -13,12 +13,12 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.comparison import Comparison, compare
+from harness.compare.comparison import Comparison, compare
 from harness.records import AXES, find_runs
 from harness.sentence import one_sentence
-from harness.tuning import Tuning, tuning_of
-from scripts import bars, figures, tuning_figure
-from scripts.canvas import SILENT, Drawing, by_optimizer
+from harness.tuning.trials import Tuning, tuning_of
+from scripts.pages import bars, figures, tuning_figure
+from scripts.pages.canvas import SILENT, Drawing, by_optimizer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.records import find_runs
 from harness.sentence import one_sentence
-from harness.tuning import CHOICE, PLAN
+from harness.tuning.trials import CHOICE, PLAN
 
 RESULTS = Path("results")
 KEPT = ("config.yaml", "manifest.json", "metrics.jsonl")

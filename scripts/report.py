@@ -20,16 +20,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness import quantity
-from harness.arms import Arm
-from harness.comparison import Comparison, compare
-from harness.fairness import endings
+from harness.compare.arms import Arm
+from harness.compare.comparison import Comparison, compare
+from harness.compare.fairness import endings
+from harness.compare.speedup import device_of
 from harness.quantity import TITLE
 from harness.records import AXES, Run, find_runs
 from harness.sentence import one_sentence
-from harness.speedup import device_of
-from harness.tuning import Tuning, tuning_of, with_tuning
-from scripts import bars, figures, tables, tuning_figure
-from scripts.canvas import Drawing, Style, by_optimizer, style_of
+from harness.tuning.trials import Tuning, tuning_of, with_tuning
+from scripts.pages import bars, figures, tables, tuning_figure
+from scripts.pages.canvas import Drawing, Style, by_optimizer, style_of
 
 SHAPE = {"layers": "layers", "heads": "heads", "width": "wide"}
 LARGEST = 6_000_000  # bytes of a page that still mails and opens at once
@@ -62,7 +62,7 @@ def write(comparison: Comparison, path: Path, tunings: Mapping[str, Tuning] | No
 def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, Tuning] | None = None) -> str:
     """The page. details: with every run's config and manifest in it."""
     template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parent / "pages"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

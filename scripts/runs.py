@@ -18,7 +18,7 @@ from rich.console import Console
 
 from harness.records import find_runs
 from harness.sentence import one_sentence
-from harness.watch import EVERY, Reader, Row, Watch, row_of, runs_table
+from harness.sweep.watch import EVERY, Reader, Row, Watch, row_of, runs_table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -24,17 +24,17 @@ import yaml
 
 import optimizers
 from harness import quantity
-from harness.arms import INDIFFERENT, flatten, plain, settings, within
+from harness.claims.planned import MACHINE
 from harness.command_line import answer_help, composed
+from harness.compare.arms import INDIFFERENT, flatten, plain, settings, within
 from harness.config import parse
-from harness.planned import MACHINE
 from harness.records import find_runs
-from harness.search import Space, Wanted, apply, neighbours, search_space
-from harness.search import settings as quasi_random
 from harness.sentence import one_sentence
-from harness.tuning import Tuning, tuning_of, write_choice, write_plan
-from scripts import tuning_figure
-from scripts.training import Training, train_all
+from harness.tuning.search import Space, Wanted, apply, neighbours, search_space
+from harness.tuning.search import settings as quasi_random
+from harness.tuning.trials import Tuning, tuning_of, write_choice, write_plan
+from scripts.pages import tuning_figure
+from scripts.study.training import Training, train_all
 from train import check_model, check_optimizer
 
 RUNS = Path("results/runs")

@@ -24,22 +24,23 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
-from harness.comparison import Comparison
+from harness.compare.comparison import Comparison
+from harness.compare.speedup import Row
 from harness.config import parse
 from harness.quantity import TITLE
 from harness.sentence import one_sentence
-from harness.speedup import Row
-from harness.tuning import Tuning
-from scripts import report, tuning_figure
-from scripts.conformance import Row as Check
-from scripts.conformance import conformance
+from harness.tuning.trials import Tuning
+from scripts import report
+from scripts.pages import tuning_figure
+from scripts.study.conformance import Row as Check
+from scripts.study.conformance import conformance
+from scripts.study.verdict_plan import print_plan
+from scripts.study.verdict_study import BASELINE, Study
 from scripts.tune import Tuner, launcher_of
-from scripts.verdict_plan import print_plan
-from scripts.verdict_study import BASELINE, Study
 from train import check_optimizer
 
 VERDICTS = Path("results/verdicts")
-TOO_SMALL = "runs too small"  # as harness.speedup begins to say it
+TOO_SMALL = "runs too small"  # as harness.compare.speedup begins to say it
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Verdict:
         if len(page.encode()) > report.LARGEST:
             page = report.render(self.comparison, details=False, tunings=self.tunings)
         environment = Environment(
-            loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+            loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         facts = {"sentence": self.sentence, "protocol": self.protocol, "scope": self.scope, "checks": self.checks}

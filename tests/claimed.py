@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from harness.claim import Claim
-from harness.claim_file import read_claim
-from harness.planned import composed, planned
-from harness.verdict import Verdict, verify
+from harness.claims.claim import Claim
+from harness.claims.claim_file import read_claim
+from harness.claims.planned import composed, planned
+from harness.claims.verdict import Verdict, verify
 from tests.study import write_run
 
 SPEEDUP = {"says": "twice as fast", "measure": "speedup", "arm": "new", "against": "old", "at_least": 1.5,

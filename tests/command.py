@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import train
 from harness.command_line import command
-from harness.sweep import Outcome
+from harness.sweep.jobs import Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("model=gpt2_pico", "steps=6", "batch.tokens=512", "eval.tokens=512", "eval.every=3", "log.every=1",

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from optimizers import find
+from scripts.bench.references import find_references
+from scripts.bench.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
 from scripts.bench_optimizers import main, summary
-from scripts.references import find_references
-from scripts.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
 
 SHAPE = Shape(layers=1, width=8, vocabulary=0, tokens=8)
 TINY = ["--layers", "1", "--width", "8", "--tokens", "8", "--rounds", "1"]

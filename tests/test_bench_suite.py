@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from models.head import block_rows
-from scripts import bench_suite, bench_train, side, suite_train, throughput, track3
-from scripts.contenders import Contender, Halfstep
-from scripts.suite_folder import Deadline, folder_name, markdown
+from scripts import bench_suite, bench_train
+from scripts.bench import side
+from scripts.bench.contenders import Contender, Halfstep
+from scripts.suite import throughput, track3
+from scripts.suite import train as suite_train
+from scripts.suite.folder import Deadline, folder_name, markdown
 from tests.command import environment
 
 START = [{"model": "gpt2_pico", "cache": cache, "first_update_seconds": 9.0, "compile_seconds": None}
@@ -249,7 +252,7 @@ def test_small_things():
 @pytest.mark.slow
 def test_the_exact_commands_on_a_tiny_model(tmp_path, monkeypatch):
     """Every part as a person calls it, its processes and all."""
-    root = Path(side.__file__).parent.parent
+    root = Path(side.__file__).parents[2]
     for part, only in [("train", []), ("optimizers", ["--only", "lion"]), ("claims", ["--only", "muon_2x"])]:
         line = [sys.executable, "-m", "scripts.bench_suite", "--part", part, "--rehearse", *only, "--minutes", "3"]
         process = subprocess.run(

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from harness.claim_file import list_claims, read_claim
+from harness.claims.claim_file import list_claims, read_claim
+from harness.claims.planned import composed
 from harness.config import parse
-from harness.planned import composed
 from harness.records import read_run
-from scripts import claim_cost
-from scripts.claim_table import as_json, render
 from scripts.claims import main
+from scripts.pages.claim_table import as_json, render
+from scripts.study import claim_cost
 from tests.claimed import SPEEDUP, scale, train, verified, write_claim
 from tests.command import in_process
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from harness.arms import flatten, within
-from harness.claim import Claim
-from harness.claim_file import CLAIMS, SCALES, find_claim, list_claims, read_claim
+from harness.claims.claim import Claim
+from harness.claims.claim_file import CLAIMS, SCALES, find_claim, list_claims, read_claim
+from harness.claims.planned import GROUPS, MACHINE, composed, planned
+from harness.compare.arms import flatten, within
+from harness.compare.speedup import FEWEST_UPDATES
 from harness.config import CONFIGS
-from harness.planned import GROUPS, MACHINE, composed, planned
-from harness.speedup import FEWEST_UPDATES
-from scripts.claim_cost import check_arms
 from scripts.claims import main
+from scripts.study.claim_cost import check_arms
 from tests.claimed import SPEEDUP, scale, write_claim
 
 NAMES = sorted(path.stem for path in CLAIMS.glob("*.yaml"))

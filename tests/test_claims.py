@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness.claim_file import read_claim
-from scripts.claim_table import render, show
+from harness.claims.claim_file import read_claim
+from scripts.pages.claim_table import render, show
 from tests.claimed import SPEEDUP, change, scale, train, verified, write_claim
 
 CPU = {"device.type": "cpu", "device.name": "Xeon"}

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.ladder import Speedup
+from harness.compare.ladder import Speedup
 from tests.study import compared, row, write_run, write_study
 
 

@@ -32,7 +32,7 @@ def panels(spec: dict[str, Any], section: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def spec(study):
-    from scripts.workspace import build
+    from scripts.pages.workspace import build
 
     view = build(compared(study), "study", "me", "halfstep")._to_model()
     return json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True))
@@ -66,7 +66,7 @@ def test_it_shows_the_runs_of_the_study_alone(spec, study):
 
 
 def test_a_divergence_is_a_defeat(tmp_path):
-    from scripts.workspace import wins
+    from scripts.pages.workspace import wins
 
     write_study(tmp_path, {"soap": 1.3}, seeds=1)
     write_run(tmp_path, "adamw", 2000, 1)

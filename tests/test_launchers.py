@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness import local, slurm
-from harness.local import LocalQueue
-from harness.process import JobProcess
-from harness.sweep import Job, outcomes
-from harness.watch import Reader, Row, Watch, row_of, tally
+from harness.sweep import local, slurm
+from harness.sweep.jobs import Job, outcomes
+from harness.sweep.local import LocalQueue
+from harness.sweep.process import JobProcess
+from harness.sweep.watch import Reader, Row, Watch, row_of, tally
 from tests.command import ROOT, SMALL, complaint, end, in_process, manifest, rows, start
 from tests.study import write_run
 
@@ -254,7 +254,7 @@ def test_a_table_where_there_is_one():
 
 def test_launching_needs_no_torch():
     """But to count GPUs: a sweep that is refused is refused at once, and a table costs nothing."""
-    names = "harness.launcher, harness.watch, harness.process, hydra_plugins.halfstep"
+    names = "harness.sweep.launcher, harness.sweep.watch, harness.sweep.process, hydra_plugins.halfstep"
     code = f"import sys, {names}; print([name for name in ('torch', 'submitit') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"

@@ -17,9 +17,9 @@ FILES = [ROOT / "train.py", *(path for folder in (*STAR, "scripts", "tests") for
 NAMES = {info.name for info in optimizers.list_optimizers()}
 
 # What reads run folders, and what answers before a run begins.
-WITHOUT_TORCH = ["harness.records", "harness.comparison", "harness.command_line"]
-WITHOUT_TORCH += ["scripts.speedup", "scripts.report", "scripts.runs", "harness.verdict", "scripts.claims"]
-WITHOUT_TORCH += ["harness.tuning", "scripts.plot", "scripts.dashboard"]
+WITHOUT_TORCH = ["harness.records", "harness.compare.comparison", "harness.command_line"]
+WITHOUT_TORCH += ["scripts.speedup", "scripts.report", "scripts.runs", "harness.claims.verdict", "scripts.claims"]
+WITHOUT_TORCH += ["harness.tuning.trials", "scripts.plot", "scripts.dashboard"]
 
 
 def relative(path: Path) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.comparison import compare
+from harness.compare.comparison import compare
 from harness.records import find_runs
-from harness.search import Range
-from harness.tuning import tuning_of, write_plan
-from scripts.bars import shares
-from scripts.figures import FINEST, thinned
+from harness.tuning.search import Range
+from harness.tuning.trials import tuning_of, write_plan
+from scripts.pages.bars import shares
+from scripts.pages.figures import FINEST, thinned
 from scripts.plot import drawn, main
 from tests.study import write_run, write_study
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.records import find_runs
-from harness.watch import time_left
+from harness.sweep.watch import time_left
 from tests.study import law, write_run
 
 

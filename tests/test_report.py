@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from harness import quantity
-from harness.comparison import compare
+from harness.compare.comparison import compare
 from harness.records import find_runs
-from harness.search import Range
-from harness.tuning import write_plan
+from harness.tuning.search import Range
+from harness.tuning.trials import write_plan
 from scripts.report import LARGEST, main, render
 from tests.study import write_run, write_study
 
@@ -76,7 +76,7 @@ def source(study):
 @pytest.fixture
 def one_scale(monkeypatch):
     """Six figures fewer to draw, where a test is about something else."""
-    monkeypatch.setattr("scripts.figures.SCALES", {"linear": ("linear", "linear")})
+    monkeypatch.setattr("scripts.pages.figures.SCALES", {"linear": ("linear", "linear")})
 
 
 def test_the_numbers_are_the_computed_ones(study, source):

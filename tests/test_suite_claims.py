@@ -2,9 +2,10 @@
 
 import pytest
 
-from harness.claim_file import find_claim
-from scripts import bench_suite, suite_claims
-from scripts.suite_folder import Folder
+from harness.claims.claim_file import find_claim
+from scripts import bench_suite
+from scripts.suite import claims as suite_claims
+from scripts.suite.folder import Folder
 
 
 def test_claims_come_in_order_and_only_what_fits_begins(tmp_path, monkeypatch, capsys):

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from scripts import bench_suite, suite_optimizers
+from scripts import bench_suite
+from scripts.suite import optimizers as suite_optimizers
 
 TINY = ["--rehearse", "--minutes", "2", "--device", "cpu"]
 

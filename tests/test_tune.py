@@ -10,15 +10,16 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from harness.arms import flatten
 from harness.command_line import composed
+from harness.compare.arms import flatten
 from harness.config import CONFIGS, config_hash
 from harness.records import find_runs
-from harness.search import Range, apply, search_space, settings
-from harness.tuning import tuning_of, unequal, with_tuning
-from scripts import report, tune, tuning_figure
+from harness.tuning.search import Range, apply, search_space, settings
+from harness.tuning.trials import tuning_of, unequal, with_tuning
+from scripts import report, tune
+from scripts.pages import tuning_figure
 from scripts.publish import publish
-from scripts.training import Training, train_all
+from scripts.study.training import Training, train_all
 from scripts.tune import Tuner
 from tests.command import ROOT, environment
 from tests.study import compared, write_run, write_study

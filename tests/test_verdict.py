@@ -8,11 +8,12 @@ import torch
 import yaml
 
 from harness.config import parse
-from scripts import verdict, verdict_study
-from scripts.conformance import Row as Check
-from scripts.conformance import conformance
+from scripts import verdict
+from scripts.study import verdict_study
+from scripts.study.conformance import Row as Check
+from scripts.study.conformance import conformance
+from scripts.study.verdict_study import SCALES, Study, overrides_of
 from scripts.tune import Tuner
-from scripts.verdict_study import SCALES, Study, overrides_of
 from tests.tuned import Pretended
 from train import check_optimizer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from scripts.training import Training
+from scripts.study.training import Training
 from tests.study import write_run
 
 TrainAll = Callable[[Sequence[Training], Path, Sequence[str]], None]

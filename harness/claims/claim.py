@@ -1,0 +1,187 @@
+"""A claim, as configs/claim/<name>.yaml holds it: what a paper says, the runs that test it, and the rule that decides.
+
+    sentence, source    what is claimed, and where
+    quantities          name: {metric, ...}: what a finished run is asked for beside its loss
+    figures             the paper's numbers: {part, arm, quantity, value}, `recalled: true` where no source was at hand
+    statements          what is tested. The first that fits a part decides it; the others have verdicts of their own
+    scales              paper, small, tiny: the parts (model sizes, batches), the arms, T, the seeds
+
+A statement is a number that must come out `at_least` or `at_most` a figure s, give or take a tolerance d (a share of
+s). The number is a `speedup` (by a rule, on an axis), or the `value` of a quantity at T, or its `difference` or
+`ratio` between two arms. `arm: soap` is tested in every part, or in those that `parts: "*_large"` fits; `arm:
+large/soap` is the arm of that part. `than: [arm, against]` holds it against the same number of another pair: divided
+by it, or for a difference less it.
+
+An arm's config is {key: value} as on train.py's command line. Scale, arm, part and the part's own words for the arm are
+laid over one another in that order.
+"""
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.compare.speedup import RULES, soap
+from harness.sentence import nearest
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number that every run has when it has ended: a metric's last value."""
+
+    metric: str  # a key of metrics.jsonl
+    title: str
+    per_step: bool = False  # a cumulative metric, over the updates made
+    exponential: bool = False  # a perplexity is the exponential of a loss
+    scale: float = 1.0  # into the unit of the claim's figures: 100 for per cent, 1e-12 for TFLOPs
+    digits: int = 3  # after the point
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of the paper's."""
+
+    part: str
+    arm: str
+    quantity: str
+    value: float
+    recalled: bool = False  # from memory, not found in a source
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A number, and what it has to be for the statement to hold."""
+
+    says: str
+    measure: Literal["speedup", "value", "difference", "ratio"]
+    arm: str
+    against: str | None = None
+    rule: str = "matched"
+    axis: Literal["steps", "flops", "seconds"] = "steps"
+    quantity: str | None = None
+    than: list[str] | None = None
+    parts: str = "*"  # a pattern: the parts in which it is tested
+    at_least: float | None = None
+    at_most: float | None = None
+    tolerance: float = 0.0
+    ours: bool = False  # the figure is not the paper's: it put no number on the statement
+
+    def __post_init__(self) -> None:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("at_least or at_most must be given, and not both: the figure that was claimed")
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance must be a share of the figure, at least 0 and below 1, not {self.tolerance}")
+        if self.rule not in RULES:
+            raise ValueError(f"rule {self.rule!r} is not there: {nearest(self.rule, RULES)}")
+        if (self.against is None) != (self.measure == "value"):
+            raise ValueError(f"against must be {'left out of a value' if self.against else 'the arm to compare with'}")
+        if (self.quantity is None) != (self.measure == "speedup"):
+            raise ValueError(f"quantity must be {'left out of a speedup' if self.quantity else 'given'}")
+        if self.than is not None and (self.measure == "value" or len(self.than) != 2):
+            raise ValueError("than must be [arm, against], and not of a value")
+
+    @property
+    def figure(self) -> float:
+        return self.at_least if self.at_least is not None else self.at_most  # type: ignore[return-value]
+
+    @property
+    def threshold(self) -> float:
+        """What the number has to come to: s (1 - d) where at least s was claimed, s (1 + d) where at most."""
+        slack = self.tolerance * abs(self.figure)
+        return self.figure - slack if self.at_least is not None else self.figure + slack
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(arm, against) whose numbers it takes: the first is held against the second's. A value's is (arm, "")."""
+        return [(self.arm, self.against or ""), *([(self.than[0], self.than[1])] if self.than else [])]
+
+    @property
+    def arms(self) -> list[str]:
+        return [name for pair in self.pairs for name in pair if name]
+
+    def ladder(self, arm: str, against: str) -> str:
+        """Of a pair, the arm whose lengths a speed-up is read from."""
+        return arm if RULES[self.rule] is soap else against
+
+    @property
+    def across(self) -> bool:
+        """Whether it names the parts of its arms, and so is tested once and not in every part."""
+        return "/" in self.arm
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An arm before it has run."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    lengths: list[float] = field(default_factory=lambda: [1.0])  # shares of T, each run decayed over its own length
+    trials: int = 0  # settings tried before this one was chosen; 0: it comes from the paper, or is a guess
+    note: str = ""  # where the settings come from
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs that are compared with one another: one model, one batch, one folder."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None  # T, where it is not the scale's
+    beside: str | None = None  # the part whose figures in the paper stand beside ours; null: its own name
+    arms: dict[str, Any] | None = None  # the arms that it has, and what is different about them here; null: all
+
+
+@dataclass(frozen=True)
+class Scale:
+    name: str
+    may_say: str  # in so many words, what a verdict at this scale can mean and what it cannot
+    config: dict[str, Any]
+    steps: int  # T, in updates
+    seeds: list[int]
+    arms: dict[str, Recipe]
+    parts: dict[str, Part]
+
+    def arms_of(self, part: str) -> list[str]:
+        chosen = self.parts[part].arms
+        return list(self.arms) if chosen is None else list(chosen)
+
+    def length(self, part: str) -> int:
+        """T in updates."""
+        return self.parts[part].steps or self.steps
+
+    def lengths(self, part: str, arm: str) -> list[int]:
+        """In updates, T among them."""
+        return sorted({round(share * self.length(part)) for share in self.arms[arm].lengths})
+
+    def overrides(self, part: str, arm: str) -> dict[str, Any]:
+        own = (self.parts[part].arms or {}).get(arm) or {}
+        return {**self.config, **self.arms[arm].config, **self.parts[part].config, **own}
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    path: Path
+    sentence: str
+    source: str
+    statements: list[Statement]
+    scales: dict[str, Scale]
+    quantities: dict[str, Quantity]
+    figures: list[Figure]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    def study(self, scale: str, part: str) -> str:
+        """The name of the folder that holds a part's runs."""
+        return f"{self.name}-{scale}-{part}"
+
+    def scale(self, name: str) -> Scale:
+        if name not in self.scales:
+            raise ValueError(f"{self.path} has no scale {name!r}: {nearest(name, self.scales)}")
+        return self.scales[name]
+
+    def tested_in(self, statement: Statement, parts: Sequence[str]) -> list[str]:
+        """The parts in which a statement is tested; "" stands for one across parts."""
+        if statement.across:
+            return [""] if {name.partition("/")[0] for name in statement.arms} <= set(parts) else []
+        return fnmatch.filter(parts, statement.parts)

@@ -1,0 +1,186 @@
+"""Reads a claim's YAML; whatever is wrong with it becomes one sentence that names the file and the key."""
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from harness.claims.claim import Claim, Figure, Part, Quantity, Recipe, Scale, Statement
+from harness.compare.ladder import RUNGS
+from harness.config import CONFIGS
+from harness.keywords import construct
+from harness.sentence import nearest
+
+CLAIMS = CONFIGS / "claim"
+SCALES = ("paper", "small", "tiny")
+OURS = ("study", "run_dir", "resume", "seed", "steps", "launcher", "tracker")  # what no arm may set
+NAME = re.compile(r"[A-Za-z0-9_.]+")  # of claims, parts and arms
+
+
+def list_claims() -> list[Claim]:
+    return [read_claim(path) for path in sorted(CLAIMS.glob("*.yaml"))]
+
+
+def find_claim(word: str) -> Claim:
+    """By the name of a file in configs/claim, or by the path of any YAML."""
+    if word.endswith((".yaml", ".yml")):
+        return read_claim(Path(word))
+    names = [path.stem for path in CLAIMS.glob("*.yaml")]
+    if word not in names:
+        raise ValueError(f"there is no claim {word!r}: {nearest(word, names)}")
+    return read_claim(CLAIMS / f"{word}.yaml")
+
+
+def read_claim(path: Path) -> Claim:
+    """Raises ValueError, a sentence that names the file and the key, for whatever is wrong with it."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there: give the name of a claim, or the path of its file") from None
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    try:
+        claim: Claim = construct(_claim, _keys(values, "a claim"), "", path)
+        for problem in _problems(claim):
+            raise ValueError(problem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return claim
+
+
+def _claim(
+    path: Path,
+    sentence: str,
+    source: str,
+    statements: list[Any],
+    scales: dict[str, Any],
+    quantities: dict[str, Any] | None = None,
+    figures: list[Any] | None = None,
+) -> Claim:
+    return Claim(
+        path,
+        sentence,
+        source,
+        _list(Statement, statements, "statements"),
+        {name: _one(_scale, value, f"scales.{name}", name) for name, value in scales.items()},
+        _group(Quantity, quantities or {}, "quantities"),
+        _list(Figure, figures or [], "figures"),
+    )
+
+
+def _scale(
+    name: str,
+    may_say: str,
+    steps: int,
+    seeds: list[int],
+    arms: dict[str, Any],
+    parts: dict[str, Any],
+    config: dict[str, Any] | None = None,
+) -> Scale:
+    section = f"scales.{name}"
+    recipes, pieces = _group(Recipe, arms, f"{section}.arms"), _group(Part, parts, f"{section}.parts")
+    return Scale(name, may_say, config or {}, steps, seeds, recipes, pieces)
+
+
+def _list(kind: Any, values: list[Any], section: str) -> list[Any]:
+    return [_one(kind, value, f"{section}[{i}]") for i, value in enumerate(values)]
+
+
+def _group(kind: Any, values: Mapping[str, Any], section: str) -> dict[str, Any]:
+    return {name: _one(kind, value, f"{section}.{name}") for name, value in values.items()}
+
+
+def _one(kind: Any, value: Any, section: str, *leading: Any) -> Any:
+    return construct(kind, _keys(value, section), section, *leading)
+
+
+def _keys(value: Any, section: str) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{section} holds keys, not the value {value!r}")
+    return value or {}
+
+
+def _problems(claim: Claim) -> Iterator[str]:
+    """What is wrong between the keys of a claim, each of which may be right by itself."""
+    if not NAME.fullmatch(claim.name):
+        yield f"its own name, {claim.name!r}, must be letters, digits, dots and underscores, for it names folders"
+    for key in ("statements", "scales"):
+        if not getattr(claim, key):
+            yield f"{key} is empty: give one at least"
+    asked = {f"figures[{i}]": figure.quantity for i, figure in enumerate(claim.figures)}
+    asked |= {f"statements[{i}]": each.quantity for i, each in enumerate(claim.statements) if each.quantity}
+    for where, quantity in asked.items():
+        if quantity not in claim.quantities:
+            yield f"{where}.quantity {quantity!r} is none of its quantities: {nearest(quantity, claim.quantities)}"
+    for name, scale in claim.scales.items():
+        if name not in SCALES:
+            yield f"scales.{name} is no scale: {nearest(name, SCALES)}"
+        yield from _scale_problems(scale, f"scales.{name}")
+        for i, statement in enumerate(claim.statements):
+            for problem in _statement_problems(statement, scale):
+                yield f"statements[{i}], at the scale {name}: {problem}"
+
+
+def _scale_problems(scale: Scale, section: str) -> Iterator[str]:
+    for key in ("arms", "parts", "seeds"):
+        if not getattr(scale, key):
+            yield f"{section}.{key} is empty: give one at least"
+    if len(set(scale.seeds)) < len(scale.seeds) or min(scale.seeds, default=0) < 0:
+        yield f"{section}.seeds must be different whole numbers from 0 up, not {scale.seeds}"
+    configs = {"config": scale.config} | {f"arms.{name}.config": each.config for name, each in scale.arms.items()}
+    for name, recipe in scale.arms.items():
+        if not all(share > 0 for share in recipe.lengths) or 1 not in recipe.lengths:
+            yield f"{section}.arms.{name}.lengths must be shares of T above 0, and 1 among them, not {recipe.lengths}"
+        if recipe.trials < 0:
+            yield f"{section}.arms.{name}.trials must be at least 0, not {recipe.trials}"
+    for name, part in scale.parts.items():
+        if scale.length(name) < 1:
+            yield f"{section}.steps must be at least 1, not {scale.length(name)}"
+        configs[f"parts.{name}.config"] = part.config
+        for arm, changed in (part.arms or {}).items():
+            if arm not in scale.arms:
+                yield f"{section}.parts.{name}.arms: {arm!r} is no arm: {nearest(arm, scale.arms)}"
+            if changed is not None and not isinstance(changed, Mapping):
+                yield f"{section}.parts.{name}.arms.{arm} holds keys, not the value {changed!r}"
+            configs[f"parts.{name}.arms.{arm}"] = changed or {}
+    for name in (*scale.arms, *scale.parts):
+        if not NAME.fullmatch(name):
+            yield f"{section}: {name!r} must be letters, digits, dots and underscores, for it names folders"
+    for name in scale.parts:
+        for one, other in combinations([arm for arm in scale.arms_of(name) if arm in scale.arms], 2):
+            if scale.overrides(name, one) == scale.overrides(name, other):
+                yield f"{section}: the arms {one} and {other} of the part {name} are the same: leave one out"
+    for where, config in configs.items():
+        for key in config:
+            if str(key).partition(".")[0] in OURS:
+                yield f"{section}.{where} must not set {key}: steps, lengths and seeds do, or the command line"
+
+
+def _statement_problems(statement: Statement, scale: Scale) -> Iterator[str]:
+    for name in statement.arms:
+        part, slash, arm = name.rpartition("/")
+        if bool(slash) != statement.across:
+            yield f"{name} must be {'part/arm' if statement.across else 'an arm'}, as {statement.arm} is"
+        elif slash and part not in scale.parts:
+            yield f"{name}: {part!r} is no part: {nearest(part, scale.parts)}"
+        elif arm not in scale.arms:
+            yield f"{name}: {arm!r} is no arm: {nearest(arm, scale.arms)}"
+        else:
+            for place in [part] if slash else fnmatch.filter(scale.parts, statement.parts):
+                if arm not in scale.arms_of(place):
+                    yield f"{name}: the part {place} has no arm {arm!r}: {nearest(arm, scale.arms_of(place))}"
+    if not statement.across and not fnmatch.filter(scale.parts, statement.parts):
+        yield f"no part is like {statement.parts!r}: {nearest(statement.parts, scale.parts)}"
+    if statement.measure != "speedup":
+        return
+    for pair in statement.pairs:
+        name = statement.ladder(*pair).rpartition("/")[2]
+        lengths = scale.arms[name].lengths if name in scale.arms else []
+        if len(set(lengths)) < RUNGS:
+            yield f"the rule {statement.rule} needs {RUNGS} lengths or more of {name}, not {lengths}"

@@ -1,0 +1,130 @@
+"""The numbers that a claim's statements are about, each with its 95 % interval: of arms, at T, over seeds.
+
+    speedup      of an arm over another, by a rule of harness.compare.speedup, in steps, FLOPs and seconds
+    value        of a quantity: Student's t over seeds
+    difference   arm - against of a quantity: Welch's t
+    ratio        arm / against of a quantity: Welch's t on the logarithms
+
+A quantity of one step (FLOPs, seconds) may be measured on runs of any length; one that tells how well an arm learns
+may not, unless they are a paper's own protocol: then they are of the size that the claim was made of.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from harness.claims.claim import Quantity, Statement
+from harness.compare.arms import Arm
+from harness.compare.ladder import CONFIDENCE, SEEDS, Speedup, half_width
+from harness.compare.speedup import RULES, UNKNOWN, too_small, untimed
+from harness.records import Run
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An estimate; `decides` tells whether its interval may be held against a claim."""
+
+    estimate: Speedup
+    seeds: int = 0
+    decides: bool = False
+    notes: tuple[str, ...] = ()
+
+    def than(self, other: "Measured", difference: bool) -> "Measured":
+        """Divided by another, independent estimate, or less it: the half-widths add in quadrature.
+
+        An end of the other's interval that lies beyond its ladder leaves no interval.
+        """
+        notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
+        base, seeds = other.estimate, min(self.seeds, other.seeds)
+        if base.value is None or base.censored or self.estimate.value is None or not (difference or base.value):
+            return Measured(UNKNOWN, seeds, False, (*notes, "no figure: what it is held against is not known"))
+        if difference:
+            value, ends = self.estimate.value - base.value, [self.estimate.low, self.estimate.high, base.low, base.high]
+            if None in ends:
+                return Measured(Speedup(value), seeds, False, notes)
+            low, high, base_low, base_high = (float(end or 0.0) for end in ends)
+            wide = math.hypot((high - low) / 2, (base_high - base_low) / 2)
+            return Measured(Speedup(value, value - wide, value + wide), seeds, self.decides and other.decides, notes)
+        if base.low is None or base.high is None:
+            ratio = Speedup(self.estimate.value / base.value, censored=self.estimate.censored)
+            return Measured(ratio, seeds, False, (*notes, "no interval: that of what it is divided by is open"))
+        blur = max(math.log(base.high / base.value), math.log(base.value / base.low))
+        return Measured(self.estimate.times(1 / base.value, blur), seeds, self.decides and other.decides, notes)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An arm's runs, and its T in updates."""
+
+    arm: Arm
+    length: int
+
+    @property
+    def finished(self) -> list[Run]:
+        return self.arm.finished(self.length)
+
+
+def values(quantity: Quantity, runs: Sequence[Run]) -> np.ndarray | None:
+    """One for each run, in the quantity's unit; None where one of them does not know it."""
+    found = [run.last(quantity.metric) for run in runs]
+    if not found or any(value is None for value in found):
+        return None
+    each = np.array(found, dtype=float)
+    if quantity.per_step:
+        each = each / np.array([run.step for run in runs])
+    return quantity.scale * (np.exp(each) if quantity.exponential else each)
+
+
+def measure(
+    statement: Statement, quantity: Quantity | None, arm: Trained, against: Trained | None, guarded: bool
+) -> dict[str, Measured]:
+    """By axis; a quantity has one, "". guarded: runs that are too small decide nothing."""
+    if quantity is None:
+        assert against is not None
+        rows = RULES[statement.rule](against.arm, arm.arm, arm.length, guarded)
+        return {row.axis: Measured(row.speedup, row.seeds, row.decides, row.notes) for row in rows}
+    pair = [each for each in (arm, against) if each]
+    runs = [run for each in pair for run in each.finished]
+    samples = [values(quantity, each.finished) for each in pair]
+    for each, sample in zip(pair, samples, strict=True):
+        if sample is None:
+            lacking = "some run does not know it" if each.finished else "no finished run"
+            return {"": Measured(UNKNOWN, notes=(f"no {quantity.title} of {each.arm.label}: {lacking}",))}
+    seeds = min(len(each.finished) for each in pair)
+    estimate = _interval(statement.measure, [sample for sample in samples if sample is not None])
+    notes = []
+    if seeds < SEEDS:
+        notes.append(f"needs {SEEDS} seeds for an interval, not {seeds}")
+    if diverged := sum(len(each.arm.diverged(each.length)) for each in pair):
+        notes.append(f"{diverged} of these runs diverged: the others alone decide nothing")
+    if guarded and not quantity.per_step and (small := too_small(max(each.length for each in pair), runs)):
+        notes.append(small)
+    if quantity.metric.startswith("seconds/") and (reason := untimed(runs)):
+        notes.append(reason)
+        estimate = Speedup(estimate.value)
+    return {"": Measured(estimate, seeds, not notes, tuple(notes))}
+
+
+def _interval(kind: str, samples: Sequence[np.ndarray]) -> Speedup:
+    """Of one sample's mean, or of the difference or ratio of two samples' means; no interval below three seeds."""
+    if kind == "ratio":
+        if min(sample.min() for sample in samples) <= 0:
+            means = [float(sample.mean()) for sample in samples]
+            return Speedup(means[0] / means[1]) if means[1] else UNKNOWN
+        samples = [np.log(sample) for sample in samples]
+    center = float(samples[0].mean()) - (float(samples[1].mean()) if len(samples) > 1 else 0.0)
+    wide = None if min(map(len, samples)) < SEEDS else _half_width(samples)
+    ends = (center, None, None) if wide is None else (center, center - wide, center + wide)
+    value, low, high = (end if end is None or kind != "ratio" else math.exp(end) for end in ends)
+    return Speedup(value, low, high)
+
+
+def _half_width(samples: Sequence[np.ndarray]) -> float:
+    variances = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
+    freedoms = [len(sample) - 1 for sample in samples]
+    if len(samples) == 1:
+        return float(stdtrit(freedoms[0], (1 + CONFIDENCE) / 2)) * math.sqrt(variances[0])
+    return half_width((variances[0], variances[1]), (freedoms[0], freedoms[1]))

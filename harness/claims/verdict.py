@@ -1,0 +1,180 @@
+"""Is a claim reproduced? By the rule that its file fixed beforehand, from run folders alone.
+
+reproduced               the whole 95 % interval is on the claim's side of s (1 - d)
+refuted                  the whole interval is on the other side, at the paper's own scale
+not seen at this scale   the same, below the paper's scale: smaller models prove nothing about larger ones
+underpowered             anything else: the interval holds s (1 - d), or there is none, for want of seeds, for a
+                         divergence, for runs that are too small, for seconds that nobody can vouch for
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.claims.claim import Claim, Scale, Statement
+from harness.claims.measure import Measured, Trained, measure
+from harness.claims.planned import Planned, apart, composed, planned, read_studies, sort_runs
+from harness.compare.arms import Arm, refuse_strangers
+from harness.compare.fairness import endings, provenance, unlike
+from harness.compare.ladder import Speedup
+from harness.compare.speedup import untimed
+from harness.records import Run
+
+PAPER = "paper"
+EXACT = 1e-9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one statement, in one part or ("") across parts."""
+
+    statement: Statement
+    part: str
+    measured: dict[str, Measured]  # by axis; a quantity's under ""
+    verdict: str
+
+    @property
+    def main(self) -> Measured:
+        """On the axis that decides."""
+        return self.measured.get("") or self.measured[self.statement.axis]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everything that a table says about a claim at a scale."""
+
+    claim: Claim
+    scale: Scale
+    parts: list[str]
+    arms: dict[str, dict[str, Arm]]  # by part and name
+    missing: list[Planned]
+    findings: list[Finding]
+    warnings: list[str]  # what makes a comparison unfair: to be read first
+    footnotes: list[str]
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The verdict of each part, or ("") across parts, by the first statement that is tested there."""
+        words: dict[str, str] = {}
+        for each in self.findings:
+            words.setdefault(each.part, each.verdict)
+        decided = self.findings[0].part if self.findings else ""
+        return {part: word for part, word in words.items() if bool(part) == bool(decided)}
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is to know about the figures, then about the runs; nothing twice."""
+        shown = [note for each in self.findings for measured in each.measured.values() for note in measured.notes]
+        return list(dict.fromkeys([*shown, *self.footnotes]))
+
+
+def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[int], folder: Path) -> Verdict:
+    """The verdict on a claim by the runs below `folder`; parts and seeds are those of its file, or some of them.
+
+    Raises ValueError if no run of it is there, or if a part's runs trained or evaluated on different tokens.
+    """
+    scale = claim.scale(scale_name)
+    studies = read_studies(claim, scale_name, parts, folder)
+    if not any(studies.values()):
+        raise ValueError(
+            f"{folder} holds no run of {claim.name} at the scale {scale_name} ({claim.study(scale_name, parts[0])}): "
+            f"python -m scripts.claims run {claim.name} --scale {scale_name}"
+        )
+    arms: dict[str, dict[str, Arm]] = {}
+    strays: list[str] = []
+    for part in parts:
+        arms[part], left_out = sort_runs(claim, scale_name, part, seeds, studies[part])
+        strays += left_out
+        refuse_strangers([run for arm in arms[part].values() for run in arm.runs])
+
+    findings = [
+        _find(claim, scale, statement, part, arms)
+        for statement in claim.statements
+        for part in claim.tested_in(statement, parts)
+    ]
+    runs = [run for part in arms.values() for arm in part.values() for run in arm.runs]
+    there = {(part, name, run.steps, run.seed) for part in arms for name, arm in arms[part].items() for run in arm.runs}
+    missing = [
+        each
+        for each in planned(claim, scale_name, parts, seeds)
+        if (each.part, each.arm, each.steps, each.seed) not in there
+    ]
+    warnings, by_design = _unfair(claim, scale, findings, arms)
+    footnotes = [*by_design, *_missing(missing), *endings(runs), *strays, *_hardware(runs), *provenance(runs)]
+    footnotes += [f"{name}: {recipe.note}" for name, recipe in scale.arms.items() if recipe.note]
+    return Verdict(claim, scale, list(parts), arms, missing, findings, warnings, footnotes)
+
+
+def judge(statement: Statement, estimate: Speedup, decides: bool, scale_name: str) -> str:
+    """The words that this file opens with. An open end of an interval lies beyond whatever it is held against."""
+    low, high, threshold = estimate.low, estimate.high, statement.threshold
+    rounding = EXACT * abs(threshold)  # FLOPs are counts: their ratio can be the figure itself
+    if statement.at_least is not None:
+        line = threshold - rounding
+        holds, fails = low is not None and low >= line, high is not None and high < line
+    else:
+        line = threshold + rounding
+        holds, fails = high is not None and high <= line, low is not None and low > line
+    if decides and holds:
+        return "reproduced"
+    if decides and fails:
+        return "refuted" if scale_name == PAPER else "not seen at this scale"
+    return "underpowered"
+
+
+def _find(claim: Claim, scale: Scale, statement: Statement, part: str, arms: dict[str, dict[str, Arm]]) -> Finding:
+    quantity = claim.quantities[statement.quantity] if statement.quantity else None
+
+    def trained(name: str) -> Trained:
+        place, _, arm = name.rpartition("/")
+        return Trained(arms[place or part][arm], scale.length(place or part))
+
+    pairs = [(trained(arm), trained(against) if against else None) for arm, against in statement.pairs]
+    measured, *other = [measure(statement, quantity, *pair, scale.name != PAPER) for pair in pairs]
+    if other:
+        subtracts = statement.measure == "difference"
+        measured = {axis: each.than(other[0][axis], subtracts) for axis, each in measured.items()}
+    finding = Finding(statement, part, measured, "")
+    return replace(finding, verdict=judge(statement, finding.main.estimate, finding.main.decides, scale.name))
+
+
+def _unfair(
+    claim: Claim, scale: Scale, findings: Sequence[Finding], arms: dict[str, dict[str, Arm]]
+) -> tuple[list[str], list[str]]:
+    """Sentences on what differs between compared arms: what should not, and what the parts are there for."""
+    warnings, by_design = [], []
+    for part, (name, base) in dict.fromkeys((each.part, pair) for each in findings for pair in each.statement.pairs):
+        (place, _, arm), (other, _, against) = name.rpartition("/"), base.rpartition("/")
+        place, other = place or part, other or part
+        if not base or not arms[place][arm].runs or not arms[other][against].runs:
+            continue
+        differing = unlike(arms[other][against], arms[place][arm], scale.length(other), scale.length(place))
+        if place != other:
+            meant = apart(composed(claim, scale.name, place, arm), composed(claim, scale.name, other, against))
+            differing = {key: pair for key, pair in differing.items() if key not in meant}
+            by_design.append(f"{name} and {base} are compared across parts, which differ in {', '.join(meant)}")
+        where = f"{part}: " if part and len(arms) > 1 else ""
+        warnings += [f"{where}{key} differs: {theirs} for {base}, {ours} for {name}"
+                     for key, (theirs, ours) in differing.items()]  # fmt: skip
+        trials = scale.arms[against].trials, scale.arms[arm].trials
+        if trials[0] != trials[1]:
+            warnings.append(f"unequal tuning: {against} is the best of {trials[0]} trials, {arm} of {trials[1]}")
+    return list(dict.fromkeys(warnings)), list(dict.fromkeys(by_design))
+
+
+def _missing(missing: Sequence[Planned]) -> Iterator[str]:
+    seeds: dict[tuple[str, str, int], list[str]] = {}
+    for each in missing:
+        seeds.setdefault((each.part, each.arm, each.steps), []).append(str(each.seed))
+    lengths: dict[tuple[str, str, str], list[str]] = {}
+    for (part, arm, steps), each_seed in seeds.items():
+        which = f"seed{'s' * (len(each_seed) > 1)} {', '.join(each_seed)}"
+        lengths.setdefault((part, arm, which), []).append(f"{steps:,}")
+    for (part, arm, which), updates in lengths.items():
+        yield f"not run yet: {arm} ({part}) for {' and '.join(updates)} updates, {which}"
+
+
+def _hardware(runs: Sequence[Run]) -> Iterator[str]:
+    finished = [run for run in runs if run.final_loss is not None]
+    if finished and (reason := untimed(finished)):
+        yield reason

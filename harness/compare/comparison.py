@@ -1,0 +1,145 @@
+"""Everything that a table or a report says about a folder of runs: standings, speed-ups, warnings, footnotes.
+
+comparison = compare(find_runs("results/runs/my_study"), baseline="adamw")
+for row in comparison.rows:
+    print(row.optimizer, row.rule, row.axis, row.speedup, row.verdict)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.compare import speedup
+from harness.compare.arms import (
+    Arm,
+    best_arm,
+    common_length,
+    find_arms,
+    find_optimizer,
+    group_arms,
+    refuse_strangers,
+    tried,
+)
+from harness.compare.curve import crossing, mean_curve
+from harness.compare.fairness import endings, provenance, unfair
+from harness.compare.speedup import Row
+from harness.records import Point, Run
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one optimizer, in the arm that stands for it, did at the common length."""
+
+    optimizer: str
+    arm: Arm
+    tried: int  # arms that it was chosen from
+    seeds: int
+    loss: float | None  # mean final validation loss over seeds, nats per token
+    spread: float | None  # standard deviation of one run; None below two seeds
+    reached: Point | None  # where its mean curve first came to the target; None if it never did
+    rows: dict[str, Row]  # by axis, under the rule `target`; empty for the baseline
+
+
+@dataclass(frozen=True)
+class Comparison:
+    runs: list[Run]
+    arms: list[Arm]  # every one, also those that were not chosen
+    baseline: str  # its name, or its whole class path
+    length: int | None  # the common length T of the standings, in updates
+    target: float | None  # validation loss; unless given, the baseline's final one at T
+    standings: list[Standing]  # the baseline, then the others from the lowest loss up
+    rows: list[Row]
+    warnings: list[str]  # what makes the comparison unfair: to be read first
+    footnotes: list[str]  # what to know about single runs
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know about the figures that are shown, then the footnotes; nothing twice."""
+        shown = [note for row in self.rows if row.speedup.known or row.verdict for note in row.notes]
+        return list(dict.fromkeys([*shown, *self.footnotes]))
+
+
+def compare(runs: Sequence[Run], baseline: str, target: float | None = None) -> Comparison:
+    """Compares every other optimizer with the baseline, each in its best arm at the common length.
+
+    baseline: an optimizer's name; of an external one the class path, or its label.
+    target: validation loss for the rule `target`; None: the baseline's own final loss.
+    Raises ValueError if no run is the baseline's, or if the runs differ in model, data, context, batch or
+    evaluation windows.
+    """
+    refuse_strangers(runs)
+    arms = group_arms(runs)
+    baseline = find_optimizer(arms, baseline)
+    length = common_length(arms, baseline)
+    base = best_arm(find_arms(arms, baseline), length)
+    names = sorted({arm.optimizer for arm in arms} - {baseline})
+    newcomers = [best_arm(find_arms(arms, name), length) for name in names]
+    if target is None and length in base.lengths:
+        target = float(base.losses(length).mean())
+
+    standings = [_standing(base, arms, length, target, [])]
+    for arm in newcomers:
+        crossed = [] if target is None else speedup.target(base, arm, length, target)
+        standings.append(_standing(arm, arms, length, target, crossed))
+    standings[1:] = sorted(standings[1:], key=lambda each: (each.loss is None, each.loss, each.optimizer))
+    rows: list[Row] = []
+    for each in standings[1:]:
+        rows += speedup.matched(base, each.arm) + speedup.soap(base, each.arm) + list(each.rows.values())
+    return Comparison(
+        runs=list(runs),
+        arms=arms,
+        baseline=baseline,
+        length=length,
+        target=target,
+        standings=standings,
+        rows=rows,
+        warnings=[warning for arm in newcomers for warning in _unfair(base, arm, arms, length)],
+        footnotes=list(_footnotes(runs, arms, [base, *newcomers])),
+    )
+
+
+def _standing(arm: Arm, arms: Sequence[Arm], length: int | None, target: float | None, rows: Sequence[Row]) -> Standing:
+    losses = np.array([]) if length is None else arm.losses(length)
+    curve = mean_curve(arm.finished(length)) if length is not None else []
+    return Standing(
+        optimizer=arm.optimizer,
+        arm=arm,
+        tried=tried(arms, arm.optimizer),
+        seeds=len(losses),
+        loss=float(losses.mean()) if len(losses) else None,
+        spread=float(losses.std(ddof=1)) if len(losses) > 1 else None,
+        reached=crossing(curve, target) if target is not None else None,
+        rows={row.axis: row for row in rows},
+    )
+
+
+def _unfair(base: Arm, arm: Arm, arms: Sequence[Arm], length: int | None) -> Iterator[str]:
+    """Sentences on what differs between two compared arms but should not."""
+    yield from unfair(base, arm, length)
+    settings = tried(arms, base.optimizer), tried(arms, arm.optimizer)
+    if settings[0] != settings[1] and settings[1]:
+        yield (
+            f"unequal tuning: {base.optimizer} is the best of {settings[0]} settings, {arm.optimizer} of {settings[1]}"
+        )
+
+
+def _footnotes(runs: Sequence[Run], arms: Sequence[Arm], compared: Sequence[Arm]) -> Iterator[str]:
+    counted = {run.folder for arm in arms for run in arm.runs}
+    yield from endings(runs)
+    for run in runs:
+        if run.final_loss is not None and run.folder not in counted:
+            yield f"{run.name} repeats the settings, seed and length of another run: counted once"
+    for arm in compared:
+        if tried(arms, arm.optimizer) > 1:
+            yield (
+                f"{arm.label} stands for {arm.optimizer}: the lowest mean final loss of "
+                f"{tried(arms, arm.optimizer)} settings, chosen on the very seeds that are shown"
+            )
+    finished = [run for arm in compared for run in arm.runs if run.final_loss is not None]
+    if finished and (reason := speedup.untimed(finished)):
+        yield reason
+    yield from provenance(runs)
+    uncounted = [arm for arm in compared if any(run.last("flops/total") is None for run in arm.runs if run.rows)]
+    if uncounted:
+        yield f"the FLOPs of {', '.join(arm.label for arm in uncounted)} are unknown: no figure in FLOPs"

@@ -1,0 +1,67 @@
+"""What makes a comparison unfair, and what there is to know about single runs: sentences from their folders."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from harness.compare.arms import Arm, mismatches, plain
+from harness.records import Run
+
+# `auto` hides these in the config: only the manifest knows.
+HIDDEN = {"dtype": ("resolved", "dtype"), "ranks": ("ranks",), "data.fingerprint": ("data", "fingerprint")}
+SEEDS = "seed (the order of the data)"
+
+
+def unlike(base: Arm, arm: Arm, length: int | None, other_length: int | None = None) -> dict[str, tuple[str, str]]:
+    """{key: (the baseline's, the other's)} of what differs between two compared arms but should not.
+
+    Every key of the config outside the optimizer counts (final learning rate, warm-up, batch, context, clipping,
+    evaluation), and what only manifests know: precision, ranks, tokens, and the seeds that finished at `length` updates
+    (of the other arm at `other_length`, where that is another). Unlike devices are a matter of seconds alone.
+    """
+    pairs = {key: (plain(theirs), plain(ours)) for key, theirs, ours in mismatches(base, arm)}
+    for key, way in HIDDEN.items():
+        pairs.setdefault(key, (_kinds(base, *way), _kinds(arm, *way)))
+    other_length = length if other_length is None else other_length
+    if length in base.lengths and other_length in arm.lengths:
+        pairs[SEEDS] = (_seeds(base, length), _seeds(arm, other_length))
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and all(pair)}
+
+
+def unfair(base: Arm, arm: Arm, length: int | None) -> Iterator[str]:
+    """The same as sentences."""
+    for key, (theirs, ours) in unlike(base, arm, length).items():
+        yield f"{key} differs: {theirs} for {base.label}, {ours} for {arm.label}"
+
+
+def endings(runs: Sequence[Run]) -> Iterator[str]:
+    """Of every run that has no final loss, why."""
+    for run in runs:
+        error = f": {run.manifest['error']}" if run.manifest.get("error") else ""
+        if run.status in ("diverged", "failed"):
+            yield f"{run.name} {run.status} at step {run.step} of {run.steps}{error}"
+        elif run.status == "cut":
+            yield f"{run.name} was cut off at step {run.step} of {run.steps}: resume=true goes on with it"
+        elif run.status == "running":
+            yield f"{run.name} is still running, at step {run.step} of {run.steps}"
+        elif run.final_loss is None:
+            yield f"{run.name} finished without a validation loss of its last weights: left out"
+
+
+def provenance(runs: Sequence[Run]) -> Iterator[str]:
+    """Uncommitted changes, and runs of more than one commit."""
+    dirty = sum(bool(run.known("git", "dirty")) for run in runs)
+    if dirty:
+        yield f"{dirty} of {len(runs)} runs trained from a working tree with uncommitted changes"
+    commits = Counter(str(run.known("git", "commit"))[:7] for run in runs if run.known("git", "commit"))
+    if len(commits) > 1:
+        listed = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
+        yield f"the runs come from different commits: {listed}"
+
+
+def _seeds(arm: Arm, length: int | None) -> str:
+    return ", ".join(str(run.seed) for run in arm.finished(length)) if length is not None else ""
+
+
+def _kinds(arm: Arm, *way: str) -> str:
+    found = {run.known(*way) for run in arm.runs if run.rows}
+    return ", ".join(sorted(str(kind) for kind in found if kind is not None))

@@ -1,0 +1,78 @@
+"""Hydra's launcher for `-m`: one run after another here, side by side on this machine, or in SLURM's queue.
+
+`launcher=serial`, `local` or `slurm`; the keys of each are the keywords of what runs it.
+"""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.config import config_hash, default_run_dir, parse
+from harness.keywords import bind, construct
+from harness.sentence import nearest
+from harness.sweep.jobs import Job, refuse_shared_folders
+from harness.sweep.local import LocalQueue
+from harness.sweep.slurm import SlurmArray
+
+ENGINES = {"local": LocalQueue, "slurm": SlurmArray}
+# What the sweep was told, and its jobs, each a run of its own, need not know.
+OF_THE_SWEEP = ("launcher=", "launcher.", "hydra.mode=", "hydra.sweep.", "hydra.sweeper.", "hydra/sweeper=")
+
+
+class Launcher(BasicLauncher):
+    """Finds out which run each job will be, refuses what cannot work, and hands the jobs to the engine."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        config = cast(DictConfig, self.config)
+        section = cast(dict[str, Any], OmegaConf.to_container(config.launcher, resolve=True))
+        name = section.pop("name", None)
+        jobs = self._jobs(job_overrides, initial_job_idx)
+        refuse_shared_folders(jobs)
+        if name == "serial":
+            bind(lambda: None, section, "launcher")  # it has no keys
+            return super().launch(job_overrides, initial_job_idx)
+        if name not in ENGINES:
+            raise ValueError(f"launcher.name={name} is none: {nearest(str(name), ['serial', *ENGINES])}")
+        engine = construct(ENGINES[name], section, "launcher", jobs, str(config.device))
+        heeded = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup
+        before = {number: signal.signal(number, _interrupt) for number in heeded}
+        try:
+            engine.run()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return []
+
+    def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+        config = cast(DictConfig, self.config)
+        of_all = [str(o) for o in config.hydra.overrides.hydra]
+        common = set.intersection(*map(set, job_overrides))
+        jobs = []
+        for number, overrides in enumerate(job_overrides, first):
+            own = [o for o in [*of_all, *overrides] if not o.startswith(OF_THE_SWEEP)]
+            run, different = self._run_folder(overrides), [o.lstrip("+") for o in overrides if o not in common]
+            label = f"{number}: {' '.join(different) or (run.name if run else 'the only one')}"
+            jobs.append(Job(Path(config.hydra.sweep.dir), number, own, run, label))
+        return jobs
+
+    def _run_folder(self, overrides: Sequence[str]) -> Path | None:
+        """Where a job will write; None where its config is wrong, which the job will say."""
+        try:
+            composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))  # type: ignore[union-attr, arg-type]
+            with read_write(composed), open_dict(composed):
+                del composed["hydra"]
+            values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+            cfg = parse(values)
+            return Path(cfg.run_dir) if cfg.run_dir else default_run_dir(cfg, config_hash(values))
+        except (ValueError, OmegaConfBaseException):
+            return None
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,237 @@
+"""What an optimizer was tuned on, read back from folders: how many trials, what they cost, which one was chosen.
+
+for optimizer, tuning in tuning_of("results/runs/my_study").items():
+    print(optimizer, len(tuning.trials), tuning.diverged, tuning.best.settings, tuning.loss, tuning.flops)
+
+The trials of results/runs/my_study are in results/runs/my_study-tuning/<optimizer>/, put there by scripts.tune. Every
+run that is there counts as a trial, so that no range can be widened, and no seed be tried, in silence.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.compare.arms import flatten, plain
+from harness.compare.comparison import Comparison
+from harness.compare.fairness import unlike
+from harness.keywords import construct
+from harness.records import Run, find_runs
+from harness.tuning.search import EDGE, Range, Space, value_of
+
+SUFFIX = "-tuning"  # of the folder beside the study's
+PLAN, CHOICE = "tuning.yaml", "tuned.yaml"  # written before the first trial, and after the last
+ENDED = ("finished", "diverged")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a tuning."""
+
+    name: str
+    settings: dict[str, float]  # of the keys that were searched
+    steps: int
+    seed: int
+    loss: float | None  # final validation loss in nats per token; None unless it finished
+    status: str
+    flops: float | None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Every run that one optimizer was tuned on."""
+
+    optimizer: str  # its registered name, or its class path
+    folder: Path
+    space: Space  # as last searched
+    steps: int  # T: trials are of half of it
+    runs: list[Trial]  # all that are there, also those that have not ended
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """Those of less than T that ended, in the order of their loss; divergences last."""
+        return _ranked(run for run in self.runs if run.steps != self.steps)
+
+    @cached_property
+    def again(self) -> list[Trial]:
+        """The best and its neighbours, run again at T."""
+        return _ranked(run for run in self.runs if run.steps == self.steps)
+
+    @property
+    def best(self) -> Trial | None:
+        """The lowest loss at T, or as long as there is none among the trials."""
+        return next((run for run in [*self.again, *self.trials] if run.loss is not None), None)
+
+    @property
+    def loss(self) -> float | None:
+        return self.best.loss if self.best else None
+
+    @property
+    def diverged(self) -> int:
+        return sum(run.status == "diverged" for run in self.runs)
+
+    @property
+    def flops(self) -> float | None:
+        """Of all runs together; None where one of them does not know its own."""
+        found = [run.flops for run in self.runs if run.status in ENDED]
+        return None if None in found else float(sum(flops for flops in found if flops is not None))
+
+    @property
+    def seeds(self) -> set[int]:
+        return {run.seed for run in self.runs}
+
+    @property
+    def edges(self) -> list[str]:
+        """A sentence on each key whose best value lies at an end of its range: a better one may lie beyond."""
+        found = []
+        for key, each in self.space.items():
+            value = self.best.settings.get(key) if self.best else None
+            share = 0.5 if value is None else each.share(value)
+            if value is None or EDGE < share < 1 - EDGE:
+                continue
+            wider, end = each.wider(upwards=share > 0.5), "upper" if share > 0.5 else "lower"
+            found.append(
+                f"the best {key} of {self.optimizer}, {plain(value)}, lies at the {end} end of its range, "
+                f"{plain(each.low)} to {plain(each.high)}: "
+                f"range.{key}=[{plain(wider.low)},{plain(wider.high)}] widens it"
+            )
+        return found
+
+
+def tuning_folder(study: str | Path) -> Path:
+    """Where the trials of a study are: beside it."""
+    study = Path(study)
+    return study if study.name.endswith(SUFFIX) else study.with_name(study.name + SUFFIX)
+
+
+def tuning_of(study: str | Path) -> dict[str, Tuning]:
+    """What the optimizers of a study were tuned on, by the name that runs give them; empty if nothing was.
+
+    study: the folder of the reported runs, or that of the trials. Raises ValueError where a file is broken.
+    """
+    folder = tuning_folder(study)
+    if not folder.is_dir() or not any(folder.rglob("manifest.json")):
+        return {}
+    by_optimizer: dict[str, list[Run]] = {}
+    for run in find_runs(folder):
+        by_optimizer.setdefault(run.optimizer, []).append(run)
+    return {optimizer: _tuning(runs, folder / optimizer) for optimizer, runs in by_optimizer.items()}
+
+
+def unequal(tunings: Mapping[str, Tuning], baseline: str, optimizers: Sequence[str]) -> list[str]:
+    """A sentence on each optimizer that was not tuned as the baseline was: on more trials, fewer, or longer ones."""
+    if not tunings:
+        return []
+    theirs = _effort(tunings.get(baseline))
+    return [
+        f"unequal tuning: {optimizer} got {_told(ours)}, {baseline} {_told(theirs)}"
+        for optimizer in optimizers
+        if optimizer != baseline and (ours := _effort(tunings.get(optimizer))) != theirs
+    ]
+
+
+def with_tuning(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Comparison:
+    """The comparison, with what has to be known about how its optimizers were tuned.
+
+    A key that was searched may differ: that turns from a warning into a footnote. Unequal tuning, seeds that were both
+    tuned on and reported, and optima at the end of a range are warnings.
+    """
+    if not tunings:
+        return comparison
+    base, *newcomers = comparison.standings
+    searched = {key.partition("[")[0] for tuning in tunings.values() for key in tuning.space}
+    meant: dict[str, str] = {}  # the sentence that is a warning now: what it becomes
+    for each in newcomers:
+        for key, (theirs, ours) in unlike(base.arm, each.arm, comparison.length).items():
+            if key in searched:
+                was = f"{key} differs: {theirs} for {base.arm.label}, {ours} for {each.arm.label}"
+                meant[was] = f"{key} was tuned for each: {theirs} for {base.arm.label}, {ours} for {each.arm.label}"
+    names = [each.optimizer for each in comparison.standings]
+    warnings = unequal(tunings, comparison.baseline, names)
+    reported = {run.seed for each in comparison.standings for run in each.arm.runs}
+    for name in names:
+        if name in tunings and (both := tunings[name].seeds & reported):
+            warnings.append(f"{name} was tuned on a seed that is reported: {', '.join(map(str, sorted(both)))}")
+        warnings += tunings[name].edges if name in tunings else []
+    kept = [warning for warning in comparison.warnings if warning not in meant]
+    said = [meant[warning] for warning in comparison.warnings if warning in meant]
+    return replace(comparison, warnings=[*warnings, *kept], footnotes=[*said, *comparison.footnotes])
+
+
+def write_plan(folder: Path, optimizer: str, steps: int, space: Space) -> None:
+    """Before the first trial: T and the ranges, without which nobody could see an optimum at their end."""
+    ranges = {key: {"scale": each.scale, "low": each.low, "high": each.high} for key, each in space.items()}
+    _replace(folder / PLAN, yaml.safe_dump({"optimizer": optimizer, "steps": steps, "ranges": ranges}, sort_keys=False))
+
+
+def write_choice(tuning: Tuning, overrides: Sequence[str]) -> Path:
+    """After the last one: the overrides that train.py takes, and what they were chosen from."""
+    assert tuning.best is not None
+    about = {
+        "overrides": list(overrides),
+        **{"loss": tuning.best.loss, "run": tuning.best.name, "updates": tuning.best.steps, "seed": tuning.best.seed},
+        **{"trials": len(tuning.trials), "again": len(tuning.again), "diverged": tuning.diverged},
+        **{"flops": tuning.flops, "edges": tuning.edges},
+    }
+    _replace(tuning.folder / CHOICE, yaml.safe_dump(about, sort_keys=False, width=1000))
+    return tuning.folder / CHOICE
+
+
+def _tuning(runs: Sequence[Run], folder: Path) -> Tuning:
+    plan = _plan(folder / PLAN)
+    space: Space = {
+        key: construct(Range, entry, f"{folder / PLAN}: ranges.{key}") for key, entry in plan.get("ranges", {}).items()
+    }
+    lengths = {run.steps for run in runs}
+    steps = plan.get("steps") or (max(lengths) if len(lengths) > 1 else 2 * max(lengths))
+    configs = {run.folder: flatten(run.config) for run in runs}
+    keys = list(space) or _differing(list(configs.values()))
+    trials = [
+        Trial(run.name, {key: value for key in keys if (value := value_of(configs[run.folder], key)) is not None},
+              run.steps, run.seed, run.final_loss, run.status, run.last("flops/total"))
+        for run in runs
+    ]  # fmt: skip
+    return Tuning(runs[0].optimizer, folder, space, steps, trials)
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What trials without a plan were about: numbers of the optimizer or schedule that are not the same in all."""
+    keys = [key for key in configs[0] if key.startswith(("optimizer.", "schedule."))]
+    return [key for key in keys if isinstance(configs[0][key], int | float) and len({c.get(key) for c in configs}) > 1]
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    try:
+        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, yaml.YAMLError):
+        plan = None
+    if not isinstance(plan, dict) or not isinstance(plan.get("ranges", {}), dict):
+        raise ValueError(f"{path} is broken: restore it, or delete it and give scripts.tune the same command again")
+    return plan
+
+
+def _ranked(runs: Iterator[Trial]) -> list[Trial]:
+    ended = [run for run in runs if run.status in ENDED]
+    return sorted(ended, key=lambda run: (run.loss is None, run.loss, run.name))
+
+
+def _effort(tuning: Tuning | None) -> tuple[tuple[int, int], ...]:
+    """((updates, how many runs), ...) of a tuning."""
+    ended = [] if tuning is None else [*tuning.trials, *tuning.again]
+    return tuple((steps, sum(run.steps == steps for run in ended)) for steps in sorted({run.steps for run in ended}))
+
+
+def _told(effort: tuple[tuple[int, int], ...]) -> str:
+    return " and ".join(f"{count} trials of {steps:,} updates" for steps, count in effort) or "none"
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".new-{path.name}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

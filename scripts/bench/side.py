@@ -1,0 +1,154 @@
+"""A contender in a process of its own, with its own switches and its own memory, that answers one question at a time.
+
+Beside a pool's worker it can be waited for until a deadline and no longer, and what goes wrong in it comes back as a
+sentence.
+"""
+
+import functools
+import gc
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from harness.device import peak_memory
+from scripts import bench_train
+from scripts.bench.contenders import LOG_EVERY, Contender, Setting
+
+Make = Callable[[], Contender]
+
+
+class Side:
+    """The process. As a context manager it is ended, whatever it is doing."""
+
+    def __init__(self, make: Make):
+        context = get_context("spawn")
+        self._here, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, make))
+        self._process.start()
+        there.close()
+
+    def ask(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What the function returns there. Raises TimeoutError after so many seconds, ValueError where it fails."""
+        self._here.send((function, arguments))
+        if not self._here.poll(max(0.0, seconds)):
+            raise TimeoutError
+        try:
+            good, value = self._here.recv()
+        except EOFError:
+            raise ValueError("its process ended without a word (out of memory?)") from None
+        if not good:
+            raise ValueError(value)
+        return value
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(pipe: Connection, make: Make) -> None:
+    failure = None
+    try:
+        bench_train.enter(make)
+    except Exception as error:
+        failure = _told(error)
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((False, failure) if failure else (True, function(*arguments)))
+        except Exception as error:  # a variant that does not run is a result too
+            pipe.send((False, _told(error)))
+
+
+def _told(error: Exception) -> str:
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}"[:300]
+
+
+# What is asked: these run in the process.
+
+
+def fitting(make: Callable[[Setting], Contender], setting: Setting, micros: Sequence[int]) -> Contender:
+    """The contender with the first number of sequences per pass whose update fits the memory."""
+    for micro in micros:
+        if one := _tried(make, replace(setting, micro=micro)):
+            return one
+        torch.compiler.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
+    raise ValueError(f"not even {micros[-1]} sequences per pass fit the memory")
+
+
+def _tried(make: Callable[[Setting], Contender], setting: Setting) -> Contender | None:
+    """None where it does not fit; nothing holds on to its tensors then."""
+    try:
+        one = make(setting)
+        one.turn(1)
+        return one
+    except torch.cuda.OutOfMemoryError:
+        return None
+
+
+def turn(steps: int) -> float:
+    """Seconds of so many updates; the memory that is free then is left to the others."""
+    one = bench_train.contender
+    if not one.setting.device.startswith("cuda"):
+        return one.turn(steps)
+    one.turn(1)  # gets its memory back
+    torch.cuda.reset_peak_memory_stats()
+    seconds = one.turn(steps)
+    global _peak
+    _peak = peak_memory(one.setting.device)
+    torch.cuda.empty_cache()
+    return seconds
+
+
+_peak: int | None = None
+
+
+def about() -> dict[str, Any]:
+    """What a row says beside the rate."""
+    one = bench_train.contender
+    peak = _peak if _peak is not None else peak_memory(one.setting.device)
+    setting = one.setting
+    flops = one.flops_per_token or _flops_per_token(setting)
+    return {
+        "micro_batch": setting.micro, "peak_bytes": peak, "syncs_per_update": syncs(), "flops_per_token": flops
+    }  # fmt: skip
+
+
+def _flops_per_token(setting: Setting) -> int:
+    """By halfstep's formula: both have the same shape."""
+    matrices = 12 * setting.layers * setting.width**2 + setting.vocabulary * setting.width
+    return 6 * matrices + 12 * setting.layers * setting.width * setting.context
+
+
+@functools.cache
+def syncs() -> int | None:
+    """How often an update waits for the device, by torch's own count, its log line left out; None without CUDA."""
+    one = bench_train.contender
+    if not one.setting.device.startswith("cuda"):
+        return None
+    while getattr(one, "step", 1) % LOG_EVERY == 0:
+        one.turn(1)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            one.turn(1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(each.message) for each in caught)

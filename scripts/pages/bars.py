@@ -1,0 +1,120 @@
+"""Where time, FLOPs and memory went, and what the updates consisted of: a bar for each optimizer of a comparison."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from harness.compare.comparison import Comparison
+from harness.records import Run
+from scripts.pages.canvas import Drawing, bars, style_of, total
+
+# Within the clock, what an update takes; outside it, what a run takes besides.
+PARTS = {"data": "#9A9A9A", "gradient": "#0072B2", "model": "#0072B2", "curvature": "#E69F00", "optimizer": "#009E73"}
+WITHIN = {"seconds": ("data", "gradient", "curvature", "optimizer"), "flops": ("model", "curvature", "optimizer")}
+OUTSIDE = {"compile": "#C0649A", "evaluate": "#56B4E9", "checkpoint": "#5B4B8A", "log": "#9A9A9A"}
+KINDS = ["#0072B2", "#E69F00", "#009E73", "#C0649A", "#56B4E9", "#D55E00", "#5B4B8A", "#9A9A9A"]
+HATCHED = ("curvature", "compile")  # told apart without colours too
+SHARE = "update/share_"
+
+
+def parts(comparison: Comparison, kind: str) -> Drawing | None:
+    """Where an update's "seconds" or "flops" went, a stacked bar for each arm; None where that is unknown."""
+    names = WITHIN[kind]
+
+    def per_update(run: Run) -> list[float] | None:
+        values = [run.last(f"{kind}/{name}") for name in names]
+        return None if None in values or not run.step else [value / run.step for value in values]
+
+    scale, unit = (1e3, "milliseconds per update") if kind == "seconds" else (1.0, "FLOPs per update")
+    means = mean_by_arm(comparison, per_update)
+    return _stacked(means, {name: PARTS[name] for name in names}, unit, f"parts-{kind}", f"{unit}, by part", scale)
+
+
+def outside(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
+    """Seconds of a whole run that no optimizer answers for (compilation, evaluation, checkpoints, log); the colours."""
+
+    def per_run(run: Run) -> list[float] | None:
+        values = [run.last(f"seconds/{name}") for name in OUTSIDE]
+        return None if not any(values) else [value or 0.0 for value in values]
+
+    means = mean_by_arm(comparison, per_run)
+    taken = [i for i in range(len(OUTSIDE)) if any(values[i] for values in means.values())]
+    colors = {name: color for i, (name, color) in enumerate(OUTSIDE.items()) if i in taken}
+    kept = {label: values[taken] for label, values in means.items()}
+    title = "Seconds outside the clock, by part"
+    return _stacked(kept, colors, "seconds per run, not counted", "outside", title), colors
+
+
+def memory(comparison: Comparison, key: str, unit: str, scale: float = 1.0) -> Drawing | None:
+    """A bar for each arm: `memory/peak` or `memory/state_per_parameter`; None if unknown."""
+
+    def value(run: Run) -> list[float] | None:
+        found = run.last(f"memory/{key}")
+        return None if not found else [found]
+
+    return _stacked(mean_by_arm(comparison, value), {"": "#56708A"}, unit, f"memory-{key}", unit.capitalize(), scale)
+
+
+def shares(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
+    """What the updates consisted of: shares of their squared norm by kind of layer, mean over the run; the colours."""
+    known = {
+        kind: None
+        for standing in comparison.standings
+        for run in (standing.arm.finished(comparison.length) if comparison.length else [])
+        for kind in share_kinds(run)
+    }
+    colors = {kind: KINDS[i % len(KINDS)] for i, kind in enumerate(known)}
+    if not known:
+        return None, {}
+
+    def over_the_run(run: Run) -> list[float] | None:
+        keys = [SHARE + kind for kind in known]
+        rows = [[row[key] for key in keys] for row in run.rows if all(row.get(key) is not None for key in keys)]
+        moved = [row for row in rows if sum(row) > 0]  # SOAP's first step changes nothing
+        return np.mean(moved, axis=0).tolist() if moved else None
+
+    means = mean_by_arm(comparison, over_the_run)
+    unit = "share of the update's squared norm"
+    return _stacked(means, colors, unit, "shares", f"{unit}, by kind of layer".capitalize(), totals=False), colors
+
+
+def share_kinds(run: Run) -> list[str]:
+    """The kinds of layers that a run's updates are divided into."""
+    found = {key: None for row in run.rows for key in row if key.startswith(SHARE)}
+    return [key.removeprefix(SHARE) for key in found]
+
+
+def mean_by_arm(comparison: Comparison, measure: Callable[[Run], Sequence[float] | None]) -> dict[str, np.ndarray]:
+    """Mean of a measure over the finished runs of each compared arm, by its short name, where all of them know it."""
+    means, styles = {}, style_of(comparison)
+    for standing in comparison.standings:
+        found = [measure(run) for run in (standing.arm.finished(comparison.length) if comparison.length else [])]
+        known = [values for values in found if values is not None]
+        if known and len(known) == len(found):
+            means[styles[standing.arm.label].name] = np.mean(known, axis=0)
+    return means
+
+
+def _stacked(
+    means: dict[str, np.ndarray],
+    colors: dict[str, str],
+    unit: str,
+    name: str,
+    title: str,
+    scale: float = 1.0,
+    totals: bool = True,
+) -> Drawing | None:
+    if not means:
+        return None
+    figure, axes = bars(list(means), unit)
+    values = np.array(list(means.values())) * scale  # (arms, parts)
+    left = np.zeros(len(means))
+    for index, (part, color) in enumerate(colors.items()):
+        axes.barh(range(len(means)), values[:, index], left=left, height=0.62, color=color, edgecolor="white",
+                  linewidth=0.6, hatch="///" if part in HATCHED else None, label=part or None)  # fmt: skip
+        left += values[:, index]
+    axes.set_xlim(0, None if totals else 1)
+    if totals:
+        for row, value in enumerate(left):
+            total(axes, row, value)
+    return Drawing(figure, name, title[0].upper() + title[1:])

@@ -1,0 +1,248 @@
+"""What came of a claim, as tables: for the terminal, Markdown, LaTeX and CSV."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness import quantity
+from harness.claims.claim import Figure, Quantity, Statement
+from harness.claims.measure import values
+from harness.claims.verdict import Finding, Verdict
+from harness.compare.arms import Arm, plain
+from harness.compare.ladder import Speedup
+from harness.quantity import TITLE
+from harness.records import AXES
+from scripts.pages.grid import Grid, latex, markdown
+
+FORMATS = ("markdown", "latex", "csv")
+COLORS = {"reproduced": "green", "refuted": "red", "not seen at this scale": "yellow", "underpowered": "dim"}
+RECALLED = "* recalled, not found in a source"
+PAPER = ", paper"  # ends the heading of a column of the paper's figures; ours is the next
+OURS = "† the figure is ours: the paper puts none on it"
+
+
+def arms_grid(verdict: Verdict) -> Grid:
+    """A line for each part and arm: its final loss at T, and each quantity with the paper's figure beside it."""
+    header = ["part", "arm", "runs", "final loss"]
+    told = {figure.quantity for figure in verdict.claim.figures}
+    for name, each in verdict.claim.quantities.items():
+        header += [each.title + PAPER, "ours"] if name in told else [each.title]
+    rows = []
+    for part, arm in _arms(verdict):
+        length = verdict.scale.length(part)
+        losses = arm.losses(length)
+        spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
+        row = [part, arm.label, _count(verdict, part, arm),
+               quantity.loss(float(losses.mean()), spread) if len(losses) else "none"]  # fmt: skip
+        for name, each in verdict.claim.quantities.items():
+            figure = paper_figure(verdict, part, arm.label, name)
+            theirs = f"{figure.value:,g}{'*' * figure.recalled}" if figure else ""
+            row += [theirs, _ours(arm, length, each)] if name in told else [_ours(arm, length, each)]
+        rows.append(row)
+    lengths = {part: f"{verdict.scale.length(part):,}" for part in verdict.parts}
+    alike = len(set(lengths.values())) == 1
+    updates = lengths[verdict.parts[0]] if alike else ", ".join(f"{each} ({part})" for part, each in lengths.items())
+    return Grid(f"The runs, at T = {updates} updates", header, rows)
+
+
+def statements_grid(verdict: Verdict) -> Grid:
+    """A line for each part and statement: what was claimed, what came out with its 95 % interval, the verdict."""
+    speedups = any(each.statement.measure == "speedup" for each in verdict.findings)
+    others = any(each.statement.measure != "speedup" for each in verdict.findings)
+    columns = [*(AXES if speedups else []), *([""] if others else [])]
+    rows = []
+    for each in verdict.findings:
+        cells = [_estimate(verdict, each, axis) for axis in columns]
+        head = [each.part or "across", each.statement.says, claimed(verdict, each.statement)]
+        rows.append([*head, *cells, each.verdict])
+    header = ["part", "statement", "claimed", *(TITLE.get(column, "measured") for column in columns), "verdict"]
+    return Grid("The statements, with 95 % intervals; the first of each part decides", header, rows)
+
+
+def claimed(verdict: Verdict, statement: Statement) -> str:
+    """`≥ 2 in steps, ± 10 %`."""
+    asked = verdict.claim.quantities[statement.quantity] if statement.quantity else None
+    if statement.measure == "speedup" or asked is None:
+        figure, where = plain(statement.figure), f" in {TITLE[statement.axis]}"
+    else:
+        figure, where = _text(statement, statement.figure, asked), ""
+    slack = f", ± {100 * statement.tolerance:g} %" if statement.tolerance else ""
+    bound = "≥" if statement.at_least is not None else "≤"
+    return f"{bound} {figure}{where}{slack}{' †' * statement.ours}"
+
+
+def paper_figure(verdict: Verdict, part: str, arm: str, name: str) -> Figure | None:
+    """The paper's number for that cell: of the part that ours stands beside."""
+    beside = verdict.scale.parts[part].beside or part
+    found = [each for each in verdict.claim.figures if (each.part, each.arm, each.quantity) == (beside, arm, name)]
+    return found[0] if found else None
+
+
+def summary(verdict: Verdict) -> list[str]:
+    """The verdict of each part, in a line, and what it may mean."""
+    lines = [f"{part or 'across parts'}: {word}" for part, word in verdict.words.items()]
+    lines = lines or ["These parts alone decide nothing: the claim is tested across parts."]
+    return [*lines, f"What a verdict at the scale {verdict.scale.name} may say: {verdict.scale.may_say}"]
+
+
+def notes(verdict: Verdict) -> list[str]:
+    recalled = [RECALLED] if any(each.recalled for each in verdict.claim.figures) else []
+    ours = [OURS] if any(each.statement.ours for each in verdict.findings) else []
+    return [*recalled, *ours, *verdict.notes]
+
+
+def show(verdict: Verdict, console: Console) -> None:
+    """In the terminal: warnings in red on top, both tables, the verdict, and what there is to know."""
+    claim = verdict.claim
+    console.print(f"{claim.name}, scale {verdict.scale.name}", style="bold", highlight=False, markup=False)
+    console.print(f"{claim.sentence} ({claim.source})", highlight=False, markup=False)
+    for warning in verdict.warnings:
+        console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
+    for grid in (_narrow(arms_grid(verdict)), _narrow(statements_grid(verdict))):
+        table = Table(title=Text(grid.title, "table.title"), box=SIMPLE_HEAD)
+        for name in grid.header:
+            text = name in ("part", "arm", "statement", "verdict")
+            table.add_column(name, justify="left" if text else "right", overflow="fold")
+        for row in grid.rows:
+            table.add_row(*(Text(cell, COLORS.get(cell, "")) for cell in row))
+        console.print(table)
+    for line in summary(verdict):
+        console.print(line, style="bold" if line.endswith(tuple(COLORS)) else "", highlight=False, markup=False)
+    for note in notes(verdict):
+        console.print(f"- {note}", style="dim", highlight=False, markup=False)
+
+
+def render(verdict: Verdict, form: str) -> str:
+    """The same as text of one of FORMATS; CSV has a line for each number, and nothing beside them."""
+    if form == "csv":
+        return _csv(verdict)
+    grids = [arms_grid(verdict), statements_grid(verdict)]
+    if form == "latex":
+        remarks = [*(f"warning: {warning}" for warning in verdict.warnings), *summary(verdict), *notes(verdict)]
+        return "\n".join([*(f"% {remark}" for remark in remarks), *map(latex, grids)])
+    head = f"**{verdict.claim.name}, scale {verdict.scale.name}.** {verdict.claim.sentence} ({verdict.claim.source})"
+    warnings = [f"- **warning: {warning}**" for warning in verdict.warnings]
+    tail = [f"- {line}" for line in [*summary(verdict), *notes(verdict)]]
+    parts = [head, *(["\n".join(warnings)] if warnings else []), *map(markdown, grids), "\n".join(tail)]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """Everything, with numbers as numbers; null where an interval's end is open or there is none."""
+    return {
+        **{"claim": verdict.claim.name, "scale": verdict.scale.name, "verdicts": verdict.words},
+        "statements": [
+            {
+                **{"part": each.part or None, "says": each.statement.says, "verdict": each.verdict},
+                **{"figure": each.statement.figure, "threshold": each.statement.threshold},
+                "at_most": each.statement.at_most is not None,
+                "axis": each.statement.axis if each.statement.measure == "speedup" else None,
+                "measured": [
+                    {"axis": axis or None, "value": found.estimate.value, "low": found.estimate.low,
+                     "high": found.estimate.high, "censored": found.estimate.censored, "seeds": found.seeds}
+                    for axis, found in each.measured.items()
+                ],
+            }
+            for each in verdict.findings
+        ],
+        **{"missing": [each.name for each in verdict.missing]},
+        **{"warnings": verdict.warnings, "notes": notes(verdict)},
+    }  # fmt: skip
+
+
+def _arms(verdict: Verdict) -> Iterator[tuple[str, Arm]]:
+    for part in verdict.parts:
+        for arm in verdict.arms[part].values():
+            yield part, arm
+
+
+def _count(verdict: Verdict, part: str, arm: Arm) -> str:
+    """`9/9`, `7/9 (1 diverged)`: with a final loss, of those planned, at all lengths."""
+    done = sum(run.final_loss is not None for run in arm.runs)
+    missing = sum((each.part, each.arm) == (part, arm.label) for each in verdict.missing)
+    diverged = sum(run.status == "diverged" for run in arm.runs)
+    return f"{done}/{len(arm.runs) + missing}" + (f" ({diverged} diverged)" if diverged else "")
+
+
+def _ours(arm: Arm, length: int, asked: Quantity) -> str:
+    sample = values(asked, arm.finished(length))
+    if sample is None:
+        return ""
+    spread = f" ± {_number(float(sample.std(ddof=1)), asked)}" if len(sample) > 1 else ""
+    return _number(float(sample.mean()), asked) + spread
+
+
+def _estimate(verdict: Verdict, finding: Finding, axis: str) -> str:
+    """`1.42 (1.31 to 1.55)`."""
+    if axis not in finding.measured:
+        return ""
+    estimate, statement = finding.measured[axis].estimate, finding.statement
+    if statement.measure == "speedup" or statement.quantity is None:
+        value = "" if estimate.value is None and estimate.interval else str(estimate)
+        interval = estimate.interval
+    else:
+        asked = verdict.claim.quantities[statement.quantity]
+        value = "?" if estimate.value is None else _text(statement, estimate.value, asked)
+        interval = " to ".join(_text(statement, end, asked) for end in _ends(estimate))
+    return f"{value} ({interval})".strip() if interval else value
+
+
+def _ends(estimate: Speedup) -> list[float]:
+    return [] if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
+
+
+def _text(statement: Statement, value: float, asked: Quantity) -> str:
+    return f"{value:.3f}" if statement.measure == "ratio" else _number(value, asked)
+
+
+def _number(value: float, asked: Quantity) -> str:
+    """With the quantity's digits; more where it would otherwise round to nothing."""
+    return f"{value:.3g}" if value and abs(value) < 10**-asked.digits else f"{value:,.{asked.digits}f}"
+
+
+def _narrow(grid: Grid) -> Grid:
+    """For a terminal: what was claimed stands below the statement, the paper's figure and the interval below ours."""
+    header, *rows = [list(line) for line in (grid.header, *grid.rows)]
+    for i in reversed(range(len(header))):
+        if header[i] == "claimed":
+            del header[i]
+            for row in rows:
+                told = row.pop(i)
+                row[i - 1] += f"\n({told})"
+                row[i:] = [cell.replace(" (", "\n", 1).rstrip(")") for cell in row[i:]]
+        elif header[i].endswith(PAPER):
+            header[i : i + 2] = [header[i].removesuffix(PAPER)]
+            for row in rows:
+                theirs, ours = row[i : i + 2]
+                row[i : i + 2] = [f"{ours}\npaper {theirs}" if theirs else ours]
+    return Grid(grid.title, header, rows)
+
+
+def _csv(verdict: Verdict) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["claim", "scale", "part", "kind", "name", "quantity", "paper", "recalled", "ours", "low", "high",
+                     "seeds", "verdict"])  # fmt: skip
+    head = [verdict.claim.name, verdict.scale.name]
+    for part, arm in _arms(verdict):
+        for name, asked in verdict.claim.quantities.items():
+            figure, sample = paper_figure(verdict, part, arm.label, name), None
+            sample = values(asked, arm.finished(verdict.scale.length(part)))
+            theirs = ["", ""] if figure is None else [f"{figure.value:g}", str(figure.recalled).lower()]
+            ours = "" if sample is None else f"{sample.mean():.6g}"
+            seeds = "" if sample is None else len(sample)
+            writer.writerow([*head, part, "arm", arm.label, name, *theirs, ours, "", "", seeds, ""])
+    for each in verdict.findings:
+        for axis, found in each.measured.items():
+            numbers = [found.estimate.value, found.estimate.low, found.estimate.high]
+            decides = each.verdict if found is each.main else ""
+            writer.writerow([*head, each.part, "statement", each.statement.says, axis or each.statement.quantity,
+                             f"{each.statement.figure:g}", "", *("" if n is None else f"{n:.6g}" for n in numbers),
+                             found.seeds, decides])  # fmt: skip
+    return out.getvalue()

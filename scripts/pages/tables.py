@@ -1,0 +1,228 @@
+"""What the tables and the sentences of a report say, as plain rows that its page lays out."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from harness import quantity
+from harness.compare.arms import plain
+from harness.compare.comparison import Comparison, Standing
+from harness.compare.fairness import endings, unfair, unlike
+from harness.compare.ladder import RUNGS, SEEDS
+from harness.compare.speedup import Row, device_of
+from harness.quantity import AXIS, TITLE
+from harness.records import Run
+from harness.tuning.trials import Tuning
+from scripts.pages.canvas import style_of
+from scripts.pages.figures import curves_of
+
+LOST = ("diverged", "failed", "cut", "running")
+NAMED = 6  # runs that a row lists by name
+SHOWN = 20  # evaluations of a curve that stand in a table
+
+
+def verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
+    """The newcomer's line on top: a word, and sentences with the figures behind it."""
+    base, label = comparison.standings[0], standing.arm.label
+    rows = [row for row in comparison.rows if row.arm == label and row.rule == "matched"]
+    text = []
+    if standing.loss is not None and base.loss is not None:
+        text.append(f"Final loss {quantity.loss(standing.loss)} against {quantity.loss(base.loss)}.")
+    if len(base.arm.lengths) >= RUNGS and any(row.speedup.known for row in rows):
+        text.append(f"For its loss {comparison.baseline} would need {_times(rows)}.")
+    if not standing.seeds:
+        text.append("It has no finished run of this length.")
+    if standing.reached and comparison.target is not None and comparison.length:
+        place = f"{standing.reached.steps:,.0f} of {comparison.length:,} updates"
+        text.append(f"Inside this schedule it came to {quantity.loss(comparison.target)} after {place}.")
+    elif standing.loss is not None and comparison.target is not None:
+        text.append(f"It never came to {quantity.loss(comparison.target)}.")
+    by_word: dict[str, list[str]] = {}
+    for row in rows:
+        if row.verdict:
+            by_word.setdefault(row.verdict, []).append(TITLE[row.axis])
+    where = {word: f" in {listed(axes)}" if len(by_word) > 1 else "" for word, axes in by_word.items()}
+    return {"label": label, "words": where, "text": " ".join(text)}
+
+
+def missing(comparison: Comparison) -> str:
+    """What the folder lacks for a verdict; empty if nothing."""
+    seeds = min((row.seeds for row in comparison.rows if row.rule == "matched"), default=SEEDS)
+    lacking = []
+    if len(comparison.standings[0].arm.lengths) < RUNGS:
+        lacking.append(f"a figure for the speed-up takes {comparison.baseline} runs of three lengths")
+    if seeds < SEEDS:
+        lacking.append("a verdict takes three seeds of each run")
+    text = listed(lacking) if comparison.rows else ""
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def mismatches(comparison: Comparison) -> tuple[list[dict[str, str]], list[str]]:
+    """What differs between compared runs but should not: rows with the baseline's value and others', and sentences."""
+    base, styles = comparison.standings[0].arm, style_of(comparison)
+    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
+    said: set[str] = set()
+    for standing in comparison.standings[1:]:
+        arm, length = standing.arm, comparison.length
+        differing = unlike(base, arm, length).items()
+        for sentence, (key, (theirs, ours)) in zip(unfair(base, arm, length), differing, strict=True):
+            said.add(sentence)
+            if sentence in comparison.warnings:  # what was tuned for each is none
+                rows.setdefault((key, theirs), {}).setdefault(ours, []).append(styles[arm.label].name)
+    table = [
+        {"key": key, "base": theirs, "value": value, "who": listed(who)}
+        for (key, theirs), values in rows.items()
+        for value, who in values.items()
+    ]
+    return table, [warning for warning in comparison.warnings if warning not in said]
+
+
+def standing(each: Standing) -> dict[str, Any]:
+    """A line of the first table: final loss, what the way to the target cost, and what became of lost runs."""
+    cells = []
+    for axis, text in AXIS.items():
+        row = each.rows.get(axis)
+        cost = text(getattr(each.reached, axis)) if each.reached else "never" if each.seeds else ""
+        cells.append({"cost": cost, "ratio": f"{row.speedup}x" if row and row.speedup.known else ""})
+    seeds = f"{each.seeds} seeds" if each.seeds > 1 else "1 seed" if each.seeds else ""
+    chosen = f", best of {each.tried} settings" if each.tried > 1 else ""
+    loss = quantity.loss(each.loss, each.spread) if each.seeds else "no finished run"
+    lost = Counter(word(run) for run in each.arm.runs if run.status in LOST)
+    name, _, settings = each.arm.label.partition(" ")
+    return {
+        "label": each.arm.label,
+        "name": name,
+        "settings": settings,
+        "loss": loss,
+        "seeds": seeds + chosen,
+        "lost": ", ".join(f"{count} {status}" for status, count in lost.items()),
+        "cells": cells,
+    }
+
+
+def speedups(comparison: Comparison) -> list[dict[str, Any]]:
+    """A line for each newcomer and rule that has something to say."""
+    lines: dict[tuple[str, str], list[Row]] = {}
+    for row in comparison.rows:
+        lines.setdefault((row.arm, row.rule), []).append(row)
+    return [
+        {
+            "label": label,
+            "name": label.partition(" ")[0],
+            "settings": label.partition(" ")[2],
+            "rule": rule,
+            "seeds": rows[0].seeds,
+            "cells": [
+                {"value": str(row.speedup), "interval": row.speedup.interval, "verdict": row.verdict or ""}
+                for row in rows
+            ],
+        }
+        for (label, rule), rows in lines.items()
+        if rule != "target" and any(row.speedup.known or row.verdict for row in rows)
+    ]
+
+
+def trials(comparison: Comparison, tunings: Mapping[str, Tuning]) -> list[dict[str, Any]]:
+    """A line for each compared optimizer: what it was tuned on, and the best that came of it; empty if none was."""
+    base = tunings.get(comparison.baseline)
+    fewest = len(base.trials) if base else 0
+    lines = []
+    for each in comparison.standings if tunings else []:
+        tuning = tunings.get(each.optimizer)
+        best = tuning.best if tuning else None
+        lines.append(
+            {
+                "name": style_of(comparison)[each.arm.label].name,
+                "count": len(tuning.trials) if tuning else 0,
+                "more": len(tuning.trials) > fewest if tuning else False,
+                "again": len(tuning.again) if tuning else 0,
+                "diverged": tuning.diverged if tuning else 0,
+                "best": ", ".join(
+                    f"{_own(key)} {plain(value)}" for key, value in (best.settings if best else {}).items()
+                ),
+                "loss": quantity.loss(tuning.loss) if tuning else "",
+                "flops": quantity.flops(tuning.flops) if tuning else "",
+            }
+        )
+    return lines
+
+
+def oddities(comparison: Comparison) -> list[dict[str, Any]]:
+    """Rows of runs that count for less than others: what is the matter, and which they are."""
+    usual = Counter(device_of(run) for run in comparison.standings[0].arm.runs if run.rows).most_common(1)
+    device = usual[0][0] if usual else None
+    matters: dict[str, list[Run]] = {}
+    for run in comparison.runs:
+        for matter in _matters(run, device):
+            matters.setdefault(matter, []).append(run)
+    return [
+        {
+            "matter": matter,
+            "count": len(runs),
+            "all": len(runs) == len(comparison.runs),
+            "runs": runs[:NAMED],
+            "more": max(0, len(runs) - NAMED),
+        }
+        for matter, runs in matters.items()
+    ]
+
+
+def badges(run: Run, device: str | None) -> list[str]:
+    """What stands beside a run's name in red: the same, in a word or two each."""
+    found = [word(run)] if run.status in LOST else []
+    if device and run.rows and device_of(run) != device:
+        found.append(device_of(run))
+    if run.known("git", "dirty"):
+        found.append("uncommitted changes")
+    return found
+
+
+def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """The curves as a table: its columns, and rows of updates, tokens and mean losses there; some twenty of them."""
+    curves = curves_of(comparison, "steps")
+    by_step = [{point.steps: point.loss for point in curve} for _, curve, _ in curves]
+    steps = sorted(set().union(*by_step)) if by_step else []
+    every = -(-len(steps) // SHOWN) or 1
+    kept = [step for i, step in enumerate(steps) if (len(steps) - 1 - i) % every == 0]
+    names = [style_of(comparison)[label].name for label, _, _ in curves]
+    per_step = next((run.known("tokens_per_step") for run in comparison.runs if run.known("tokens_per_step")), None)
+    tokens = [f"{step * per_step:,.0f}" if per_step else "unknown" for step in kept]
+    return ["updates", "tokens", *names], [
+        [f"{step:,.0f}", seen, *(quantity.loss(losses.get(step)) for losses in by_step)]
+        for step, seen in zip(kept, tokens, strict=True)
+    ]
+
+
+def word(run: Run) -> str:
+    """Its status, as it reads after a number."""
+    return {"cut": "cut off", "running": "still running"}.get(run.status, run.status)
+
+
+def listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _own(key: str) -> str:
+    """A key without the section that it is in."""
+    return key.rpartition(".")[2]
+
+
+def _matters(run: Run, device: str | None) -> Iterator[str]:
+    for sentence in endings([run]):
+        yield sentence.removeprefix(f"{run.name} ").partition(": resume=true")[0]
+    if device and run.rows and device_of(run) != device:
+        yield f"ran on {device_of(run)}, the baseline on {device}"
+    if run.known("git", "dirty"):
+        yield f"uncommitted changes in the working tree, at commit {str(run.known('git', 'commit'))[:7]}"
+
+
+def _times(rows: Sequence[Row]) -> str:
+    """`1.27 times the steps and FLOPs (1.17 to 1.36) and ...`, axes of the same figure together."""
+    by_figure: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        ratio, words = row.speedup, {"above": "more than ", "below": "less than ", None: ""}
+        figure = str(ratio).strip("<>") if ratio.value is not None else ratio.interval
+        interval = f" ({ratio.interval})" if ratio.interval and ratio.censored is None else ""
+        if ratio.known:
+            by_figure.setdefault((f"{words[ratio.censored]}{figure}", interval), []).append(TITLE[row.axis])
+    return listed([f"{text} times the {listed(axes)}{end}" for (text, end), axes in by_figure.items()])

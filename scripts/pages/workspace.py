@@ -1,0 +1,143 @@
+"""What a study's page in W&B consists of: sections of panels, which runs they show, and what the folders say.
+
+Built by W&B's own library and saved to a stand-in of its server by the tests; how W&B draws it, only W&B can show.
+"""
+
+from typing import Any
+
+import wandb_workspaces.reports.v2 as panels
+import wandb_workspaces.workspaces as workspaces
+
+from harness import quantity
+from harness.compare.arms import Arm
+from harness.compare.comparison import Comparison, Standing
+from harness.quantity import TITLE
+from harness.wandb_tracker import AXES, group_of
+from scripts.pages.canvas import by_optimizer
+
+LOSS = "val/loss"
+AXIS_TITLES = dict(zip(AXES, ("updates", "tokens", "FLOPs, of model, curvature and optimizer", "seconds"), strict=True))
+GROUP = "Group"  # runs that are alike in all but the seed, see harness/wandb_tracker.py
+OPTIMIZER = panels.Config("optimizer.name")
+RATE = "optimizer.lr"
+TUNED = (RATE, "optimizer.weight_decay", "schedule.warmup")
+TIMED = ("data", "gradient", "curvature", "optimizer")
+UNTIMED = ("compile", "evaluate", "checkpoint", "log")
+SHOWN = 100  # lines in a chart
+
+
+def build(comparison: Comparison, study: str, entity: str, project: str) -> workspaces.Workspace:
+    """A workspace that is not saved yet: charts of `study`'s runs in W&B, and what the folders say of them."""
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=f"halfstep {study}",
+        sections=sections(comparison),
+        settings=workspaces.WorkspaceSettings(x_axis=AXES[0], max_runs=SHOWN),
+        runset_settings=_runs(comparison, study),
+    )
+
+
+def sections(comparison: Comparison) -> list[workspaces.Section]:
+    """Loss on every axis, learning rates, overhead, win rate."""
+    by_group: dict[str, Any] = {"groupby": GROUP, "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    losses: list[Any] = [
+        panels.LinePlot(title=f"Validation loss against {title.split(',')[0]}", x=axis, y=[LOSS], title_x=title,
+                        title_y="nats per token", max_runs_to_show=SHOWN, **by_group)
+        for axis, title in AXIS_TITLES.items()
+    ]  # fmt: skip
+    rates: list[Any] = [
+        panels.ScatterPlot(title="Final loss against learning rate", x=panels.Config(RATE),
+                           y=panels.SummaryMetric(f"{LOSS}.last"), log_x=True),
+        panels.ParallelCoordinatesPlot(
+            title="What was tuned",
+            columns=[
+                *(panels.ParallelCoordinatesPlotColumn(panels.Config(key), log=key == RATE) for key in TUNED),
+                panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric(f"{LOSS}.last")),
+            ],
+        ),
+    ]  # fmt: skip
+    overhead: list[Any] = [
+        _bar("Tokens per second", ["throughput/tokens_per_second"]),
+        _bar("FLOPs of a run, by part", ["flops/model", "flops/curvature", "flops/optimizer"]),
+        _bar("Seconds of a run, by part", [f"seconds/{part}" for part in TIMED]),
+        _bar("Seconds outside the clock", [f"seconds/{part}" for part in UNTIMED]),
+        _bar("Peak memory, bytes", ["memory/peak"]),
+        _bar("State, bytes per parameter", ["memory/state_per_parameter"]),
+    ]
+    lowest = panels.BarPlot(title="Lowest validation loss", metrics=[panels.SummaryMetric(f"{LOSS}.min")],
+                            groupby=OPTIMIZER, groupby_aggfunc="min")  # fmt: skip
+    return [
+        workspaces.Section(name="Loss", panels=losses, is_open=True, layout_settings=_layout(2, 2)),
+        workspaces.Section(name="Learning rate", panels=rates, is_open=True, layout_settings=_layout(2, 1)),
+        workspaces.Section(name="Overhead", panels=overhead, is_open=True, layout_settings=_layout(3, 2)),
+        workspaces.Section(name="Win rate", panels=[panels.MarkdownPanel(markdown=win_rates(comparison)), lowest],
+                           is_open=True, layout_settings=_layout(2, 1)),
+    ]  # fmt: skip
+
+
+def win_rates(comparison: Comparison) -> str:
+    """Markdown: how often each optimizer ended below the baseline at the same seed and length, and the verdict."""
+    base, *newcomers = comparison.standings
+    lines = [
+        f"**Against {comparison.baseline}**, from the run folders: W&B has no part in these figures.",
+        "",
+        f"| optimizer | ended lower | final loss | {' | '.join(f'speed-up in {title}' for title in TITLE.values())} |",
+        "|---" * (3 + len(TITLE)) + "|",
+        f"| {base.arm.label} | | {quantity.loss(base.loss, base.spread)} |" + " |" * len(TITLE),
+    ]
+    for each in newcomers:
+        won, met = wins(base.arm, each.arm)
+        share = f"{won} of {met}" if met else "never met"
+        cells = " | ".join(_cell(comparison, each, axis) for axis in TITLE)
+        lines.append(f"| {each.arm.label} | {share} | {quantity.loss(each.loss, each.spread)} | {cells} |")
+    return "\n".join([*lines, "", *(f"- **{warning}**" for warning in comparison.warnings)])
+
+
+def wins(base: Arm, arm: Arm) -> tuple[int, int]:
+    """Seeds and lengths at which an arm ended below the baseline's, and those that both have an outcome of.
+
+    A divergence is a defeat of whoever diverged; where both did, nobody won.
+    """
+
+    def outcomes(each: Arm) -> dict[tuple[int, int], float]:
+        return {
+            (run.seed, run.steps): float("inf") if run.final_loss is None else run.final_loss
+            for run in each.runs
+            if run.final_loss is not None or run.status == "diverged"
+        }
+
+    theirs, ours = outcomes(base), outcomes(arm)
+    met = theirs.keys() & ours.keys()
+    return sum(ours[place] < theirs[place] for place in met), len(met)
+
+
+def _runs(comparison: Comparison, study: str) -> workspaces.RunsetSettings:
+    """The study's runs, in groups of seeds, the best group first; an optimizer has the colour of its figures."""
+    styles = by_optimizer(comparison)
+    groups: dict[object, object] = {
+        (run.config.get("tracker") or {}).get("group") or group_of(run.config, study): styles[run.optimizer].color
+        for run in comparison.runs
+    }
+    return workspaces.RunsetSettings(
+        filters=workspaces.And(workspaces.Config("study") == study),
+        groupby=[workspaces.Metric(GROUP)],
+        order=[workspaces.Ordering(workspaces.Summary(f"{LOSS}.last"), ascending=True)],
+        pinned_columns=["run:displayName", "summary:status", f"summary:{LOSS}.min", f"summary:{LOSS}.last",
+                        "config:optimizer.value.lr", "config:steps", "config:seed"],
+        group_colors=groups,
+    )  # fmt: skip
+
+
+def _cell(comparison: Comparison, each: Standing, axis: str) -> str:
+    rows = [row for row in comparison.rows if (row.arm, row.axis, row.rule) == (each.arm.label, axis, "matched")]
+    words = [f"{row.speedup} {row.speedup.interval} {row.verdict or ''}".split() for row in rows if row.speedup.known]
+    return " ".join(words[0]) if words else ""
+
+
+def _bar(title: str, metrics: list[Any]) -> panels.BarPlot:
+    return panels.BarPlot(title=title, metrics=metrics, groupby=GROUP, groupby_aggfunc="mean", max_runs_to_show=SHOWN)
+
+
+def _layout(columns: int, rows: int) -> workspaces.SectionLayoutSettings:
+    return workspaces.SectionLayoutSettings(columns=columns, rows=rows)

@@ -1,0 +1,135 @@
+"""Everything that a verdict runs: the trials of a newcomer and of the baseline, then the runs that are compared."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+import optimizers
+from harness.compare.comparison import Comparison, compare
+from harness.config import CONFIGS, config_hash
+from harness.keywords import construct
+from harness.records import read_run
+from harness.sentence import nearest
+from harness.tuning.search import apply
+from harness.tuning.trials import Tuning, tuning_folder, tuning_of, with_tuning
+from optimizers.registry import ALLOW_TARGETS
+from scripts.claims import FREE
+from scripts.study.training import Training, train_all
+from scripts.tune import RUNS, Tuner, split, told
+
+SCALES = CONFIGS / "verdict.yaml"
+BASELINE = "adamw"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An entry of configs/verdict.yaml, which says what the keys mean."""
+
+    config: list[str]
+    steps: int
+    trials: int
+    seeds: list[int]
+    baseline: list[float]
+    newcomer: list[float]
+    may_say: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a verdict runs."""
+
+    name: str  # of the scale
+    scale: Scale
+    folder: Path  # of the compared runs; the trials are beside it
+    base: Tuner
+    newcomer: Tuner
+
+    @staticmethod
+    def of(word: str, name: str, arguments: Sequence[str]) -> "Study":
+        """Raises ValueError for whatever is wrong with the optimizer or the arguments, before anything is trained."""
+        scales: Any = OmegaConf.to_container(OmegaConf.load(SCALES))
+        if name not in scales:
+            raise ValueError(f"there is no scale {name!r} in {SCALES.name}: {nearest(name, scales)}")
+        scale: Scale = construct(Scale, scales[name], name)
+        own, rest = split(arguments)
+        if own["trials"] is not None:
+            raise ValueError(f"trials is fixed for both by the scale {name}: scripts.tune takes another number")
+        for override in rest:
+            key = override.lstrip("+").partition("=")[0]
+            if not any(key == free or key.startswith((f"{free}.", f"{free}/")) for free in FREE):
+                raise ValueError(f"{override} would change what the scale {name} fixes: give {', '.join(FREE)} alone")
+        ours = overrides_of(word)
+        common = [*scale.config, f"steps={scale.steps}", *rest]
+        # Named for what all its runs share: another commit's scale is another study.
+        draft = Tuner.of([*common, "study=verdict-draft", f"optimizer={BASELINE}"], scale.trials)
+        study = f"study=verdict-{name}-{config_hash(draft.values)[:8]}"
+        base = Tuner.of([*common, study, f"optimizer={BASELINE}"], scale.trials)
+        newcomer = Tuner.of([*common, study, *ours], scale.trials, own["ranges"])
+        if newcomer.optimizer == base.optimizer:
+            raise ValueError(f"{word} is the baseline itself: give another optimizer")
+        return Study(name, scale, RUNS / str(base.values["study"]), base, newcomer)
+
+    @property
+    def tuners(self) -> list[Tuner]:
+        return [self.base, self.newcomer]
+
+    def lengths(self, tuner: Tuner) -> list[int]:
+        """In updates."""
+        shares = self.scale.baseline if tuner is self.base else self.scale.newcomer
+        return sorted(round(share * self.scale.steps) for share in shares)
+
+    def compared(self, tuner: Tuner) -> list[Training]:
+        """The runs of an optimizer that the verdict is read from, with what was chosen for it."""
+        best = tuner.read().best
+        assert best is not None
+        chosen = apply(tuner.flat, best.settings)
+        return [
+            Training.of(tuner.values, {**chosen, "steps": steps, "seed": seed}, self.folder)
+            for steps in self.lengths(tuner)
+            for seed in self.scale.seeds
+        ]
+
+    def train(self, launcher: Sequence[str]) -> None:
+        """Whatever is left: the trials of both as one sweep, then the best ones again, then the runs to compare."""
+        trials = tuning_folder(self.folder)
+        for tuner in self.tuners:
+            tuner.begin()
+        train_all([run for tuner in self.tuners for run in tuner.trials()], trials, launcher)
+        train_all([run for tuner in self.tuners for run in tuner.again()], trials, launcher)
+        for tuner in self.tuners:
+            tuning, _ = tuner.choose()
+            print("\n".join(told(tuning)), flush=True)
+        train_all([run for tuner in self.tuners for run in self.compared(tuner)], self.folder, launcher)
+
+    def comparison(self) -> tuple[Comparison, dict[str, Tuning]]:
+        """Of the chosen runs alone, whatever else is in the folder."""
+        tunings = {o: t for o, t in tuning_of(self.folder).items() if o in [each.optimizer for each in self.tuners]}
+        runs = [read_run(run.folder) for tuner in self.tuners for run in self.compared(tuner)]
+        return with_tuning(compare(runs, self.base.optimizer), tunings), tunings
+
+
+def overrides_of(word: str) -> list[str]:
+    """train.py's overrides for what a person calls an optimizer: a name of configs/optimizer, or a class path."""
+    names = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml") if path.stem != "external")
+    if word in names:
+        return [f"optimizer={word}"]
+    if "." not in word:
+        raise ValueError(f"there is no optimizer {word!r}: {nearest(word, names)} A class is package.module.Class")
+    known = any(word.startswith(f"{prefix}.") for prefix in ALLOW_TARGETS)
+    trusted = [*ALLOW_TARGETS, *([] if known else [word.partition(".")[0]])]
+    info = optimizers.find("external", word, trusted)
+    given = ["optimizer=external", f"optimizer._target_={word}"]
+    rate = _default_rate(info.constructor)
+    given += [f"optimizer.lr={rate}"] if rate else []
+    return [*given, *([] if known else [f"allow_targets=[{','.join(trusted)}]"])]
+
+
+def _default_rate(constructor: Any) -> float | None:
+    """The rate that a class itself starts from: what its range is laid round."""
+    parameter = inspect.signature(constructor).parameters.get("lr")
+    rate = parameter.default if parameter else None
+    return float(rate) if isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0 else None

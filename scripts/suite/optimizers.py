@@ -1,0 +1,170 @@
+"""bench_suite's part optimizers: bench_optimizers on the shapes of whole models, an optimizer at a time."""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import device as devices
+from harness.config import CONFIGS
+from optimizers import list_optimizers
+from scripts.suite.folder import Cell, Deadline, Folder, commits, figure, markdown
+from scripts.suite.throughput import step_seconds
+
+FILE, TABLE = "optimizers.json", "optimizers.md"
+RESERVE = 10  # seconds that a call keeps for its tables
+# The order in which a short time is spent: what the papers' claims are about comes first.
+FIRST = ["soap", "sophia_g", "muon", "lion", "shampoo", "mkor", "kfac", "adahessian", "sophia_h", "lamb", "adamw"]
+# Other keywords than the YAML's: quicker ways to the same step, and GPU-only ones.
+WAYS: list[tuple[str, dict[str, str]]] = [
+    ("soap", {"stagger": "true"}),
+    ("soap", {"projection_dtype": "tf32"}),
+    ("soap", {"projection_dtype": "bfloat16"}),
+    ("soap", {"qr": "cholesky"}),
+    ("soap", {"gram": "triton"}),
+    ("soap", {"stagger": "true", "projection_dtype": "tf32", "qr": "cholesky", "gram": "triton"}),
+    ("shampoo", {"stagger": "true"}),
+    ("kfac", {"stagger": "true"}),
+]
+CUDA_ALONE = ("tf32", "triton")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """models: names of configs/model. context: tokens of a pass that hooks see. references: NAME=PATH of checkouts."""
+
+    models: list[str]
+    only: list[str]
+    vocabulary: int
+    context: int
+    rounds: int
+    references: list[str]
+    device: str
+    commit: str | None
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def units(self) -> list[dict[str, Any]]:
+        """What a row is of: model, optimizer, and as `way` other keywords than its YAML's; in order."""
+        names = [info.name for info in list_optimizers()]
+        ordered = [*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)]
+        wanted = [n for n in ordered if not self.only or n in self.only]
+        here = [(n, way) for n, way in WAYS if self.on_cuda or not any(v in CUDA_ALONE for v in way.values())]
+        ways = [(name, way) for name, way in here if name in wanted]
+        units = [*((name, dict[str, str]()) for name in wanted), *ways]
+        return [{"model": model, "optimizer": name, "way": way} for model in self.models for name, way in units]
+
+
+def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], None]) -> int:
+    """All that is missing, as far as the time goes; the file is whole after every optimizer. How many are left."""
+    identity = {
+        **{"context": plan.context, "vocabulary": plan.vocabulary, "device": devices.device_name(plan.device)},
+    }
+    book = folder.read(FILE, identity)
+    book.setdefault("rows", [])
+    book.setdefault("failures", [])
+    fresh = True  # nothing was measured in this call yet
+    left = [about for about in plan.units() if not done(about, book)]
+    for about in left:
+        model, optimizer, way = about["model"], about["optimizer"], about["way"]
+        if deadline.left < RESERVE + 30 and not fresh:
+            break
+        shown = " ".join([optimizer, *(f"{key}={value}" for key, value in way.items())])
+        say(f"{model}: {shown}")
+        try:
+            found = measure(plan, model, optimizer, way, deadline.left - RESERVE)
+            book["rows"] += [{**row, **about, "commit": plan.commit} for row in found]
+        except TimeoutError:
+            if not fresh:
+                break  # it gets a whole call, the next one
+            book["failures"].append({**about, "error": f"did not end within {deadline.minutes:g} minutes"})
+        except ValueError as error:
+            book["failures"].append({**about, "error": str(error)})
+        fresh = False
+        keep(book, folder)
+    keep(book, folder)
+    return sum(not done(about, book) for about in left)
+
+
+def done(about: Mapping[str, Any], book: Mapping[str, Any]) -> bool:
+    """Whether it was measured, or cannot be."""
+    return any(about.items() <= row.items() for row in [*book["rows"], *book["failures"]])
+
+
+def measure(plan: Plan, model: str, optimizer: str, way: dict[str, str], seconds: float) -> list[dict[str, Any]]:
+    """bench_optimizers' rows, measured in a process of its own. Raises TimeoutError, ValueError with its last words."""
+    shape = yaml.safe_load((CONFIGS / "model" / f"{model}.yaml").read_text(encoding="utf-8"))
+    given = [r for r in plan.references if r.partition("=")[0] == optimizer]
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "rows.json"
+        line = [
+            sys.executable, "-m", "scripts.bench_optimizers", "--only", optimizer, "--json", str(file),
+            "--layers", str(shape["layers"]), "--width", str(shape["width"]), "--vocabulary", str(plan.vocabulary),
+            "--tokens", str(plan.context), "--rounds", str(plan.rounds), "--device", plan.device,
+        ]  # fmt: skip
+        line += [word for key, value in way.items() for word in ("--set", f"{optimizer}.{key}={value}")]
+        line += [word for reference in given for word in ("--reference", reference)]
+        process = subprocess.Popen(
+            line, cwd=CONFIGS.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            _, words = process.communicate(timeout=max(1.0, seconds))
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        if process.returncode:
+            raise ValueError((words.strip().splitlines() or ["it ended without a word"])[-1][:300])
+        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    # With other keywords than its YAML's, ours alone: the references stand beside the plain one.
+    return [row for row in rows if not way or row["implementation"].startswith("halfstep")]
+
+
+def keep(book: dict[str, Any], folder: Folder) -> None:
+    """Write the file and the table; the share of a step as soon as the part train has measured one."""
+    for row in book["rows"]:
+        step = step_seconds(folder, row["model"])
+        spent = row["amortised_ms"] + (row["hooks_ms_per_step"] or 0.0)
+        row["share_of_step"] = spent / 1e3 / step if step else None
+    folder.write(FILE, book)
+    folder.write_table(TABLE, table(book))
+
+
+def table(book: dict[str, Any]) -> str:
+    identity = book["identity"]
+    text = (
+        f"# Optimizer steps on {identity['device']}\n\n"
+        f"Whole models, an embedding of {identity['vocabulary']} rows included; commit "
+        f"{commits(book['rows'])}. Milliseconds of a plain step, of one that refreshes, and of the mean over a period; "
+        "that mean beside fused AdamW's, measured in turns with it (lowest to highest); with the hooks' time, as a "
+        "share of halfstep's whole update with AdamW. Gradients and curvature estimates are given.\n\n"
+    )
+    columns: dict[str, Cell] = {
+        "model": "model", "optimizer": lambda row: " ".join([row["optimizer"], *_words(row["way"])]),
+        "by": "implementation", "plain ms": figure("plain_ms", 2), "refresh ms": figure("refresh_ms", 2),
+        "mean ms": figure("amortised_ms", 2), "x AdamW": lambda row: f"{row['ratio']['median']:.3g}",
+        "range": lambda row: f"{row['ratio']['low']:.3g} to {row['ratio']['high']:.3g}",
+        "worst/mean": figure("worst_over_mean", 2), "hooks ms": figure("hooks_ms_per_step", 2),
+        "of a step": figure("share_of_step", 2, 100, " %"),
+        "state bytes per parameter": figure("state_bytes_per_parameter", 1),
+    }  # fmt: skip
+    text += markdown(columns, book["rows"])
+    if book["failures"]:
+        told = [(f["model"], " ".join([f["optimizer"], *_words(f["way"])]), f["error"]) for f in book["failures"]]
+        text += "\n" + "".join(f"- {model}, {name}: {error}\n" for model, name, error in told)
+    return text
+
+
+def _words(way: dict[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in way.items()]

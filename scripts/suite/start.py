@@ -1,0 +1,92 @@
+"""What train.py itself takes beside training: the time to the first update, cold and warm, and input and logging."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.config import CONFIGS
+from scripts.suite.folder import Deadline
+
+LOGGED = 10  # updates between rows, as in configs/train.yaml
+UPDATES = 3 * LOGGED + 1
+POLL = 0.005  # seconds
+
+
+def measure_start(
+    model: str, tokens: int, context: int, device: str, scratch: Path, deadline: Deadline
+) -> list[dict[str, Any]]:
+    """Rows of a run with an empty compiler cache, and of the same run again.
+
+    The first update is over when its row is in metrics.jsonl, with the first evaluation before it. The shares are of
+    the counted seconds, from row to row, after the first LOGGED updates.
+
+    Raises TimeoutError where the deadline comes first.
+    """
+    data = [f"tokens={8 * tokens}", f"val_tokens={16 * context}", f"dir={scratch / 'data'}"]
+    subprocess.run([sys.executable, "-m", "scripts.prepare", "synthetic", *data], cwd=CONFIGS.parent, check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    line = [
+        sys.executable, str(CONFIGS.parent / "train.py"), f"model={model}", "data=synthetic", "tracker=none",
+        *(f"data.{key}" for key in data),
+        f"batch.tokens={tokens}", f"context={context}", f"device={device}", f"eval.tokens={context}", "study=start",
+        "eval.every=1000000", "checkpoint.every=null", f"log.every={LOGGED}", f"steps={UPDATES}",
+    ]  # fmt: skip
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
+    found = []
+    for cache, last in [("cold", 0), ("warm", UPDATES)]:
+        place = scratch / cache
+        seconds = _train([*line, f"run_dir={place}"], place, environment, last, deadline)
+        rows = _rows(place)
+        row = {"model": model, "cache": cache, "first_update_seconds": seconds,
+               "compile_seconds": rows[0].get("seconds/compile")}  # fmt: skip
+        settled = [each for each in rows if each["step"] >= LOGGED and each["step"] % LOGGED == 0]
+        if len(settled) > 1:
+            total, data_wait, log = (
+                settled[-1].get(f"seconds/{part}", 0) - settled[0].get(f"seconds/{part}", 0)
+                for part in ("total", "data", "log")
+            )
+            row |= {"input_share": data_wait / total, "log_share": log / total}
+        found.append(row)
+    return found
+
+
+def _train(line: list[str], place: Path, environment: dict[str, str], last: int, deadline: Deadline) -> float:
+    """Run it until the row of step `last` is there; seconds from the command to its first row."""
+    begun, first = time.perf_counter(), None
+    with (
+        tempfile.TemporaryFile("w+") as words,
+        subprocess.Popen(
+            line, env=environment, stdout=subprocess.DEVNULL, stderr=words, start_new_session=True
+        ) as process,
+    ):
+        try:
+            while process.poll() is None:
+                if first is None and _rows(place):
+                    first = time.perf_counter() - begun
+                if first is not None and _rows(place)[-1]["step"] >= last:
+                    break
+                if deadline.left <= 0:
+                    raise TimeoutError
+                time.sleep(POLL)
+            if process.returncode:
+                words.seek(0)
+                raise ValueError(f"train.py did not run: {words.read().strip()}")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return time.perf_counter() - begun if first is None else first
+
+
+def _rows(place: Path) -> list[dict[str, Any]]:
+    """The whole lines of its metrics.jsonl."""
+    try:
+        text = (place / "metrics.jsonl").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [json.loads(row) for row in text[: text.rfind("\n") + 1].splitlines()]
