@@ -21,8 +21,8 @@ from harness import device as devices
 from harness.config import CONFIGS
 from harness.sentence import nearest, one_sentence
 from optimizers import list_optimizers
-from scripts.bench_optimizers import pairs
-from scripts.claims import FREE
+from scripts.bench.pairs import pairs
+from scripts.study.sweep import refuse_fixed
 from scripts.suite import claims as suite_claims
 from scripts.suite import optimizers as suite_optimizers
 from scripts.suite import throughput
@@ -90,9 +90,7 @@ def claims(options: argparse.Namespace, device: str, folder: Folder, commit: str
     for name in only:
         if name not in known:
             raise ValueError(f"--only: {name} is none of the claims here; {nearest(name, known)}")
-    for key in (override.lstrip("+").partition("=")[0] for override in options.set):
-        if not any(key == free or key.startswith((f"{free}.", f"{free}/")) for free in FREE):
-            raise ValueError(f"--set {key} would change what the claims fix: give {', '.join(FREE)} alone")
+    refuse_fixed(options.set, "a claim")
     scale = options.scale or ("tiny" if options.rehearse else "small")
     data = suite_claims.check_data(options.data)
     rates = {}

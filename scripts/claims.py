@@ -15,10 +15,8 @@ table read folders only: a smoke's runs count as the first of the whole claim's.
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -29,13 +27,10 @@ from harness.claims.claim import Claim
 from harness.claims.claim_file import SCALES, find_claim, list_claims
 from harness.claims.planned import Planned, planned, read_studies, sort_runs
 from harness.claims.verdict import verify
-from harness.config import CONFIGS
 from harness.sentence import nearest, one_sentence
 from scripts.pages.claim_table import FORMATS, as_json, render, show
-
-RUNS = Path("results/runs")
-# What a person may choose for a run of a claim: where and how it is computed, kept and watched, and nothing else.
-FREE = ("launcher", "tracker", "checkpoint", "device", "dtype", "compile", "batch.micro", "data.dir", "hydra")
+from scripts.study.sweep import RUNS, command, refuse_fixed
+from scripts.study.sweep import run as run_sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,10 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(claim: Claim, scale: str, parts: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]) -> int:
     """Train what is left of a claim as one sweep, the longest runs first; train.py's exit code."""
-    for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
-        if not any(key == free or key.startswith((f"{free}.", f"{free}/")) for free in FREE):
-            raise ValueError(f"{override} would change what {claim.path} fixes: run takes {', '.join(FREE)} alone")
+    refuse_fixed(overrides, str(claim.path))
     from scripts.study.claim_cost import check_arms
 
     check_arms(claim, scale, parts)
@@ -83,19 +75,9 @@ def run(claim: Claim, scale: str, parts: Sequence[str], seeds: Sequence[int], ov
     print(f"{claim.name}, scale {scale}: {len(left)} of {len(jobs)} runs to do{also}", flush=True)
     if not left:
         return 0
-    sweep = RUNS / f"{claim.name}-{scale}" / ".sweeps" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    (sweep / "experiment").mkdir(parents=True, exist_ok=True)
-    for job in left:
-        (sweep / "experiment" / f"{job.name}.yaml").write_text(job.experiment(), encoding="utf-8")
-    names = ",".join(job.name for job in sorted(left, key=lambda job: -job.steps))
-    line = [sys.executable, str(CONFIGS.parent / "train.py"), "-m", f"experiment={names}", "resume=true", *overrides]
-    line += [f"hydra.searchpath=[{json.dumps(f'file://{sweep.resolve()}')}]", f"hydra.sweep.dir={sweep}"]
-    process = subprocess.Popen(line)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # the sweep has it from the terminal too, and is stopping its runs
-            continue
+    left.sort(key=lambda job: -job.steps)
+    line, _ = command({job.name: job.experiment() for job in left}, RUNS / f"{claim.name}-{scale}", overrides)
+    return run_sweep(line)
 
 
 def print_list(console: Console) -> None:

@@ -34,9 +34,9 @@ from scripts import report
 from scripts.pages import tuning_figure
 from scripts.study.conformance import Row as Check
 from scripts.study.conformance import conformance
+from scripts.study.tuner import Tuner, launcher_of
 from scripts.study.verdict_plan import print_plan
 from scripts.study.verdict_study import BASELINE, Study
-from scripts.tune import Tuner, launcher_of
 from train import check_optimizer
 
 VERDICTS = Path("results/verdicts")

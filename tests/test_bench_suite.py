@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.head import block_rows
-from scripts import bench_suite, bench_train
+from scripts import bench_suite
 from scripts.bench import side
 from scripts.bench.contenders import Contender, Halfstep
 from scripts.suite import throughput, track3
@@ -45,7 +45,7 @@ class Here:
             raise TimeoutError
         if self.contender.setting.head_rows in Here.broken:
             raise ValueError("RuntimeError: it cannot")
-        bench_train.contender = self.contender
+        side.contender = self.contender
         return function(*arguments)
 
 
@@ -227,7 +227,7 @@ def test_track3_is_read_from_its_lines_and_stopped(tmp_path):
         (["--part", "claims", "--data", "data.files=x"], "--data: the first must be data=NAME"),
         (["--part", "claims", "--data", "data=local", "steps=3"], "--data steps is no key of a corpus"),
         (["--part", "claims", "--rates", "adamw=fast"], "--rates adamw=fast: give a learning rate"),
-        (["--part", "claims", "--set", "steps=3"], "--set steps would change what the claims fix"),
+        (["--part", "claims", "--set", "steps=3"], "steps=3 would change what a claim fixes"),
     ],
 )
 def test_bad_input_is_one_sentence(given, said, tmp_path, capsys):

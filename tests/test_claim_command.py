@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -135,8 +134,7 @@ def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
     assert hooked.optimizer > 0
 
     lines = []
-    sweep = SimpleNamespace(wait=lambda: 3)
-    monkeypatch.setattr("scripts.claims.subprocess", SimpleNamespace(Popen=lambda line: lines.append(line) or sweep))
+    monkeypatch.setattr("scripts.claims.run_sweep", lambda line: lines.append(line) or 3)
     assert ended(["run", str(path), "--seeds", "2", "launcher=local"]) == 3
     assert "twice, scale tiny: 4 of 8 runs to do" in capfd.readouterr().out
     names = ["only-old-T8-s5", "only-new-T8-s5", "only-far-T8-s5", "only-old-T4-s5"]

@@ -20,7 +20,7 @@ from scripts import report, tune
 from scripts.pages import tuning_figure
 from scripts.publish import publish
 from scripts.study.training import Training, train_all
-from scripts.tune import Tuner
+from scripts.study.tuner import SEED, Tuner
 from tests.command import ROOT, environment
 from tests.study import compared, write_run, write_study
 from tests.tuned import Pretended
@@ -100,7 +100,7 @@ def test_the_choice_is_the_best_at_full_length_and_its_overrides_make_that_very_
     assert tuning.flops == pytest.approx(6 * 100 * 1e9 + 3 * 200 * 1e9)
 
     choice = yaml.safe_load((here / "results/runs/mine-tuning/soap/tuned.yaml").read_text())
-    values = composed([*SMALL, *choice["overrides"], f"seed={tune.SEED}"])
+    values = composed([*SMALL, *choice["overrides"], f"seed={SEED}"])
     assert config_hash(values)[:8] == choice["run"][-8:]
     assert choice["loss"] == tuning.loss
     assert choice["trials"] == 6

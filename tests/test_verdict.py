@@ -12,8 +12,8 @@ from scripts import verdict
 from scripts.study import verdict_study
 from scripts.study.conformance import Row as Check
 from scripts.study.conformance import conformance
+from scripts.study.tuner import Tuner
 from scripts.study.verdict_study import SCALES, Study, overrides_of
-from scripts.tune import Tuner
 from tests.tuned import Pretended
 from train import check_optimizer
 

@@ -1,20 +1,17 @@
 """Runs that a program plans, each a whole config: what is left of them goes through train.py's own sweep."""
 
 import copy
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from harness.config import CONFIGS, config_hash, default_run_dir, parse
+from harness.config import config_hash, default_run_dir, parse
 from harness.records import read_run
-from harness.sweep.process import die_with_parent
+from scripts.study.sweep import command, run
 
 GROUPS = ("model", "data", "optimizer", "schedule", "tracker")  # whose options the config has in it already
 OF_THE_SWEEP = ("launcher", "hydra")
@@ -82,25 +79,11 @@ def train_all(trainings: Sequence[Training], study: Path, overrides: Sequence[st
     left = sorted((each for each in trainings if not each.ended), key=lambda each: -each.tokens)
     if not left:
         return
-    sweep = study / ".sweeps" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    (sweep / "experiment").mkdir(parents=True)
-    for each in left:
-        (sweep / "experiment" / f"{each.name}.yaml").write_text(each.experiment(), encoding="utf-8")
-    names = ",".join(each.name for each in left)
-    line = [sys.executable, str(CONFIGS.parent / "train.py"), "-m", f"experiment={names}", "resume=true", *overrides]
-    line += [f"hydra.searchpath=[file://{sweep.resolve()}]", f"hydra.sweep.dir={sweep}"]
-    if (code := _waited(subprocess.Popen(line, preexec_fn=die_with_parent))) == 130:
+    line, folder = command({each.name: each.experiment() for each in left}, study, overrides)
+    if (code := run(line)) == 130:
         raise SystemExit(130)
     if failed := [each for each in left if not each.ended]:
         raise ValueError(
             f"{len(failed)} of {len(left)} runs did not end (exit code {code}), {failed[0].folder} for one: "
-            f"{sweep / 'jobs.jsonl'} says why; the same command goes on"
+            f"{folder / 'jobs.jsonl'} says why; the same command goes on"
         )
-
-
-def _waited(process: subprocess.Popen[bytes]) -> int:
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # the sweep has it from the terminal too, and is stopping its runs
-            continue

@@ -12,8 +12,8 @@ from harness.config import parse
 from harness.device import device_name, resolve_device
 from harness.sweep.local import cores, visible_gpus
 from scripts.study.claim_cost import Cost, cost_of
+from scripts.study.tuner import AGAIN, Tuner
 from scripts.study.verdict_study import Study
-from scripts.tune import AGAIN, Tuner
 
 START = {"cpu": 8.0, "cuda": 30.0}  # seconds of a run that are not training: imports, the corpus, on CUDA the compiler
 

@@ -17,9 +17,9 @@ from harness.sentence import nearest
 from harness.tuning.search import apply
 from harness.tuning.trials import Tuning, tuning_folder, tuning_of, with_tuning
 from optimizers.registry import ALLOW_TARGETS
-from scripts.claims import FREE
+from scripts.study.sweep import RUNS, refuse_fixed
 from scripts.study.training import Training, train_all
-from scripts.tune import RUNS, Tuner, split, told
+from scripts.study.tuner import Tuner, split, told
 
 SCALES = CONFIGS / "verdict.yaml"
 BASELINE = "adamw"
@@ -58,10 +58,7 @@ class Study:
         own, rest = split(arguments)
         if own["trials"] is not None:
             raise ValueError(f"trials is fixed for both by the scale {name}: scripts.tune takes another number")
-        for override in rest:
-            key = override.lstrip("+").partition("=")[0]
-            if not any(key == free or key.startswith((f"{free}.", f"{free}/")) for free in FREE):
-                raise ValueError(f"{override} would change what the scale {name} fixes: give {', '.join(FREE)} alone")
+        refuse_fixed(rest, f"the scale {name}")
         ours = overrides_of(word)
         common = [*scale.config, f"steps={scale.steps}", *rest]
         # Named for what all its runs share: another commit's scale is another study.

@@ -7,7 +7,6 @@ that is first in line is begun in any case, and goes on in the next call from it
 import math
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,11 +19,10 @@ from harness.claims.claim import Claim
 from harness.claims.claim_file import find_claim
 from harness.claims.planned import Planned, planned, read_studies, sort_runs
 from harness.claims.verdict import verify
-from harness.config import CONFIGS
 from harness.records import Run
-from scripts.claims import RUNS
 from scripts.pages.claim_table import as_json, render
 from scripts.study.claim_cost import check_arms
+from scripts.study.sweep import RUNS, command
 from scripts.suite.folder import Cell, Deadline, Folder, figure, markdown
 
 FILE, TABLE = "claims.json", "claims.md"
@@ -155,13 +153,8 @@ def choose(
 
 def sweep(jobs: Sequence[Planned], overrides: Sequence[str], deadline: Deadline) -> bool:
     """Train them, one after another in one process, until they end or the time does; False where it did, or Ctrl-C."""
-    place = RUNS / "suite" / ".sweeps" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    (place / "experiment").mkdir(parents=True)
-    names = [f"{job.claim.name}-{job.name}" for job in jobs]
-    for name, job in zip(names, jobs, strict=True):
-        (place / "experiment" / f"{name}.yaml").write_text(job.experiment(), encoding="utf-8")
-    line = [sys.executable, str(CONFIGS.parent / "train.py"), "-m", f"experiment={','.join(names)}", "resume=true"]
-    line += [*overrides, f"hydra.searchpath=[file://{place.resolve()}]", f"hydra.sweep.dir={place}"]
+    named = {f"{job.claim.name}-{job.name}": job.experiment() for job in jobs}
+    line, place = command(named, RUNS / "suite", overrides)
     process = subprocess.Popen(line, preexec_fn=_heed_interrupts)
     try:
         code = process.wait(max(1.0, deadline.left - RESERVE))

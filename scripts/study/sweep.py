@@ -1,0 +1,48 @@
+"""A sweep of runs that a program plans: each is an experiment of Hydra's, and train.py's own `-m` turns them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from harness.config import CONFIGS
+from harness.sweep.process import die_with_parent
+
+RUNS = Path("results/runs")
+# What a person may choose for runs whose file fixes the rest: where and how they are computed, kept and watched.
+FREE = ("launcher", "tracker", "checkpoint", "device", "dtype", "compile", "batch.micro", "data.dir", "hydra")
+
+
+def refuse_fixed(overrides: Sequence[str], fixed_by: str) -> None:
+    """Raises ValueError where an override would change what a file fixes for its runs."""
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        if not any(key == free or key.startswith((f"{free}.", f"{free}/")) for free in FREE):
+            raise ValueError(f"{override} would change what {fixed_by} fixes: give {', '.join(FREE)} alone")
+
+
+def command(experiments: Mapping[str, str], study: Path, overrides: Sequence[str]) -> tuple[list[str], Path]:
+    """The command line that trains them in their order, and the folder of the sweep, made below `study`.
+
+    experiments: the text of a YAML by its name. overrides: launcher's and Hydra's keys, and others for every run.
+    """
+    folder = study / ".sweeps" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    (folder / "experiment").mkdir(parents=True)
+    for name, text in experiments.items():
+        (folder / "experiment" / f"{name}.yaml").write_text(text, encoding="utf-8")
+    line = [sys.executable, str(CONFIGS.parent / "train.py"), "-m", f"experiment={','.join(experiments)}"]
+    place = json.dumps(f"file://{folder.resolve()}")
+    line += ["resume=true", *overrides, f"hydra.searchpath=[{place}]", f"hydra.sweep.dir={folder}"]
+    return line, folder
+
+
+def run(line: Sequence[str]) -> int:
+    """Its exit code. Ctrl-C reaches the sweep too, which stops its runs and ends with 130."""
+    process = subprocess.Popen(line, preexec_fn=die_with_parent)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
