@@ -4,8 +4,8 @@
     python -m scripts.make_tables --check   # writes nothing; exit code 2 if one differs
 
 A study's table is results/<study>/table.md. A claim's are results/claims/<claim>-<scale>.md, .tex and .csv, out of the
-studies results/<claim>-<scale>-<part>. In README a table stands between two comments,
-`<!-- results/<study>/table.md -->` and `<!-- end -->`.
+studies results/<claim>-<scale>-<part>; a line on each of them is in results/claims/verdicts.md. In README a table
+stands between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from harness.config import CONFIGS
 from harness.quantity import AXIS, TITLE, loss
 from harness.records import find_runs
 from harness.sentence import one_sentence
-from scripts.pages.claim_table import render
+from scripts.pages.claim_table import overview, render
 from scripts.pages.grid import Grid, markdown
 from scripts.publish import UNKEPT
 
@@ -47,15 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def tables(root: Path) -> dict[Path, str]:
     """Every table below `root`, as its runs make it: README's last."""
     results, found = root / "results", {}
-    claimed = set()
+    claimed, verdicts = set(), []
     for claim in list_claims():
         for scale in SCALES:
             parts = [part for part in claim.scale(scale).parts if has_runs(results / claim.study(scale, part))]
             claimed |= {claim.study(scale, part) for part in parts}
             if parts:
                 verdict = verify(claim, scale, parts, claim.scale(scale).seeds, results)
+                verdicts.append(verdict)
                 for ending, form in FORMS.items():
                     found[results / "claims" / f"{claim.name}-{scale}.{ending}"] = render(verdict, form)
+    if verdicts:
+        found[results / "claims" / "verdicts.md"] = markdown(overview(verdicts)) + "\n"
     for study in sorted(path for path in results.iterdir() if path.is_dir() and path.name not in claimed):
         if published(study) and has_runs(study):
             found[study / "table.md"] = study_table(study)

@@ -9,6 +9,7 @@ evaluations and checkpoints in it; the seconds are training time alone, as the c
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     with one_sentence():
         runs = find_runs(options.folder)
-    Console().print(runs_table([row_of(run.name, run) for run in runs]))
+    width = None if sys.stdout.isatty() else 160  # a file or a pipe has no edge at which to break names
+    Console(width=width).print(runs_table([row_of(run.name, run) for run in runs]))
 
 
 def watch(folder: Path) -> None:

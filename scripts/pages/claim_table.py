@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -63,6 +63,19 @@ def statements_grid(verdict: Verdict) -> Grid:
         rows.append([*head, *cells, each.verdict])
     header = ["part", "statement", "claimed", *(TITLE.get(column, "measured") for column in columns), "verdict"]
     return Grid("The statements, with 95 % intervals; the first of each part decides", header, rows)
+
+
+def overview(verdicts: Sequence[Verdict]) -> Grid:
+    """A line for each claim, scale and part: the statement that decides, and what came of it."""
+    rows = []
+    for verdict in verdicts:
+        for part in verdict.words:
+            first = next(each for each in verdict.findings if each.part == part)
+            axis = "" if "" in first.measured else first.statement.axis
+            name = f"{verdict.claim.name}, {verdict.scale.name}"
+            said = f"{first.statement.says} ({claimed(verdict, first.statement)})"
+            rows.append([name, part or "across", said, _estimate(verdict, first, axis), first.verdict])
+    return Grid("Claims, with 95 % intervals", ["claim, scale", "part", "claimed", "came out", "verdict"], rows)
 
 
 def claimed(verdict: Verdict, statement: Statement) -> str:
@@ -128,7 +141,8 @@ def render(verdict: Verdict, form: str) -> str:
         return "\n".join([*(f"% {remark}" for remark in remarks), *map(latex, grids)])
     head = f"**{verdict.claim.name}, scale {verdict.scale.name}.** {verdict.claim.sentence} ({verdict.claim.source})"
     warnings = [f"- **warning: {warning}**" for warning in verdict.warnings]
-    tail = [f"- {line}" for line in [*summary(verdict), *notes(verdict)]]
+    again = f"`python -m scripts.claims run {verdict.claim.name} --scale {verdict.scale.name}` makes the runs again"
+    tail = [f"- {line}" for line in [*summary(verdict), *notes(verdict), again]]
     parts = [head, *(["\n".join(warnings)] if warnings else []), *map(markdown, grids), "\n".join(tail)]
     return "\n\n".join(parts) + "\n"
 
