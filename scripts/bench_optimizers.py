@@ -32,9 +32,10 @@ from harness.run_folder import git_state, versions
 from harness.sentence import nearest, one_sentence
 from optimizers import OptimizerInfo, list_optimizers
 from optimizers.kernels import compile_kernels, kernels_run
+from scripts.bench.pairs import pairs
 from scripts.bench.references import find_references
 from scripts.bench.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
-from scripts.bench_train import spread
+from scripts.bench.timing import spread
 
 Rows = list[dict[str, Any]]
 
@@ -126,13 +127,6 @@ def read_options(
         wanted.append((known[name], keywords))
     shape = Shape(options.layers, options.width, options.vocabulary, options.tokens)
     return shape, devices.resolve_device(options.device), checkouts, wanted
-
-
-def pairs(given: Sequence[str], option: str, form: str) -> list[tuple[str, str]]:
-    parted = [text.partition("=") for text in given]
-    if wrong := next((a + b for a, b, c in parted if not a or not c), None):
-        raise ValueError(f"{option} {wrong}: give it as {option} {form}")
-    return [(a, c) for a, _, c in parted]
 
 
 def measure(

@@ -12,26 +12,25 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from harness import device as devices
 from harness.sentence import one_sentence
+from scripts.bench import side
 from scripts.bench.contenders import Contender, Halfstep, NanoGPT, Setting, find_model
+from scripts.bench.parts import floors
+from scripts.bench.side import Side
+from scripts.bench.timing import best_products, spread
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,17 +103,17 @@ def measure(
     Each side lives in a process of its own, with its own switches and its own memory, and rests while the other runs.
     """
     with ExitStack() as stack:
-        sides = {name: stack.enter_context(alone(make)) for name, make in makers.items()}
+        sides = {name: stack.enter_context(Side(make)) for name, make in makers.items()}
         steps = {}
-        for name, side in sides.items():
-            side.submit(turn, 3).result()  # warm up, and compile
-            steps[name] = max(1, round(3 * seconds / side.submit(turn, 3).result()))
+        for name, one in sides.items():
+            one.ask(None, side.turn, 3)  # warm up, and compile
+            steps[name] = max(1, round(3 * seconds / one.ask(None, side.turn, 3)))
         rates: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(rounds):
-            for name, side in sides.items():
-                rates[name].append(steps[name] * setting.batch_tokens / side.submit(turn, steps[name]).result())
+            for name, one in sides.items():
+                rates[name].append(steps[name] * setting.batch_tokens / one.ask(None, side.turn, steps[name]))
         ours = sides["halfstep"]
-        about, peak = ours.submit(describe).result(), ours.submit(best_products, setting).result()
+        about, peak = ours.ask(None, side.about), ours.ask(None, best_products, setting)
         result: dict[str, Any] = {
             "setting": setting.json(),
             "machine": {**devices.describe(setting.device), "matmul_peak": peak, "kernels": about["kernels"]},
@@ -122,114 +121,12 @@ def measure(
             "share_of_peak": {
                 name: statistics.median(values) * about["flops_per_token"] / peak for name, values in rates.items()
             },
-            "parts": {name: side.submit(parts, setting, max(rates[name])).result() for name, side in sides.items()},
+            "parts": {name: one.ask(None, side.parts, max(rates[name])) for name, one in sides.items()},
             "floor": floors(setting, about["flops_per_token"], peak),
         }
     if "nanoGPT" in rates:
         result["ratio"] = spread([a / b for a, b in zip(rates["halfstep"], rates["nanoGPT"], strict=True)])
     return result
-
-
-def alone(make: Callable[[], Contender]) -> ProcessPoolExecutor:
-    """A process that holds one contender, for the functions below to be submitted to."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=enter, initargs=(make,))
-
-
-contender: Contender  # of this process
-
-
-def enter(make: Callable[[], Contender]) -> None:
-    global contender
-    contender = make()
-
-
-def turn(steps: int) -> float:
-    return contender.turn(steps)
-
-
-def describe() -> dict[str, Any]:
-    return {"kernels": contender.kernels, "flops_per_token": contender.flops_per_token}
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def best_products(setting: Setting) -> float:
-    """FLOP/s of the fastest of a few matrix products, with halfstep's kernels, in the run's dtype."""
-    best = 0.0
-    for n in (512, 1024, 2048, 4096 if setting.device == "cpu" else 8192):
-        a, b = (torch.randn(n, n, device=setting.device, dtype=setting.dtype) for _ in range(2))
-        best = max(best, 2 * n**3 / timed(setting, partial(torch.matmul, a, b)))
-    return best
-
-
-def parts(setting: Setting, rate: float) -> dict[str, float]:
-    """Seconds per update of each part, timed alone at its best; `rest` is what they leave of the fastest turn's."""
-    passes = setting.sequences // setting.micro
-    found = {
-        "linear layers": passes * sum(linear(setting, layer) for layer in contender.linear_layers()),
-        "attention": passes * setting.layers * attention(setting),
-        "head and loss": passes * head_and_loss(setting),
-        "clip and update": timed(setting, contender.update),
-    }
-    return {**found, "rest": setting.batch_tokens / rate - sum(found.values())}
-
-
-def linear(setting: Setting, layer: nn.Linear) -> float:
-    x = torch.randn(setting.micro * setting.context, layer.in_features, device=setting.device, requires_grad=True)
-    return both_ways(setting, lambda: layer(x), [x, *layer.parameters()])
-
-
-def attention(setting: Setting) -> float:
-    """Of one block, with the copies that its layout costs: the heads lie side by side in (B, T, 3 width)."""
-    shape = (setting.micro, setting.context, 3 * setting.width)
-    qkv = torch.randn(shape, device=setting.device, requires_grad=True)
-
-    def forward() -> torch.Tensor:
-        q, k, v = (x.unflatten(2, (setting.heads, -1)).transpose(1, 2) for x in qkv.split(setting.width, 2))
-        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return y.transpose(1, 2).reshape(setting.micro, setting.context, setting.width)
-
-    return both_ways(setting, forward, [qkv])
-
-
-def head_and_loss(setting: Setting) -> float:
-    rows = setting.micro * setting.context
-    x = torch.randn(rows, setting.width, device=setting.device, requires_grad=True)
-    targets = torch.randint(setting.vocabulary, (rows,), device=setting.device)
-    return both_ways(setting, lambda: contender.head_loss(x, targets), [x, contender.embedding])
-
-
-def both_ways(setting: Setting, forward: Callable[[], torch.Tensor], leaves: Sequence[torch.Tensor]) -> float:
-    """Seconds of a forward and backward pass."""
-
-    def run() -> None:
-        with setting.autocast():
-            y = forward()
-        torch.autograd.grad(y, leaves, torch.ones_like(y))
-
-    return timed(setting, run)
-
-
-def timed(setting: Setting, function: Callable[[], Any], repeats: int = 10) -> float:
-    """Seconds of a call, the least of a few: on a machine that is shared, the one that was disturbed the least."""
-    seconds = []
-    for _ in range(repeats):
-        setting.wait()
-        start = time.perf_counter()
-        function()
-        setting.wait()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def floors(setting: Setting, flops_per_token: int, peak: float) -> dict[str, float]:
-    """Seconds per update that the matrix products of each part would take at the machine's best."""
-    attention = 12 * setting.layers * setting.width * setting.context
-    head = 6 * setting.vocabulary * setting.width
-    flops = {"linear layers": flops_per_token - attention - head, "attention": attention, "head and loss": head}
-    return {name: setting.batch_tokens * value / peak for name, value in flops.items()}
 
 
 def show(result: dict[str, Any], console: Console) -> None:

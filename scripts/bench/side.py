@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from harness.device import peak_memory
-from scripts import bench_train
 from scripts.bench.contenders import LOG_EVERY, Contender, Setting
+from scripts.bench.parts import parts as parts_of
 
 Make = Callable[[], Contender]
 
@@ -33,10 +33,10 @@ class Side:
         self._process.start()
         there.close()
 
-    def ask(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    def ask(self, seconds: float | None, function: Callable[..., Any], *arguments: Any) -> Any:
         """What the function returns there. Raises TimeoutError after so many seconds, ValueError where it fails."""
         self._here.send((function, arguments))
-        if not self._here.poll(max(0.0, seconds)):
+        if not self._here.poll(None if seconds is None else max(0.0, seconds)):
             raise TimeoutError
         try:
             good, value = self._here.recv()
@@ -57,9 +57,10 @@ class Side:
 
 
 def _serve(pipe: Connection, make: Make) -> None:
+    global contender
     failure = None
     try:
-        bench_train.enter(make)
+        contender = make()
     except Exception as error:
         failure = _told(error)
     while True:
@@ -79,6 +80,8 @@ def _told(error: Exception) -> str:
 
 
 # What is asked: these run in the process.
+
+contender: Contender
 
 
 def fitting(make: Callable[[Setting], Contender], setting: Setting, micros: Sequence[int]) -> Contender:
@@ -104,7 +107,7 @@ def _tried(make: Callable[[Setting], Contender], setting: Setting) -> Contender 
 
 def turn(steps: int) -> float:
     """Seconds of so many updates; the memory that is free then is left to the others."""
-    one = bench_train.contender
+    one = contender
     if not one.setting.device.startswith("cuda"):
         return one.turn(steps)
     one.turn(1)  # gets its memory back
@@ -121,13 +124,18 @@ _peak: int | None = None
 
 def about() -> dict[str, Any]:
     """What a row says beside the rate."""
-    one = bench_train.contender
+    one = contender
     peak = _peak if _peak is not None else peak_memory(one.setting.device)
     setting = one.setting
     flops = one.flops_per_token or _flops_per_token(setting)
     return {
-        "micro_batch": setting.micro, "peak_bytes": peak, "syncs_per_update": syncs(), "flops_per_token": flops
+        "micro_batch": setting.micro, "peak_bytes": peak, "syncs_per_update": syncs(), "flops_per_token": flops,
+        "kernels": one.kernels,
     }  # fmt: skip
+
+
+def parts(rate: float) -> dict[str, float]:
+    return parts_of(contender, rate)
 
 
 def _flops_per_token(setting: Setting) -> int:
@@ -139,7 +147,7 @@ def _flops_per_token(setting: Setting) -> int:
 @functools.cache
 def syncs() -> int | None:
     """How often an update waits for the device, by torch's own count, its log line left out; None without CUDA."""
-    one = bench_train.contender
+    one = contender
     if not one.setting.device.startswith("cuda"):
         return None
     while getattr(one, "step", 1) % LOG_EVERY == 0:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from scripts.bench_train import spread
+from scripts.bench.timing import spread
 from scripts.suite.folder import Cell, Folder, commits, figure, markdown
 
 FILE, TABLE = "throughput.json", "throughput.md"

@@ -24,7 +24,7 @@ from scripts.bench import side
 from scripts.bench.contenders import Contender, Halfstep, NanoGPT, Setting, find_model, recipe
 from scripts.bench.side import Side
 from scripts.bench.stand import periods
-from scripts.bench_train import best_products
+from scripts.bench.timing import best_products
 from scripts.suite import track3
 from scripts.suite.folder import Deadline, Folder
 from scripts.suite.start import measure_start
