@@ -148,7 +148,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     ledger = Ledger(uncharged_per_step=0.0 if charges else uncharged_per_step(build_optimizer, model))
     objective = Objective(
         model, sequences=cfg.sequences, flops_per_token=model.flops_per_token(cfg.context), clock=clock, ledger=ledger,
-        seed=cfg.seed, ranks=ranks, forward=torch.compile(model, dynamic=False) if compiled else model, dtype=dtype,
+        seed=cfg.seed, ranks=ranks, forward=device.compiled(model) if compiled else model, dtype=dtype,
         grad_clip=cfg.grad_clip,
     )  # fmt: skip
     # A run that goes on keeps its micro-batches and its threads: others would give other bits.
@@ -203,7 +203,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
 
     def evaluate_now() -> float:
         with optimizers.eval_weights(optimizer):
-            return evaluate(model, windows, ranks, dtype, objective.forward)
+            return evaluate(model, windows, ranks, dtype, objective.forward if compiled else None)
 
     def save(step: int) -> None:
         if ranks.first:

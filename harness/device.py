@@ -2,10 +2,12 @@
 
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 # Dense bf16 FLOP/s with fp32 accumulation, by NVIDIA's data sheets; the first name that the device's contains counts.
 PEAK_FLOPS = {
@@ -22,6 +24,8 @@ PEAK_FLOPS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
+
+GRAPHS = 64  # of one function that the compiler may make: a shape, a kind of hooks, a curvature pass are one each
 
 
 def resolve_device(device: str) -> str:
@@ -51,6 +55,19 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
 def resolve_compile(wanted: bool | str, device: str) -> bool:
     """`auto` compiles on CUDA alone: a minute of compilation buys next to nothing on a CPU."""
     return device.startswith("cuda") if wanted == "auto" else bool(wanted)
+
+
+def compiled(model: nn.Module) -> Callable[..., Tensor]:
+    """The model by torch.compile. The runs of one process share a graph wherever their models are alike.
+
+    Hooks count in that: by default the compiler does not look at them, and an optimizer that has some would get the
+    graph of the run before, which calls none. Nor does it say so where a process has more graphs than its limit, and it
+    goes on without compiling.
+    """
+    config = torch._dynamo.config
+    config.skip_nnmodule_hook_guards = False
+    config.recompile_limit = max(config.recompile_limit, GRAPHS)
+    return torch.compile(model, dynamic=False)
 
 
 def device_name(device: str) -> str:
