@@ -194,7 +194,7 @@ class Objective:
         """One training pass on `micro` sequences of zeros, for nothing but to see that the memory holds it."""
         tokens = torch.zeros(micro, context, dtype=torch.int64, device=self.device)
         with self._autocast():
-            loss = self.forward(tokens, tokens)
+            loss = self.forward(tokens, tokens.clone())  # of one and the same tensor the compiler makes another graph
         loss.backward()
         for p in self.params:
             p.grad = None

@@ -39,6 +39,15 @@ def test_evaluation_takes_the_training_graph_and_a_short_last_batch_too(graphs):
     assert all(torch.equal(p.grad, was) for p, was in zip(model.parameters(), before, strict=True))
 
 
+def test_the_trial_that_finds_the_micro_batch_compiles_what_trains(graphs):
+    objective = tiny_objective(model := tiny_model(), micro=4)
+    objective.forward = device.compiled(model)
+    objective.attempt(4, 16)
+    objective.bind(0, tiny_batch())()
+    objective.bind(1, tiny_batch(1))()
+    assert len(graphs) == 1
+
+
 def test_a_run_without_hooks_shares_its_graph_with_none_that_has_some(graphs):
     """By default the compiler does not look at hooks, and K-FAC would record nothing."""
     for name, made in [("adamw", 1), ("adamw", 1), ("kfac", 3), ("kfac", 3), ("adamw", 3)]:  # K-FAC: two

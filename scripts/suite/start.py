@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CONFIGS
+from harness.micro_batch import CUDA_TOKENS
 from scripts.suite.folder import Deadline
 
 LOGGED = 10  # updates between rows, as in configs/train.yaml
@@ -28,13 +29,14 @@ def measure_start(
 
     Raises TimeoutError where the deadline comes first.
     """
-    data = [f"tokens={8 * tokens}", f"val_tokens={16 * context}", f"dir={scratch / 'data'}"]
+    evaluated = min(tokens, CUDA_TOKENS)  # whole passes, as configs/train.yaml evaluates
+    data = [f"tokens={8 * tokens}", f"val_tokens={2 * evaluated}", f"dir={scratch / 'data'}"]
     subprocess.run([sys.executable, "-m", "scripts.prepare", "synthetic", *data], cwd=CONFIGS.parent, check=True,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     line = [
         sys.executable, str(CONFIGS.parent / "train.py"), f"model={model}", "data=synthetic", "tracker=none",
         *(f"data.{key}" for key in data),
-        f"batch.tokens={tokens}", f"context={context}", f"device={device}", f"eval.tokens={context}", "study=start",
+        f"batch.tokens={tokens}", f"context={context}", f"device={device}", f"eval.tokens={evaluated}", "study=start",
         "eval.every=1000000", "checkpoint.every=null", f"log.every={LOGGED}", f"steps={UPDATES}",
     ]  # fmt: skip
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
