@@ -25,11 +25,12 @@ def verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
     """The newcomer's line on top: a word, and sentences with the figures behind it."""
     base, label = comparison.standings[0], standing.arm.label
     rows = [row for row in comparison.rows if row.arm == label and row.rule == "matched"]
+    vouched = [row for row in rows if row.decides or row.axis != "seconds"]  # the rest has a note
     text = []
     if standing.loss is not None and base.loss is not None:
         text.append(f"Final loss {quantity.loss(standing.loss)} against {quantity.loss(base.loss)}.")
-    if len(base.arm.lengths) >= RUNGS and any(row.speedup.known for row in rows):
-        text.append(f"For its loss {comparison.baseline} would need {_times(rows)}.")
+    if len(base.arm.lengths) >= RUNGS and any(row.speedup.known for row in vouched):
+        text.append(f"For its loss {comparison.baseline} would need {_times(vouched)}.")
     if not standing.seeds:
         text.append("It has no finished run of this length.")
     if standing.reached and comparison.target is not None and comparison.length:
