@@ -27,6 +27,7 @@ from scripts.suite import claims as suite_claims
 from scripts.suite import optimizers as suite_optimizers
 from scripts.suite import throughput
 from scripts.suite import train as suite_train
+from scripts.suite.claim_plan import STAGES, Plan, check_data
 from scripts.suite.folder import Deadline, Folder, commit_of, folder_name
 
 HARDWARE = Path("results/hardware")
@@ -41,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence():
         if options.minutes <= 0:
             raise ValueError(f"--minutes must be above 0, not {options.minutes:g}")
-        for key in ("set", "data", "rates", "scale"):
-            if options.part != "claims" and getattr(options, key):
+        for key in ("set", "data", "rates", "trials", "scale"):
+            if options.part != "claims" and getattr(options, key) not in (None, []):
                 raise ValueError(f"--{key} is of the part claims alone")
         deadline = Deadline(options.minutes)
         device = devices.resolve_device(options.device)
@@ -86,22 +87,24 @@ def optimizers(options: argparse.Namespace, device: str, folder: Folder, commit:
 
 
 def claims(options: argparse.Namespace, device: str, folder: Folder, commit: str | None, deadline: Deadline) -> int:
-    known, only = {stage.claim for stage in suite_claims.STAGES}, _words(options.only)
+    known, only = {stage.claim for stage in STAGES}, _words(options.only)
     for name in only:
         if name not in known:
             raise ValueError(f"--only: {name} is none of the claims here; {nearest(name, known)}")
     refuse_fixed(options.set, "a claim")
     scale = options.scale or ("tiny" if options.rehearse else "small")
-    data = suite_claims.check_data(options.data)
+    data = check_data(options.data)
     rates = {}
     for name, rate in pairs(options.rates, "--rates", "OPTIMIZER=RATE"):
         if not re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?", rate):
             raise ValueError(f"--rates {name}={rate}: give a learning rate, as in --rates {name}=1e-3")
         rates[name] = float(rate)
+    trials = (2 if options.rehearse else suite_claims.TRIALS) if options.trials is None else options.trials
+    if trials < 0:
+        raise ValueError(f"--trials must be at least 0, not {trials}")
     overrides = [f"device={device}", *options.set]
-    return suite_claims.run(
-        suite_claims.Plan(scale, only, data, rates, overrides, options.rehearse), folder, deadline, say
-    )
+    plan = Plan(scale, only, data, rates, trials, overrides, options.rehearse)
+    return suite_claims.run(plan, folder, deadline, say)
 
 
 PARTS = {"train": train, "optimizers": optimizers, "claims": claims}
@@ -171,7 +174,8 @@ def _parser() -> argparse.ArgumentParser:
         help="another corpus for the claims: data=local data.files=...",
     )
     add("--rates", nargs="+", default=[], metavar="OPTIMIZER=RATE",
-        help="learning rates for the claims' arms, of an equal sweep: adamw=2e-3 soap=3e-3")  # fmt: skip
+        help="learning rates for the claims' arms that are not to be swept: adamw=2e-3 soap=3e-3")  # fmt: skip
+    add("--trials", type=int, help="of each arm's learning rate before its runs; 0: none (default: 4)")
     add(
         "--set",
         nargs="+",

@@ -1,49 +1,104 @@
-"""bench_suite's claims: their order, what is begun in a call, and another corpus."""
+"""bench_suite's claims: their order, the rates that come first, what is begun in a call, and another corpus."""
+
+import json
+import shutil
 
 import pytest
+import yaml
 
-from harness.claims.claim_file import find_claim
 from scripts import bench_suite
+from scripts.study.training import Training
 from scripts.suite import claims as suite_claims
+from scripts.suite.claim_plan import STAGES, Plan, check_data
 from scripts.suite.folder import Folder
+from tests.tuned import Pretended
 
 
 def test_claims_come_in_order_and_only_what_fits_begins(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     begun = []
     monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
-    monkeypatch.setattr(suite_claims, "sweep", lambda jobs, overrides, deadline: begun.append((jobs, overrides)))
+    monkeypatch.setattr(suite_claims, "train", lambda jobs, overrides, seconds: begun.append((jobs, overrides)))
     line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--set", "checkpoint.every=9"]
-    bench_suite.main([*line, "--only", "sophia_2x,muon_2x"])
-    (((first,), overrides),) = begun
-    assert (first.claim.name, first.scale, first.arm, first.seed) == ("sophia_2x", "small", "adamw", 0)
+    bench_suite.main([*line, "--only", "sophia_2x,muon_2x", "--trials", "0"])
+    ((first, overrides),) = begun
+    assert list(first) == ["sophia_2x-30m-adamw-T1000-s0"]
     assert overrides == ["device=cpu", "checkpoint.every=9"]
     assert "| sophia_2x | 27 | 0 | 0 |" in capsys.readouterr().out
-    stages = [stage.claim for stage in suite_claims.STAGES]
-    plan = suite_claims.Plan("small", [], [], {}, [])
-    todo, took = suite_claims._line(plan, {name: find_claim(name) for name in stages})
-    assert [job.claim.name for job in todo[:10]] == ["sophia_2x"] * 9 + ["soap_40_35"]
-    assert {job.arm for job in todo[:9]} == {"adamw"}
-    assert [job.seed for job in todo[:9]] == [0] * 3 + [1] * 3 + [2] * 3
-    assert took == {}
-    choose, known = suite_claims.choose, {suite_claims._kind(todo[0]): 0.01}
+    found = suite_claims._line(Plan("small", [], [], {}, 0, []), Folder(tmp_path), [])
+    todo, took = found.ready, found.took
+    assert [job.name.split("-")[0] for job in todo[:10]] == ["sophia_2x"] * 9 + ["soap_40_35"]
+    assert {job.name.split("-")[2] for job in todo[:9]} == {"adamw"}
+    assert [job.name[-1] for job in todo[:9]] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
+    assert (took, found.left) == ({}, len(todo))
+    choose, known = suite_claims.choose, {todo[0].kind: 0.01}
     assert choose(todo, {}, 100, begun=True) == todo[:1]  # nobody knows how long it takes
     expected = suite_claims.MARGIN * 0.01 * todo[0].steps
     assert choose(todo, known, 1.01 * expected, begun=True) == todo[:1]
     assert choose(todo, known, 0.9 * expected, begun=True) == []
     assert choose(todo, known, 0.9 * expected, begun=False) == todo[:1]  # it has the whole call, and may go on
-    assert choose(todo, known, 1e6, begun=False) == todo[:9]
+    assert choose(todo, known, 1e6, begun=False) == todo
+
+
+def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
+    begun = []
+
+    def train(experiments, overrides, seconds):
+        begun.append(list(experiments))
+        trials = [yaml.safe_load(text) for name, text in experiments.items() if name.startswith("rates-")]
+        for values in trials:
+            del values["defaults"]
+            Pretended(optimum=3e-3, limit=0.05).write(Training(values))
+        return len(trials) == len(experiments)  # of the claims' own runs none ends
+
+    monkeypatch.setattr(suite_claims, "train", train)
+    line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--minutes", "1e6"]
+    bench_suite.main([*line, "--only", "muon_2x,mkor"])
+    first, others, runs = begun
+    assert (len(first), len(others)) == (1, 7)  # 4 of AdamW and 4 of Muon; then the time of one is known
+    assert not any(name.startswith("rates-") for name in runs[:15])
+    assert len(runs) == 15 + 28  # MKOR's own trials; AdamW's are there
+    book = json.loads((tmp_path / "device" / "claims.json").read_text())
+    rows = {row["arm"]: row for row in book["rates"]}
+    assert len(rows) == 9  # one of AdamW for both claims
+    assert {row["trials"] for row in rows.values()} == {4}
+    assert {row["updates"] for row in rows.values()} == {1000}
+    for row in rows.values():
+        losses = {float(rate): loss for rate, loss in row["losses"].items() if loss is not None}
+        assert losses[row["rate"]] == row["loss"] == min(losses.values())
+        assert len(losses) == 4 - row["diverged"]
+    assert rows["muon"]["diverged"] == 1
+    assert rows["muon"]["at_an_end"]  # the lowest of them: the best lies below
+    shown = capsys.readouterr().out
+    assert "diverged" in shown[shown.index("## Learning rates") :]
+    (run,) = [each for each in runs if each.endswith("30m-muon-T2000-s0")]
+    assert run.startswith("muon_2x.rates-")
+    plan = Plan("small", ["muon_2x"], [], {}, 4, [])
+    shutil.rmtree(tmp_path / "results" / "runs")  # of a machine that is gone: what came of the sweep is in claims.json
+    scale = plan.find("muon_2x", Folder(tmp_path / "device"), book["rates"]).claim.scale("small")
+    assert scale.overrides("30m", "muon")["optimizer.lr"] == rows["muon"]["rate"]
+    assert (scale.arms["muon"].trials, scale.arms["adamw"].trials) == (4, 4)
+    with pytest.raises(ValueError, match="was written for other --data, --rates or --trials"):
+        Plan("small", [], [], {"muon": 0.5}, 4, []).find("muon_2x", Folder(tmp_path / "device"), book["rates"])
 
 
 def test_a_claim_on_another_corpus_is_a_file_of_its_own(tmp_path):
-    data = suite_claims.check_data(["data=local", "data.files=[a.jsonl,b.jsonl]", "eval.tokens=1000"])
-    claim = suite_claims.Plan("small", [], data, {"soap": 0.5}, []).find("soap_40_35", Folder(tmp_path))
+    data = check_data(["data=local", "data.files=[a.jsonl,b.jsonl]", "eval.tokens=1000"])
+    claim = Plan("small", [], data, {"soap": 0.5}, 0, []).find("soap_40_35", Folder(tmp_path), []).claim
     assert claim.name == "soap_40_35.local"
     chosen = claim.scale("small").overrides("30m_large", "soap")
     assert (chosen["data"], chosen["data.files"]) == ("local", ["a.jsonl", "b.jsonl"])
     assert (chosen["batch.tokens"], chosen["optimizer.lr"]) == (131072, 0.5)
     assert claim.scale("small").overrides("30m_large", "adamw")["optimizer.lr"] == 2e-3
     assert claim.scale("small").may_say.endswith("On data=local, not on the corpus of the claim.")
-    other = suite_claims.Plan("small", [], ["data=local", "data.files=c.jsonl"], {}, [])
+    other = Plan("small", [], ["data=local", "data.files=c.jsonl"], {}, 0, [])
     with pytest.raises(ValueError, match="was written for other --data"):
-        other.find("soap_40_35", Folder(tmp_path))
+        other.find("soap_40_35", Folder(tmp_path), [])
+
+
+def test_every_stage_is_a_claim_and_its_arms():
+    for stage in STAGES:
+        scale = Plan("small", [], [], {}, 0, []).find(stage.claim, Folder("nowhere"), []).claim.scale("small")
+        assert set(stage.arms) <= set(scale.arms)

@@ -1,179 +1,68 @@
 """bench_suite's part claims: the runs of several claims, in the order of their worth, as many as a call's time holds.
 
-Runs are begun only where they are expected to end within the call, by the time that the same arm took before; the one
-that is first in line is begun in any case, and goes on in the next call from its checkpoint.
+Before a stage's runs come the trials of its arms' learning rates. Runs are begun only where they are expected to end
+within the call, by the time that the same arm took before; the one that is first in line is begun in any case, and goes
+on in the next call from its checkpoint.
 """
 
 import math
-import signal
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, cast
-
-import yaml
-from omegaconf import OmegaConf
+from functools import partial
+from typing import Any
 
 from harness.claims.claim import Claim
-from harness.claims.claim_file import find_claim
 from harness.claims.planned import Planned, planned, read_studies, sort_runs
 from harness.claims.verdict import verify
 from harness.records import Run
 from scripts.pages.claim_table import as_json, render
 from scripts.study.claim_cost import check_arms
-from scripts.study.sweep import RUNS, command
+from scripts.study.sweep import RUNS
+from scripts.suite import rates
+from scripts.suite.claim_plan import Found, Plan
 from scripts.suite.folder import Cell, Deadline, Folder, figure, markdown
+from scripts.suite.training import Job, seconds_per_update, train
 
 FILE, TABLE = "claims.json", "claims.md"
 RESERVE = 15  # seconds that a call keeps for verdicts and tables
-PATIENCE = 30  # seconds that a run has to end by itself once it is interrupted
+TRIALS = 4  # of each arm's learning rate
 MARGIN = 1.2  # on what a run is expected to take
+GUESS = 4.0  # of a kind of run that has never ended here, times the slowest that has
 ENDED = ("finished", "diverged")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A claim, or some of its arms: the others come in a later stage."""
-
-    title: str
-    claim: str
-    arms: tuple[str, ...] = ()  # none: all
-
-
-STAGES = [
-    Stage("AdamW's ladder", "sophia_2x", ("adamw",)),
-    Stage("SOAP's 40 and 35 %", "soap_40_35"),
-    Stage("Sophia's 2x, both presets", "sophia_2x"),
-    Stage("Muon's 2x", "muon_2x"),
-    Stage("SOAP beside Shampoo", "shampoo_20"),
-    Stage("MKOR and K-FAC", "mkor"),
-    Stage("AdaHessian", "adahessian_lm"),
-]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is asked for.
-
-    Attributes:
-        only: names of claims; none: all of STAGES.
-        data: overrides that put another corpus in the place of the scale's own, data=... the first.
-        rates: learning rates by optimizer, of an equal sweep, in the place of the scale's.
-        overrides: where and how the runs are computed: keys that scripts.claims run takes.
-        rehearsal: a few updates of one seed instead of the real ones, under a name of their own.
-    """
-
-    scale: str
-    only: list[str]
-    data: list[str]
-    rates: dict[str, float]
-    overrides: list[str]
-    rehearsal: bool = False
-
-    def stages(self) -> list[Stage]:
-        return [stage for stage in STAGES if not self.only or stage.claim in self.only]
-
-    def find(self, name: str, folder: Folder) -> Claim:
-        """The claim, or what becomes of it on another corpus or at other rates: a file, written beside the results."""
-        claim = find_claim(name)
-        if not (self.data or self.rates or self.rehearsal):
-            return claim
-        values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(claim.path)))
-        scale = values["scales"][self.scale]
-        values["scales"] = {self.scale: scale}
-        given = dict(pair.split("=", 1) for pair in self.data)
-        if given:
-            scale["config"] = {**(scale.get("config") or {}), **{key: yaml.safe_load(v) for key, v in given.items()}}
-            scale["may_say"] = f"{scale['may_say'].strip()} On data={given['data']}, not on the corpus of the claim."
-        for recipe in scale["arms"].values():
-            config = recipe.get("config") or {}
-            if config.get("optimizer") in self.rates:
-                config["optimizer.lr"] = self.rates[config["optimizer"]]
-                recipe["note"] = "the rate of an equal sweep"
-                recipe.pop("trials", None)  # those of another rate
-        if self.rehearsal:
-            scale |= {"steps": 8, "seeds": scale["seeds"][:1], "may_say": "Nothing: this is a rehearsal."}
-        word = "rehearsal" if self.rehearsal else given.get("data", "rates")
-        path = folder.path / "claims" / f"{name}.{word}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(values, sort_keys=False, width=120)
-        if not self.rehearsal and path.is_file() and path.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{path} was written for other --data, --rates or claim: move it away, or give the same")
-        path.write_text(text, encoding="utf-8")
-        return find_claim(str(path))
-
-
-def check_data(data: Sequence[str]) -> list[str]:
-    """Raises ValueError unless they choose a corpus, and nothing but what goes with it."""
-    if wrong := next((each for each in data if "=" not in each), None):
-        raise ValueError(f"--data {wrong}: give it as --data KEY=VALUE")
-    keys = [each.partition("=")[0] for each in data]
-    if keys and keys[0] != "data":
-        raise ValueError("--data: the first must be data=NAME, a file of configs/data")
-    for key in keys[1:]:
-        if not key.startswith("data.") and key != "eval.tokens":
-            raise ValueError(f"--data {key} is no key of a corpus: data.KEY or eval.tokens")
-    return list(data)
 
 
 def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], None]) -> int:
     """As many runs as the time holds, then verdicts on what there is. How many runs are left."""
-    claims = {stage.claim: plan.find(stage.claim, folder) for stage in plan.stages()}
-    for claim in claims.values():
-        check_arms(claim, plan.scale, list(claim.scale(plan.scale).parts))
+    swept: list[rates.Row] = folder.read(FILE, {"scale": plan.scale}).get("rates", [])
+    find = partial(_line, plan, folder, swept)
+    line = find()
+    for found in line.claims.values():
+        check_arms(found.claim, plan.scale, list(found.claim.scale(plan.scale).parts))
     begun = False
     while deadline.left > RESERVE:
-        todo, took = _line(plan, claims)
-        chosen = choose(todo, took, deadline.left - RESERVE, begun)
+        chosen = choose(line.ready, line.took, deadline.left - RESERVE, begun)
         if not chosen:
             break
-        say(f"{len(todo)} runs to do; now {', '.join(f'{job.claim.name} {job.name}' for job in chosen)}")
-        if not sweep(chosen, plan.overrides, deadline):
+        say(f"{line.left} runs to do; now {len(chosen)} of them, {chosen[0].name} first")
+        if not train({job.name: job.experiment() for job in chosen}, plan.overrides, deadline.left - RESERVE):
             break
-        begun = True
-    keep(plan, claims, folder)
-    return len(_line(plan, claims)[0])
+        line, begun = find(), True
+    line = find()
+    keep(plan, line.claims, swept, folder)
+    return line.left
 
 
-def choose(
-    todo: Sequence[Planned], took: Mapping[tuple[Any, ...], float], seconds: float, begun: bool
-) -> list[Planned]:
-    """The runs that go into one sweep: those first in line that fit, or one alone whose time nobody knows."""
-    chosen: list[Planned] = []
+def choose(todo: Sequence[Job], took: Mapping[str, float], seconds: float, begun: bool) -> list[Job]:
+    """The runs that go into one sweep: those first in line that fit, or the first alone, whose time nobody knows."""
+    chosen: list[Job] = []
+    guess = GUESS * max(took.values(), default=math.inf)
     for job in todo:
-        expected = MARGIN * job.steps * took.get(_kind(job), math.inf)
+        expected = MARGIN * job.steps * took.get(job.kind, guess)
         if expected > seconds:
-            unknown = math.isinf(expected)
-            return chosen or ([job] if unknown or not begun else [])
+            return chosen or ([job] if job.kind not in took or not begun else [])
         chosen.append(job)
         seconds -= expected
     return chosen
-
-
-def sweep(jobs: Sequence[Planned], overrides: Sequence[str], deadline: Deadline) -> bool:
-    """Train them, one after another in one process, until they end or the time does; False where it did, or Ctrl-C."""
-    named = {f"{job.claim.name}-{job.name}": job.experiment() for job in jobs}
-    line, place = command(named, RUNS / "suite", overrides)
-    process = subprocess.Popen(line, preexec_fn=_heed_interrupts)
-    try:
-        code = process.wait(max(1.0, deadline.left - RESERVE))
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        return False
-    if code:
-        raise ValueError(f"a run did not end (code {code}): {place / 'jobs.jsonl'} says why; the same command goes on")
-    return True
-
-
-def _heed_interrupts() -> None:
-    """What is started in the background is deaf to SIGINT, and so would be every run."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _runs(plan: Plan, claim: Claim) -> dict[Planned, Run | None]:
@@ -190,33 +79,54 @@ def _runs(plan: Plan, claim: Claim) -> dict[Planned, Run | None]:
     return {job: found.get((job.part, job.arm, job.steps, job.seed)) for job in jobs}
 
 
-def _line(plan: Plan, claims: Mapping[str, Claim]) -> tuple[list[Planned], dict[tuple[Any, ...], float]]:
-    """What is left, in order, seed by seed within a stage; and by kind of run the seconds per update of what ended."""
-    runs = {name: _runs(plan, claim) for name, claim in claims.items()}
-    took: dict[tuple[Any, ...], float] = {}
-    for found in runs.values():
-        for job, each in found.items():
-            if each and each.status == "finished" and not each.manifest["resumes"]:
-                seconds = [datetime.fromisoformat(each.manifest[key]).timestamp() for key in ("started", "ended")]
-                took[_kind(job)] = max(took.get(_kind(job), 0.0), (seconds[1] - seconds[0]) / job.steps)
-    todo: dict[tuple[Any, ...], Planned] = {}
+@dataclass(frozen=True)
+class Line:
+    """What is left.
+
+    Attributes:
+        ready: the runs that can begin, in order; a stage's own wait for the rates of its arms, the next stage for it.
+        left: how many there are, with those that wait.
+        took: by kind of run the seconds per update of what ended.
+    """
+
+    claims: dict[str, Found]
+    ready: list[Job]
+    left: int
+    took: dict[str, float]
+
+
+def _line(plan: Plan, folder: Folder, swept: list[rates.Row]) -> Line:
+    claims = {stage.claim: plan.find(stage.claim, folder, swept) for stage in plan.stages()}
+    runs = {name: _runs(plan, found.claim) for name, found in claims.items()}
+    took: dict[str, float] = {}
+    for name, found in claims.items():
+        ended = [(found.kind(job.part, job.arm), each) for job, each in runs[name].items() if each]
+        ended += [(sweep.name, run) for sweep in found.sweeps.values() for run in sweep.runs()]
+        for kind, each in ended:
+            if seconds := seconds_per_update(each):
+                took[kind] = max(took.get(kind, 0.0), seconds)
+    names: set[str] = set()
+    ready: list[Job] = []
+    blocked = False
     for stage in plan.stages():
-        left = [job for job, each in runs[stage.claim].items() if not (each and each.status in (*ENDED, "running"))]
-        for job in sorted(left, key=lambda job: job.seed):
-            if not stage.arms or job.arm in stage.arms:
-                todo.setdefault((stage.claim, job.name), job)
-    return list(todo.values()), took
+        found = claims[stage.claim]
+        mine = [(j, each) for j, each in runs[stage.claim].items() if not stage.arms or j.arm in stage.arms]
+        waiting = {(j.part, j.arm): None for j, _ in mine if found.waits(j.part, j.arm)}
+        trials = [job for place in waiting for job in found.sweeps[place].jobs()]
+        left = [j for j, each in mine if not (each and each.status in (*ENDED, "running"))]
+        jobs = [Job(f"{j.claim.name}-{j.name}", found.kind(j.part, j.arm), j.steps, j.experiment)
+                for j in sorted(left, key=lambda j: j.seed)]  # fmt: skip
+        if not blocked:
+            ready += {job.name: job for job in (trials if waiting else jobs) if job.name not in names}.values()
+        blocked |= bool(waiting)
+        names |= {job.name for job in (*trials, *jobs)}
+    return Line(claims, ready, len(names), took)
 
 
-def _kind(job: Planned) -> tuple[Any, ...]:
-    """Runs that take as long per update."""
-    return job.claim.name, job.part, job.arm
-
-
-def keep(plan: Plan, claims: Mapping[str, Claim], folder: Folder) -> None:
+def keep(plan: Plan, claims: Mapping[str, Found], swept: list[rates.Row], folder: Folder) -> None:
     """How far each claim is, and its verdict so far."""
     rows, verdicts, text = [], {}, ""
-    for name, claim in claims.items():
+    for name, claim in ((name, found.claim) for name, found in claims.items()):
         runs = _runs(plan, claim)
         status = [each.status if each else None for each in runs.values()]
         row = {"claim": name, "file": str(claim.path), "runs": len(runs), "diverged": status.count("diverged"),
@@ -231,8 +141,9 @@ def keep(plan: Plan, claims: Mapping[str, Claim], folder: Folder) -> None:
             except ValueError as error:
                 row["verdict"] = f"none: {error}"
         rows.append(row)
-    folder.write(FILE, {"schema": 1, "scale": plan.scale, "rows": rows, "verdicts": verdicts})
-    folder.write_table(TABLE, f"# Claims at the scale {plan.scale}\n\n{progress(rows)}{text}")
+    book = {"schema": 1, "identity": {"scale": plan.scale}, "rates": swept, "rows": rows, "verdicts": verdicts}
+    folder.write(FILE, book)
+    folder.write_table(TABLE, f"# Claims at the scale {plan.scale}\n\n{progress(rows)}{rates.table(swept)}{text}")
 
 
 def progress(rows: Sequence[Mapping[str, Any]]) -> str:

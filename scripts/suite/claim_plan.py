@@ -1,0 +1,161 @@
+"""What bench_suite's part claims runs: claims in stages, on the corpus and at the rates that were asked for."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from harness.claims.claim import Claim
+from harness.claims.claim_file import find_claim, read_claim
+from scripts.suite.folder import Folder
+from scripts.suite.rates import KEY, Row, Sweep, put
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A claim, or some of its arms: the others come in a later stage."""
+
+    title: str
+    claim: str
+    arms: tuple[str, ...] = ()  # none: all
+
+
+STAGES = [
+    Stage("AdamW's ladder", "sophia_2x", ("adamw",)),
+    Stage("SOAP's 40 and 35 %", "soap_40_35"),
+    Stage("Sophia's 2x, both presets", "sophia_2x"),
+    Stage("Muon's 2x", "muon_2x"),
+    Stage("SOAP beside Shampoo", "shampoo_20"),
+    Stage("MKOR and K-FAC", "mkor"),
+    Stage("AdaHessian", "adahessian_lm"),
+]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A claim, by (part, arm) the sweeps of its rates, and what came of those that ended."""
+
+    claim: Claim
+    sweeps: Mapping[tuple[str, str], Sweep]
+    rows: Mapping[tuple[str, str], Row]
+
+    def waits(self, part: str, arm: str) -> bool:
+        """Whether the arm's runs do not know their rate yet."""
+        return (part, arm) in self.sweeps and (part, arm) not in self.rows
+
+    def kind(self, part: str, arm: str) -> str:
+        """Runs that take as long per update: those of arms that are alike, and their trials."""
+        sweep = self.sweeps.get((part, arm))
+        return sweep.name if sweep else f"{self.claim.name} {part} {arm}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for.
+
+    Attributes:
+        only: names of claims; none: all of STAGES.
+        data: overrides that put another corpus in the place of the scale's own, data=... the first.
+        rates: learning rates by optimizer, given by hand; these are not swept.
+        trials: of each arm's rate; 0: the runs take the scale's own.
+        overrides: where and how the runs are computed: keys that scripts.claims run takes.
+        rehearsal: a few updates of one seed instead of the real ones, under a name of their own.
+    """
+
+    scale: str
+    only: list[str]
+    data: list[str]
+    rates: dict[str, float]
+    trials: int
+    overrides: list[str]
+    rehearsal: bool = False
+
+    def stages(self) -> list[Stage]:
+        return [stage for stage in STAGES if not self.only or stage.claim in self.only]
+
+    def find(self, name: str, folder: Folder, swept: list[Row]) -> Found:
+        """The claim, or what becomes of it on another corpus or at other rates: a file, written beside the results.
+
+        swept: the rates that sweeps have found; those that ended since are added.
+        """
+        claim = find_claim(name)
+        if not (self.data or self.rates or self.trials or self.rehearsal):
+            return Found(claim, {}, {})
+        values: Any = OmegaConf.to_container(OmegaConf.load(claim.path))
+        scale = values["scales"][self.scale]
+        values["scales"] = {self.scale: scale}
+        given = dict(pair.split("=", 1) for pair in self.data)
+        if given:
+            scale["config"] = {**(scale.get("config") or {}), **{key: yaml.safe_load(v) for key, v in given.items()}}
+            scale["may_say"] = f"{scale['may_say'].strip()} On data={given['data']}, not on the corpus of the claim."
+        if self.rehearsal:
+            scale |= {"steps": 8, "seeds": scale["seeds"][:1], "may_say": "Nothing: this is a rehearsal."}
+        word = "rehearsal" if self.rehearsal else given.get("data", "rates")
+        path = folder.path / "claims" / f"{name}.{word}.yaml"
+        with tempfile.TemporaryDirectory() as scratch:
+            claim = _written(values, Path(scratch) / path.name)
+        sweeps, rows = self._rated(claim, scale, swept)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.rehearsal and path.is_file():
+            self._refuse_others(path, scale)
+        return Found(_written(values, path), sweeps, rows)
+
+    def _rated(
+        self, claim: Claim, values: dict[str, Any], swept: list[Row]
+    ) -> tuple[dict[tuple[str, str], Sweep], dict[tuple[str, str], Row]]:
+        """Put every arm's rate, as far as it is known, into the values of the claim's scale."""
+        sweeps: dict[tuple[str, str], Sweep] = {}
+        rows: dict[tuple[str, str], Row] = {}
+        scale = claim.scale(self.scale)
+        for place in [(part, arm) for part in scale.parts for arm in scale.arms_of(part)]:
+            optimizer = scale.overrides(*place)["optimizer"]
+            if optimizer in self.rates:
+                put(values, *place, self.rates[optimizer], 0, "a rate given by hand")
+            elif self.trials:
+                sweep = sweeps[place] = Sweep.of(claim, self.scale, *place, self.trials)
+                known = (row for row in swept if (row["sweep"], row["trials"]) == (sweep.name, self.trials))
+                row = next(known, None)
+                if row is None and (row := sweep.row(*place)):
+                    swept.append(row)
+                if row:
+                    rows[place] = row
+                    note = f"the best of {row['trials']} rates at {row['updates']} updates"
+                    put(values, *place, row["rate"], row["trials"], note)
+        return sweeps, rows
+
+    def _refuse_others(self, path: Path, scale: Mapping[str, Any]) -> None:
+        """Raises ValueError where the runs of a file would no longer be its own."""
+        values: Any = OmegaConf.to_container(OmegaConf.load(path))
+        held = values["scales"].get(self.scale) or {"config": scale.get("config"), "parts": {}}
+        rated = [
+            (now.get("arms") or {}).get(arm) == before
+            for part, now in scale["parts"].items()
+            for arm, before in ((held["parts"].get(part) or {}).get("arms") or {}).items()
+            if KEY in (before or {})
+        ]
+        if held.get("config") != scale.get("config") or not all(rated):
+            raise ValueError(
+                f"{path} was written for other --data, --rates or --trials: move it away, or give the same"
+            )
+
+
+def check_data(data: Sequence[str]) -> list[str]:
+    """Raises ValueError unless they choose a corpus, and nothing but what goes with it."""
+    if wrong := next((each for each in data if "=" not in each), None):
+        raise ValueError(f"--data {wrong}: give it as --data KEY=VALUE")
+    keys = [each.partition("=")[0] for each in data]
+    if keys and keys[0] != "data":
+        raise ValueError("--data: the first must be data=NAME, a file of configs/data")
+    for key in keys[1:]:
+        if not key.startswith("data.") and key != "eval.tokens":
+            raise ValueError(f"--data {key} is no key of a corpus: data.KEY or eval.tokens")
+    return list(data)
+
+
+def _written(values: Mapping[str, Any], path: Path) -> Claim:
+    path.write_text(yaml.safe_dump(dict(values), sort_keys=False, width=120), encoding="utf-8")
+    return read_claim(path)
