@@ -23,7 +23,7 @@ from harness import quantity
 from harness.compare.arms import Arm
 from harness.compare.comparison import Comparison, compare
 from harness.compare.fairness import endings
-from harness.compare.speedup import device_of
+from harness.compare.timing import device_of
 from harness.quantity import TITLE
 from harness.records import AXES, Run, find_runs
 from harness.sentence import one_sentence

@@ -162,6 +162,20 @@ def test_unlike_hardware_gives_no_verdict_in_seconds(tmp_path):
     assert any("NVIDIA A100; NVIDIA H100" in note for note in comparison.footnotes)
 
 
+def test_a_busy_cpu_gives_no_figure_in_seconds_at_all(tmp_path):
+    cpu = {"device.type": "cpu", "device.name": "a CPU"}
+    write_study(tmp_path, {}, noise=0.002, manifest=cpu)
+    for seed in range(3):
+        pace = 0.1 * (1 + 0.14 * seed)
+        write_run(tmp_path, "soap", 2000, seed, 1.3, noise=0.002, seconds_per_step=pace, manifest=cpu)
+    comparison = compared(tmp_path)
+    assert row(comparison, "soap").verdict == "faster"
+    for rule in ("matched", "target"):
+        found = row(comparison, "soap", rule, "seconds")
+        assert (found.speedup, found.verdict) == (Speedup(None), None)
+        assert any("took 1.3 times as long in one run as in another" in note for note in found.notes)
+
+
 def test_timing_noise_widens_the_interval_in_seconds(tmp_path):
     write_study(tmp_path, {}, noise=0.002)
     for seed in range(3):

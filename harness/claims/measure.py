@@ -19,7 +19,8 @@ from scipy.special import stdtrit
 from harness.claims.claim import Quantity, Statement
 from harness.compare.arms import Arm
 from harness.compare.ladder import CONFIDENCE, SEEDS, Speedup, half_width
-from harness.compare.speedup import RULES, UNKNOWN, too_small, untimed
+from harness.compare.speedup import RULES, UNKNOWN, too_small
+from harness.compare.timing import unsteady, untimed
 from harness.records import Run
 
 
@@ -105,6 +106,9 @@ def measure(
     if quantity.metric.startswith("seconds/") and (reason := untimed(runs)):
         notes.append(reason)
         estimate = Speedup(estimate.value)
+        if why := unsteady([each.arm for each in pair]):
+            estimate = UNKNOWN
+            notes.append(why)
     return {"": Measured(estimate, seeds, not notes, tuple(notes))}
 
 

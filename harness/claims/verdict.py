@@ -17,7 +17,7 @@ from harness.claims.planned import Planned, apart, composed, planned, read_studi
 from harness.compare.arms import Arm, refuse_strangers
 from harness.compare.fairness import endings, provenance, unlike
 from harness.compare.ladder import Speedup
-from harness.compare.speedup import untimed
+from harness.compare.timing import untimed
 from harness.records import Run
 
 PAPER = "paper"

@@ -24,6 +24,7 @@ from harness.compare.arms import (
 from harness.compare.curve import crossing, mean_curve
 from harness.compare.fairness import endings, provenance, unfair
 from harness.compare.speedup import Row
+from harness.compare.timing import untimed
 from harness.records import Point, Run
 
 
@@ -137,7 +138,7 @@ def _footnotes(runs: Sequence[Run], arms: Sequence[Arm], compared: Sequence[Arm]
                 f"{tried(arms, arm.optimizer)} settings, chosen on the very seeds that are shown"
             )
     finished = [run for arm in compared for run in arm.runs if run.final_loss is not None]
-    if finished and (reason := speedup.untimed(finished)):
+    if finished and (reason := untimed(finished)):
         yield reason
     yield from provenance(runs)
     uncounted = [arm for arm in compared if any(run.last("flops/total") is None for run in arm.runs if run.rows)]

@@ -30,6 +30,7 @@ import numpy as np
 from harness.compare.arms import Arm
 from harness.compare.curve import crossing, mean_curve
 from harness.compare.ladder import RUNGS, SEEDS, Censored, Ladder, Speedup, half_width
+from harness.compare.timing import unsteady, untimed
 from harness.quantity import TITLE
 from harness.records import AXES, Run
 
@@ -137,8 +138,9 @@ def _by_ladder(blank: Row, ladder: Arm, point: Arm, guarded: bool) -> list[Row]:
         if ladder.optimizer == row.optimizer:  # it gave the newcomer's cost over the baseline's
             ratio = ratio.inverse()
         if axis == "seconds" and (reason := untimed(ladder_runs + point.finished(length))):
+            row = _noted(replace(row, verdict=None, decides=False), reason)
             rough = Speedup(ratio.value, censored=ratio.censored)
-            rows.append(_noted(replace(row, speedup=rough, verdict=None, decides=False), reason))
+            rows += _unknown(row, why) if (why := unsteady([ladder, point])) else [replace(row, speedup=rough)]
         else:
             rows.append(replace(row, speedup=ratio, verdict=row.verdict or verdict_on(ratio, not small)))
     return rows
@@ -152,6 +154,7 @@ def target(baseline: Arm, newcomer: Arm, length: int | None, loss: float) -> lis
     blank = _blank("target", baseline, newcomer, length)
     if length not in baseline.lengths or length not in newcomer.lengths:
         return _unknown(blank, f"not both finished at {length} updates")
+    crossed = baseline.finished(length) + newcomer.finished(length)
     curves = {arm.label: mean_curve(arm.finished(length)) for arm in (baseline, newcomer)}
     reached = {label: crossing(curve, loss) for label, curve in curves.items()}
     blank = replace(blank, seeds=min(len(arm.losses(length)) for arm in (baseline, newcomer)))
@@ -169,7 +172,9 @@ def target(baseline: Arm, newcomer: Arm, length: int | None, loss: float) -> lis
     rows = []
     for axis in AXES:
         row, costs = replace(blank, axis=axis), (getattr(theirs, axis), getattr(ours, axis))
-        if all(costs):
+        if axis == "seconds" and untimed(crossed) and (why := unsteady([baseline, newcomer])):
+            rows += _unknown(row, why)
+        elif all(costs):
             rows.append(replace(row, speedup=Speedup(costs[0] / costs[1], censored=censored)))
         else:
             rows += _unknown(row, f"no figure in {TITLE[axis]}: some run does not know them")
@@ -211,22 +216,6 @@ def epochs_of(run: Run) -> float | None:
     """How often the whole run goes through its training split; None if the manifest does not tell."""
     per_step, split = run.known("tokens_per_step"), run.known("data", "train_tokens")
     return run.steps * per_step / split if per_step and split else None
-
-
-def untimed(runs: Sequence[Run]) -> str | None:
-    """Why the seconds of these runs decide nothing; None if they may."""
-    devices = sorted({device_of(run) for run in runs})
-    if len(devices) > 1:
-        return f"run on unlike hardware ({'; '.join(devices)}): no verdict in seconds"
-    if any(run.known("device", "type") == "cpu" for run in runs):
-        return "timed on a CPU that others may share: no verdict in seconds"
-    return None
-
-
-def device_of(run: Run) -> str:
-    name = run.known("device", "name") or run.known("device", "type") or "an unknown device"
-    count = run.known("device", "count") or 1
-    return f"{count} x {name}" if count > 1 else str(name)
 
 
 def _cost_per_step(ladder: Sequence[Run], point: Sequence[Run], key: str) -> tuple[float, float] | None:

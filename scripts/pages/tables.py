@@ -9,7 +9,8 @@ from harness.compare.arms import plain
 from harness.compare.comparison import Comparison, Standing
 from harness.compare.fairness import endings, unfair, unlike
 from harness.compare.ladder import RUNGS, SEEDS
-from harness.compare.speedup import Row, device_of
+from harness.compare.speedup import Row
+from harness.compare.timing import device_of
 from harness.quantity import AXIS, TITLE
 from harness.records import Run
 from harness.tuning.trials import Tuning
