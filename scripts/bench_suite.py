@@ -21,11 +21,12 @@ from harness import device as devices
 from harness.config import CONFIGS
 from harness.sentence import nearest, one_sentence
 from optimizers import list_optimizers
+from scripts.bench import drift
 from scripts.bench.pairs import pairs
 from scripts.study.sweep import refuse_fixed
 from scripts.suite import claims as suite_claims
+from scripts.suite import curves, throughput
 from scripts.suite import optimizers as suite_optimizers
-from scripts.suite import throughput
 from scripts.suite import train as suite_train
 from scripts.suite.claim_plan import STAGES, Plan, check_data
 from scripts.suite.folder import Deadline, Folder, commit_of, folder_name
@@ -68,7 +69,7 @@ def train(options: argparse.Namespace, device: str, folder: Folder, commit: str 
         seconds=options.seconds or (0.1 if options.rehearse else 10.0),
         rounds=options.rounds or (2 if options.rehearse else 5),
         variants=[suite_train.check_variant(text, tokens // context) for text in _words(options.variants)],
-        nanogpt=nanogpt, track3=track3, device=device, commit=commit,
+        nanogpt=nanogpt, track3=track3, device=device, commit=commit, bed=_curves(options, device),
     )  # fmt: skip
     return suite_train.run(plan, folder, deadline, say)
 
@@ -81,7 +82,7 @@ def optimizers(options: argparse.Namespace, device: str, folder: Folder, commit:
     plan = suite_optimizers.Plan(
         models=_models(options, "optimizers"), only=only, vocabulary=_vocabulary(options), context=_context(options),
         rounds=options.rounds or (1 if options.rehearse else 5), references=options.reference, device=device,
-        commit=commit,
+        commit=commit, drift_bed=_drift(options, device), curve_bed=_curves(options, device),
     )  # fmt: skip
     return suite_optimizers.run(plan, folder, deadline, say)
 
@@ -130,6 +131,18 @@ def _context(options: argparse.Namespace) -> int:
 
 def _vocabulary(options: argparse.Namespace) -> int:
     return options.vocabulary or (256 if options.rehearse else VOCABULARY)
+
+
+def _curves(options: argparse.Namespace, device: str) -> curves.Bed:
+    """Small enough for a minute or so of float32 on a GPU."""
+    if options.rehearse:
+        return curves.Bed("gpt2_pico", 512, 128, _vocabulary(options), 20, device)
+    return curves.Bed("gpt2_30m", 32_768, 1024, _vocabulary(options), 300, device)
+
+
+def _drift(options: argparse.Namespace, device: str) -> drift.Bed:
+    shape = (2, 2, 64, 64, 4, 20) if options.rehearse else (2, 6, 384, 256, 32, 100)
+    return drift.Bed(*shape, device)
 
 
 def _words(text: str | None) -> list[str]:

@@ -14,13 +14,14 @@ from models.head import block_rows
 from scripts import bench_suite
 from scripts.bench import side
 from scripts.bench.contenders import Contender, Halfstep
-from scripts.suite import throughput, track3
+from scripts.suite import curves, throughput, track3
 from scripts.suite import train as suite_train
 from scripts.suite.folder import Deadline, folder_name, markdown
 from tests.command import environment
 
 START = [{"model": "gpt2_pico", "cache": cache, "first_update_seconds": 9.0, "compile_seconds": None}
          for cache in ("cold", "warm")]  # fmt: skip
+BED = curves.Bed("gpt2_pico", 64, 16, 256, 300, "cpu")
 TINY = ["--rehearse", "--minutes", "2", "--device", "cpu", "--seconds", "0.01"]
 
 
@@ -54,6 +55,7 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setattr(suite_train, "Side", Here)
     monkeypatch.setattr(suite_train, "best_products", lambda setting: 1e12)
     monkeypatch.setattr(suite_train, "measure_start", lambda *_: START)
+    monkeypatch.setattr(curves, "measure", lambda *_: 0)
     monkeypatch.setattr(Here, "made", [])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -151,7 +153,7 @@ def test_the_first_size_of_a_pass_that_fits_is_taken():
                 raise torch.cuda.OutOfMemoryError
             return 0.0
 
-    plan = suite_train.Plan(["gpt2_pico"], 8, 512, 32, 1.0, 1, [], None, None, "cpu", None)
+    plan = suite_train.Plan(["gpt2_pico"], 8, 512, 32, 1.0, 1, [], None, None, "cpu", None, BED)
     setting = plan.setting("gpt2_pico", Path("nowhere"))
     assert plan.micros == [16, 8, 4, 2, 1]
     assert side.fitting(Large, setting, plan.micros).setting.micro == 4

@@ -5,8 +5,13 @@ import json
 import pytest
 
 from scripts import bench_suite
+from scripts.bench import drift
+from scripts.suite import curves, exactness
 from scripts.suite import optimizers as suite_optimizers
+from scripts.suite.folder import Deadline
+from tests.test_bench_suite import BED
 
+DRIFT = drift.Bed(layers=1, heads=2, width=32, context=16, sequences=2, updates=12, device="cpu")
 TINY = ["--rehearse", "--minutes", "2", "--device", "cpu"]
 
 
@@ -32,6 +37,8 @@ def test_optimizers_one_by_one(tmp_path, monkeypatch, capsys):
         return [row_of(model, optimizer)]
 
     monkeypatch.setattr(suite_optimizers, "measure", measure)
+    monkeypatch.setattr(curves, "measure", lambda *_: 0)
+    monkeypatch.setattr(exactness, "measure", lambda *_: 0)
     line = ["--part", "optimizers", *TINY, "--output", str(tmp_path), "--only", "sgd,lion,lamb,muon"]
     bench_suite.main(line)  # muon takes the whole call
     assert asked == [("muon", {}), ("lion", {}), ("lamb", {}), ("sgd", {})]
@@ -54,6 +61,59 @@ def test_optimizers_one_by_one(tmp_path, monkeypatch, capsys):
 
 def test_ways_that_need_cuda_are_left_out_on_a_cpu():
     for device, expected in (("cpu", False), ("cuda", True)):
-        units = suite_optimizers.Plan(["gpt2_pico"], ["soap"], 8, 8, 1, [], device, None).units()
+        units = suite_optimizers.Plan(["gpt2_pico"], ["soap"], 8, 8, 1, [], device, None, DRIFT, BED).units()
         assert units[0]["way"] == {}
         assert any("triton" in unit["way"].values() for unit in units) is expected
+
+
+def test_drift_of_quick_ways_from_float64():
+    ways = [{}, {"qr": "cholesky"}, {"projection_dtype": "bfloat16"}]
+    plain, cholesky, coarse = drift.drift(DRIFT, "soap", {}, ways)
+    assert 0 < plain["drift"] <= plain["largest"] < coarse["largest"]
+    assert cholesky["largest"] < 2 * plain["largest"]
+    assert all(row["skew"] < 1e-5 for row in (plain, cholesky, coarse))
+    both = [{"ns_dtype": "float64"}, {"ns_dtype": "float32"}]
+    exact, single = drift.drift(DRIFT, "muon", {"ns_dtype": "float64"}, both)
+    assert exact["largest"] < 1e-5  # the state is in float32 all the same
+    assert exact["skew"] is None
+    assert single["largest"] < 1e-2
+
+
+def test_a_skewed_basis_is_told():
+    model, optimizer = drift._made(DRIFT, "soap", drift.torch.float32, {})
+    model(*DRIFT.batch(0, drift.np.arange(99, dtype="u1"))).backward()
+    optimizer.step(drift.Given())
+    basis = next(s["left_basis"] for s in optimizer.state.values() if "left_basis" in s)
+    basis[:, 0] *= 1.01
+    assert drift.skewness(optimizer) == pytest.approx(0.0201, rel=1e-3)
+
+
+def test_drift_is_measured_once_and_what_breaks_is_a_row(monkeypatch):
+    class Here:
+        def __init__(self, make):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def ask(self, seconds, function, bed, name, exact, quick):
+            asked.append(name)
+            if name == "muon":
+                raise ValueError("RuntimeError: it cannot")
+            row = {"optimizer": name, "updates": 9, "drift": 1e-3, "largest": 1.0, "skew": None}
+            return [{**row, "way": way} for way in quick]
+
+    asked: list[str] = []
+    monkeypatch.setattr(exactness, "Side", Here)
+    book: dict = {"drift": []}
+    assert exactness.measure(DRIFT, [], book, Deadline(0.1), 0, print) == 3  # no time
+    assert exactness.measure(DRIFT, [], book, Deadline(9), 0, print) == 0
+    assert exactness.measure(DRIFT, [], book, Deadline(9), 0, print) == 0
+    assert asked == ["soap", "shampoo", "muon"]
+    shown = exactness.table(book["drift"])
+    assert "| soap qr=cholesky | 9 | 1.0e-03 | 1.0e+00 |" in shown
+    assert "tf32" not in shown
+    assert "| muon |  |  |  |  | RuntimeError: it cannot |" in shown

@@ -1,4 +1,7 @@
-"""bench_suite's part optimizers: bench_optimizers on the shapes of whole models, an optimizer at a time."""
+"""bench_suite's part optimizers: bench_optimizers on the shapes of whole models, an optimizer at a time.
+
+Then what the quicker ways to the same step are worth: their drift from float64, and their loss curves.
+"""
 
 import json
 import signal
@@ -14,7 +17,11 @@ import yaml
 
 from harness import device as devices
 from harness.config import CONFIGS
+from harness.sweep.process import die_with_parent
 from optimizers import list_optimizers
+from scripts.bench import drift
+from scripts.suite import curves, exactness
+from scripts.suite.exactness import CUDA_ALONE
 from scripts.suite.folder import Cell, Deadline, Folder, commits, figure, markdown
 from scripts.suite.throughput import step_seconds
 
@@ -33,7 +40,6 @@ WAYS: list[tuple[str, dict[str, str]]] = [
     ("shampoo", {"stagger": "true"}),
     ("kfac", {"stagger": "true"}),
 ]
-CUDA_ALONE = ("tf32", "triton")
 
 
 @dataclass(frozen=True)
@@ -48,19 +54,28 @@ class Plan:
     references: list[str]
     device: str
     commit: str | None
+    drift_bed: drift.Bed
+    curve_bed: curves.Bed
 
-    @property
-    def on_cuda(self) -> bool:
-        return self.device.startswith("cuda")
+    def ways(self) -> list[tuple[str, dict[str, str]]]:
+        """Those of WAYS that are asked for and that the device has."""
+        here = [(n, way) for n, way in WAYS if self.device != "cpu" or not set(way.values()) & set(CUDA_ALONE)]
+        return [(name, way) for name, way in here if not self.only or name in self.only]
+
+    def pairs(self) -> list[curves.Pair]:
+        """Each of the ways beside the plain one, in the passes that train.py chooses for the device."""
+        return [
+            curves.Pair(shown(name, way), (f"optimizer={name}",),
+                        (f"optimizer={name}", *(f"optimizer.{key}={value}" for key, value in way.items())))
+            for name, way in self.ways()
+        ]  # fmt: skip
 
     def units(self) -> list[dict[str, Any]]:
         """What a row is of: model, optimizer, and as `way` other keywords than its YAML's; in order."""
         names = [info.name for info in list_optimizers()]
         ordered = [*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)]
         wanted = [n for n in ordered if not self.only or n in self.only]
-        here = [(n, way) for n, way in WAYS if self.on_cuda or not any(v in CUDA_ALONE for v in way.values())]
-        ways = [(name, way) for name, way in here if name in wanted]
-        units = [*((name, dict[str, str]()) for name in wanted), *ways]
+        units = [*((name, dict[str, str]()) for name in wanted), *self.ways()]
         return [{"model": model, "optimizer": name, "way": way} for model in self.models for name, way in units]
 
 
@@ -70,16 +85,15 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         **{"context": plan.context, "vocabulary": plan.vocabulary, "device": devices.device_name(plan.device)},
     }
     book = folder.read(FILE, identity)
-    book.setdefault("rows", [])
-    book.setdefault("failures", [])
+    for key in ("rows", "failures", "drift", "curves"):
+        book.setdefault(key, [])
     fresh = True  # nothing was measured in this call yet
     left = [about for about in plan.units() if not done(about, book)]
     for about in left:
         model, optimizer, way = about["model"], about["optimizer"], about["way"]
         if deadline.left < RESERVE + 30 and not fresh:
             break
-        shown = " ".join([optimizer, *(f"{key}={value}" for key, value in way.items())])
-        say(f"{model}: {shown}")
+        say(f"{model}: {shown(optimizer, way)}")
         try:
             found = measure(plan, model, optimizer, way, deadline.left - RESERVE)
             book["rows"] += [{**row, **about, "commit": plan.commit} for row in found]
@@ -91,8 +105,11 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
             book["failures"].append({**about, "error": str(error)})
         fresh = False
         keep(book, folder)
+    drifts = exactness.measure(plan.drift_bed, plan.only, book, deadline, RESERVE, say)
     keep(book, folder)
-    return sum(not done(about, book) for about in left)
+    pairs = curves.measure(plan.pairs(), plan.curve_bed, book["curves"], deadline, RESERVE, say)
+    keep(book, folder)
+    return sum(not done(about, book) for about in left) + drifts + pairs
 
 
 def done(about: Mapping[str, Any], book: Mapping[str, Any]) -> bool:
@@ -114,8 +131,9 @@ def measure(plan: Plan, model: str, optimizer: str, way: dict[str, str], seconds
         line += [word for key, value in way.items() for word in ("--set", f"{optimizer}.{key}={value}")]
         line += [word for reference in given for word in ("--reference", reference)]
         process = subprocess.Popen(
-            line, cwd=CONFIGS.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+            line, cwd=CONFIGS.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            preexec_fn=die_with_parent,
+        )  # fmt: skip
         try:
             _, words = process.communicate(timeout=max(1.0, seconds))
         except subprocess.TimeoutExpired:
@@ -151,7 +169,7 @@ def table(book: dict[str, Any]) -> str:
         "share of halfstep's whole update with AdamW. Gradients and curvature estimates are given.\n\n"
     )
     columns: dict[str, Cell] = {
-        "model": "model", "optimizer": lambda row: " ".join([row["optimizer"], *_words(row["way"])]),
+        "model": "model", "optimizer": lambda row: shown(row["optimizer"], row["way"]),
         "by": "implementation", "plain ms": figure("plain_ms", 2), "refresh ms": figure("refresh_ms", 2),
         "mean ms": figure("amortised_ms", 2), "x AdamW": lambda row: f"{row['ratio']['median']:.3g}",
         "range": lambda row: f"{row['ratio']['low']:.3g} to {row['ratio']['high']:.3g}",
@@ -161,10 +179,10 @@ def table(book: dict[str, Any]) -> str:
     }  # fmt: skip
     text += markdown(columns, book["rows"])
     if book["failures"]:
-        told = [(f["model"], " ".join([f["optimizer"], *_words(f["way"])]), f["error"]) for f in book["failures"]]
+        told = [(f["model"], shown(f["optimizer"], f["way"]), f["error"]) for f in book["failures"]]
         text += "\n" + "".join(f"- {model}, {name}: {error}\n" for model, name, error in told)
-    return text
+    return text + exactness.table(book["drift"]) + curves.table(book["curves"])
 
 
-def _words(way: dict[str, str]) -> list[str]:
-    return [f"{key}={value}" for key, value in way.items()]
+def shown(optimizer: str, way: Mapping[str, str]) -> str:
+    return " ".join([optimizer, *(f"{key}={value}" for key, value in way.items())])

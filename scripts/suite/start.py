@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.config import CONFIGS
 from harness.micro_batch import CUDA_TOKENS
+from harness.sweep.process import die_with_parent
 from scripts.suite.folder import Deadline
 
 LOGGED = 10  # updates between rows, as in configs/train.yaml
@@ -64,7 +65,8 @@ def _train(line: list[str], place: Path, environment: dict[str, str], last: int,
     with (
         tempfile.TemporaryFile("w+") as words,
         subprocess.Popen(
-            line, env=environment, stdout=subprocess.DEVNULL, stderr=words, start_new_session=True
+            line, env=environment, stdout=subprocess.DEVNULL, stderr=words, start_new_session=True,
+            preexec_fn=die_with_parent,
         ) as process,
     ):
         try:

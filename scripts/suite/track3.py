@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data.shards import Writer
+from harness.sweep.process import die_with_parent
 
 SCRIPT = Path("records/track_3_optimization/train_gpt_simple.py")
 MODEL = "gpt2_125m"  # the one that has its numbers
@@ -54,7 +55,7 @@ def tokens_per_second(script: Path, folder: Path, seconds: float) -> float:
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     process = subprocess.Popen(
         [sys.executable, "-u", str(script)], cwd=folder, env={**os.environ, **alone}, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent,
     )  # fmt: skip
     over = threading.Event()
 

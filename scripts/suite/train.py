@@ -25,7 +25,7 @@ from scripts.bench.contenders import Contender, Halfstep, NanoGPT, Setting, find
 from scripts.bench.side import Side
 from scripts.bench.stand import periods
 from scripts.bench.timing import best_products
-from scripts.suite import track3
+from scripts.suite import curves, track3
 from scripts.suite.folder import Deadline, Folder
 from scripts.suite.start import measure_start
 from scripts.suite.throughput import FILE, PLAIN, keep
@@ -57,6 +57,13 @@ class Plan:
     track3: Path | None
     device: str
     commit: str | None
+    bed: curves.Bed
+
+    @property
+    def pair(self) -> curves.Pair:
+        """The passes that a GPU chooses, beside eager ones in float32."""
+        quick = "bfloat16, compiled" if devices.resolve_compile("auto", self.device) else "bfloat16"
+        return curves.Pair(quick, ("compile=false", "dtype=float32"), ("compile=auto", "dtype=bfloat16"))
 
     def setting(self, model: str, folder: Path) -> Setting:
         shape = yaml.safe_load((CONFIGS / "model" / f"{model}.yaml").read_text(encoding="utf-8"))
@@ -111,7 +118,7 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         **{"vocabulary": plan.vocabulary, "device": devices.device_name(plan.device)},
     }
     book = folder.read(FILE, identity)
-    for key in ("rounds", "failures", "start", "rows"):
+    for key in ("rounds", "failures", "start", "rows", "curves"):
         book.setdefault(key, [])
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
@@ -131,7 +138,9 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
             except ValueError as error:
                 say(str(error))
     keep(book, folder)
-    return sum(match.left() for match in matches) + (not book["start"])
+    pairs = curves.measure([plan.pair], plan.bed, book["curves"], deadline, RESERVE, say)
+    keep(book, folder)
+    return sum(match.left() for match in matches) + (not book["start"]) + pairs
 
 
 @dataclass
