@@ -25,6 +25,8 @@ from typing import Any, Literal
 from harness.compare.speedup import RULES, soap
 from harness.sentence import nearest
 
+PAPER = "paper"  # the scale of the paper's own protocol
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -139,6 +141,12 @@ class Scale:
     seeds: list[int]
     arms: dict[str, Recipe]
     parts: dict[str, Part]
+    stand_in: bool = False  # of the scale `paper`: something else than the paper's own models, and so never refuted
+
+    @property
+    def papers_own(self) -> bool:
+        """Whether its runs are the paper's, so that they may refute it."""
+        return self.name == PAPER and not self.stand_in
 
     def arms_of(self, part: str) -> list[str]:
         chosen = self.parts[part].arms

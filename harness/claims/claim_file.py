@@ -82,10 +82,11 @@ def _scale(
     arms: dict[str, Any],
     parts: dict[str, Any],
     config: dict[str, Any] | None = None,
+    stand_in: bool = False,
 ) -> Scale:
     section = f"scales.{name}"
     recipes, pieces = _group(Recipe, arms, f"{section}.arms"), _group(Part, parts, f"{section}.parts")
-    return Scale(name, may_say, config or {}, steps, seeds, recipes, pieces)
+    return Scale(name, may_say, config or {}, steps, seeds, recipes, pieces, stand_in)
 
 
 def _list(kind: Any, values: list[Any], section: str) -> list[Any]:

@@ -17,7 +17,7 @@ import yaml
 
 from harness import command_line
 from harness.claims.claim import Claim
-from harness.compare.arms import INDIFFERENT, Arm, differing_keys, flatten, plain, settings, within, without_copies
+from harness.compare.arms import INDIFFERENT, Arm, differing_keys, flatten, plain, settings, within
 from harness.config import parse
 from harness.records import Run, find_runs
 
@@ -99,7 +99,9 @@ def sort_runs(
     strays = []
     for run in runs:
         theirs = flatten(run.config)
-        wrong = {arm: list(_disagreements(config, theirs)) for arm, config in configs.items()}
+        wrong = {
+            arm: list(_disagreements(config, theirs, scale.overrides(part, arm))) for arm, config in configs.items()
+        }
         arm = min(wrong, key=lambda arm: len(wrong[arm]))
         if wrong[arm]:
             strays.append(f"{run.name} is of no arm of the claim and left out: nearest is {arm}, but {wrong[arm][0]}")
@@ -107,7 +109,7 @@ def sort_runs(
             strays.append(f"{run.name} is left out: the claim plans no {arm} of {run.steps:,} updates, seed {run.seed}")
         elif run.seed in seeds:
             by_arm[arm].append(run)
-    counted = {run.folder for run in without_copies([run for found in by_arm.values() for run in found])}
+    counted = {run.folder for found in by_arm.values() for run in _once(found)}
     for found in by_arm.values():
         strays += [f"{run.name} repeats another run: counted once" for run in found if run.folder not in counted]
     arms = {}
@@ -123,10 +125,31 @@ def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [key for key in keys if not within(key, (*INDIFFERENT, "optimizer"))]
 
 
-def _disagreements(config: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
-    for key in sorted(config.keys() & theirs.keys()):
-        ignored = within(key, (*INDIFFERENT, *MACHINE)) and key != "data.name"
-        if not ignored and config[key] != theirs[key]:
+def _once(runs: Sequence[Run]) -> list[Run]:
+    """One finished run for each length and seed, the newest: a seed is one sample, on however many machines it ran."""
+    finished: dict[tuple[int, int], Run] = {}
+    for run in sorted(runs, key=lambda run: str(run.manifest.get("ended"))):
+        if run.final_loss is not None:
+            finished[run.steps, run.seed] = run
+    return [run for run in runs if run.final_loss is None or finished[run.steps, run.seed] is run]
+
+
+def _disagreements(
+    config: Mapping[str, Any], theirs: Mapping[str, Any], given: Mapping[str, Any]
+) -> Iterator[str]:
+    """Sentences on what keeps a run out of an arm.
+
+    A key that only one of them has is a newer or an older default, unless the claim gave it, or it is the optimizer's:
+    a stranger's class may take any.
+    """
+    for key in sorted(config.keys() | theirs.keys()):
+        if within(key, (*INDIFFERENT, *MACHINE)) and key != "data.name":
+            continue
+        if key not in theirs and key in given:
+            yield f"it has no {key}, which is to be {plain(config[key])}"
+        elif key not in config and within(key, ("optimizer",)):
+            yield f"its {key} is {plain(theirs[key])} and not left out"
+        elif key in config and key in theirs and config[key] != theirs[key]:
             yield f"its {key} is {plain(theirs[key])} and not {plain(config[key])}"
 
 

@@ -1,8 +1,8 @@
 """Is a claim reproduced? By the rule that its file fixed beforehand, from run folders alone.
 
 reproduced               the whole 95 % interval is on the claim's side of s (1 - d)
-refuted                  the whole interval is on the other side, at the paper's own scale
-not seen at this scale   the same, below the paper's scale: smaller models prove nothing about larger ones
+refuted                  the whole interval is on the other side, by the paper's own protocol
+not seen at this scale   the same, by another: smaller models prove nothing about larger ones, nor ours about theirs
 underpowered             anything else: the interval holds s (1 - d), or there is none, for want of seeds, for a
                          divergence, for runs that are too small, for seconds that nobody can vouch for
 """
@@ -20,7 +20,6 @@ from harness.compare.ladder import Speedup
 from harness.compare.timing import untimed
 from harness.records import Run
 
-PAPER = "paper"
 EXACT = 1e-9
 
 
@@ -105,7 +104,7 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
     return Verdict(claim, scale, list(parts), arms, missing, findings, warnings, footnotes)
 
 
-def judge(statement: Statement, estimate: Speedup, decides: bool, scale_name: str) -> str:
+def judge(statement: Statement, estimate: Speedup, decides: bool, papers_own: bool) -> str:
     """The words that this file opens with. An open end of an interval lies beyond whatever it is held against."""
     low, high, threshold = estimate.low, estimate.high, statement.threshold
     rounding = EXACT * abs(threshold)  # FLOPs are counts: their ratio can be the figure itself
@@ -118,7 +117,7 @@ def judge(statement: Statement, estimate: Speedup, decides: bool, scale_name: st
     if decides and holds:
         return "reproduced"
     if decides and fails:
-        return "refuted" if scale_name == PAPER else "not seen at this scale"
+        return "refuted" if papers_own else "not seen at this scale"
     return "underpowered"
 
 
@@ -130,12 +129,12 @@ def _find(claim: Claim, scale: Scale, statement: Statement, part: str, arms: dic
         return Trained(arms[place or part][arm], scale.length(place or part))
 
     pairs = [(trained(arm), trained(against) if against else None) for arm, against in statement.pairs]
-    measured, *other = [measure(statement, quantity, *pair, scale.name != PAPER) for pair in pairs]
+    measured, *other = [measure(statement, quantity, *pair, not scale.papers_own) for pair in pairs]
     if other:
         subtracts = statement.measure == "difference"
         measured = {axis: each.than(other[0][axis], subtracts) for axis, each in measured.items()}
     finding = Finding(statement, part, measured, "")
-    return replace(finding, verdict=judge(statement, finding.main.estimate, finding.main.decides, scale.name))
+    return replace(finding, verdict=judge(statement, finding.main.estimate, finding.main.decides, scale.papers_own))
 
 
 def _unfair(
