@@ -14,6 +14,7 @@ from harness.command_line import answer_help, command
 if __name__ == "__main__":
     answer_help(__doc__)  # before torch is imported: --help answers at once
 
+import gc
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ def main(values: dict[str, Any]) -> str:
             if ranks.first:
                 print(f"{path} is {before['status']} already")
             return before["status"]
+        gc.collect()  # in a sweep: cycles keep the weights of the run before on the device
         run = build(cfg, folder, before, ranks, place)
         status = loop(run)
         folder.finish(status, run.recorder.diagnosis() if status == "diverged" else None)
@@ -155,6 +157,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     same = before is not None and before["ranks"] == ranks.world
     wanted = before["resolved"]["micro"] if before and same else cfg.batch.micro
     objective.micro = resolve_micro(wanted, cfg.sequences, ranks.world, cfg.context, place, objective.attempt)
+    device.forget_peak(place)
     spread = (ranks.rank, ranks.world, place)
     loader = Loader(dataset.train, cfg.context, cfg.sequences, cfg.seed, *spread)
     windows = evaluation_batches(dataset.val, cfg.context, cfg.eval.tokens, objective.micro, *spread)

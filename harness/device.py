@@ -99,6 +99,12 @@ def describe(device: str) -> dict[str, Any]:
     }
 
 
+def forget_peak(device: str) -> None:
+    """Of what ran in this process before: another run of the sweep, or a micro-batch that did not fit."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: str) -> int:
     """Bytes: the most that tensors held on a CUDA device, or that the process held on a CPU."""
     if device.startswith("cuda"):

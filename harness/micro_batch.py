@@ -51,7 +51,8 @@ def resolve_micro(
             attempt(size, context)
             return size
         except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
+            pass
+        torch.cuda.empty_cache()  # here: while the error is handled, its traceback holds what did not fit
     raise ValueError(
         f"batch.micro: not even one sequence of {context} tokens fits the memory of {device}; take a smaller model"
     )

@@ -6,9 +6,11 @@ on in the next call from its checkpoint.
 """
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from harness.claims.claim import Claim
@@ -27,6 +29,7 @@ FILE, TABLE = "claims.json", "claims.md"
 RESERVE = 15  # seconds that a call keeps for verdicts and tables
 TRIALS = 4  # of each arm's learning rate
 MARGIN = 1.2  # on what a run is expected to take
+MOST = 10  # runs in one sweep: their weights and optimizers' state are on the disk until it ends
 GUESS = 4.0  # of a kind of run that has never ended here, times the slowest that has
 ENDED = ("finished", "diverged")
 
@@ -44,10 +47,12 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         if not chosen:
             break
         say(f"{line.left} runs to do; now {len(chosen)} of them, {chosen[0].name} first")
-        if not train({job.name: job.experiment() for job in chosen}, plan.overrides, deadline.left - RESERVE):
+        whole = train({job.name: job.experiment() for job in chosen}, plan.overrides, deadline.left - RESERVE)
+        before, line, begun = line.ended, find(), True
+        for run in line.ended - before:  # a verdict needs none of it, and one stage of SOAP's would fill 50 GB
+            shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        if not whole:
             break
-        line, begun = find(), True
-    line = find()
     keep(plan, line.claims, swept, folder)
     return line.left
 
@@ -60,6 +65,8 @@ def choose(todo: Sequence[Job], took: Mapping[str, float], seconds: float, begun
         expected = MARGIN * job.steps * took.get(job.kind, guess)
         if expected > seconds:
             return chosen or ([job] if job.kind not in took or not begun else [])
+        if len(chosen) == MOST:
+            return chosen
         chosen.append(job)
         seconds -= expected
     return chosen
@@ -87,40 +94,44 @@ class Line:
         ready: the runs that can begin, in order; a stage's own wait for the rates of its arms, the next stage for it.
         left: how many there are, with those that wait.
         took: by kind of run the seconds per update of what ended.
+        ended: the folders of that.
     """
 
     claims: dict[str, Found]
     ready: list[Job]
     left: int
     took: dict[str, float]
+    ended: set[Path]
 
 
 def _line(plan: Plan, folder: Folder, swept: list[rates.Row]) -> Line:
     claims = {stage.claim: plan.find(stage.claim, folder, swept) for stage in plan.stages()}
     runs = {name: _runs(plan, found.claim) for name, found in claims.items()}
-    took: dict[str, float] = {}
+    ended: dict[Path, tuple[str, Run]] = {}
     for name, found in claims.items():
-        ended = [(found.kind(job.part, job.arm), each) for job, each in runs[name].items() if each]
-        ended += [(sweep.name, run) for sweep in found.sweeps.values() for run in sweep.runs()]
-        for kind, each in ended:
-            if seconds := seconds_per_update(each):
-                took[kind] = max(took.get(kind, 0.0), seconds)
+        mine = [(found.kind(job.part, job.arm), each) for job, each in runs[name].items() if each]
+        mine += [(sweep.name, run) for sweep in found.sweeps.values() for run in sweep.runs()]
+        ended |= {each.folder: (kind, each) for kind, each in mine if each.status in ENDED}
+    took: dict[str, float] = {}
+    for kind, each in ended.values():
+        if seconds := seconds_per_update(each):
+            took[kind] = max(took.get(kind, 0.0), seconds)
     names: set[str] = set()
     ready: list[Job] = []
     blocked = False
     for stage in plan.stages():
         found = claims[stage.claim]
-        mine = [(j, each) for j, each in runs[stage.claim].items() if not stage.arms or j.arm in stage.arms]
-        waiting = {(j.part, j.arm): None for j, _ in mine if found.waits(j.part, j.arm)}
+        planned_here = [(j, each) for j, each in runs[stage.claim].items() if not stage.arms or j.arm in stage.arms]
+        waiting = {(j.part, j.arm): None for j, _ in planned_here if found.waits(j.part, j.arm)}
         trials = [job for place in waiting for job in found.sweeps[place].jobs()]
-        left = [j for j, each in mine if not (each and each.status in (*ENDED, "running"))]
+        left = [j for j, each in planned_here if not (each and each.status in (*ENDED, "running"))]
         jobs = [Job(f"{j.claim.name}-{j.name}", found.kind(j.part, j.arm), j.steps, j.experiment)
                 for j in sorted(left, key=lambda j: j.seed)]  # fmt: skip
         if not blocked:
             ready += {job.name: job for job in (trials if waiting else jobs) if job.name not in names}.values()
         blocked |= bool(waiting)
         names |= {job.name for job in (*trials, *jobs)}
-    return Line(claims, ready, len(names), took)
+    return Line(claims, ready, len(names), took, set(ended))
 
 
 def keep(plan: Plan, claims: Mapping[str, Found], swept: list[rates.Row], folder: Folder) -> None:
