@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -189,6 +190,17 @@ for step in range(1, 60):
         print("RuntimeError: no more"); sys.exit(1)
 time.sleep(60)
 """
+
+
+def test_track3s_loader_finds_a_batch_in_each_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(track3, "BATCH", 64)
+    monkeypatch.setattr(track3, "VALIDATION", 20 * 64)
+    track3.prepare(tmp_path)
+    for split, batch in [("val", 20 * 64), ("train", (track3.SKIPPED + track3.TIMED + 1) * 64)]:
+        (shard,) = (tmp_path / "data" / "fineweb10B").glob(f"fineweb_{split}_*.bin")
+        header = np.fromfile(shard, "<i4", 3)
+        assert list(header[:2]) == [20240520, 1]
+        assert not batch + 1 >= header[2]  # its own words: another shard is opened then
 
 
 def test_track3_is_read_from_its_lines_and_stopped(tmp_path):

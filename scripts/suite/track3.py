@@ -33,11 +33,11 @@ def find_script(checkout: Path) -> Path:
 
 
 def prepare(folder: Path) -> None:
-    """Shards of random tokens where the script looks for FineWeb's."""
+    """Shards of random tokens where the script looks for FineWeb's; it wants two more than a batch to take one."""
     place = folder / "data" / "fineweb10B"
     place.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    for split, tokens in [("fineweb_val", VALIDATION + 1), ("fineweb_train", (SKIPPED + TIMED + 4) * BATCH)]:
+    for split, tokens in [("fineweb_val", VALIDATION + 2), ("fineweb_train", (SKIPPED + TIMED + 4) * BATCH)]:
         writer = Writer(place, split)
         writer.write(generator.integers(0, 50_257, tokens).astype("<u2"))
         writer.finish()
