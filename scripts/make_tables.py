@@ -20,6 +20,7 @@ from harness.config import CONFIGS
 from harness.quantity import AXIS, TITLE, loss
 from harness.records import find_runs
 from harness.sentence import one_sentence
+from harness.tuning.trials import SUFFIX, tuning_of, with_tuning
 from scripts.pages.claim_table import overview, render
 from scripts.pages.grid import Grid, markdown
 from scripts.publish import UNKEPT
@@ -83,7 +84,8 @@ def block(name: str, root: Path, found: dict[Path, str]) -> str:
 
 def study_table(study: Path, baseline: str = "adamw") -> str:
     """Standings, and speed-ups where there are any, in Markdown."""
-    comparison = compare(find_runs(study), baseline)
+    tunings = {} if study.name.endswith(SUFFIX) else tuning_of(study)
+    comparison = with_tuning(compare(find_runs(study), baseline), tunings)
     parts = ["\n".join(f"- **warning: {warning}**" for warning in comparison.warnings)]
     parts += [f"{grid.title}\n\n{markdown(grid)}" for grid in grids(comparison) if grid.rows]
     parts += ["\n".join(f"- {note}" for note in comparison.notes)]

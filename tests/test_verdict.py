@@ -225,6 +225,8 @@ def test_the_plan_comes_first_and_alone_starts_nothing(pretended, capsys):
         (["lion", "--scale", "huge"], "choose from tiny"),
         (["lion", "optimizer.lr=1"], "would change what the scale tiny fixes"),
         (["lion", "trials=99"], "trials is fixed"),
+        (["lion", "range.schedule.final=[1e-3,1e-1]"], "would tune what adamw is not tuned in"),
+        (["lion", "range.grad_clip=[0.1,10]"], "give range.optimizer.<key> and range.schedule.warmup alone"),
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_is_trained(pretended, capsys, arguments, complaint):

@@ -4,9 +4,11 @@ for optimizer, tuning in tuning_of("results/runs/my_study").items():
     print(optimizer, len(tuning.trials), tuning.diverged, tuning.best.settings, tuning.loss, tuning.flops)
 
 The trials of results/runs/my_study are in results/runs/my_study-tuning/<optimizer>/, put there by scripts.tune. Every
-run that is there counts as a trial, so that no range can be widened, and no seed be tried, in silence.
+run that is there and made a step counts as a trial, so that no range can be widened, no seed be tried, and no trial be
+stopped short, in silence.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +27,7 @@ from harness.tuning.search import EDGE, Range, Space, value_of
 SUFFIX = "-tuning"  # of the folder beside the study's
 PLAN, CHOICE = "tuning.yaml", "tuned.yaml"  # written before the first trial, and after the last
 ENDED = ("finished", "diverged")
+WORDS = {"cut": "cut off", "running": "still running"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class Trial:
     loss: float | None  # final validation loss in nats per token; None unless it finished
     status: str
     flops: float | None
+    made: int  # updates, so far
+
+    @property
+    def counts(self) -> bool:
+        """Whether it showed anything: it ended, or was stopped after a step."""
+        return self.status in ENDED or self.made > 0
 
 
 @dataclass(frozen=True)
@@ -48,11 +57,11 @@ class Tuning:
     folder: Path
     space: Space  # as last searched
     steps: int  # T: trials are of half of it
-    runs: list[Trial]  # all that are there, also those that have not ended
+    runs: list[Trial]  # all that are there, also those that never made a step
 
     @cached_property
     def trials(self) -> list[Trial]:
-        """Those of less than T that ended, in the order of their loss; divergences last."""
+        """Those of less than T, in the order of their loss; divergences, and what was cut off or failed, last."""
         return _ranked(run for run in self.runs if run.steps != self.steps)
 
     @cached_property
@@ -76,8 +85,21 @@ class Tuning:
     @property
     def flops(self) -> float | None:
         """Of all runs together; None where one of them does not know its own."""
-        found = [run.flops for run in self.runs if run.status in ENDED]
+        found = [run.flops for run in self.runs if run.counts]
         return None if None in found else float(sum(flops for flops in found if flops is not None))
+
+    @property
+    def unended(self) -> str:
+        """A sentence on the trials that were cut off, failed or still run; empty if all ended."""
+        counted = [run for run in self.runs if run.counts]
+        states = Counter(WORDS.get(run.status, run.status) for run in counted if run.status not in ENDED)
+        listed = ", ".join(f"{count} {state}" for state, count in states.items())
+        return (
+            f"{states.total()} of the {len(counted)} runs that {self.optimizer} was tuned on did not end ({listed}): "
+            "they count all the same"
+            if states
+            else ""
+        )
 
     @property
     def seeds(self) -> set[int]:
@@ -122,29 +144,36 @@ def tuning_of(study: str | Path) -> dict[str, Tuning]:
 
 
 def unequal(tunings: Mapping[str, Tuning], baseline: str, optimizers: Sequence[str]) -> list[str]:
-    """A sentence on each optimizer that was not tuned as the baseline was: on more trials, fewer, or longer ones."""
+    """A sentence on each optimizer that was not tuned as the baseline was.
+
+    On more trials, fewer, or longer ones; or over another range of what is not the optimizer's own, the warm-up say.
+    """
     if not tunings:
         return []
-    theirs = _effort(tunings.get(baseline))
-    return [
-        f"unequal tuning: {optimizer} got {_told(ours)}, {baseline} {_told(theirs)}"
-        for optimizer in optimizers
-        if optimizer != baseline and (ours := _effort(tunings.get(optimizer))) != theirs
-    ]
+    base, found = tunings.get(baseline), []
+    theirs = _effort(base)
+    for optimizer in optimizers:
+        own = tunings.get(optimizer)
+        if optimizer != baseline and (ours := _effort(own)) != theirs:
+            found.append(f"unequal tuning: {optimizer} got {_told(ours)}, {baseline} {_told(theirs)}")
+        if own and base and own.space and base.space:  # without its plan nobody knows what was searched
+            found += _unlike(own, base)
+    return found
 
 
 def with_tuning(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Comparison:
     """The comparison, with what has to be known about how its optimizers were tuned.
 
-    A key that was searched may differ: that turns from a warning into a footnote. Unequal tuning, seeds that were both
-    tuned on and reported, and optima at the end of a range are warnings.
+    A key that was searched for both may differ: that turns from a warning into a footnote. Unequal tuning, seeds that
+    were both tuned on and reported, and optima at the end of a range are warnings.
     """
     if not tunings:
         return comparison
     base, *newcomers = comparison.standings
-    searched = {key.partition("[")[0] for tuning in tunings.values() for key in tuning.space}
     meant: dict[str, str] = {}  # the sentence that is a warning now: what it becomes
     for each in newcomers:
+        both = (tunings[name].space if name in tunings else {} for name in (base.optimizer, each.optimizer))
+        searched = set.intersection(*({key.partition("[")[0] for key in space} for space in both))
         for key, (theirs, ours) in unlike(base.arm, each.arm, comparison.length).items():
             if key in searched:
                 was = f"{key} differs: {theirs} for {base.arm.label}, {ours} for {each.arm.label}"
@@ -153,11 +182,12 @@ def with_tuning(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Compar
     warnings = unequal(tunings, comparison.baseline, names)
     reported = {run.seed for each in comparison.standings for run in each.arm.runs}
     for name in names:
-        if name in tunings and (both := tunings[name].seeds & reported):
-            warnings.append(f"{name} was tuned on a seed that is reported: {', '.join(map(str, sorted(both)))}")
+        if name in tunings and (seeds := tunings[name].seeds & reported):
+            warnings.append(f"{name} was tuned on a seed that is reported: {', '.join(map(str, sorted(seeds)))}")
         warnings += tunings[name].edges if name in tunings else []
     kept = [warning for warning in comparison.warnings if warning not in meant]
     said = [meant[warning] for warning in comparison.warnings if warning in meant]
+    said += [tunings[name].unended for name in names if name in tunings and tunings[name].unended]
     return replace(comparison, warnings=[*warnings, *kept], footnotes=[*said, *comparison.footnotes])
 
 
@@ -191,7 +221,7 @@ def _tuning(runs: Sequence[Run], folder: Path) -> Tuning:
     keys = list(space) or _differing(list(configs.values()))
     trials = [
         Trial(run.name, {key: value for key in keys if (value := value_of(configs[run.folder], key)) is not None},
-              run.steps, run.seed, run.final_loss, run.status, run.last("flops/total"))
+              run.steps, run.seed, run.final_loss, run.status, run.last("flops/total"), run.step)
         for run in runs
     ]  # fmt: skip
     return Tuning(runs[0].optimizer, folder, space, steps, trials)
@@ -216,18 +246,29 @@ def _plan(path: Path) -> dict[str, Any]:
 
 
 def _ranked(runs: Iterator[Trial]) -> list[Trial]:
-    ended = [run for run in runs if run.status in ENDED]
-    return sorted(ended, key=lambda run: (run.loss is None, run.loss, run.name))
+    return sorted((run for run in runs if run.counts), key=lambda run: (run.loss is None, run.loss, run.name))
 
 
 def _effort(tuning: Tuning | None) -> tuple[tuple[int, int], ...]:
     """((updates, how many runs), ...) of a tuning."""
-    ended = [] if tuning is None else [*tuning.trials, *tuning.again]
-    return tuple((steps, sum(run.steps == steps for run in ended)) for steps in sorted({run.steps for run in ended}))
+    counted = [] if tuning is None else [*tuning.trials, *tuning.again]
+    return tuple(sorted(Counter(run.steps for run in counted).items()))
 
 
 def _told(effort: tuple[tuple[int, int], ...]) -> str:
     return " and ".join(f"{count} trials of {steps:,} updates" for steps, count in effort) or "none"
+
+
+def _unlike(own: Tuning, base: Tuning) -> Iterator[str]:
+    """Sentences on what is not the optimizer's own, and was searched in two ranges."""
+    for key in {**base.space, **own.space}:
+        ours, theirs = _reach(own.space.get(key)), _reach(base.space.get(key))
+        if not key.startswith("optimizer.") and ours != theirs:
+            yield f"unequal tuning: {key} of {own.optimizer} was searched {ours}, of {base.optimizer} {theirs}"
+
+
+def _reach(each: Range | None) -> str:
+    return f"from {plain(each.low)} to {plain(each.high)}" if each else "not at all"
 
 
 def _replace(path: Path, text: str) -> None:

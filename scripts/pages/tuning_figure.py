@@ -39,7 +39,7 @@ def learning_rates(
         axes.plot(*_split(again), **large, markerfacecolor="white", markeredgecolor=color)
         chosen = [(tuning.best.settings[key], tuning.best.loss)] if tuning.best and tuning.best.loss else []
         axes.plot(*_split(chosen), **large, color=color, zorder=5)
-        lost = [run.settings[key] for run in [*tuning.trials, *tuning.again] if run.loss is None]
+        lost = [run.settings[key] for run in [*tuning.trials, *tuning.again] if run.status == "diverged"]
         height, above = [0.97 - 0.05 * i] * len(lost), axes.get_xaxis_transform()
         axes.plot(lost, height, "x", color=color, markersize=6, transform=above, clip_on=False)
     axes.margins(x=0.06, y=0.12)

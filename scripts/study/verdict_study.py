@@ -23,6 +23,7 @@ from scripts.study.tuner import Tuner, split, told
 
 SCALES = CONFIGS / "verdict.yaml"
 BASELINE = "adamw"
+RANGES = "range.optimizer.<key> and range.schedule.warmup"  # of a newcomer's own keys, and of what all are tuned in
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class Study:
         own, rest = split(arguments)
         if own["trials"] is not None:
             raise ValueError(f"trials is fixed for both by the scale {name}: scripts.tune takes another number")
+        for key in own["ranges"]:
+            if not key.startswith("optimizer.") and key != "schedule.warmup":
+                raise ValueError(f"range.{key} would tune what {BASELINE} is not tuned in: give {RANGES} alone")
         refuse_fixed(rest, f"the scale {name}")
         ours = overrides_of(word)
         common = [*scale.config, f"steps={scale.steps}", *rest]
