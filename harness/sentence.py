@@ -50,6 +50,16 @@ def one_sentence() -> Iterator[None]:
         complain(sentence(error))
 
 
+@contextmanager
+def cut_short() -> Iterator[None]:
+    """Let whoever reads the output stop reading it: `| head`, say."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
+
+
 def nearest(word: str, names: Iterable[str], listed: Iterable[str] | None = None) -> str:
     """A did-you-mean for the end of a sentence: the nearest names, or all of them, or those `listed`."""
     names = sorted(names)

@@ -14,8 +14,6 @@ table read folders only: a smoke's runs count as the first of the whole claim's.
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +25,9 @@ from harness.claims.claim import Claim
 from harness.claims.claim_file import SCALES, find_claim, list_claims
 from harness.claims.planned import Planned, planned, read_studies, sort_runs
 from harness.claims.verdict import verify
-from harness.sentence import nearest, one_sentence
+from harness.command_line import composed
+from harness.config import parse
+from harness.sentence import cut_short, nearest, one_sentence
 from scripts.pages.claim_table import FORMATS, as_json, render, show
 from scripts.study.sweep import RUNS, command, refuse_fixed
 from scripts.study.sweep import run as run_sweep
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, rest = parser.parse_known_args(arguments)  # of run, keys may stand behind options too
     if options.command != "run" or any(word.startswith("-") for word in rest):
         options = parser.parse_args(arguments)
-    with one_sentence():
+    with one_sentence(), cut_short():
         if options.command == "list":
             print_list(Console())
             return
@@ -65,9 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(claim: Claim, scale: str, parts: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]) -> int:
     """Train what is left of a claim as one sweep, the longest runs first; train.py's exit code."""
     refuse_fixed(overrides, str(claim.path))
+    from harness.device import resolve_device
     from scripts.study.claim_cost import check_arms
 
     check_arms(claim, scale, parts)
+    chosen = parse(composed([word for word in overrides if not word.lstrip("+").startswith(("launcher", "hydra"))]))
+    if "launcher=slurm" not in overrides:  # whose nodes have devices of their own
+        resolve_device(chosen.device)
     jobs = _left(claim, scale, parts, seeds, RUNS)
     left = [job for job, status in jobs.items() if status not in ("finished", "diverged", "running")]
     running = sum(status == "running" for status in jobs.values())
@@ -115,7 +119,7 @@ def _chosen_parts(claim: Claim, options: argparse.Namespace) -> list[str]:
 
 
 def _chosen_seeds(seeds: Sequence[int], options: argparse.Namespace) -> list[int]:
-    wanted = 1 if options.smoke else options.seeds or len(seeds)
+    wanted = 1 if options.smoke else len(seeds) if options.seeds is None else options.seeds
     if not 1 <= wanted <= len(seeds):
         raise ValueError(f"--seeds must be between 1 and {len(seeds)}, the seeds that the claim fixed, not {wanted}")
     return list(seeds[:wanted])
@@ -152,7 +156,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BrokenPipeError:  # into `head`, say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
+    main()

@@ -12,8 +12,6 @@ null where the interval leaves the ladder; both are where there is none.
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from harness.compare.comparison import Comparison, Standing, compare
 from harness.compare.speedup import Row
 from harness.quantity import AXIS, TITLE, loss
 from harness.records import find_runs
-from harness.sentence import one_sentence
+from harness.sentence import cut_short, one_sentence
 from harness.tuning.trials import tuning_of, with_tuning
 
 COLORS = {"faster": "green", "slower": "red", "diverged": "red"}
@@ -44,13 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         comparison = with_tuning(comparison, tuning_of(Path(options.folder).resolve()))
         if not comparison.rows:
             raise ValueError(f"{options.folder} holds no optimizer but {options.baseline}: train another one too")
-    try:
+    with cut_short():
         if options.json:
-            print(json.dumps([row.json() for row in comparison.rows], indent=1, allow_nan=False), flush=True)
+            print(json.dumps([row.json() for row in comparison.rows], indent=1, allow_nan=False))
         else:
             show(comparison, Console())
-    except BrokenPipeError:  # into `head`, say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
 
 
 def show(comparison: Comparison, console: Console) -> None:

@@ -1,9 +1,11 @@
 """Verdicts on claims, of run folders whose truth is known."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from harness.claims.claim_file import read_claim
@@ -231,3 +233,48 @@ def test_on_which_machine_a_run_was_computed_does_not_make_it_another_arms(tmp_p
     for run in train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002):
         change(run, "config.yaml", device="cuda", batch__micro=4, tracker={"name": "wandb"}, study="elsewhere")
     assert verified(path, "tiny", tmp_path).words == {"only": "reproduced"}
+
+
+def test_a_seed_is_one_sample_on_however_many_machines_it_ran(tmp_path):
+    path = write_claim(tmp_path)
+    runs = train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002)
+    for run in runs:
+        if "-s2" in run.name:
+            shutil.rmtree(run)
+        elif "-s1" in run.name:
+            copy = run.with_name(run.name + "-again")
+            shutil.copytree(run, copy)
+            change(copy, "config.yaml", compile=True, batch__micro=4)
+    verdict = verified(path, "tiny", tmp_path)
+    assert verdict.words == {"only": "underpowered"}
+    assert verdict.findings[0].main.seeds == 2
+    assert sum("repeats another run: counted once" in note for note in verdict.notes) == 4
+
+
+def test_a_key_that_the_claim_does_not_know_makes_it_another_arms(tmp_path):
+    path = write_claim(tmp_path)
+    for run in train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002):
+        if "-new-" in run.name:
+            change(run, "config.yaml", optimizer__secret=5)
+    verdict = verified(path, "tiny", tmp_path)
+    assert verdict.words == {"only": "underpowered"}
+    assert any("nearest is new, but its optimizer.secret is 5 and not left out" in note for note in verdict.notes)
+
+
+def test_a_key_that_the_claim_gave_must_be_there_and_a_default_need_not(tmp_path):
+    path = write_claim(tmp_path)
+    train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002)
+    for key, word in {"qr": "reproduced", "lr": "underpowered"}.items():
+        for file in (tmp_path / "twice-tiny-only").glob("*-new-*/config.yaml"):
+            config = yaml.safe_load(file.read_text())
+            del config["optimizer"][key]
+            file.write_text(yaml.safe_dump(config))
+        verdict = verified(path, "tiny", tmp_path)
+        assert verdict.words == {"only": word}
+    assert any("nearest is new, but it has no optimizer.lr, which is to be 0.01" in note for note in verdict.notes)
+
+
+def test_what_stands_in_for_the_papers_models_refutes_nothing(tmp_path):
+    path = write_claim(tmp_path, {"paper": scale(stand_in=True)})
+    train(read_claim(path), "paper", tmp_path, {"new": 1.1}, noise=0.002)
+    assert verified(path, "paper", tmp_path).words == {"only": "not seen at this scale"}

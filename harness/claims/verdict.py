@@ -99,7 +99,7 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
         if (each.part, each.arm, each.steps, each.seed) not in there
     ]
     warnings, by_design = _unfair(claim, scale, findings, arms)
-    footnotes = [*by_design, *_missing(missing), *endings(runs), *strays, *_hardware(runs), *provenance(runs)]
+    footnotes = [*by_design, *_missing(missing), *endings(runs), *strays, *_hardware(claim, runs), *provenance(runs)]
     footnotes += [f"{name}: {recipe.note}" for name, recipe in scale.arms.items() if recipe.note]
     return Verdict(claim, scale, list(parts), arms, missing, findings, warnings, footnotes)
 
@@ -173,7 +173,9 @@ def _missing(missing: Sequence[Planned]) -> Iterator[str]:
         yield f"not run yet: {arm} ({part}) for {' and '.join(updates)} updates, {which}"
 
 
-def _hardware(runs: Sequence[Run]) -> Iterator[str]:
+def _hardware(claim: Claim, runs: Sequence[Run]) -> Iterator[str]:
     finished = [run for run in runs if run.final_loss is not None]
-    if finished and (reason := untimed(finished)):
+    timed = [each.metric for each in claim.quantities.values() if each.metric.startswith("seconds/")]
+    speedups = [each for each in claim.statements if each.measure == "speedup"]  # these are shown in seconds too
+    if finished and (timed or speedups) and (reason := untimed(finished)):
         yield reason

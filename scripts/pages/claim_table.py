@@ -28,10 +28,11 @@ OURS = "† the figure is ours: the paper puts none on it"
 
 
 def arms_grid(verdict: Verdict) -> Grid:
-    """A line for each part and arm: its final loss at T, and each quantity with the paper's figure beside it."""
+    """A line for each part and arm: its final loss at T, and each other quantity with the paper's figure beside it."""
     header = ["part", "arm", "runs", "final loss"]
     told = {figure.quantity for figure in verdict.claim.figures}
-    for name, each in verdict.claim.quantities.items():
+    shown = {k: q for k, q in verdict.claim.quantities.items() if k in told or q.metric != "val/loss" or q.exponential}
+    for name, each in shown.items():
         header += [each.title + PAPER, "ours"] if name in told else [each.title]
     rows = []
     for part, arm in _arms(verdict):
@@ -40,7 +41,7 @@ def arms_grid(verdict: Verdict) -> Grid:
         spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
         row = [part, arm.label, _count(verdict, part, arm),
                quantity.loss(float(losses.mean()), spread) if len(losses) else "none"]  # fmt: skip
-        for name, each in verdict.claim.quantities.items():
+        for name, each in shown.items():
             figure = paper_figure(verdict, part, arm.label, name)
             theirs = f"{figure.value:,g}{'*' * figure.recalled}" if figure else ""
             row += [theirs, _ours(arm, length, each)] if name in told else [_ours(arm, length, each)]
@@ -79,14 +80,14 @@ def overview(verdicts: Sequence[Verdict]) -> Grid:
 
 
 def claimed(verdict: Verdict, statement: Statement) -> str:
-    """`≥ 2 in steps, ± 10 %`."""
+    """`≥ 2 in steps, less 10 %`: what will do."""
     asked = verdict.claim.quantities[statement.quantity] if statement.quantity else None
     if statement.measure == "speedup" or asked is None:
         figure, where = plain(statement.figure), f" in {TITLE[statement.axis]}"
     else:
         figure, where = _text(statement, statement.figure, asked), ""
-    slack = f", ± {100 * statement.tolerance:g} %" if statement.tolerance else ""
-    bound = "≥" if statement.at_least is not None else "≤"
+    bound, side = ("≥", "less") if statement.at_least is not None else ("≤", "plus")
+    slack = f", {side} {100 * statement.tolerance:g} %" if statement.tolerance else ""
     return f"{bound} {figure}{where}{slack}{' †' * statement.ours}"
 
 
@@ -188,7 +189,8 @@ def _ours(arm: Arm, length: int, asked: Quantity) -> str:
     sample = values(asked, arm.finished(length))
     if sample is None:
         return ""
-    spread = f" ± {_number(float(sample.std(ddof=1)), asked)}" if len(sample) > 1 else ""
+    deviation = float(sample.std(ddof=1)) if len(set(sample)) > 1 else 0.0  # of equal numbers it is not quite 0
+    spread = f" ± {_number(deviation, asked)}" if len(sample) > 1 else ""
     return _number(float(sample.mean()), asked) + spread
 
 
