@@ -44,7 +44,7 @@ def test_the_tables(tmp_path):
 
     latex = render(verdict, "latex")
     assert r"loss\_of\_val, paper" in latex
-    assert r"$\geq$ 1.5 in steps, $\pm$ 10 \%" in latex
+    assert r"$\geq$ 1.5 in steps, less 10 \%" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
 
     rows = list(csv.DictReader(io.StringIO(render(verdict, "csv"))))
