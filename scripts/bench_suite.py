@@ -8,7 +8,10 @@
 
 A call goes on where the last one stopped and prints its table last; what was measured is in results/hardware/<device>/:
 throughput.json, optimizers.json, claims.json, tables of them as Markdown, manifest.json. A part is done when a call
-says that nothing is left. The claims' runs are in results/runs/, where scripts.claims reads them too.
+says that nothing is left. After the rates of part train come train.py's start and the loss curve of its passes beside
+plain ones; after the steps of part optimizers, how exact the quicker ways to them are. Part claims first finds each
+arm's learning rate by as many trials as every other's; its runs are in results/runs/, where scripts.claims reads them
+too, without their weights.
 """
 
 import argparse

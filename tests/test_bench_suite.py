@@ -268,7 +268,7 @@ def test_the_exact_commands_on_a_tiny_model(tmp_path, monkeypatch):
     """Every part as a person calls it, its processes and all."""
     root = Path(side.__file__).parents[2]
     for part, only in [("train", []), ("optimizers", ["--only", "lion"]), ("claims", ["--only", "muon_2x"])]:
-        line = [sys.executable, "-m", "scripts.bench_suite", "--part", part, "--rehearse", *only, "--minutes", "3"]
+        line = [sys.executable, "-m", "scripts.bench_suite", "--part", part, "--rehearse", *only, "--minutes", "9"]
         process = subprocess.run(
             [*line, "--output", str(tmp_path / "device")], cwd=tmp_path, text=True, capture_output=True,
             env=environment(PYTHONPATH=str(root)),

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harness.claims.planned import composed
+from harness.records import find_runs
 from scripts import bench_suite
 from scripts.study.training import Training
 from scripts.suite import claims as suite_claims
@@ -75,13 +77,21 @@ def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_pat
     assert "diverged" in shown[shown.index("## Learning rates") :]
     assert "muon_2x.rates-30m-muon-T2000-s0" in begun[2]
     assert "88 left" in shown  # 15 + 45 runs and MKOR's other 28 trials: its AdamW is Muon's
-    plan = Plan("small", ["muon_2x"], [], {}, 4, [])
+    plan, folder = Plan("small", ["muon_2x", "mkor"], [], {}, 4, []), Folder(tmp_path / "device")
+    before = suite_claims._line(plan, folder, book["rates"])
+    claim = before.claims["muon_2x"].claim
+    values = composed(claim, "small", "30m", "adamw")
+    Pretended().write(Training.of(values, {"seed": 1, "steps": 1000}, Path("results/runs/muon_2x.rates-small-30m")))
+    assert suite_claims._line(plan, folder, book["rates"]).left == before.left - 2  # MKOR's claim has it too
+    assert suite_claims._line(plan, folder, book["rates"]).left == before.left - 2
+    (copied,) = find_runs("results/runs/mkor.rates-small-30m")
+    assert (copied.seed, copied.steps, copied.optimizer) == (1, 1000, "adamw")
     shutil.rmtree(tmp_path / "results" / "runs")  # of a machine that is gone: what came of the sweep is in claims.json
-    scale = plan.find("muon_2x", Folder(tmp_path / "device"), book["rates"]).claim.scale("small")
+    scale = plan.find("muon_2x", folder, book["rates"]).claim.scale("small")
     assert scale.overrides("30m", "muon")["optimizer.lr"] == rows["muon"]["rate"]
     assert (scale.arms["muon"].trials, scale.arms["adamw"].trials) == (4, 4)
     with pytest.raises(ValueError, match="was written for other --data, --rates or --trials"):
-        Plan("small", [], [], {"muon": 0.5}, 4, []).find("muon_2x", Folder(tmp_path / "device"), book["rates"])
+        Plan("small", [], [], {"muon": 0.5}, 4, []).find("muon_2x", folder, book["rates"])
 
 
 def test_a_claim_on_another_corpus_is_a_file_of_its_own(tmp_path):

@@ -6,7 +6,9 @@ on in the next call from its checkpoint.
 """
 
 import math
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +18,7 @@ from typing import Any
 from harness.claims.claim import Claim
 from harness.claims.planned import Planned, planned, read_studies, sort_runs
 from harness.claims.verdict import verify
-from harness.records import Run
+from harness.records import Run, read_run
 from scripts.pages.claim_table import as_json, render
 from scripts.study.claim_cost import check_arms
 from scripts.study.sweep import RUNS
@@ -107,6 +109,7 @@ class Line:
 def _line(plan: Plan, folder: Folder, swept: list[rates.Row]) -> Line:
     claims = {stage.claim: plan.find(stage.claim, folder, swept) for stage in plan.stages()}
     runs = {name: _runs(plan, found.claim) for name, found in claims.items()}
+    _share(plan, claims, runs)
     ended: dict[Path, tuple[str, Run]] = {}
     for name, found in claims.items():
         mine = [(found.kind(job.part, job.arm), each) for job, each in runs[name].items() if each]
@@ -132,6 +135,29 @@ def _line(plan: Plan, folder: Folder, swept: list[rates.Row]) -> Line:
         blocked |= bool(waiting)
         names |= {job.name for job in (*trials, *jobs)}
     return Line(claims, ready, len(names), took, set(ended))
+
+
+def _share(plan: Plan, claims: Mapping[str, Found], runs: dict[str, dict[Planned, Run | None]]) -> None:
+    """Copy what has ended to claims that plan the same and have not begun it: AdamW's ladder is trained once."""
+    ended: dict[tuple[str, int, int], Run] = {}
+    for wanted in (False, True):
+        for name, found in claims.items():
+            for job, each in runs[name].items():
+                key = (found.kind(job.part, job.arm), job.steps, job.seed)
+                if each and each.status in ENDED:
+                    ended[key] = each
+                elif wanted and key in ended and not (each or found.waits(job.part, job.arm)):
+                    runs[name][job] = _copied(ended[key], RUNS / job.study)
+
+
+def _copied(run: Run, study: Path) -> Run:
+    """Whole or not at all."""
+    place = study / run.folder.name
+    study.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=RUNS) as scratch:
+        shutil.copytree(run.folder, Path(scratch) / "run", ignore=shutil.ignore_patterns("checkpoints"))
+        os.replace(Path(scratch) / "run", place)
+    return read_run(place)
 
 
 def keep(plan: Plan, claims: Mapping[str, Found], swept: list[rates.Row], folder: Folder) -> None:
