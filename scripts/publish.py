@@ -2,6 +2,7 @@
 
 python -m scripts.publish results/runs/my_study                     # to results/my_study/
 python -m scripts.publish results/demo --name demo_of_six
+python -m scripts.publish results/runs/verdict-tiny-1234abcd --optimizer adamw    # what other verdicts take over
 """
 
 import argparse
@@ -11,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.records import find_runs
-from harness.sentence import one_sentence
+from harness.sentence import nearest, one_sentence
 from harness.tuning.trials import CHOICE, PLAN
 
 RESULTS = Path("results")
-KEPT = ("config.yaml", "manifest.json", "metrics.jsonl")
+KEPT = ("config.yaml", "metrics.jsonl", "manifest.json")  # the last makes a folder a run
 UNKEPT = ("runs", "demo", "verdicts")  # folders of results/ that git ignores
 
 
@@ -23,17 +24,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.publish", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="the study's folder")
     parser.add_argument("--name", help="the folder under results/ to make (default: the study's own name)")
+    parser.add_argument("--optimizer", help="publish its runs alone")
     options = parser.parse_args(arguments)
     with one_sentence():
-        target = publish(options.folder, RESULTS / (options.name or options.folder.resolve().name))
+        target = publish(options.folder, RESULTS / (options.name or options.folder.resolve().name), options.optimizer)
     print(target)
 
 
-def publish(folder: Path, target: Path) -> Path:
-    """Copy a study whose runs have all ended; the copy appears whole or not at all.
+def publish(folder: Path, target: Path, optimizer: str | None = None) -> Path:
+    """Copy a study, or one optimizer's part of it, whose runs have all ended; the copy appears whole or not at all.
 
     Raises:
-        ValueError: a run is still going or was cut off, or the target is there already or is ignored by git.
+        ValueError: a run is still going or was cut off, or the target is there already or is ignored by git, or no run
+            is the optimizer's.
     """
     if target.parent != RESULTS or target.name in ("", ".."):
         raise ValueError(f"--name must be the name of a folder to make under {RESULTS}/, not a path")
@@ -42,6 +45,11 @@ def publish(folder: Path, target: Path) -> Path:
     if target.exists():
         raise ValueError(f"{target} exists already: give another --name, or delete it first")
     runs = find_runs(folder)
+    if optimizer is not None:
+        names = sorted({run.optimizer for run in runs})
+        if optimizer not in names:
+            raise ValueError(f"no run in {folder} is of the optimizer {optimizer}: {nearest(optimizer, names)}")
+        runs = [run for run in runs if run.optimizer == optimizer]
     for run in runs:
         if run.status not in ("finished", "diverged"):
             raise ValueError(f"{run.folder} is {run.status}: let it end (resume=true), or move it out of {folder}")
@@ -53,6 +61,8 @@ def publish(folder: Path, target: Path) -> Path:
         for name in KEPT:
             shutil.copy2(run.folder / name, place / name)
     for path in (path for name in (PLAN, CHOICE) for path in folder.rglob(name)):  # of a tuning's folder
+        if not any(run.folder.is_relative_to(path.parent) for run in runs):
+            continue
         shutil.copy2(path, new / path.relative_to(folder))
     os.replace(new, target)
     return target

@@ -9,7 +9,8 @@ OPTIMIZER is the name of a YAML in configs/optimizer, or the path of a class, wh
 that needs more than a learning rate gets a YAML of its own. Checks of conformance come first, then equal tuning of it
 and of the baseline, then both over three seeds, the baseline at three lengths. Expect results/verdicts/<optimizer>/ (at
 another scale than tiny, <optimizer>-<scale>/) with report.html, verdict.json and conformance.json. All verdicts at a
-scale share the baseline's runs. Interrupted, the same command goes on where it was. The scales: configs/verdict.yaml.
+scale share the baseline's runs; what results/ holds of them is copied to results/runs first, where its corpus and
+precision are this machine's. Interrupted, the same command goes on where it was. The scales: configs/verdict.yaml.
 """
 
 import argparse
@@ -135,11 +136,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence():
         study = Study.of(options.optimizer, options.scale, options.overrides)
         launcher = launcher_of(options.overrides)
+        said = study.take_over(preparing=False)
+        print("".join(f"{each}\n" for each in said), end="")
         print_plan(study, launcher, Console())
         if options.plan:
             return
         place = VERDICTS / (options.optimizer if options.scale == "tiny" else f"{options.optimizer}-{options.scale}")
         checks = _checked(study.newcomer, place)
+        print("".join(f"{each}\n" for each in study.take_over(preparing=True) if each not in said), end="")
         study.train(launcher)
         verdict = Verdict(study, checks, *study.comparison())
         _write(place / "report.html", verdict.page())

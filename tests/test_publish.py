@@ -26,6 +26,21 @@ def test_copies_config_manifest_and_metrics_and_no_weights(study, tmp_path, caps
     assert {path.name for run in published for path in run.folder.iterdir()} == {*publish.KEPT}
 
 
+def test_one_optimizers_part_alone(study, tmp_path, capsys):
+    for optimizer in ("adamw", "lion"):
+        write_run(study / optimizer, optimizer, seed=5)
+        (study / optimizer / "tuning.yaml").write_text("ranges: {}")
+    write_run(study, "lion", seed=6, status="running")  # what is not published may go on
+    publish.main([str(study), "--optimizer", "adamw", "--name", "part"])
+    part = tmp_path / "results" / "part"
+    assert sorted(run.seed for run in find_runs(part)) == [0, 1, 5]
+    assert {run.optimizer for run in find_runs(part)} == {"adamw"}
+    assert [path.parent.name for path in part.rglob("tuning.yaml")] == ["adamw"]
+    with pytest.raises(SystemExit):
+        publish.main([str(study), "--optimizer", "lino", "--name", "other"])
+    assert "did you mean lion" in capsys.readouterr().err
+
+
 def test_refuses_what_has_not_ended_and_what_is_there(study, tmp_path, capsys):
     write_run(study, seed=7, status="running")
     with pytest.raises(SystemExit) as leaving:

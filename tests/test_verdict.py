@@ -1,6 +1,7 @@
 """The verdict on a stranger: conformance that tells, equal tuning, a page, and nothing trained twice."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 import yaml
 
 from harness.config import parse
-from scripts import verdict
+from harness.device import resolve_device, resolve_dtype
+from scripts import publish, verdict
 from scripts.study import verdict_study
 from scripts.study.conformance import Row as Check
 from scripts.study.conformance import conformance
 from scripts.study.tuner import Tuner
+from scripts.study.verdict_plan import print_plan
 from scripts.study.verdict_study import SCALES, Study, overrides_of
 from tests.tuned import Pretended
 from train import check_optimizer
@@ -167,6 +170,57 @@ def test_the_next_verdict_reuses_the_baselines_runs_and_the_same_one_trains_noth
     assert len(new) == 2 + 3 + 3
     assert told("tests.test_verdict.Sound")["verdict"] == "slower"
     assert told("lion")["verdict"] == "faster"
+
+
+@pytest.fixture
+def published(brief, corpus, here):
+    """The baseline's part of a verdict, as another machine of this corpus and precision published it; no runs here."""
+    dtype = str(resolve_dtype("auto", resolve_device("auto"))).removeprefix("torch.")
+    brief.machine = {"data.fingerprint": corpus.fingerprint, "resolved.dtype": dtype}
+    verdict.main(["lion"])
+    for folder in sorted((here / "results/runs").iterdir()):
+        publish.main([str(folder), "--optimizer", "adamw"])
+    shutil.rmtree(here / "results/runs")
+    brief.trained.clear()
+    return brief
+
+
+def test_published_runs_of_the_baseline_are_taken_over_and_counted_as_done(published, monkeypatch, capsys):
+    monkeypatch.setattr(verdict, "print_plan", print_plan)
+    verdict.main(["lion", "--plan"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "14 published runs are taken over from results/verdict-tiny-" in out
+    assert "timed on NVIDIA H100" in out
+    assert "8/22" in out
+    monkeypatch.setattr(verdict, "print_plan", lambda *_: None)
+    verdict.main(["lion"])
+    assert {run.values["optimizer"]["name"] for run in published.trained} == {"lion"}
+    assert len(published.trained) == 2 + 3 + 3
+    assert "taken over" not in capsys.readouterr().out  # they are here by now
+    assert told("lion")["verdict"] == "faster"
+    assert told("lion")["tuning"]["adamw"]["trials"] == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "complaint"),
+    [("data", "fingerprint", "their stdlib is another text"), ("resolved", "dtype", "they are in other, runs on")],
+)
+def test_published_runs_that_would_be_others_here_are_not(published, here, capsys, section, key, complaint):
+    for path in here.glob("results/verdict-*/**/manifest.json"):
+        manifest = json.loads(path.read_text())
+        manifest[section][key] = "other"
+        path.write_text(json.dumps(manifest))
+    verdict.main(["lion"])
+    assert complaint in capsys.readouterr().out
+    assert len(published.trained) == 22
+
+
+def test_a_published_run_of_another_config_is_left_where_it_is(published, here):
+    (path,) = list(here.glob("results/verdict-*/*-s2-*/config.yaml"))[:1]
+    path.write_text(path.read_text().replace("grad_clip: 1.0", "grad_clip: 2.0"))
+    verdict.main(["lion"])
+    (again,) = [run for run in published.trained if run.values["optimizer"]["name"] == "adamw"]
+    assert again.folder.name == path.parent.name
 
 
 def test_what_was_cut_off_goes_on_where_it_was(brief, monkeypatch):

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,6 +25,7 @@ class Pretended:
     ) -> None:
         self.optimum, self.limit, self.speedups = optimum, limit, speedups or {}
         self.trained: list[Training] = []
+        self.machine: dict[str, Any] = {}  # what manifests say of it, dotted
 
     def __call__(self, trainings: Sequence[Training], study: Path, overrides: Sequence[str]) -> None:
         for each in trainings:
@@ -43,7 +45,8 @@ class Pretended:
         tokens = values["batch"]["tokens"]
         written = write_run(
             place.parent / ".writing", "x", values["steps"], values["seed"], noise=0.002,
-            speedup=fast, manifest={"study": values["study"], "tokens_per_step": tokens, "name": place.name}, **lost,
+            manifest={"study": values["study"], "tokens_per_step": tokens, "name": place.name, **self.machine},
+            speedup=fast, **lost,
         )  # fmt: skip
         (written / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
         shutil.move(written, place)

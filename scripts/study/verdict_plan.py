@@ -57,16 +57,17 @@ def print_plan(study: Study, launcher: Sequence[str], console: Console) -> None:
 
 def _lines(study: Study) -> Iterator[tuple[str, Tuner, int, int, int]]:
     """(what, whose, updates, how many are left, of how many); what depends on a choice to come is left whole."""
-    tuned = True
+    tuned = set()
     for tuner in study.tuners:
         trials = tuner.trials()
         left = sum(not run.ended for run in trials)
         yield "trials", tuner, tuner.steps // 2, left, len(trials)
         again = AGAIN if left else sum(not run.ended for run in tuner.again())
-        yield "the best again", tuner, tuner.steps, again, AGAIN
-        tuned &= not left and not again
+        yield "best and neighbours", tuner, tuner.steps, again, AGAIN
+        if not left and not again:
+            tuned.add(tuner.optimizer)
     for tuner in study.tuners:
-        runs = study.compared(tuner) if tuned else []
+        runs = study.compared(tuner) if tuner.optimizer in tuned else []
         for steps in study.lengths(tuner):
             ended = sum(run.ended for run in runs if run.steps == steps)
             yield "compared", tuner, steps, len(study.scale.seeds) - ended, len(study.scale.seeds)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from omegaconf import OmegaConf
 
 import optimizers
 from harness.compare.comparison import Comparison, compare
-from harness.config import CONFIGS, config_hash
+from harness.config import CONFIGS, config_hash, parse
 from harness.keywords import construct
 from harness.records import read_run
 from harness.sentence import nearest
 from harness.tuning.search import apply
 from harness.tuning.trials import Tuning, tuning_folder, tuning_of, with_tuning
 from optimizers.registry import ALLOW_TARGETS
+from scripts.study.published import Published
 from scripts.study.sweep import RUNS, refuse_fixed
 from scripts.study.training import Training, train_all
 from scripts.study.tuner import Tuner, split, told
@@ -93,6 +95,21 @@ class Study:
             for steps in self.lengths(tuner)
             for seed in self.scale.seeds
         ]
+
+    def take_over(self, preparing: bool) -> list[str]:
+        """Copy what is published of the runs, as far as it is known which they are; sentences on what was copied.
+
+        preparing: whether a large corpus may be prepared for it.
+        """
+        published = Published(parse(self.base.values), preparing)
+        for tuner in self.tuners:
+            for planned in (tuner.trials, tuner.again, partial(self.compared, tuner)):
+                runs = planned()
+                if published.take(runs):
+                    tuner.begin()
+                if not all(run.ended for run in runs):
+                    break  # the next ones depend on these
+        return published.told()
 
     def train(self, launcher: Sequence[str]) -> None:
         """Whatever is left: the trials of both as one sweep, then the best ones again, then the runs to compare."""

@@ -1,0 +1,93 @@
+"""Published runs that a program plans: copied to where it keeps its own, so that nobody trains them twice."""
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from harness.compare.timing import device_of
+from harness.config import Config, config_hash
+from harness.device import resolve_device, resolve_dtype
+from harness.distributed import Ranks
+from harness.records import Run, read_run
+from scripts.publish import KEPT
+from scripts.study.sweep import RUNS
+from scripts.study.training import Training
+from train import load_data
+
+RESULTS = RUNS.parent
+READY = ("stdlib", "synthetic")  # corpora that are prepared in a second
+
+
+@dataclass
+class Published:
+    """What results/ holds of planned runs, at the same place below it and with the same config.
+
+    cfg: of the runs. preparing: whether a large corpus may be prepared, to see that theirs is the same.
+    """
+
+    cfg: Config
+    preparing: bool
+    taken: list[Run] = field(default_factory=list)
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)  # of a study, for a reason
+
+    def take(self, trainings: Sequence[Training]) -> bool:
+        """Copy those that are not here; whether there were any."""
+        before = len(self.taken)
+        for each in trainings:
+            if run := self._find(each):
+                each.folder.mkdir(parents=True, exist_ok=True)
+                for name in KEPT:
+                    draft = each.folder / f".{name}.new"
+                    shutil.copyfile(run.folder / name, draft)
+                    draft.replace(each.folder / name)
+                self.taken.append(run)
+        return len(self.taken) > before
+
+    def told(self) -> list[str]:
+        """Sentences on what was copied, and on what was not."""
+        found = []
+        if self.taken:
+            studies = ", ".join(sorted({str(RESULTS / _study(run)) for run in self.taken}))
+            devices = ", ".join(sorted({device_of(run) for run in self.taken}))
+            found = [f"{len(self.taken)} published runs are taken over from {studies}, timed on {devices}"]
+        return found + [
+            f"{count} published runs in {RESULTS / study} are not taken over: {why}"
+            for (study, why), count in self.refused.items()
+        ]
+
+    def _find(self, training: Training) -> Run | None:
+        folder = RESULTS / training.folder.relative_to(RUNS)
+        if (training.folder / "manifest.json").exists() or not (folder / "manifest.json").is_file():
+            return None
+        run = read_run(folder)
+        if run.status not in ("finished", "diverged") or config_hash(run.config) != config_hash(training.values):
+            return None
+        if why := self._unlike(run):
+            self.refused[_study(run), why] += 1
+            return None
+        return run
+
+    def _unlike(self, run: Run) -> str | None:
+        """Why a run of the same config would be another one here: `auto` and the text of a corpus are not in it."""
+        theirs = run.known("resolved", "dtype")
+        if theirs != self._dtype:
+            return f"they are in {theirs}, runs on this machine in {self._dtype}"
+        if self.cfg.data["name"] not in READY and not self.preparing:
+            return "whether the corpus is the same is seen when it is prepared"
+        if run.known("data", "fingerprint") != self._fingerprint:
+            return f"their {self.cfg.data['name']} is another text than this machine's"
+        return None
+
+    @cached_property
+    def _dtype(self) -> str:
+        return str(resolve_dtype(self.cfg.dtype, resolve_device(self.cfg.device))).removeprefix("torch.")
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return load_data(self.cfg, Ranks()).fingerprint
+
+
+def _study(run: Run) -> str:
+    return run.folder.relative_to(RESULTS).parts[0]
