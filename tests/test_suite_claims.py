@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harness.claims.claim_file import find_claim
 from harness.claims.planned import composed
 from harness.records import find_runs
 from scripts import bench_suite
@@ -92,6 +93,33 @@ def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_pat
     assert (scale.arms["muon"].trials, scale.arms["adamw"].trials) == (4, 4)
     with pytest.raises(ValueError, match="was written for other --data, --rates or --trials"):
         Plan("small", [], [], {"muon": 0.5}, 4, []).find("muon_2x", folder, book["rates"])
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
+    begun: list[list[str]] = []
+
+    def train(experiments, overrides, seconds):
+        begun.append(list(experiments))
+        claim = find_claim("muon_2x")
+        for part, arm, steps, seed in (name.split("-")[1:] for name in experiments):
+            if arm == "adamw":  # of Muon's none ends
+                changes = {"steps": int(steps[1:]), "seed": int(seed[1:])}
+                study = Path("results/runs") / claim.study("small", part)
+                Pretended().write(Training.of(composed(claim, "small", part, arm), changes, study))
+        raise ValueError("a run did not end")
+
+    monkeypatch.setattr(suite_claims, "train", train)
+    line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--minutes", "1e6"]
+    bench_suite.main([*line, "--only", "muon_2x", "--trials", "0"])
+    assert "| muon_2x | 15 | 9 | 0 |" in (tmp_path / "device" / "claims.md").read_text()
+    names = [name for chosen in begun for name in chosen]
+    assert len(names) == len(set(names))  # none is begun twice in a call
+    with pytest.raises(SystemExit, match="2"):
+        bench_suite.main([*line, "--only", "muon_2x", "--trials", "0"])
+    assert len(begun[-1]) == 6
+    assert "a run did not end" in capsys.readouterr().err
 
 
 def test_a_claim_on_another_corpus_is_a_file_of_its_own(tmp_path):

@@ -43,16 +43,26 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
     line = find()
     for found in line.claims.values():
         check_arms(found.claim, plan.scale, list(found.claim.scale(plan.scale).parts))
-    begun = False
+    begun, broken = False, set[str]()
     while deadline.left > RESERVE:
-        chosen = choose(line.ready, line.took, deadline.left - RESERVE, begun)
+        ready = [job for job in line.ready if job.name not in broken]
+        chosen = choose(ready, line.took, deadline.left - RESERVE, begun)
         if not chosen:
             break
         say(f"{line.left} runs to do; now {len(chosen)} of them, {chosen[0].name} first")
-        whole = train({job.name: job.experiment() for job in chosen}, plan.overrides, deadline.left - RESERVE)
+        whole, failure = True, None
+        try:
+            whole = train({job.name: job.experiment() for job in chosen}, plan.overrides, deadline.left - RESERVE)
+        except ValueError as error:  # of some run, not of the others: it is left to the next call
+            failure, broken = error, broken | {job.name for job in chosen}
         before, line, begun = line.ended, find(), True
         for run in line.ended - before:  # a verdict needs none of it, and one stage of SOAP's would fill 50 GB
             shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        if failure and not line.ended - before:
+            keep(plan, line.claims, swept, folder)
+            raise failure
+        if failure:
+            say(str(failure))
         if not whole:
             break
     keep(plan, line.claims, swept, folder)
