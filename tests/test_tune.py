@@ -104,7 +104,7 @@ def test_the_choice_is_the_best_at_full_length_and_its_overrides_make_that_very_
     assert config_hash(values)[:8] == choice["run"][-8:]
     assert choice["loss"] == tuning.loss
     assert choice["trials"] == 6
-    assert "6 trials, 3 of them again" in capsys.readouterr().out
+    assert "6 trials, 3 runs at full length (the best and its neighbours)" in capsys.readouterr().out
     for kind in ("svg", "png"):
         assert (here / f"results/runs/mine-tuning/soap/learning_rate.{kind}").stat().st_size > 2000
 

@@ -39,8 +39,8 @@ def curves(comparison: Comparison, axis: str, scale: str = "linear") -> Drawing 
         if seeds.shape[1] > 1:
             axes.fill_between(x, seeds.min(axis=1), seeds.max(axis=1), color=style.color, alpha=0.18, linewidth=0)
         cliff = comparison.length / 10 if comparison.length and x_scale == "linear" else 0
-        heights.append(next(point.loss for point in curve if point.steps >= cliff))
-        lowest.append(min(y))
+        heights.append(next(max(losses) for point, losses in zip(curve, seeds, strict=True) if point.steps >= cliff))
+        lowest.append(seeds.min())
         left.append(x[0])
         right.append(x[-1])
     if not heights:

@@ -43,18 +43,22 @@ def verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
     for row in rows:
         if row.verdict:
             by_word.setdefault(row.verdict, []).append(TITLE[row.axis])
-    where = {word: f" in {listed(axes)}" if len(by_word) > 1 else "" for word, axes in by_word.items()}
+    everywhere = ("diverged", *(word for word, axes in by_word.items() if len(axes) == len(TITLE)))
+    where = {word: "" if word in everywhere else f" in {listed(axes)}" for word, axes in by_word.items()}
     return {"label": label, "words": where, "text": " ".join(text)}
 
 
 def missing(comparison: Comparison) -> str:
     """What the folder lacks for a verdict; empty if nothing."""
-    seeds = min((row.seeds for row in comparison.rows if row.rule == "matched"), default=SEEDS)
+    base, short = comparison.standings[0], style_of(comparison)
+    counted = {row.arm: row.seeds for row in comparison.rows if row.rule == "matched"}
+    few = [short[label].name for label, seeds in counted.items() if seeds < SEEDS]
     lacking = []
-    if len(comparison.standings[0].arm.lengths) < RUNGS:
+    if len(base.arm.lengths) < RUNGS:
         lacking.append(f"a figure for the speed-up takes {comparison.baseline} runs of three lengths")
-    if seeds < SEEDS:
-        lacking.append("a verdict takes three seeds of each run")
+    if few:
+        who = "" if len(few) == len(counted) else f", which {listed(few)} lack{'s' * (len(few) == 1)}"
+        lacking.append(f"a verdict takes three seeds of each run{who}")
     text = listed(lacking) if comparison.rows else ""
     return f"{text[0].upper()}{text[1:]}." if text else ""
 

@@ -111,7 +111,7 @@ class Tuner:
         tokens = sum(each.tokens for each in trials) + AGAIN * self.steps * batch
         ranges = ", ".join(f"{key} {plain(each.low)} to {plain(each.high)}" for key, each in self.space.items())
         return (
-            f"{self.optimizer}: {self.count} trials of {half:,} updates ({left} left), the best {AGAIN} again "
+            f"{self.optimizer}: {self.count} trials of {half:,} updates ({left} left), the best and its neighbours "
             f"for {self.steps:,}: {tokens / 1e6:,.1f}M tokens\n  {ranges}"
         )
 
@@ -151,8 +151,8 @@ def told(tuning: Tuning) -> list[str]:
         lines.append(f"  {each.steps:>7,} updates  {outcome:>8}  {values}{'   <- chosen' if each is best else ''}")
     cost = f"{quantity.flops(tuning.flops)} FLOPs" if tuning.flops else "unknown FLOPs"
     lines.append(
-        f"{tuning.optimizer}: {len(tuning.trials)} trials, {len(tuning.again)} of them again at full length, "
-        f"{tuning.diverged} diverged, {cost}"
+        f"{tuning.optimizer}: {len(tuning.trials)} trials, {len(tuning.again)} runs at full length (the best and its "
+        f"neighbours), {tuning.diverged} diverged, {cost}"
     )
     return lines + [f"warning: {edge}" for edge in tuning.edges]
 
