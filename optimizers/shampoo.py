@@ -13,14 +13,17 @@ the roots are first taken at step k, and until then the step is Adam's. Without 
 the roots are taken anew at each of the first k, since a gradient outside the span of the few before it would be blown
 up by eps^-p.
 
-Preconditioned is each matrix with no side longer than `max_side`; a fused QKV is one matrix. Everything else takes
+Preconditioned is each matrix with no side longer than `max_side`; a fused QKV is one matrix. `block` cuts it as Meta's
+code does by default, at every 1024 rows and columns: each piece has an L, an R and a graft of its own, so that what the
+roots cost, the cube of a side, stays small, and what rows of different pieces have in common is lost. All else takes
 Adam's step: vectors, longer matrices, and tables (embedding, learned positions, a head tied to one). Mixing the rows of
 a table, one token each, can ruin the run (300 updates of gpt2_pico on bytes, p = 1/2, one seed: 4.48 nats per token
 instead of 2.30); a factor of the width alone would follow the frequent tokens and starve the rare ones.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +39,25 @@ GRAFT_EPS = 1e-8  # Adam's
 State = dict[str, Tensor]
 
 
+class Block(NamedTuple):
+    """A piece of a matrix, all of it where it is not cut: its place, its shape, and the names of its two factors."""
+
+    at: tuple[slice, slice]
+    shape: tuple[int, int]
+    names: tuple[str, str]
+
+
+def cut(shape: Sequence[int], size: int | None) -> list[Block]:
+    """The blocks of a matrix, none with more rows or columns than `size`; the last of either may be smaller."""
+    rows, columns = ([(top, min(top + (size or n), n)) for top in range(0, n, size or n)] for n in shape)
+    blocks = []
+    for i, ((top, bottom), (first, last)) in enumerate(product(rows, columns)):
+        number = f".{i}" if len(rows) * len(columns) > 1 else ""
+        names = (f"left{number}", f"right{number}")
+        blocks.append(Block((slice(top, bottom), slice(first, last)), (bottom - top, last - first), names))
+    return blocks
+
+
 @register(
     "shampoo",
     summary="inverse roots of Kronecker factors, sized by Adam",
@@ -49,7 +71,8 @@ State = dict[str, Tensor]
 )
 class Shampoo(Optimizer):
     """State of an (a, b) matrix: `step`, `m`, `v` (none without grafting); factors `left` (a, a) and `right` (b, b),
-    their inverse roots `left_root` and `right_root`, their eigenvalues `left_values` (a,) and `right_values` (b,).
+    their inverse roots `left_root` and `right_root`, their eigenvalues `left_values` (a,) and `right_values` (b,). Of a
+    matrix in blocks each has its own, named `left.0`, `left.0_root` and so on.
 
     Args:
         params: groups, those of tables with a key `table`: True.
@@ -58,6 +81,8 @@ class Shampoo(Optimizer):
         power: p, 0.25 or 0.5.
         every: updates between refreshes of the inverse roots.
         max_side: a matrix with a longer side gets Adam's step.
+        block: cut matrices into blocks of so many rows and columns at most, each preconditioned and grafted by itself;
+            null: whole. Meta's max_preconditioner_dim, which is 1024 there.
         graft: take the size of each matrix's step from Adam.
         stagger: refresh different matrices on different steps, so that no step takes much longer than another.
     """
@@ -71,6 +96,7 @@ class Shampoo(Optimizer):
         power: float = 0.25,
         every: int = 10,
         max_side: int = 10000,
+        block: int | None = None,
         graft: bool = True,
         stagger: bool = False,
         weight_decay: float = 0.01,
@@ -79,6 +105,8 @@ class Shampoo(Optimizer):
         check_betas(betas)
         check_at_least("every", every, 1)
         check_at_least("max_side", max_side, 1)
+        if block is not None:
+            check_at_least("block", block, 1)
         if eps <= 0:
             raise ValueError(f"eps must be above 0, not {eps}")
         if power not in (0.25, 0.5):
@@ -87,17 +115,19 @@ class Shampoo(Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "table": False}
         super().__init__(params, defaults)
         matrices = [p for group in self.param_groups if not group["table"] for p in group["params"] if p.ndim == 2]
-        self.preconditioned = {p for p in matrices if max(p.shape) <= max_side}
+        self.blocks = {p: cut(p.shape, block) for p in matrices if max(p.shape) <= max_side}
         costs = [self._refresh_flops(p) for p in matrices]
         self.due_at = dict(zip(matrices, spread(costs, every), strict=True)) if stagger else {}
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
-        if p not in self.preconditioned:
+        if p not in self.blocks:
             return treatment(p, "Adam", numbers=2 * p.numel(), counts=1)
+        blocks = self.blocks[p]
         rule = f"between inverse roots of its sides ({p.shape[0]} and {p.shape[1]})"
-        numbers = (2 if self.graft else 1) * p.numel() + sum(2 * n**2 + n for n in p.shape)
-        flops = 2 * p.numel() * sum(p.shape) + gram_flops(*p.shape) + gram_flops(*p.shape[::-1])
-        return treatment(p, rule, numbers, counts=1, flops=flops + self._refresh_flops(p) / self.every)
+        rule += f", in {len(blocks)} blocks" if len(blocks) > 1 else ""
+        numbers = (2 if self.graft else 1) * p.numel() + sum(2 * n**2 + n for block in blocks for n in block.shape)
+        flops = self._gram_flops(p) + self._root_flops(p) + self._refresh_flops(p) / self.every
+        return treatment(p, rule, numbers, counts=1, flops=flops)
 
     @torch.no_grad()
     def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
@@ -120,48 +150,63 @@ class Shampoo(Optimizer):
         momentum = state["m"].lerp_(g, 1 - beta1) / (1 - beta1**t)
         if "v" in state:
             state["v"].lerp_(g.square(), 1 - beta2)
-        if p in self.preconditioned:
-            average_gram_(state["left"], g, beta2)
-            average_gram_(state["right"], g.mT, beta2)
-            flops += gram_flops(*p.shape) + gram_flops(*p.shape[::-1])
-            if self._due(p, t):
-                for side in ("left", "right"):
-                    self._take_root(state, side, 1 - beta2**t, group["eps"])
-                flops += self._refresh_flops(p)
-        if "left_root" not in state:
-            step = self._adams(momentum, state, 1 - beta2**t)
+        blocks = self.blocks.get(p, [])
+        for block in blocks:
+            average_gram_(state[block.names[0]], g[block.at], beta2)
+            average_gram_(state[block.names[1]], g[block.at].mT, beta2)
+        flops += self._gram_flops(p)
+        if blocks and self._due(p, t):
+            for name in (name for block in blocks for name in block.names):
+                self._take_root(state, name, 1 - beta2**t, group["eps"])
+            flops += self._refresh_flops(p)
+        adams = self._adams(momentum, state, 1 - beta2**t) if "v" in state else None
+        if blocks and f"{blocks[0].names[0]}_root" in state:
+            step = torch.empty_like(momentum)
+            for block in blocks:
+                left, right = (state[f"{name}_root"] for name in block.names)
+                part = torch.mm(left @ momentum[block.at], right, out=step[block.at])
+                if adams is not None:
+                    part *= adams[block.at].norm() / (part.norm() + 1e-16)
+            flops += self._root_flops(p)
         else:
-            step = state["left_root"] @ momentum @ state["right_root"]
-            flops += 2 * p.numel() * sum(p.shape)
-            if self.graft:
-                step *= self._adams(momentum, state, 1 - beta2**t).norm() / (step.norm() + 1e-16)
+            assert adams is not None
+            step = adams
         p.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-group["lr"])
         return flops
 
     def _begin(self, p: Tensor, g: Tensor, state: State) -> None:
         state["step"] = torch.zeros((), dtype=torch.float32)  # on the CPU: read without waiting for the device
         state["m"] = torch.zeros_like(g)
-        if self.graft or p not in self.preconditioned:
+        if self.graft or p not in self.blocks:
             state["v"] = torch.zeros_like(g)
-        if p in self.preconditioned:
-            state["left"], state["right"] = (g.new_zeros(n, n) for n in g.shape)
+        for block in self.blocks.get(p, []):
+            for name, n in zip(block.names, block.shape, strict=True):
+                state[name] = g.new_zeros(n, n)
 
     def _due(self, p: Tensor, t: float) -> bool:
         if t < self.every:
             return not self.graft
         return t % self.every == self.due_at.get(p, 0)
 
-    def _take_root(self, state: State, side: str, correction: float, eps: float) -> None:
-        values, vectors = eigh(complete_(state[side]))
+    def _take_root(self, state: State, name: str, correction: float, eps: float) -> None:
+        values, vectors = eigh(complete_(state[name]))
         values = values / correction
         # Rounding can leave the smallest below zero: all are raised by as much.
         values = values - values.min().clamp(max=0) + eps
         half = vectors * values ** (-self.power / 2)
         root = average_gram_(torch.zeros_like(half), half, beta=0.0)
-        state[f"{side}_root"], state[f"{side}_values"] = complete_(root), values
+        state[f"{name}_root"], state[f"{name}_values"] = complete_(root), values
 
     def _refresh_flops(self, p: Tensor) -> int:
-        return sum(eigh_flops(n) + gram_flops(n, n) for n in p.shape) if p in self.preconditioned else 0
+        return sum(eigh_flops(n) + gram_flops(n, n) for block in self.blocks.get(p, []) for n in block.shape)
+
+    def _gram_flops(self, p: Tensor) -> int:
+        shapes = [block.shape for block in self.blocks.get(p, [])]
+        return sum(gram_flops(a, b) + gram_flops(b, a) for a, b in shapes)
+
+    def _root_flops(self, p: Tensor) -> int:
+        """Of a step between the roots, once there are any."""
+        return sum(2 * a * b * (a + b) for a, b in (block.shape for block in self.blocks.get(p, [])))
 
     def _adams(self, momentum: Tensor, state: State, correction: float) -> Tensor:
         return momentum / (state["v"] / correction).sqrt_().add_(GRAFT_EPS)

@@ -103,8 +103,9 @@ def test_mkor_repo(backend, bias, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("block", [None, 20])
 @pytest.mark.parametrize("power", [0.25, 0.5])
-def test_shampoo(power, bias, tmp_path, monkeypatch):
+def test_shampoo(power, block, bias, tmp_path, monkeypatch):
     """Beside Meta's Distributed Shampoo, which Shi et al. (arXiv 2309.06497) wrote; its tables and vectors are AdamW's.
 
     Its bias corrections are powers of a float32 count, whatever the factors' dtype.
@@ -118,7 +119,7 @@ def test_shampoo(power, bias, tmp_path, monkeypatch):
         rest = [p for p in model.parameters() if all(p is not q for q in hidden)]
         shampoo = meta.DistributedShampoo(
             hidden, lr=lr, betas=betas, epsilon=1e-12, weight_decay=DECAY, precondition_frequency=every,
-            start_preconditioning_step=every, max_preconditioner_dim=10000,
+            start_preconditioning_step=every, max_preconditioner_dim=block or 10000,
             grafting_config=meta.AdamPreconditionerConfig(beta2=betas[1], epsilon=1e-8),
             distributed_config=meta.SingleDeviceDistributedConfig(target_parameter_dimensionality=2),
             preconditioner_config=meta.RootInvShampooPreconditionerConfig(inverse_exponent_override={2: power}),
@@ -130,7 +131,7 @@ def test_shampoo(power, bias, tmp_path, monkeypatch):
         )  # fmt: skip
         return lambda: (shampoo.step(), adamw.step())
 
-    assert apart("shampoo", bias, theirs, lr=lr, betas=betas, power=power, every=every) < 2e-7
+    assert apart("shampoo", bias, theirs, lr=lr, betas=betas, power=power, every=every, block=block) < 2e-7
 
 
 def test_soap(tmp_path, monkeypatch):

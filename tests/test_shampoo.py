@@ -23,7 +23,7 @@ def inverse_root(factor: Tensor, power: float) -> Tensor:
     return vectors @ torch.diag(values**-power) @ vectors.T
 
 
-def naive(power: float, graft: bool, every: int, eps: float):
+def naive(power: float, graft: bool, every: int, eps: float, block: int = 10**6):
     left, right, roots, m, v = {}, {}, {}, {}, {}
 
     def update(i, w, g, step):
@@ -31,15 +31,17 @@ def naive(power: float, graft: bool, every: int, eps: float):
         m[i] = B1 * m.get(i, 0) + (1 - B1) * g
         v[i] = B2 * v.get(i, 0) + (1 - B2) * g**2
         momentum, adam = m[i] / (1 - B1**t), m[i] / (1 - B1**t) / ((v[i] / (1 - B2**t)) ** 0.5 + 1e-8)
-        if w.ndim == 2 and i not in TABLES:
-            left[i] = B2 * left.get(i, 0) + (1 - B2) * g @ g.T
-            right[i] = B2 * right.get(i, 0) + (1 - B2) * g.T @ g
+        update = adam.clone()
+        pieces = ((r, c) for r in range(0, len(w), block) for c in range(0, w.shape[1], block)) if w.ndim == 2 else ()
+        for r, c in pieces if i not in TABLES else ():
+            at, k = (slice(r, r + block), slice(c, c + block)), (i, r, c)
+            left[k] = B2 * left.get(k, 0) + (1 - B2) * g[at] @ g[at].T
+            right[k] = B2 * right.get(k, 0) + (1 - B2) * g[at].T @ g[at]
             if t % every == 0 or (t < every and not graft):
-                roots[i] = [inverse_root(f / (1 - B2**t) + eps * torch.eye(len(f)), power) for f in (left[i], right[i])]
-        update = adam
-        if i in roots:
-            update = roots[i][0] @ momentum @ roots[i][1]
-            update = update * adam.norm() / update.norm() if graft else update
+                roots[k] = [inverse_root(f / (1 - B2**t) + eps * torch.eye(len(f)), power) for f in (left[k], right[k])]
+            if k in roots:
+                update[at] = roots[k][0] @ momentum[at] @ roots[k][1]
+                update[at] *= adam[at].norm() / update[at].norm() if graft else 1
         return w - LR * decay(w, WD) * w - LR * update
 
     return update
@@ -48,7 +50,13 @@ def naive(power: float, graft: bool, every: int, eps: float):
 @pytest.mark.parametrize("power", [0.25, 0.5])
 @pytest.mark.parametrize(
     "variant",
-    [{}, {"every": 1, "eps": 1e-8}, {"graft": False, "every": 4, "eps": 1e-6}],
+    [
+        {},
+        {"every": 1, "eps": 1e-8},
+        {"graft": False, "every": 4, "eps": 1e-6},
+        {"block": 20},
+        {"block": 20, "graft": False, "every": 4, "eps": 1e-6},
+    ],
     ids=str,
 )
 def test_shampoo(power, variant):
@@ -128,6 +136,18 @@ def test_what_is_not_preconditioned_takes_adams_step():
         assert torch.allclose(ours, adams, rtol=1e-12)
 
 
+def test_blocks_go_on_from_their_saved_state_to_the_same_bits():
+    grads, keywords = drawn((9, 6), 8), {"every": 3, "block": 4, "stagger": True}
+    through, halves = (Parameter(torch.zeros(9, 6, dtype=torch.float64)) for _ in range(2))
+    feed(Shampoo([through], **keywords), through, grads)
+    first, second = Shampoo([halves], **keywords), Shampoo([halves], **keywords)
+    feed(first, halves, grads[:5])
+    second.load_state_dict(first.state_dict())
+    feed(second, halves, grads[5:])
+    assert torch.equal(through, halves)
+    assert second.state[halves]["left.4_root"].shape == (1, 1)
+
+
 def test_no_step_is_slow_when_refreshes_are_staggered():
     together, apart = per_step_flops("shampoo", False), per_step_flops("shampoo", True)
     assert sum(apart) == sum(together)  # over whole periods
@@ -149,6 +169,7 @@ def test_a_gradient_that_is_not_finite_is_left_to_who_watches_the_loss():
         ({"eps": 0.0}, "eps must"),
         ({"every": 0}, "every must"),
         ({"max_side": 0}, "max_side must"),
+        ({"block": 0}, "block must"),
     ],
 )
 def test_impossible_values(keywords, complaint):

@@ -17,6 +17,7 @@ from tests.tiny import tiny_batch, tiny_model, tiny_objective
         ("soap", {"one_sided": True}),
         ("shampoo", {"power": 0.25}),
         ("shampoo", {"power": 0.5}),
+        ("shampoo", {"block": 16}),
     ],
 )
 def test_no_step_is_slow(name, keywords):

@@ -14,6 +14,7 @@ VARIANTS = [
     ("soap", {"one_sided": True}),
     ("soap", {"factorized": True, "max_side": 64}),
     ("shampoo", {"graft": False, "max_side": 64}),
+    ("shampoo", {"block": 48}),
     ("kfac", {"method": "inverse", "momentum": 0.0}),
     ("mkor", {"backend": "sgd"}),
     ("mkor_h", {"backend": "lamb"}),
