@@ -122,7 +122,8 @@ def show(verdict: Verdict, console: Console) -> None:
         table = Table(title=Text(grid.title, "table.title"), box=SIMPLE_HEAD)
         for name in grid.header:
             text = name in ("part", "arm", "statement", "verdict")
-            table.add_column(name, justify="left" if text else "right", overflow="fold")
+            room = {"statement": 18, "verdict": 12}.get(name)  # before a word is broken
+            table.add_column(name, justify="left" if text else "right", overflow="fold", min_width=room)
         for row in grid.rows:
             table.add_row(*(Text(cell, COLORS.get(cell, "")) for cell in row))
         console.print(table)
