@@ -119,10 +119,10 @@ def show(verdict: Verdict, console: Console) -> None:
     for warning in verdict.warnings:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
     for grid in (_narrow(arms_grid(verdict)), _narrow(statements_grid(verdict))):
-        table = Table(title=Text(grid.title, "table.title"), box=SIMPLE_HEAD)
+        table = Table(title=Text(grid.title, "table.title"), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for name in grid.header:
             text = name in ("part", "arm", "statement", "verdict")
-            room = {"statement": 18, "verdict": 12}.get(name)  # before a word is broken
+            room = {"statement": 12, "verdict": 12}.get(name)  # before a word is broken
             table.add_column(name, justify="left" if text else "right", overflow="fold", min_width=room)
         for row in grid.rows:
             table.add_row(*(Text(cell, COLORS.get(cell, "")) for cell in row))
