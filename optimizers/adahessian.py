@@ -26,24 +26,24 @@ from optimizers.treatment import Treatment, treatment
 @kernel
 def update(
     p: Tensor, grad: Tensor, m: Tensor, v: Tensor, estimate: Tensor | None,
-    lr: Number, beta1: Number, beta2: Number, correction1: Number, correction2: Number, eps: Number, decay: Number,
+    lr: Number, share1: Number, share2: Number, scale1: Number, scale2: Number, eps: Number, decay: Number,
     *, hessian_power: float, block: int | None,
 ) -> None:  # fmt: skip
     if estimate is not None:
-        average_block_(v, estimate.to(v.dtype), beta2, block)
-    average_(m, grad.to(m.dtype), beta1)
-    denominator = (v / correction2).pow_(hessian_power / 2).add_(eps)
-    add_quotient_(shrink_(p, lr * decay), m, denominator, -lr / correction1)
+        average_block_(v, estimate.to(v.dtype), share2, block)
+    average_(m, grad.to(m.dtype), share1)
+    denominator = (v * scale2).pow_(hessian_power / 2).add_(eps)
+    add_quotient_(shrink_(p, lr * decay), m, denominator, -lr * scale1)
 
 
-def average_block_(v: Tensor, d: Tensor, beta: Number, block: int | None) -> None:
-    """v <- beta v + (1 - beta) D^2, D the mean of |d| over `block` entries in a row, of matrices alone."""
+def average_block_(v: Tensor, d: Tensor, share: Number, block: int | None) -> None:
+    """v <- (1 - share) v + share D^2, D the mean of |d| over `block` entries in a row, of matrices alone."""
     if d.ndim < 2 or block == 1:
-        average_square_(v, d, beta)
+        average_square_(v, d, share)
         return
     size = d.shape[-1] if block is None or d.shape[-1] % block else block
     mean = d.abs().unflatten(-1, (-1, size)).mean(-1, keepdim=True)  # (rows, columns / size, 1)
-    average_(v.unflatten(-1, (-1, size)), mean.square_(), beta)
+    average_(v.unflatten(-1, (-1, size)), mean.square_(), share)
 
 
 @register(
@@ -117,9 +117,9 @@ class AdaHessian(Optimizer):
                     by_counts[counts].append((p, p.grad, state["m"], state["v"], estimates.get(p)))
             beta1, beta2 = group["betas"]
             for (steps, seen), rows in by_counts.items():
-                corrections = (1 - beta1**steps, 1 - beta2**seen)
+                scales = (1 / (1 - beta1**steps), 1 / (1 - beta2**seen))
                 update(
-                    rows, group["lr"], beta1, beta2, *corrections, group["eps"], group["weight_decay"],
+                    rows, group["lr"], 1 - beta1, 1 - beta2, *scales, group["eps"], group["weight_decay"],
                     hessian_power=group["hessian_power"], block=self.block,
                 )  # fmt: skip
         return loss

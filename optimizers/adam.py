@@ -11,7 +11,7 @@ from optimizers.kernels import Number, add_quotient_, average_, average_square_,
 
 def adam_(
     p: Tensor, g: Tensor, m: Tensor, v: Tensor,
-    lr: Number, beta1: Number, beta2: Number, steps: Number, correction1: Number, correction2: Number, eps: Number,
+    lr: Number, share1: Number, share2: Number, steps: Number, scale1: Number, scale2: Number, eps: Number,
     decay: Number,
 ) -> None:  # fmt: skip
     """w <- w - lr wd w - lr m^ / (sqrt(v^) + eps), and m and v follow g (Loshchilov & Hutter, arXiv 1711.05101).
@@ -21,23 +21,24 @@ def adam_(
     Args:
         g: in the dtype of m and v.
         steps: updates that m and v have seen with this one; infinity leaves them uncorrected.
-        correction1, correction2: 1 - b1^steps and 1 - b2^steps: compiled, a power would be taken for every entry.
+        share1, share2: 1 - b1 and 1 - b2.
+        scale1, scale2: 1 / (1 - b1^steps) and 1 / (1 - b2^steps): compiled, a power would be taken for every entry.
         decay: wd.
     """
-    if isinstance(beta1, float) and p.device.type == "cpu" and p.dtype == m.dtype and p.is_contiguous():
-        numbers: dict[str, Any] = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": decay}
+    if isinstance(share1, float) and p.device.type == "cpu" and p.dtype == m.dtype and p.is_contiguous():
+        numbers: dict[str, Any] = {"beta1": 1 - share1, "beta2": 1 - share2, "lr": lr, "eps": eps}
         count = torch.tensor(steps - 1.0)
         fused_adamw(
             [p], [g.contiguous()], [m], [v], [], [count], foreach=False, fused=True, amsgrad=False, maximize=False,
-            **numbers,
+            weight_decay=decay, **numbers,  # type: ignore[arg-type]
         )  # fmt: skip
         return
-    average_(m, g, beta1)
-    average_square_(v, g, beta2)
-    add_quotient_(shrink_(p, lr * decay), m, (v / correction2).sqrt_().add_(eps), -lr / correction1)
+    average_(m, g, share1)
+    average_square_(v, g, share2)
+    add_quotient_(shrink_(p, lr * decay), m, (v * scale2).sqrt_().add_(eps), -lr * scale1)
 
 
 def averages(betas: tuple[float, float], steps: float) -> tuple[float, float, float, float, float]:
-    """beta1 to correction2 of `adam_`."""
+    """share1 to scale2 of `adam_`."""
     beta1, beta2 = betas
-    return beta1, beta2, steps, 1 - beta1**steps, 1 - beta2**steps
+    return 1 - beta1, 1 - beta2, steps, 1 / (1 - beta1**steps), 1 / (1 - beta2**steps)

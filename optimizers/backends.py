@@ -56,6 +56,6 @@ def _moments(p: Tensor, state: State) -> tuple[Tensor, Tensor]:
 
 
 def _numbers(state: State, group: Group) -> tuple[float, ...]:
-    """lr, beta1 to correction2 for the update to be made, eps, wd."""
+    """lr, share1 to scale2 for the update to be made, eps, wd."""
     state["step"] += 1
     return (group["lr"], *averages(group["betas"], state["step"].item()), group["eps"], group["weight_decay"])

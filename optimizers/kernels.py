@@ -4,6 +4,8 @@ Operation by operation, a rule streams its tensors through memory a dozen times;
 over a parameter become one, or two where a norm stands between them, and a whole group is one call. A rule is written
 once for both, with the numbers it takes as floats or, compiled, as scalar tensors: Dynamo would make a graph for every
 learning rate, and what it does with a float that changes is wrong in torch 2.13 (`add_(x, alpha=lr)` keeps an old lr).
+What a rule does with such scalars the compiled loop does again for every few entries: it takes the numbers ready, a
+share 1 - beta and not beta (which would lose digits besides), a factor and not a divisor.
 """
 
 import shutil
@@ -14,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from optimizers.base import state_dtype
 
 Number = float | Tensor
 Row = tuple[Tensor | None, ...]
@@ -53,8 +57,9 @@ def kernel(rule: Callable[..., None], apart: bool = False) -> Callable[..., None
     step to step, and the constants are not expected to: each of their values has a graph of its own.
 
     Args:
-        apart: compile each row by itself. Of many rules with a norm Inductor would run all first loops and then all
-            second ones, and what it keeps in between is another copy of the model.
+        apart: compile each matrix by itself. Of many rules with a norm Inductor would run all first loops and then all
+            second ones, and what it keeps in between is another copy of the model. A call takes some .05 ms, so that
+            vectors, which are small, stay together.
     """
 
     def run(rows: Sequence[Row], *numbers: Number, **constants: Hashable) -> None:
@@ -62,20 +67,21 @@ def kernel(rule: Callable[..., None], apart: bool = False) -> Callable[..., None
             for row in rows:
                 rule(*row, *numbers, **constants)
             return
-        scalars = _scalars(numbers, rows[0][0].device) if rows else []  # type: ignore[union-attr]
-        for batch in [[row] for row in rows] if apart else [rows] if rows else []:
+        alone = [[row] for row in rows if apart and row[0].ndim >= 2]  # type: ignore[union-attr]
+        together = [row for row in rows if not apart or row[0].ndim < 2]  # type: ignore[union-attr]
+        scalars = _scalars(numbers, rows[0][0]) if rows else []  # type: ignore[arg-type]
+        for batch in [*alone, together] if together else alone:
             shapes = tuple(tuple(None if t is None else (t.shape, t.dtype) for t in row) for row in batch)
             _graph(rule, shapes, tuple(sorted(constants.items())))(batch, *scalars, **constants)
 
     return run
 
 
-def _scalars(numbers: Sequence[Number], device: torch.device) -> list[Tensor]:
-    """The numbers as float64 scalars on the device, in one copy that nothing waits for."""
-    on_cuda = device.type == "cuda"
-    # Every other place is left empty: a kernel takes a pointer to 16 bytes as it is, and copies what lies between.
-    places = [(0.0 if isinstance(x, Tensor) else x, 0.0) for x in numbers]
-    table = torch.tensor(places, dtype=torch.float64, pin_memory=on_cuda).to(device, non_blocking=on_cuda)
+def _scalars(numbers: Sequence[Number], p: Tensor) -> list[Tensor]:
+    """The numbers as scalars of the state's dtype beside p, in one copy that nothing waits for."""
+    # A kernel takes a pointer to a multiple of 16 bytes as it is, and copies what lies between.
+    places = [(0.0 if isinstance(x, Tensor) else x, 0.0, 0.0, 0.0) for x in numbers]
+    table = torch.tensor(places, dtype=state_dtype(p), pin_memory=p.is_cuda).to(p.device, non_blocking=p.is_cuda)
     return [x if isinstance(x, Tensor) else place[0] for x, place in zip(numbers, table, strict=True)]
 
 
@@ -93,18 +99,18 @@ def _graph(rule: Callable[..., None], shapes: Hashable, constants: Hashable) -> 
     return torch.compile(alone, dynamic=False, fullgraph=True)
 
 
-def average_(m: Tensor, x: Tensor, beta: Number) -> Tensor:
-    """m <- beta m + (1 - beta) x."""
-    if isinstance(beta, Tensor):
-        return m.add_((x - m) * (1 - beta))
-    return m.lerp_(x, 1 - beta)
+def average_(m: Tensor, x: Tensor, share: Number) -> Tensor:
+    """m <- (1 - share) m + share x."""
+    if isinstance(share, Tensor):
+        return m.add_((x - m) * share)
+    return m.lerp_(x, share)
 
 
-def average_square_(v: Tensor, x: Tensor, beta: Number) -> Tensor:
-    """v <- beta v + (1 - beta) x^2."""
-    if isinstance(beta, Tensor):
-        return v.mul_(beta).add_(x * x * (1 - beta))
-    return v.mul_(beta).addcmul_(x, x, value=1 - beta)
+def average_square_(v: Tensor, x: Tensor, share: Number) -> Tensor:
+    """v <- (1 - share) v + share x^2."""
+    if isinstance(share, Tensor):
+        return v.add_((x * x - v) * share)
+    return v.mul_(1 - share).addcmul_(x, x, value=share)
 
 
 def add_(p: Tensor, x: Tensor, factor: Number) -> Tensor:

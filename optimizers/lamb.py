@@ -29,11 +29,11 @@ from optimizers.treatment import Treatment, treatment
 @partial(kernel, apart=True)
 def update(
     p: Tensor, grad: Tensor, m: Tensor, v: Tensor,
-    shrink: Number, lr: Number, beta1: Number, beta2: Number, steps: Number, correction1: Number, correction2: Number,
+    shrink: Number, lr: Number, share1: Number, share2: Number, steps: Number, scale1: Number, scale2: Number,
     eps: Number, decay: Number,
 ) -> None:  # fmt: skip
     u = p.to(m.dtype) * decay
-    seen = (beta1, beta2, steps, correction1, correction2)
+    seen = (share1, share2, steps, scale1, scale2)
     adam_(u, grad.to(m.dtype) * shrink, m, v, -1.0, *seen, eps, 0.0)  # Adam's step is added to wd w
     if p.ndim >= 2:
         weights, size = p.norm(dtype=u.dtype), u.norm()

@@ -19,11 +19,11 @@ from optimizers.treatment import Treatment, treatment
 
 
 @kernel
-def update(p: Tensor, grad: Tensor, m: Tensor, lr: Number, beta1: Number, beta2: Number, decay: Number) -> None:
+def update(p: Tensor, grad: Tensor, m: Tensor, lr: Number, share1: Number, share2: Number, decay: Number) -> None:
     g = grad.to(m.dtype)
-    direction = torch.lerp(m, g, 1 - beta1) if isinstance(beta1, float) else m + (g - m) * (1 - beta1)
+    direction = torch.lerp(m, g, share1) if isinstance(share1, float) else m + (g - m) * share1
     descend_(p, direction.sign_(), lr, lr * decay)
-    average_(m, g, beta2)
+    average_(m, g, share2)
 
 
 @register(
@@ -58,7 +58,8 @@ class Lion(Optimizer):
         loss = closure() if closure else None
         for group in self.param_groups:
             rows = [(p, p.grad, self._momentum(p)) for p in group["params"] if p.grad is not None]
-            update(rows, group["lr"], *group["betas"], group["weight_decay"])
+            beta1, beta2 = group["betas"]
+            update(rows, group["lr"], 1 - beta1, 1 - beta2, group["weight_decay"])
         return loss
 
     def _momentum(self, p: Tensor) -> Tensor:

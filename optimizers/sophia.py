@@ -40,9 +40,9 @@ def bound(h: Tensor, scale: Number, eps: Number, floored: bool) -> Tensor:
 @kernel
 def update(
     p: Tensor, grad: Tensor, m: Tensor, h: Tensor,
-    lr: Number, beta1: Number, scale: Number, eps: Number, decay: Number, *, floored: bool,
+    lr: Number, share1: Number, scale: Number, eps: Number, decay: Number, *, floored: bool,
 ) -> None:  # fmt: skip
-    average_(m, grad.to(m.dtype), beta1)
+    average_(m, grad.to(m.dtype), share1)
     ratio = m / bound(h, scale, eps, floored)
     descend_(p, ratio.clamp_(-1, 1), lr, lr * decay)
 
@@ -107,7 +107,7 @@ class Sophia(Optimizer):
             lr, beta1, eps, decay = group["lr"], group["betas"][0], group["eps"], group["weight_decay"]
             states = [(p, self._state(p)) for p in group["params"] if p.grad is not None]
             rows = [(p, p.grad, state["m"], state["h"]) for p, state in states]
-            update(rows, lr, beta1, self._scale(group), eps, decay, floored=self._floored)
+            update(rows, lr, 1 - beta1, self._scale(group), eps, decay, floored=self._floored)
         return loss
 
     def _update_curvature(self, objective: Objective) -> None:

@@ -151,7 +151,7 @@ def test_a_hessian_vector_product_makes_adahessian_three_times_adamw():
 def test_blocks_of_a_row():
     def block_mean(d, block):
         squares = torch.zeros_like(d)
-        average_block_(squares, d, 0.0, block)
+        average_block_(squares, d, 1.0, block)
         return squares.sqrt()
 
     d = torch.arange(12.0).view(2, 6)
