@@ -23,8 +23,7 @@ from optimizers.registry import register
 from optimizers.treatment import Treatment, treatment
 
 
-@kernel
-def update(
+def rule(
     p: Tensor, grad: Tensor, m: Tensor, v: Tensor, estimate: Tensor | None,
     lr: Number, share1: Number, share2: Number, scale1: Number, scale2: Number, eps: Number, decay: Number,
     *, hessian_power: float, block: int | None,
@@ -36,14 +35,25 @@ def update(
     add_quotient_(shrink_(p, lr * decay), m, denominator, -lr * scale1)
 
 
+update = kernel(rule)
+# Where a mean of a whole row goes into the loop over that row, Inductor of torch 2.13 fails with a KeyError on a CPU,
+# unless m and v, once averaged, are read from where they were written.
+update_by_rows = kernel(rule, realize_reads_threshold=1)
+
+
 def average_block_(v: Tensor, d: Tensor, share: Number, block: int | None) -> None:
     """v <- (1 - share) v + share D^2, D the mean of |d| over `block` entries in a row, of matrices alone."""
     if d.ndim < 2 or block == 1:
         average_square_(v, d, share)
         return
-    size = d.shape[-1] if block is None or d.shape[-1] % block else block
+    size = d.shape[-1] if whole_row(d, block) else block
     mean = d.abs().unflatten(-1, (-1, size)).mean(-1, keepdim=True)  # (rows, columns / size, 1)
     average_(v.unflatten(-1, (-1, size)), mean.square_(), share)
+
+
+def whole_row(d: Tensor, block: int | None) -> bool:
+    """Whether |d| is averaged over all of a row."""
+    return d.ndim >= 2 and (block is None or d.shape[-1] % block != 0)
 
 
 @register(
@@ -106,7 +116,7 @@ class AdaHessian(Optimizer):
             loss, found = self.estimate.with_gradient(objective)
             estimates = dict(zip(objective.params, found, strict=True))
         for group in self.param_groups:
-            by_counts: dict[tuple[float, float], list[Row]] = defaultdict(list)  # of steps and of estimates
+            alike: dict[tuple[float, float, bool], list[Row]] = defaultdict(list)  # by steps, estimates, whole_row
             for p in group["params"]:
                 # Without any estimate yet there is nothing to divide by: such a parameter waits for its first.
                 if p.grad is not None and (p in estimates or self.state[p]):
@@ -114,11 +124,13 @@ class AdaHessian(Optimizer):
                     state["step"] += 1
                     state["estimates"] += p in estimates
                     counts = (state["step"].item(), state["estimates"].item())
-                    by_counts[counts].append((p, p.grad, state["m"], state["v"], estimates.get(p)))
+                    row = (p, p.grad, state["m"], state["v"], estimates.get(p))
+                    alike[*counts, whole_row(p, self.block)].append(row)
             beta1, beta2 = group["betas"]
-            for (steps, seen), rows in by_counts.items():
+            for (steps, seen, by_rows), rows in alike.items():
+                kernel_of_these = update_by_rows if by_rows else update
                 scales = (1 / (1 - beta1**steps), 1 / (1 - beta2**seen))
-                update(
+                kernel_of_these(
                     rows, group["lr"], 1 - beta1, 1 - beta2, *scales, group["eps"], group["weight_decay"],
                     hessian_power=group["hessian_power"], block=self.block,
                 )  # fmt: skip

@@ -50,7 +50,7 @@ def kernels_run() -> int:
     return looked_up.hits + looked_up.misses
 
 
-def kernel(rule: Callable[..., None], apart: bool = False) -> Callable[..., None]:
+def kernel(rule: Callable[..., None], apart: bool = False, **options: Any) -> Callable[..., None]:
     """Make a rule of one parameter, `rule(*row, *numbers, **constants)`, one of a group: the rows come in a list.
 
     A row holds a parameter and what else there is of it, the numbers are the same for all rows and may change from
@@ -60,6 +60,7 @@ def kernel(rule: Callable[..., None], apart: bool = False) -> Callable[..., None
         apart: compile each matrix by itself. Of many rules with a norm Inductor would run all first loops and then all
             second ones, and what it keeps in between is another copy of the model. A call takes some .05 ms, so that
             vectors, which are small, stay together.
+        options: of torch.compile.
     """
 
     def run(rows: Sequence[Row], *numbers: Number, **constants: Hashable) -> None:
@@ -71,8 +72,10 @@ def kernel(rule: Callable[..., None], apart: bool = False) -> Callable[..., None
         together = [row for row in rows if not apart or row[0].ndim < 2]  # type: ignore[union-attr]
         scalars = _scalars(numbers, rows[0][0]) if rows else []  # type: ignore[arg-type]
         for batch in [*alone, together] if together else alone:
-            shapes = tuple(tuple(None if t is None else (t.shape, t.dtype) for t in row) for row in batch)
-            _graph(rule, shapes, tuple(sorted(constants.items())))(batch, *scalars, **constants)
+            # All tensors of a row have the parameter's shape, and the last may be absent: to look at each takes as long
+            # as a tenth of the loops.
+            shapes = tuple([(row[0].shape, row[0].dtype, row[-1] is None) for row in batch])  # type: ignore[union-attr]
+            _graph(rule, shapes, tuple(sorted(constants.items())), tuple(options.items()))(batch, *scalars, **constants)
 
     return run
 
@@ -86,7 +89,9 @@ def _scalars(numbers: Sequence[Number], p: Tensor) -> list[Tensor]:
 
 
 @cache
-def _graph(rule: Callable[..., None], shapes: Hashable, constants: Hashable) -> Callable[..., Any]:
+def _graph(
+    rule: Callable[..., None], shapes: Hashable, constants: Hashable, options: tuple[tuple[str, Any], ...]
+) -> Callable[..., Any]:
     """The rule over rows of these shapes, compiled when it is first called."""
 
     def over_rows(rows: Sequence[Row], *numbers: Tensor, **constants: Hashable) -> None:
@@ -96,7 +101,7 @@ def _graph(rule: Callable[..., None], shapes: Hashable, constants: Hashable) -> 
     # Dynamo counts graphs by code object, and gives up after eight: in a sweep over models there may be more.
     alone = FunctionType(over_rows.__code__.replace(co_name=rule.__name__), globals(), rule.__name__, None,
                          over_rows.__closure__)  # fmt: skip
-    return torch.compile(alone, dynamic=False, fullgraph=True)
+    return torch.compile(alone, dynamic=False, fullgraph=True, options=dict(options))
 
 
 def average_(m: Tensor, x: Tensor, share: Number) -> Tensor:

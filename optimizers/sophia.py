@@ -117,7 +117,7 @@ class Sophia(Optimizer):
             beta2, group["num_tokens"] = group["betas"][1], part.num_tokens
             for p in group["params"]:
                 h = self._state(p)["h"]
-                h.mul_(beta2).add_(estimates[p].to(h.dtype), alpha=1 - beta2)
+                average_(h, estimates[p].to(h.dtype), 1 - beta2)
 
     def _estimate(self, objective: Objective) -> list[Tensor]:
         raise TypeError("Sophia has no estimator of its own: take SophiaG or SophiaH")
