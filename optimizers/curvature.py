@@ -31,8 +31,8 @@ class GaussNewtonBartlett:
         if self.clip is not None:
             norm = torch.nn.utils.get_total_norm(grads)
             scale = (self.clip / (norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ has it
-        factor = objective.num_tokens if self.scaled else 1
-        return [(g * scale).square_().mul_(factor) for g in grads]
+        root = objective.num_tokens**0.5 if self.scaled else 1.0
+        return [(g * (scale * root)).square_() for g in grads]
 
 
 @dataclass(frozen=True)
