@@ -134,9 +134,7 @@ def _once(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.final_loss is None or finished[run.steps, run.seed] is run]
 
 
-def _disagreements(
-    config: Mapping[str, Any], theirs: Mapping[str, Any], given: Mapping[str, Any]
-) -> Iterator[str]:
+def _disagreements(config: Mapping[str, Any], theirs: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
     """Sentences on what keeps a run out of an arm.
 
     A key that only one of them has is a newer or an older default, unless the claim gave it, or it is the optimizer's:

@@ -65,7 +65,11 @@ def _train(line: list[str], place: Path, environment: dict[str, str], last: int,
     with (
         tempfile.TemporaryFile("w+") as words,
         subprocess.Popen(
-            line, env=environment, stdout=subprocess.DEVNULL, stderr=words, start_new_session=True,
+            line,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=words,
+            start_new_session=True,
             preexec_fn=die_with_parent,
         ) as process,
     ):
