@@ -150,13 +150,15 @@ def syncs() -> int | None:
     one = contender
     if not one.setting.device.startswith("cuda"):
         return None
-    while getattr(one, "step", 1) % LOG_EVERY == 0:
-        one.turn(1)
-    torch.cuda.set_sync_debug_mode("warn")
     try:
+        while one.step % LOG_EVERY == 0:
+            one.turn(1)
+        torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             one.turn(1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+        gc.collect()
+        torch.cuda.empty_cache()  # as after a turn
     return sum("synchroniz" in str(each.message) for each in caught)
