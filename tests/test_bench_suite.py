@@ -15,7 +15,7 @@ from models.head import block_rows
 from scripts import bench_suite
 from scripts.bench import side
 from scripts.bench.contenders import Halfstep
-from scripts.suite import curves, throughput, track3
+from scripts.suite import curves, start, throughput, track3
 from scripts.suite import train as suite_train
 from scripts.suite.folder import Deadline, folder_name, markdown
 from tests.command import environment
@@ -61,7 +61,7 @@ class Here:
 def alone(monkeypatch, tmp_path):
     monkeypatch.setattr(suite_train, "Side", Here)
     monkeypatch.setattr(suite_train, "best_products", lambda setting: 1e12)
-    monkeypatch.setattr(suite_train, "measure_start", lambda *_: START)
+    monkeypatch.setattr(start, "measure_start", lambda *_: START)
     monkeypatch.setattr(curves, "measure", lambda *_: 0)
     monkeypatch.setattr(Here, "made", [])
     threads = torch.get_num_threads()
@@ -185,6 +185,25 @@ def test_a_side_that_fails_in_a_round_is_out_and_the_other_rate_is_kept(alone, m
     assert "gpt2_pico, halfstep (head_rows=16): OutOfMemoryError: CUDA out of memory" in capsys.readouterr().out
     rounds = read(alone, "throughput.json")["rounds"]
     assert [(row["match"], row["variant"]) for row in rounds] == [("plain", "plain"), ("head_rows=16", "plain")]
+
+
+def test_the_start_is_kept_row_by_row_and_a_failure_of_it_ends_it(alone, monkeypatch, capsys):
+    ends = [TimeoutError(), ValueError("train.py did not run: no")]
+
+    def measured(*_):
+        yield START[0]
+        raise ends.pop(0)
+
+    monkeypatch.setattr(start, "measure_start", measured)
+    line = ["--part", "train", *TINY, "--output", str(alone), "--rounds", "1"]
+    bench_suite.main(line)
+    assert "1 left: the same command goes on" in capsys.readouterr().out
+    assert [row["cache"] for row in read(alone, "throughput.json")["start"]] == ["cold"]
+    bench_suite.main(line)
+    assert [row["cache"] for row in read(alone, "throughput.json")["start"]] == ["cold"]
+    shown = capsys.readouterr().out
+    assert "gpt2_pico, train.py (plain): train.py did not run: no" in shown
+    assert "nothing is left of this part" in shown
 
 
 def test_what_track3_takes_too_long_for_leaves_the_rates(alone, monkeypatch):

@@ -22,9 +22,8 @@ from scripts.bench.contenders import Halfstep, NanoGPT, find_model, recipe
 from scripts.bench.side import Make, Side
 from scripts.bench.stand import periods
 from scripts.bench.timing import best_products
-from scripts.suite import curves, track3
+from scripts.suite import curves, start, track3
 from scripts.suite.folder import Deadline, Folder
-from scripts.suite.start import measure_start
 from scripts.suite.throughput import FILE, PLAIN, keep
 from scripts.suite.train_plan import Plan, changes_of
 
@@ -61,6 +60,7 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
     book = folder.read(FILE, identity)
     for key in ("rounds", "failures", "micros", "start", "rows", "curves"):
         book.setdefault(key, [])
+    model = plan.models[0]
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         tokens = np.random.default_rng(0).integers(0, min(plan.vocabulary, 50_257), max(2**20, 8 * plan.tokens))
@@ -69,19 +69,12 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         for match in matches:
             if deadline.left > RESERVE:
                 match.run()
-        if not book["start"] and deadline.left > RESERVE:
-            say(f"{plan.models[0]}: train.py, from the command to the first update")
-            try:
-                found = measure_start(plan.models[0], plan.tokens, plan.context, plan.device, place, deadline)
-                book["start"] = [{**row, "commit": plan.commit} for row in found]
-            except TimeoutError:
-                say("no time is left for it: the same command goes on")
-            except ValueError as error:
-                say(str(error))
+        if start.left(model, book) and deadline.left > RESERVE:
+            start.add(book, folder, deadline, say, place, model, plan.tokens, plan.context, plan.device, plan.commit)
     keep(book, folder)
     pairs = curves.measure([plan.pair], plan.bed, book["curves"], deadline, RESERVE, say)
     keep(book, folder)
-    return sum(match.left() for match in matches) + (not book["start"]) + pairs
+    return sum(match.left() for match in matches) + start.left(model, book) + pairs
 
 
 @dataclass
