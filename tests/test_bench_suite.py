@@ -14,8 +14,8 @@ import torch
 from models.head import block_rows
 from scripts import bench_suite
 from scripts.bench import side
-from scripts.bench.contenders import Contender, Halfstep
-from scripts.suite import curves, throughput, track3
+from scripts.bench.contenders import Halfstep
+from scripts.suite import curves, start, throughput, track3
 from scripts.suite import train as suite_train
 from scripts.suite.folder import Deadline, folder_name, markdown
 from tests.command import environment
@@ -31,6 +31,7 @@ class Here:
 
     made: list[Any] = []  # noqa: RUF012
     broken: tuple[int, ...] = ()  # head_rows that do not run
+    most = 10**9  # sequences per pass that fit
 
     def __init__(self, make):
         self.contender = make()
@@ -40,6 +41,9 @@ class Here:
         return self
 
     def __exit__(self, *_):
+        self.end()
+
+    def end(self):
         block_rows(0)
 
     def ask(self, seconds, function, *arguments):
@@ -47,6 +51,8 @@ class Here:
             raise TimeoutError
         if self.contender.setting.head_rows in Here.broken:
             raise ValueError("RuntimeError: it cannot")
+        if self.contender.setting.micro > Here.most:
+            raise ValueError("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
         side.contender = self.contender
         return function(*arguments)
 
@@ -55,7 +61,7 @@ class Here:
 def alone(monkeypatch, tmp_path):
     monkeypatch.setattr(suite_train, "Side", Here)
     monkeypatch.setattr(suite_train, "best_products", lambda setting: 1e12)
-    monkeypatch.setattr(suite_train, "measure_start", lambda *_: START)
+    monkeypatch.setattr(start, "measure_start", lambda *_: START)
     monkeypatch.setattr(curves, "measure", lambda *_: 0)
     monkeypatch.setattr(Here, "made", [])
     threads = torch.get_num_threads()
@@ -141,26 +147,88 @@ def test_other_settings_do_not_mix(alone, capsys):
     assert (alone / "throughput.json").read_bytes() == before
 
 
-def test_the_first_size_of_a_pass_that_fits_is_taken():
-    tried: list[int] = []
+def test_the_first_size_of_a_pass_that_fits_is_taken_and_where_the_next_call_begins(alone, monkeypatch, capsys):
+    monkeypatch.setattr(Here, "most", 2)
+    line = ["--part", "train", *TINY, "--output", str(alone), "--rounds"]
 
-    class Large(Contender):
-        def __init__(self, setting):
-            self.setting = setting
-            tried.append(setting.micro)
+    def tried():
+        found = [one.setting.micro for one in Here.made]
+        Here.made.clear()
+        return found
 
-        def turn(self, steps):
-            if self.setting.micro > 4:
-                raise torch.cuda.OutOfMemoryError
-            return 0.0
+    bench_suite.main([*line, "1"])
+    assert tried() == [4, 2]
+    bench_suite.main([*line, "2"])
+    assert tried() == [2]
+    monkeypatch.setattr(Here, "most", 1)
+    bench_suite.main([*line, "3"])
+    assert tried() == [2, 1]
+    bench_suite.main([*line, "4"])
+    assert tried() == [1]
+    monkeypatch.setattr(Here, "most", 0)
+    bench_suite.main([*line, "5"])
+    assert "not even 1 sequences per pass fit the memory" in capsys.readouterr().out
 
-    plan = suite_train.Plan(["gpt2_pico"], 8, 512, 32, 1.0, 1, [], None, None, "cpu", None, BED)
-    setting = plan.setting("gpt2_pico", Path("nowhere"))
-    assert plan.micros == [16, 8, 4, 2, 1]
-    assert side.fitting(Large, setting, plan.micros).setting.micro == 4
-    assert tried == [16, 8, 4]
-    with pytest.raises(ValueError, match="not even 8 sequences per pass fit the memory"):
-        side.fitting(Large, setting, [16, 8])
+
+def test_a_side_that_fails_in_a_round_is_out_and_the_other_rate_is_kept(alone, monkeypatch, capsys):
+    monkeypatch.setattr(Here, "broken", ())
+    about = side.about
+
+    def full():
+        if side.contender.setting.head_rows == 16:
+            raise ValueError("OutOfMemoryError: CUDA out of memory")
+        return about()
+
+    monkeypatch.setattr(side, "about", full)
+    line = ["--part", "train", *TINY, "--output", str(alone), "--rounds", "1", "--variants", "head_rows=16"]
+    bench_suite.main(line)
+    assert "gpt2_pico, halfstep (head_rows=16): OutOfMemoryError: CUDA out of memory" in capsys.readouterr().out
+    rounds = read(alone, "throughput.json")["rounds"]
+    assert [(row["match"], row["variant"]) for row in rounds] == [("plain", "plain"), ("head_rows=16", "plain")]
+
+
+def test_the_start_is_kept_row_by_row_and_a_failure_of_it_ends_it(alone, monkeypatch, capsys):
+    ends = [TimeoutError(), ValueError("train.py did not run: no")]
+
+    def measured(*_):
+        yield START[0]
+        raise ends.pop(0)
+
+    monkeypatch.setattr(start, "measure_start", measured)
+    line = ["--part", "train", *TINY, "--output", str(alone), "--rounds", "1"]
+    bench_suite.main(line)
+    assert "1 left: the same command goes on" in capsys.readouterr().out
+    assert [row["cache"] for row in read(alone, "throughput.json")["start"]] == ["cold"]
+    bench_suite.main(line)
+    assert [row["cache"] for row in read(alone, "throughput.json")["start"]] == ["cold"]
+    shown = capsys.readouterr().out
+    assert "gpt2_pico, train.py (plain): train.py did not run: no" in shown
+    assert "nothing is left of this part" in shown
+
+
+def test_what_track3_takes_too_long_for_leaves_the_rates(alone, monkeypatch):
+    monkeypatch.setattr(track3, "MODEL", "gpt2_pico")
+    monkeypatch.setattr(track3, "prepare", Path.mkdir)
+    monkeypatch.setattr(suite_train, "places", lambda *_: (None, Path("theirs")))
+    turns = []
+
+    def theirs(script, folder, seconds):
+        turns.append(seconds)
+        if len(turns) == 1:
+            raise TimeoutError
+        return 5.0
+
+    monkeypatch.setattr(track3, "tokens_per_second", theirs)
+    line = ["--part", "train", *TINY, "--output", str(alone), "--rounds", "3"]
+    bench_suite.main(line)  # two minutes: no room for it
+    assert [row["system"] for row in read(alone, "throughput.json")["rounds"]] == 3 * ["halfstep"]
+    assert turns == []
+    made = len(Here.made)
+    bench_suite.main([*line, "--minutes", "9"])
+    assert len(read(alone, "throughput.json")["rounds"]) == 3
+    bench_suite.main([*line, "--minutes", "9"])
+    assert [row["system"] for row in read(alone, "throughput.json")["rounds"]] == 3 * ["halfstep"] + 2 * ["track3"]
+    assert (len(Here.made), len(turns)) == (made, 3)
 
 
 def test_the_arithmetic_of_rows():

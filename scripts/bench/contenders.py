@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from data.loader import Loader
+from harness import device as devices
 from harness.clock import Clock
 from harness.config import CONFIGS
 from harness.flops import Ledger
@@ -27,7 +28,7 @@ from models.head import block_rows, head_loss
 from optimizers import build_optimizer, compile_kernels, find
 
 LR, BETAS, WEIGHT_DECAY, GRAD_CLIP = 6e-4, (0.9, 0.95), 0.1, 1.0  # nanoGPT's defaults
-LOG_EVERY = 10  # updates between reads of our loss; nanoGPT reads its own after every one
+LOG_EVERY = 10  # updates between reads of the loss, for both, as in nanoGPT's config/train_gpt2.py
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,14 @@ class Setting:
             for name, enable in [("flash", switches.enable_flash_sdp), ("cudnn", switches.enable_cudnn_sdp),
                                  ("efficient", switches.enable_mem_efficient_sdp)]:  # fmt: skip
                 enable(name == self.attention)
+            switches.enable_math_sdp(False)  # else a pass that the kernel cannot do would be timed under its name
 
     def forward(self, model: nn.Module) -> Any:
         """The model, compiled as the setting says."""
-        return torch.compile(model, mode=self.compile, dynamic=False) if self.compiled else model
+        if not self.compiled:
+            return model
+        usual = devices.compiled(model)  # for every mode: it sets the compiler's guards, and compiles when it is called
+        return usual if self.compile == "default" else torch.compile(model, mode=self.compile, dynamic=False)
 
     @property
     def batch_tokens(self) -> int:
@@ -94,6 +99,7 @@ class Contender(Protocol):
     setting: Setting
     kernels: str
     flops_per_token: int
+    step: int  # updates done
 
     @property
     def embedding(self) -> Tensor: ...
@@ -197,6 +203,7 @@ class NanoGPT:
         self.forward = setting.forward(self.model)
         self.flops_per_token = 0  # the ledger's formula is ours; both have the same shape
         self.batch = self._draw()
+        self.step = 0
 
     @property
     def embedding(self) -> Tensor:
@@ -206,7 +213,7 @@ class NanoGPT:
         passes = self.setting.sequences // self.setting.micro
         self.setting.wait()
         start = time.perf_counter()
-        for _ in range(steps):
+        for step in range(self.step, self.step + steps):
             for _ in range(passes):
                 with self.setting.autocast():
                     _, loss = self.forward(*self.batch)
@@ -216,8 +223,10 @@ class NanoGPT:
             nn.utils.clip_grad_norm_(self.model.parameters(), GRAD_CLIP)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            loss.item()
+            if step % LOG_EVERY == 0:
+                loss.item()
         self.setting.wait()
+        self.step += steps
         return time.perf_counter() - start
 
     def update(self) -> None:

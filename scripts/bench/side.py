@@ -7,8 +7,7 @@ sentence.
 import functools
 import gc
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -46,14 +45,18 @@ class Side:
             raise ValueError(value)
         return value
 
+    def end(self) -> None:
+        """Its memory is the others' then."""
+        self._process.kill()
+        self._process.join()
+
     def __enter__(self) -> "Side":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.join()
+        self.end()
 
 
 def _serve(pipe: Connection, make: Make) -> None:
@@ -79,30 +82,14 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {first}"[:300]
 
 
+def out_of_memory(sentence: str) -> bool:
+    """Of what a question raised: the device's, which smaller passes may do without. cuBLAS has its own words for it."""
+    return any(word in sentence for word in ("OutOfMemoryError", "CUDA error: out of memory", "STATUS_ALLOC_FAILED"))
+
+
 # What is asked: these run in the process.
 
 contender: Contender
-
-
-def fitting(make: Callable[[Setting], Contender], setting: Setting, micros: Sequence[int]) -> Contender:
-    """The contender with the first number of sequences per pass whose update fits the memory."""
-    for micro in micros:
-        if one := _tried(make, replace(setting, micro=micro)):
-            return one
-        torch.compiler.reset()
-        gc.collect()
-        torch.cuda.empty_cache()
-    raise ValueError(f"not even {micros[-1]} sequences per pass fit the memory")
-
-
-def _tried(make: Callable[[Setting], Contender], setting: Setting) -> Contender | None:
-    """None where it does not fit; nothing holds on to its tensors then."""
-    try:
-        one = make(setting)
-        one.turn(1)
-        return one
-    except torch.cuda.OutOfMemoryError:
-        return None
 
 
 def turn(steps: int) -> float:
@@ -150,13 +137,15 @@ def syncs() -> int | None:
     one = contender
     if not one.setting.device.startswith("cuda"):
         return None
-    while getattr(one, "step", 1) % LOG_EVERY == 0:
-        one.turn(1)
-    torch.cuda.set_sync_debug_mode("warn")
     try:
+        while one.step % LOG_EVERY == 0:
+            one.turn(1)
+        torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             one.turn(1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+        gc.collect()
+        torch.cuda.empty_cache()  # as after a turn
     return sum("synchroniz" in str(each.message) for each in caught)

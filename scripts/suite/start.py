@@ -7,33 +7,62 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.config import CONFIGS
 from harness.micro_batch import CUDA_TOKENS
 from harness.sweep.process import die_with_parent
-from scripts.suite.folder import Deadline
+from scripts.suite.folder import Deadline, Folder
+from scripts.suite.throughput import PLAIN, keep
 
+SYSTEM = "train.py"  # its name among the failures
 LOGGED = 10  # updates between rows, as in configs/train.yaml
 UPDATES = 3 * LOGGED + 1
 POLL = 0.005  # seconds
 
 
+def left(model: str, book: dict[str, Any]) -> bool:
+    failed = any((f["model"], f["system"]) == (model, SYSTEM) for f in book["failures"])
+    return len(book["start"]) < 2 and not failed
+
+
+def add(
+    book: dict[str, Any], folder: Folder, deadline: Deadline, say: Callable[[str], None], scratch: Path, model: str,
+    tokens: int, context: int, device: str, commit: str | None,
+) -> None:  # fmt: skip
+    """Each row is kept at once. Where the warm one is lacking the next call takes both, for the cache is gone."""
+    say(f"{model}: train.py, from the command to the first update")
+    try:
+        for row in measure_start(model, tokens, context, device, scratch, deadline):
+            others = [each for each in book["start"] if each["cache"] != row["cache"]]
+            book["start"] = [*others, {**row, "commit": commit}]
+            keep(book, folder)
+    except TimeoutError:
+        say("no time is left for it: the same command goes on")
+    except ValueError as error:
+        say(str(error))
+        book["failures"].append({"model": model, "system": SYSTEM, "variant": PLAIN, "error": str(error)})
+        keep(book, folder)
+
+
 def measure_start(
     model: str, tokens: int, context: int, device: str, scratch: Path, deadline: Deadline
-) -> list[dict[str, Any]]:
-    """Rows of a run with an empty compiler cache, and of the same run again.
+) -> Iterator[dict[str, Any]]:
+    """Rows of a run with an empty compiler cache, and of the same run again, each as it is there.
 
     The first update is over when its row is in metrics.jsonl, with the first evaluation before it. The shares are of
     the counted seconds, from row to row, after the first LOGGED updates.
 
-    Raises TimeoutError where the deadline comes first.
+    Raises TimeoutError where the deadline comes first, ValueError where a program does not run.
     """
     evaluated = min(tokens, CUDA_TOKENS)  # whole passes, as configs/train.yaml evaluates
     data = [f"tokens={8 * tokens}", f"val_tokens={2 * evaluated}", f"dir={scratch / 'data'}"]
-    subprocess.run([sys.executable, "-m", "scripts.prepare", "synthetic", *data], cwd=CONFIGS.parent, check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    made = subprocess.run([sys.executable, "-m", "scripts.prepare", "synthetic", *data], cwd=CONFIGS.parent, text=True,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+    if made.returncode:
+        raise ValueError(f"scripts.prepare did not run: {_last(made.stderr)}")
     line = [
         sys.executable, str(CONFIGS.parent / "train.py"), f"model={model}", "data=synthetic", "tracker=none",
         *(f"data.{key}" for key in data),
@@ -41,7 +70,6 @@ def measure_start(
         "eval.every=1000000", "checkpoint.every=null", f"log.every={LOGGED}", f"steps={UPDATES}",
     ]  # fmt: skip
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
-    found = []
     for cache, last in [("cold", 0), ("warm", UPDATES)]:
         place = scratch / cache
         seconds = _train([*line, f"run_dir={place}"], place, environment, last, deadline)
@@ -55,8 +83,7 @@ def measure_start(
                 for part in ("total", "data", "log")
             )
             row |= {"input_share": data_wait / total, "log_share": log / total}
-        found.append(row)
-    return found
+        yield row
 
 
 def _train(line: list[str], place: Path, environment: dict[str, str], last: int, deadline: Deadline) -> float:
@@ -84,11 +111,16 @@ def _train(line: list[str], place: Path, environment: dict[str, str], last: int,
                 time.sleep(POLL)
             if process.returncode:
                 words.seek(0)
-                raise ValueError(f"train.py did not run: {words.read().strip()}")
+                raise ValueError(f"train.py did not run: {_last(words.read())}")
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     return time.perf_counter() - begun if first is None else first
+
+
+def _last(words: str) -> str:
+    """Where there is a traceback, its last line says what is wrong."""
+    return next(reversed(words.strip().splitlines()), "it said nothing")[:300]
 
 
 def _rows(place: Path) -> list[dict[str, Any]]:

@@ -14,80 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from harness import device as devices
-from harness.config import CONFIGS
-from harness.micro_batch import CPU_TOKENS, CUDA_TOKENS, divisors
 from optimizers import list_optimizers
 from scripts.bench import side
-from scripts.bench.contenders import Contender, Halfstep, NanoGPT, Setting, find_model, recipe
-from scripts.bench.side import Side
+from scripts.bench.contenders import Halfstep, NanoGPT, find_model, recipe
+from scripts.bench.side import Make, Side
 from scripts.bench.stand import periods
 from scripts.bench.timing import best_products
-from scripts.suite import curves, track3
+from scripts.suite import curves, start, track3
 from scripts.suite.folder import Deadline, Folder
-from scripts.suite.start import measure_start
 from scripts.suite.throughput import FILE, PLAIN, keep
+from scripts.suite.train_plan import Plan, changes_of
 
 TRACK3_ROUNDS = 2  # in every other one: it starts anew for every turn, which takes a minute and more
+TRACK3_SECONDS = 200  # that must be left for a turn of it
 RESERVE = 20  # seconds that a call keeps for its tables
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is asked for.
-
-    Attributes:
-        tokens, context: of an update, of a sequence.
-        seconds: of a turn.
-        rounds: of every match.
-        variants: of halfstep, as key=value with + between; nanogpt:key=value is one of nanoGPT.
-        nanogpt, track3: files of their checkouts.
-    """
-
-    models: list[str]
-    vocabulary: int
-    tokens: int
-    context: int
-    seconds: float
-    rounds: int
-    variants: list[str]
-    nanogpt: Path | None
-    track3: Path | None
-    device: str
-    commit: str | None
-    bed: curves.Bed
-
-    @property
-    def pair(self) -> curves.Pair:
-        """The passes that a GPU chooses, beside eager ones in float32."""
-        quick = "bfloat16, compiled" if devices.resolve_compile("auto", self.device) else "bfloat16"
-        return curves.Pair(quick, ("compile=false", "dtype=float32"), ("compile=auto", "dtype=bfloat16"))
-
-    def setting(self, model: str, folder: Path) -> Setting:
-        shape = yaml.safe_load((CONFIGS / "model" / f"{model}.yaml").read_text(encoding="utf-8"))
-        return Setting(
-            layers=shape["layers"], heads=shape["heads"], width=shape["width"], context=self.context,
-            vocabulary=self.vocabulary, sequences=self.tokens // self.context, micro=0, tokens=folder / "train.bin",
-            device=self.device, dtype=devices.resolve_dtype("auto", self.device),
-            compiled=devices.resolve_compile("auto", self.device),
-        )  # fmt: skip
-
-    @property
-    def micros(self) -> list[int]:
-        """Sequences per pass: the first that fits the memory is taken, by nanoGPT too."""
-        most = CUDA_TOKENS if self.device.startswith("cuda") else CPU_TOKENS
-        return [d for d in divisors(self.tokens // self.context) if d == 1 or d * self.context <= most]
-
-    def matches(self) -> list[tuple[str, str]]:
-        """(model, variant): the plain ones first."""
-        return [(model, variant) for variant in [PLAIN, *self.variants] for model in self.models]
 
 
 def check_variant(text: str, sequences: int) -> str:
     """Raises ValueError for a variant that cannot be: of updates of so many sequences."""
-    for key, value in _changes(text).items():
+    for key, value in changes_of(text).items():
         known = {"compile": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
                  "attention": ("auto", "flash", "cudnn", "efficient"),
                  "optimizer": [info.name for info in list_optimizers()]}  # fmt: skip
@@ -104,13 +51,6 @@ def check_variant(text: str, sequences: int) -> str:
     return text
 
 
-def _changes(variant: str) -> dict[str, Any]:
-    if variant == PLAIN:
-        return {}
-    pairs = [pair.partition("=") for pair in variant.removeprefix("nanogpt:").split("+")]
-    return {key: int(value) if value.isdigit() else value for key, _, value in pairs}
-
-
 def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], None]) -> int:
     """All that is missing, as far as the time goes; the files are whole after every round. What is left, in rounds."""
     identity = {
@@ -118,8 +58,9 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         **{"vocabulary": plan.vocabulary, "device": devices.device_name(plan.device)},
     }
     book = folder.read(FILE, identity)
-    for key in ("rounds", "failures", "start", "rows", "curves"):
+    for key in ("rounds", "failures", "micros", "start", "rows", "curves"):
         book.setdefault(key, [])
+    model = plan.models[0]
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         tokens = np.random.default_rng(0).integers(0, min(plan.vocabulary, 50_257), max(2**20, 8 * plan.tokens))
@@ -128,19 +69,12 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         for match in matches:
             if deadline.left > RESERVE:
                 match.run()
-        if not book["start"] and deadline.left > RESERVE:
-            say(f"{plan.models[0]}: train.py, from the command to the first update")
-            try:
-                found = measure_start(plan.models[0], plan.tokens, plan.context, plan.device, place, deadline)
-                book["start"] = [{**row, "commit": plan.commit} for row in found]
-            except TimeoutError:
-                say("no time is left for it: the same command goes on")
-            except ValueError as error:
-                say(str(error))
+        if start.left(model, book) and deadline.left > RESERVE:
+            start.add(book, folder, deadline, say, place, model, plan.tokens, plan.context, plan.device, plan.commit)
     keep(book, folder)
     pairs = curves.measure([plan.pair], plan.bed, book["curves"], deadline, RESERVE, say)
     keep(book, folder)
-    return sum(match.left() for match in matches) + (not book["start"]) + pairs
+    return sum(match.left() for match in matches) + start.left(model, book) + pairs
 
 
 @dataclass
@@ -155,36 +89,71 @@ class Match:
     variant: str
 
     def run(self) -> None:
-        sides = {key: make for key, make in self.sides().items() if not self.failed(*key)}
-        if not self.left():
-            return
+        try:
+            if self.sides_left():
+                self.meet()
+            while self.theirs_left() and self.deadline.fits(TRACK3_SECONDS + RESERVE):
+                self.meet_theirs()
+        except TimeoutError:
+            self.say(f"{self.model}: the time of this call is over; the same command goes on")
+
+    def meet(self) -> None:
+        """The rounds of the sides, track 3's turns in between."""
+        sides = {key: makes for key, makes in self.sides().items() if not self.failed(*key)}
+        steps, resident, longest = {}, {}, 0.0
         with ExitStack() as stack:
-            steps, resident = {}, {}
+            for key, makes in sides.items():
+                self.say(f"{self.model}: {key[0]} ({key[1]}) is compiled and warmed up")
+                try:
+                    one = self.fitting(stack, key, makes)
+                    update = one.ask(self.time, side.turn, 3) / 3
+                except ValueError as error:
+                    self.fail(key, str(error))
+                    continue
+                steps[key] = max(1, round(self.plan.seconds / update))
+                if name := changes_of(key[1]).get("optimizer"):  # whole periods, of what refreshes now and then
+                    period = math.lcm(*periods(recipe(name)))
+                    steps[key] = period * math.ceil(steps[key] / period)
+                resident[key] = one
+                longest += (steps[key] + 3) * update
+            if "matmul_flops" not in self.book and resident:
+                first = next(iter(resident.values()))
+                setting = self.plan.setting(self.model, self.place)
+                self.book["matmul_flops"] = first.ask(self.time, best_products, setting)
+            self.book["device"] = devices.describe(self.plan.device)
+            while self.sides_left() and resident and self.deadline.fits(1.3 * longest + RESERVE):
+                before = self.deadline.left
+                self.round(resident, steps)
+                longest = max(longest, before - self.deadline.left)
+                if self.theirs_left() and self.number % 2 and self.deadline.fits(TRACK3_SECONDS + RESERVE):
+                    self.meet_theirs()
+
+    def fitting(self, stack: ExitStack, key: tuple[str, str], makes: dict[int, Make]) -> Side:
+        """The side with the first number of sequences per pass whose update fits the memory.
+
+        What did not fit is noted at once, and what did: every try is a compilation, and the next call has none to lose.
+        """
+        about = {"model": self.model, "system": key[0], "variant": key[1]}
+        known = [each for each in self.book["micros"] if about.items() <= each.items()]
+        small = {each["micro"] for each in known if each["fits"]}
+        for micro, make in makes.items():
+            if micro > min(small, default=micro) or any(e["micro"] == micro and not e["fits"] for e in known):
+                continue
+            one = stack.enter_context(Side(make))
             try:
-                for key, make in sides.items():
-                    self.say(f"{self.model}: {key[0]} ({key[1]}) is compiled and warmed up")
-                    one = stack.enter_context(Side(make))
-                    try:
-                        one.ask(self.deadline.left - RESERVE, side.turn, 2)
-                        steps[key] = max(1, round(3 * self.plan.seconds / one.ask(self.time, side.turn, 3)))
-                        if name := _changes(key[1]).get("optimizer"):  # whole periods, of what refreshes now and then
-                            period = math.lcm(*periods(recipe(name)))
-                            steps[key] = period * math.ceil(steps[key] / period)
-                        resident[key] = one
-                    except ValueError as error:
-                        self.fail(key, str(error))
-                if "matmul_flops" not in self.book and resident:
-                    first = next(iter(resident.values()))
-                    setting = self.plan.setting(self.model, self.place)
-                    self.book["matmul_flops"] = first.ask(self.time, best_products, setting)
-                self.book["device"] = devices.describe(self.plan.device)
-                longest = 0.0
-                while self.left() and resident and self.deadline.fits(1.3 * longest + RESERVE):
-                    before = self.deadline.left
-                    self.round(resident, steps)
-                    longest = max(longest, before - self.deadline.left)
-            except TimeoutError:
-                self.say(f"{self.model}: the time of this call is over; the same command goes on")
+                one.ask(self.time, side.turn, 2)
+                fits = True
+            except ValueError as error:
+                one.end()
+                if not side.out_of_memory(str(error)):
+                    raise
+                fits = False
+            if {**about, "micro": micro, "fits": fits} not in known:
+                self.book["micros"].append({**about, "micro": micro, "fits": fits})
+                keep(self.book, self.folder)
+            if fits:
+                return one
+        raise ValueError(f"not even {min(makes)} sequences per pass fit the memory")
 
     @property
     def time(self) -> float:
@@ -196,14 +165,27 @@ class Match:
         return sum((r["model"], r["match"], r["system"], r["variant"]) == key for r in self.book["rounds"])
 
     def left(self) -> int:
-        """Rounds to do, until all that can run have been in as many as they should."""
+        """Turns to do, of the sides and of track 3, until all that can run have been in as many as they should."""
+        return max(self.sides_left(), self.theirs_left())
+
+    def sides_left(self) -> int:
         keys = [key for key in self.sides() if not self.failed(*key)]
         if self.variant not in [variant for _, variant in keys]:
             return 0  # there is nothing to stand beside halfstep as it is
-        lacking = [self.plan.rounds - self.done(*key) for key in keys]
-        if self.theirs:
-            lacking.append(TRACK3_ROUNDS - self.done("track3", PLAIN))
-        return max(0, *lacking)
+        return max(0, *(self.plan.rounds - self.done(*key) for key in keys))
+
+    def theirs_left(self) -> int:
+        """Not before a round of the sides, whose numbers a row of it takes over."""
+        return TRACK3_ROUNDS - self.done("track3", PLAIN) if self.theirs and self.rows else 0
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [r for r in self.book["rounds"] if (r["model"], r["match"]) == (self.model, self.variant)]
+
+    @property
+    def number(self) -> int:
+        """Of the next round."""
+        return 1 + max((row["round"] for row in self.rows), default=-1)
 
     @property
     def theirs(self) -> Path | None:
@@ -212,45 +194,62 @@ class Match:
         return self.plan.track3 if here else None
 
     def round(self, resident: dict[tuple[str, str], Side], steps: dict[tuple[str, str], int]) -> None:
-        mine = [r["round"] for r in self.book["rounds"] if (r["model"], r["match"]) == (self.model, self.variant)]
-        number, found = 1 + max(mine, default=-1), []
-        for (system, variant), one in resident.items():
-            seconds = one.ask(self.time, side.turn, steps[system, variant])
-            about = one.ask(self.time, side.about)
-            rate = steps[system, variant] * self.plan.tokens / seconds
-            found.append({"system": system, "variant": variant, "tokens_per_second": rate, **about})
-        if (theirs := self.theirs) and number % 2 == 0 and self.done("track3", PLAIN) < TRACK3_ROUNDS:
-            folder = self.place / "track3"
-            if not folder.exists():
-                track3.prepare(folder)
+        """One that fails is out of the match; the rates of the others are kept."""
+        found = []
+        for key, one in list(resident.items()):
             try:
-                rate = track3.tokens_per_second(theirs, folder, self.time)
-                # Its shape has GPT-2's numbers; its passes are of 64 sequences.
-                unknown = {"micro_batch": 64, "peak_bytes": None, "syncs_per_update": None}
-                found.append({**found[0], **unknown, "system": "track3", "variant": PLAIN, "tokens_per_second": rate})
+                seconds = one.ask(self.time, side.turn, steps[key])
+                about = one.ask(self.time, side.about)
             except ValueError as error:
-                self.fail(("track3", PLAIN), str(error))
+                resident.pop(key).end()
+                self.fail(key, str(error))
+                continue
+            rate = steps[key] * self.plan.tokens / seconds
+            found.append({"system": key[0], "variant": key[1], "tokens_per_second": rate, **about})
+        if found:
+            self.add(self.number, found)
+
+    def meet_theirs(self) -> None:
+        """A turn of track 3's, in the round before."""
+        assert self.plan.track3
+        folder = self.place / "track3"
+        if not folder.exists():
+            track3.prepare(folder)
+        self.say(f"{self.model}: track3 is compiled and timed")
+        try:
+            rate = track3.tokens_per_second(self.plan.track3, folder, self.time)
+        except ValueError as error:
+            self.fail(("track3", PLAIN), str(error))
+            return
+        # Its shape has GPT-2's numbers; its passes are of 64 sequences.
+        unknown = {"micro_batch": 64, "peak_bytes": None, "syncs_per_update": None}
+        row = {**self.rows[0], **unknown, "system": "track3", "variant": PLAIN, "tokens_per_second": rate}
+        self.add(self.number - 1, [row])
+
+    def add(self, number: int, rows: list[dict[str, Any]]) -> None:
         about = {"model": self.model, "match": self.variant, "round": number, "commit": self.plan.commit}
-        self.book["rounds"] += [{**about, **row} for row in found]
-        told = ", ".join(f"{row['system']} ({row['variant']}) {row['tokens_per_second']:,.0f}" for row in found)
+        self.book["rounds"] += [{**row, **about} for row in rows]
+        told = ", ".join(f"{row['system']} ({row['variant']}) {row['tokens_per_second']:,.0f}" for row in rows)
         self.say(f"{self.model}, round {number + 1}, tokens/s: {told}")
         keep(self.book, self.folder)
 
-    def sides(self) -> dict[tuple[str, str], Callable[[], Contender]]:
-        """By system and variant: how to make it, in a process of its own."""
+    def sides(self) -> dict[tuple[str, str], dict[int, Make]]:
+        """By system and variant: how to make it, in a process of its own, by sequences per pass; most come first."""
         setting = self.plan.setting(self.model, self.place)
         nanogpt = partial(NanoGPT, source=self.plan.nanogpt) if self.plan.nanogpt else None
         systems: dict[str, Any] = {"halfstep": Halfstep, **({"nanogpt": nanogpt} if nanogpt else {})}
-        found: dict[tuple[str, str], Callable[[], Contender]] = {}
+        found: dict[tuple[str, str], dict[int, Make]] = {}
         if self.variant == PLAIN:
             wanted = [(system, PLAIN) for system in systems]
         else:
             system = "nanogpt" if self.variant.startswith("nanogpt:") else "halfstep"
             wanted = [(system, PLAIN), (system, self.variant)] if system in systems else []
         for system, variant in wanted:
-            changes = _changes(variant)
+            changes = changes_of(variant)
             micros = [changes.pop("micro")] if "micro" in changes else self.plan.micros
-            found[system, variant] = partial(side.fitting, systems[system], replace(setting, **changes), micros)
+            found[system, variant] = {
+                micro: partial(systems[system], replace(setting, micro=micro, **changes)) for micro in micros
+            }
         return found
 
     def failed(self, system: str, variant: str) -> bool:
