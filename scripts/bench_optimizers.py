@@ -41,24 +41,7 @@ Rows = list[dict[str, Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    about = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m scripts.bench_optimizers", description=about)
-    parser.add_argument("--only", help="optimizers, separated by commas (default: all that are registered)")
-    parser.add_argument("--reference", action="append", default=[], metavar="NAME=PATH",
-                        help="a checkout of another implementation of that optimizer; may be given again")  # fmt: skip
-    parser.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE",
-                        help="another value than configs/optimizer/NAME.yaml's; may be given again")  # fmt: skip
-    parser.add_argument("--layers", type=int, default=12, help="blocks of GPT-2 (default: 12)")
-    parser.add_argument("--width", type=int, default=384, help="of each (default: 384)")
-    parser.add_argument("--vocabulary", type=int, default=0, help="rows of an embedding; 0: none (the default)")
-    parser.add_argument("--tokens", type=int, default=1024, help="of a pass that hooks see (default: 1024)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1)")
-    parser.add_argument("--compile", default="auto", choices=("auto", "true", "false"),
-                        help="time compiled kernels too, where there are any (default: auto, on CUDA)")  # fmt: skip
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     with one_sentence(), threads(options.threads):
         shape, place, checkouts, wanted = read_options(options)
         compiled = devices.resolve_compile({"true": True, "false": False}.get(options.compile, "auto"), place)
@@ -78,6 +61,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if options.json:  # after each: hours may be lost otherwise
                 options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         show(result["rows"], console)
+
+
+def parser() -> argparse.ArgumentParser:
+    about = (__doc__ or "").split("\n")[0]
+    made = argparse.ArgumentParser(prog="python -m scripts.bench_optimizers", description=about)
+    made.add_argument("--only", help="optimizers, separated by commas (default: all that are registered)")
+    made.add_argument("--reference", action="append", default=[], metavar="NAME=PATH",
+                      help="a checkout of another implementation of that optimizer; may be given again")  # fmt: skip
+    made.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE",
+                      help="another value than configs/optimizer/NAME.yaml's; may be given again")  # fmt: skip
+    made.add_argument("--layers", type=int, default=12, help="blocks of GPT-2 (default: 12)")
+    made.add_argument("--width", type=int, default=384, help="of each (default: 384)")
+    made.add_argument("--vocabulary", type=int, default=0, help="rows of an embedding; 0: none (the default)")
+    made.add_argument("--tokens", type=int, default=1024, help="of a pass that hooks see (default: 1024)")
+    made.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    made.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1)")
+    made.add_argument("--compile", default="auto", choices=("auto", "true", "false"),
+                      help="time compiled kernels too, where there are any (default: auto, on CUDA)")  # fmt: skip
+    made.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    made.add_argument("--json", type=Path, help="write everything that was measured to this file")
+    return made
 
 
 @contextmanager
@@ -101,12 +105,13 @@ def read_options(
             raise ValueError(f"--{key} must be at least {least}, not {getattr(options, key)}")
     if options.json and not options.json.absolute().parent.is_dir():
         raise FileNotFoundError(f"--json {options.json}: there is no folder {options.json.absolute().parent}")
+    place = devices.resolve_device(options.device)
     known = {info.name: info for info in list_optimizers()}
     names = list(dict.fromkeys(options.only.split(","))) if options.only else sorted(known)
     checkouts = {name: Path(path) for name, path in pairs(options.reference, "--reference", "NAME=PATH")}
     others: dict[str, dict[str, Any]] = {}
-    for place, value in pairs(options.set, "--set", "NAME.KEY=VALUE"):
-        name, _, key = place.partition(".")
+    for where, value in pairs(options.set, "--set", "NAME.KEY=VALUE"):
+        name, _, key = where.partition(".")
         others.setdefault(name, {})[key] = value
     for option, asked in [("only", names), ("reference", checkouts), ("set", others)]:
         for name in asked:
@@ -123,10 +128,10 @@ def read_options(
         values = cast(dict[str, Any], OmegaConf.to_container(section))
         keywords = bind(known[name].constructor, values, "optimizer", ["params"])
         with in_section("optimizer", keywords):
-            known[name].build(torch.nn.Linear(2, 2), **keywords)
+            known[name].build(torch.nn.Linear(2, 2, device=place), **keywords)  # some keywords are CUDA's alone
         wanted.append((known[name], keywords))
     shape = Shape(options.layers, options.width, options.vocabulary, options.tokens)
-    return shape, devices.resolve_device(options.device), checkouts, wanted
+    return shape, place, checkouts, wanted
 
 
 def measure(
