@@ -12,6 +12,7 @@ their probes, and a model's passes are given. What hooks add to a pass is told a
 
 import argparse
 import json
+import os
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,11 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         show_head(result, console := Console(width=120, highlight=False))
         for info, keywords in wanted:
-            result["rows"] += measure(
-                info, keywords, shape, place, compiled, checkouts.get(info.name), options.rounds, console
-            )
-            if options.json:  # after each: hours may be lost otherwise
-                options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            before = result["rows"]
+            for rows in measure(info, keywords, shape, place, compiled, checkouts.get(info.name), options.rounds):
+                result["rows"] = [*before, *rows]
+                if options.json:  # after each round: hours may be lost otherwise
+                    replace(options.json, json.dumps(result, indent=1) + "\n")
+            for row in result["rows"][len(before) :]:
+                console.print("{0} by {1}: {4} ms, {5} ({6}) times AdamW".format(*cells(row)))
         show(result["rows"], console)
 
 
@@ -142,9 +145,8 @@ def measure(
     compiled: bool,
     checkout: Path | None,
     rounds: int,
-    console: Console,
-) -> Rows:
-    """A row for each implementation of an optimizer, in interleaved rounds with fused AdamW; each line as it comes."""
+) -> Iterator[Rows]:
+    """A row for each implementation of an optimizer, in interleaved rounds with fused AdamW; anew after every round."""
     baseline = fused_adamw(base := Stand(shape, place))
     contenders = [ours(info, keywords, Stand(shape, place, base.pool), base)]
     for reference, source in find_references(info.name, checkout):
@@ -161,12 +163,16 @@ def measure(
         for contender in contenders:
             units[contender.name].append(statistics.median(baseline.turn().seconds))  # one before each, for it alone
             turns[contender.name].append(contender.turn())
-    rows = [summary(c, turns[c.name], units[c.name], info.name, keywords) for c in contenders]
-    for row in rows:
-        console.print("{0} by {1}: {4} ms, {5} ({6}) times AdamW".format(*cells(row)))
+        yield [summary(c, turns[c.name], units[c.name], info.name, keywords) for c in contenders]
     for stand in (base, *(contender.stand for contender in contenders)):
         stand.clock.close()
-    return rows
+
+
+def replace(path: Path, text: str) -> None:
+    """Atomically: who reads it may have stopped us just then."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
 
 
 def summary(
@@ -177,6 +183,9 @@ def summary(
     Args:
         turns: one per round.
         units: seconds of a step of fused AdamW, just before each.
+
+    Returns:
+        worst_over_mean is of typical steps; worst_ms is the slowest single one, median_ms the median of them all.
     """
     period = contender.period
     phases: list[list[float]] = [[] for _ in range(period)]  # the steps that do the same thing
@@ -192,6 +201,7 @@ def summary(
     plain = [ms for n, ms in enumerate(typical) if not contender.refreshes(n)]
     refresh = [ms for n, ms in enumerate(typical) if contender.refreshes(n)]
     mean = statistics.mean(typical)
+    singles = [value for turn in turns for value in turn.seconds]
     hooks = [turn.hooks for turn in turns if turn.hooks is not None]
     return {
         "optimizer": optimizer,
@@ -204,6 +214,9 @@ def summary(
         "amortised_ms": mean,
         "ratio": spread([a / b for a, b in zip(amortised, units, strict=True)]),
         "worst_over_mean": max(typical) / mean,
+        "worst_ms": 1e3 * max(singles),
+        "median_ms": 1e3 * statistics.median(singles),
+        "rounds": len(turns),
         "fused_adamw_ms": 1e3 * statistics.median(units),
         "state_bytes_per_parameter": contender.state_bytes_per_parameter(),
         "hooks_ms_per_step": 1e3 * statistics.median(hooks) if hooks else None,

@@ -8,7 +8,7 @@ from scripts import bench_suite
 from scripts.bench import drift
 from scripts.suite import curves, exactness
 from scripts.suite import optimizers as suite_optimizers
-from scripts.suite.folder import Deadline
+from scripts.suite.folder import Deadline, Folder
 from tests.test_bench_suite import BED
 
 DRIFT = drift.Bed(layers=1, heads=2, width=32, context=16, sequences=2, updates=12, device="cpu")
@@ -22,6 +22,7 @@ def read(folder):
 def row_of(model, optimizer, implementation="halfstep", ms=2.0):
     return {"optimizer": optimizer, "implementation": implementation, "plain_ms": ms, "refresh_ms": None,
             "amortised_ms": ms, "ratio": {"median": 1.0, "low": 1.0, "high": 1.0}, "worst_over_mean": 1.0,
+            "worst_ms": 3 * ms, "median_ms": ms, "rounds": 5,
             "state_bytes_per_parameter": 8.0, "hooks_ms_per_step": None}  # fmt: skip
 
 
@@ -57,6 +58,42 @@ def test_optimizers_one_by_one(tmp_path, monkeypatch, capsys):
     }))  # fmt: skip
     bench_suite.main(line)
     assert read(tmp_path)["rows"][0]["share_of_step"] == pytest.approx(0.002 / 0.1)
+
+
+def test_beside_a_whole_step(tmp_path):
+    """Hooks see every token of an update: what they cost on a pass counts for each of its passes."""
+    (tmp_path / "throughput.json").write_text(json.dumps({
+        "identity": {"tokens": 1024},
+        "rows": [{"model": "gpt2_pico", "system": "halfstep", "variant": "plain", "tokens_per_second": 10_240.0}],
+    }))  # fmt: skip
+    about = {"model": "gpt2_pico", "way": {}, "commit": "abc"}
+    rows = [{**row_of("gpt2_pico", "kfac", ms=10.0), **about, "hooks_ms_per_step": 1.0}]
+    identity = {"context": 128, "vocabulary": 8, "device": "x"}
+    book = {"identity": identity, "rows": rows, "failures": [], "drift": [], "curves": []}
+    suite_optimizers.keep(book, Folder(tmp_path))
+    (row,) = read(tmp_path)["rows"]
+    assert row["hooks_ms_per_update"] == pytest.approx(8)
+    assert row["share_of_step"] == pytest.approx(0.18)
+    assert row["worst_over_median_step"] == pytest.approx(130 / 110)
+
+
+def test_rounds_before_a_timeout_count_and_failures_of_another_commit_do_not(tmp_path, monkeypatch):
+    def measure(plan, model, optimizer, way, seconds):
+        asked.append(optimizer)
+        if optimizer == "lion":
+            raise suite_optimizers.Cut([row_of(model, optimizer)])
+        raise ValueError("out of memory")
+
+    asked: list[str] = []
+    monkeypatch.setattr(suite_optimizers, "measure", measure)
+    monkeypatch.setattr(curves, "measure", lambda *_: 0)
+    monkeypatch.setattr(exactness, "measure", lambda *_: 0)
+    for only, commit in (("lion", "one"), ("sgd", "one"), ("lion,sgd", "one"), ("lion,sgd", "two")):
+        plan = suite_optimizers.Plan(["gpt2_pico"], only.split(","), 8, 8, 1, [], "cpu", commit, DRIFT, BED)
+        assert suite_optimizers.run(plan, Folder(tmp_path), Deadline(9), print) == 0
+    assert asked == ["lion", "sgd", "sgd"]
+    assert [row["optimizer"] for row in read(tmp_path)["rows"]] == ["lion"]
+    assert [each["commit"] for each in read(tmp_path)["failures"]] == ["two"]
 
 
 def test_ways_that_need_cuda_are_left_out_on_a_cpu():
