@@ -138,19 +138,23 @@ def test_drift_is_measured_once_and_what_breaks_is_a_row(monkeypatch):
 
         def ask(self, seconds, function, bed, name, exact, quick):
             asked.append(name)
-            if name == "muon":
+            if quick == [{"ns_dtype": "bfloat16"}]:
                 raise ValueError("RuntimeError: it cannot")
-            row = {"optimizer": name, "updates": 9, "drift": 1e-3, "largest": 1.0, "skew": None}
+            lost = float("nan") if name == "shampoo" else 1e-3
+            row = {"optimizer": name, "updates": 9, "drift": lost, "largest": 1.0, "skew": None}
             return [{**row, "way": way} for way in quick]
 
     asked: list[str] = []
     monkeypatch.setattr(exactness, "Side", Here)
     book: dict = {"drift": []}
-    assert exactness.measure(DRIFT, [], book, Deadline(0.1), 0, print) == 3  # no time
+    assert exactness.measure(DRIFT, [], book, Deadline(0.1), 0, print) == 6  # no time
     assert exactness.measure(DRIFT, [], book, Deadline(9), 0, print) == 0
     assert exactness.measure(DRIFT, [], book, Deadline(9), 0, print) == 0
-    assert asked == ["soap", "shampoo", "muon"]
+    assert asked == ["soap", "soap", "soap", "shampoo", "muon", "muon"]
+    json.dumps(book, allow_nan=False)
     shown = exactness.table(book["drift"])
     assert "| soap qr=cholesky | 9 | 1.0e-03 | 1.0e+00 |" in shown
     assert "tf32" not in shown
-    assert "| muon |  |  |  |  | RuntimeError: it cannot |" in shown
+    assert "| muon ns_dtype=float32 | 9 | 1.0e-03 |" in shown
+    assert "| muon ns_dtype=bfloat16 |  |  |  |  | RuntimeError: it cannot |" in shown
+    assert "| shampoo | 9 |  | 1.0e+00 |  | not finite: drift |" in shown

@@ -125,7 +125,10 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         book["rows"] += [{**row, **about, "commit": plan.commit} for row in found]
         fresh = False
         keep(book, folder)
+    book["drift"] = [row for row in book["drift"] if not row.get("error") or row.get("commit") == plan.commit]
     drifts = exactness.measure(plan.drift_bed, plan.only, book, deadline, RESERVE, say)
+    for row in book["drift"]:
+        row.setdefault("commit", plan.commit)
     keep(book, folder)
     pairs = curves.measure(plan.pairs(), plan.curve_bed, book["curves"], deadline, RESERVE, say)
     keep(book, folder)
