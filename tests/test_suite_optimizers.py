@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from harness import run_folder
 from scripts import bench_suite
 from scripts.bench import drift
 from scripts.suite import curves, exactness
@@ -158,3 +159,36 @@ def test_drift_is_measured_once_and_what_breaks_is_a_row(monkeypatch):
     assert "| muon ns_dtype=float32 | 9 | 1.0e-03 |" in shown
     assert "| muon ns_dtype=bfloat16 |  |  |  |  | RuntimeError: it cannot |" in shown
     assert "| shampoo | 9 |  | 1.0e+00 |  | not finite: drift |" in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--part", "optimizers", "--rounds", "-1"], "--rounds must be above 0, not -1"),
+        (["--part", "train", "--rounds", "0"], "--rounds must be above 0, not 0"),
+        (["--part", "optimizers", "--context", "-1"], "--context must be above 0, not -1"),
+        (["--part", "optimizers", "--minutes", "nan"], "--minutes must be above 0, not nan"),
+        (["--part", "train", "--tokens", "0"], "--tokens must be above 0, not 0"),
+        (["--part", "optimizers", "--vocabulary", "0"], "--vocabulary must be at least 256"),
+        (["--part", "optimizers", "--reference", "soap=nowhere"], "nowhere is no checkout of it"),
+        (["--part", "optimizers", "--only", "lion", "--reference", "kfac=here"], "--reference kfac"),
+        (["--part", "optimizers", "--tokens", "512"], "--tokens is of the part train alone"),
+        (["--part", "claims", "--rounds", "3"], "--rounds is of the parts train and optimizers alone"),
+        (["--part", "train", "--only", "soap"], "--only is of the parts optimizers and claims alone"),
+    ],
+)
+def test_bad_input_leaves_no_failure_behind(given, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        bench_suite.main([*TINY, "--output", str(tmp_path / "new"), *given])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_copy_without_git_is_told_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "run_folder.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.delenv("HALFSTEP_COMMIT", raising=False)
+    assert run_folder.git_state() == {"commit": None, "dirty": None}
+    monkeypatch.setenv("HALFSTEP_COMMIT", "abc")
+    assert run_folder.git_state() == {"commit": "abc", "dirty": None}
