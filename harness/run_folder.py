@@ -269,7 +269,7 @@ def now() -> str:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and whether the work tree differs from it; nulls where there is no git or no repository."""
+    """Commit and whether the work tree differs from it; without a repository HALFSTEP_COMMIT, and null."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -278,7 +278,7 @@ def git_state() -> dict[str, Any]:
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ".."))}
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
+        return {"commit": os.environ.get("HALFSTEP_COMMIT") or None, "dirty": None}
 
 
 def versions() -> dict[str, str]:

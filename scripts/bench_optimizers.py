@@ -12,6 +12,7 @@ their probes, and a model's passes are given. What hooks add to a pass is told a
 
 import argparse
 import json
+import os
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,24 +42,7 @@ Rows = list[dict[str, Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    about = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m scripts.bench_optimizers", description=about)
-    parser.add_argument("--only", help="optimizers, separated by commas (default: all that are registered)")
-    parser.add_argument("--reference", action="append", default=[], metavar="NAME=PATH",
-                        help="a checkout of another implementation of that optimizer; may be given again")  # fmt: skip
-    parser.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE",
-                        help="another value than configs/optimizer/NAME.yaml's; may be given again")  # fmt: skip
-    parser.add_argument("--layers", type=int, default=12, help="blocks of GPT-2 (default: 12)")
-    parser.add_argument("--width", type=int, default=384, help="of each (default: 384)")
-    parser.add_argument("--vocabulary", type=int, default=0, help="rows of an embedding; 0: none (the default)")
-    parser.add_argument("--tokens", type=int, default=1024, help="of a pass that hooks see (default: 1024)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1)")
-    parser.add_argument("--compile", default="auto", choices=("auto", "true", "false"),
-                        help="time compiled kernels too, where there are any (default: auto, on CUDA)")  # fmt: skip
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     with one_sentence(), threads(options.threads):
         shape, place, checkouts, wanted = read_options(options)
         compiled = devices.resolve_compile({"true": True, "false": False}.get(options.compile, "auto"), place)
@@ -72,12 +56,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         show_head(result, console := Console(width=120, highlight=False))
         for info, keywords in wanted:
-            result["rows"] += measure(
-                info, keywords, shape, place, compiled, checkouts.get(info.name), options.rounds, console
-            )
-            if options.json:  # after each: hours may be lost otherwise
-                options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            before = result["rows"]
+            for rows in measure(info, keywords, shape, place, compiled, checkouts.get(info.name), options.rounds):
+                result["rows"] = [*before, *rows]
+                if options.json:  # after each round: hours may be lost otherwise
+                    replace(options.json, json.dumps(result, indent=1) + "\n")
+            for row in result["rows"][len(before) :]:
+                console.print("{0} by {1}: {4} ms, {5} ({6}) times AdamW".format(*cells(row)))
         show(result["rows"], console)
+
+
+def parser() -> argparse.ArgumentParser:
+    about = (__doc__ or "").split("\n")[0]
+    made = argparse.ArgumentParser(prog="python -m scripts.bench_optimizers", description=about)
+    made.add_argument("--only", help="optimizers, separated by commas (default: all that are registered)")
+    made.add_argument("--reference", action="append", default=[], metavar="NAME=PATH",
+                      help="a checkout of another implementation of that optimizer; may be given again")  # fmt: skip
+    made.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE",
+                      help="another value than configs/optimizer/NAME.yaml's; may be given again")  # fmt: skip
+    made.add_argument("--layers", type=int, default=12, help="blocks of GPT-2 (default: 12)")
+    made.add_argument("--width", type=int, default=384, help="of each (default: 384)")
+    made.add_argument("--vocabulary", type=int, default=0, help="rows of an embedding; 0: none (the default)")
+    made.add_argument("--tokens", type=int, default=1024, help="of a pass that hooks see (default: 1024)")
+    made.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    made.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1)")
+    made.add_argument("--compile", default="auto", choices=("auto", "true", "false"),
+                      help="time compiled kernels too, where there are any (default: auto, on CUDA)")  # fmt: skip
+    made.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    made.add_argument("--json", type=Path, help="write everything that was measured to this file")
+    return made
 
 
 @contextmanager
@@ -101,12 +108,13 @@ def read_options(
             raise ValueError(f"--{key} must be at least {least}, not {getattr(options, key)}")
     if options.json and not options.json.absolute().parent.is_dir():
         raise FileNotFoundError(f"--json {options.json}: there is no folder {options.json.absolute().parent}")
+    place = devices.resolve_device(options.device)
     known = {info.name: info for info in list_optimizers()}
     names = list(dict.fromkeys(options.only.split(","))) if options.only else sorted(known)
     checkouts = {name: Path(path) for name, path in pairs(options.reference, "--reference", "NAME=PATH")}
     others: dict[str, dict[str, Any]] = {}
-    for place, value in pairs(options.set, "--set", "NAME.KEY=VALUE"):
-        name, _, key = place.partition(".")
+    for where, value in pairs(options.set, "--set", "NAME.KEY=VALUE"):
+        name, _, key = where.partition(".")
         others.setdefault(name, {})[key] = value
     for option, asked in [("only", names), ("reference", checkouts), ("set", others)]:
         for name in asked:
@@ -123,10 +131,10 @@ def read_options(
         values = cast(dict[str, Any], OmegaConf.to_container(section))
         keywords = bind(known[name].constructor, values, "optimizer", ["params"])
         with in_section("optimizer", keywords):
-            known[name].build(torch.nn.Linear(2, 2), **keywords)
+            known[name].build(torch.nn.Linear(2, 2, device=place), **keywords)  # some keywords are CUDA's alone
         wanted.append((known[name], keywords))
     shape = Shape(options.layers, options.width, options.vocabulary, options.tokens)
-    return shape, devices.resolve_device(options.device), checkouts, wanted
+    return shape, place, checkouts, wanted
 
 
 def measure(
@@ -137,9 +145,8 @@ def measure(
     compiled: bool,
     checkout: Path | None,
     rounds: int,
-    console: Console,
-) -> Rows:
-    """A row for each implementation of an optimizer, in interleaved rounds with fused AdamW; each line as it comes."""
+) -> Iterator[Rows]:
+    """A row for each implementation of an optimizer, in interleaved rounds with fused AdamW; anew after every round."""
     baseline = fused_adamw(base := Stand(shape, place))
     contenders = [ours(info, keywords, Stand(shape, place, base.pool), base)]
     for reference, source in find_references(info.name, checkout):
@@ -156,12 +163,16 @@ def measure(
         for contender in contenders:
             units[contender.name].append(statistics.median(baseline.turn().seconds))  # one before each, for it alone
             turns[contender.name].append(contender.turn())
-    rows = [summary(c, turns[c.name], units[c.name], info.name, keywords) for c in contenders]
-    for row in rows:
-        console.print("{0} by {1}: {4} ms, {5} ({6}) times AdamW".format(*cells(row)))
+        yield [summary(c, turns[c.name], units[c.name], info.name, keywords) for c in contenders]
     for stand in (base, *(contender.stand for contender in contenders)):
         stand.clock.close()
-    return rows
+
+
+def replace(path: Path, text: str) -> None:
+    """Atomically: who reads it may have stopped us just then."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
 
 
 def summary(
@@ -172,6 +183,9 @@ def summary(
     Args:
         turns: one per round.
         units: seconds of a step of fused AdamW, just before each.
+
+    Returns:
+        worst_over_mean is of typical steps; worst_ms is the slowest single one, median_ms the median of them all.
     """
     period = contender.period
     phases: list[list[float]] = [[] for _ in range(period)]  # the steps that do the same thing
@@ -187,6 +201,7 @@ def summary(
     plain = [ms for n, ms in enumerate(typical) if not contender.refreshes(n)]
     refresh = [ms for n, ms in enumerate(typical) if contender.refreshes(n)]
     mean = statistics.mean(typical)
+    singles = [value for turn in turns for value in turn.seconds]
     hooks = [turn.hooks for turn in turns if turn.hooks is not None]
     return {
         "optimizer": optimizer,
@@ -199,6 +214,9 @@ def summary(
         "amortised_ms": mean,
         "ratio": spread([a / b for a, b in zip(amortised, units, strict=True)]),
         "worst_over_mean": max(typical) / mean,
+        "worst_ms": 1e3 * max(singles),
+        "median_ms": 1e3 * statistics.median(singles),
+        "rounds": len(turns),
         "fused_adamw_ms": 1e3 * statistics.median(units),
         "state_bytes_per_parameter": contender.state_bytes_per_parameter(),
         "hooks_ms_per_step": 1e3 * statistics.median(hooks) if hooks else None,

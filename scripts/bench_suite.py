@@ -15,6 +15,8 @@ too, without their weights.
 """
 
 import argparse
+import math
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ from harness.sentence import nearest, one_sentence
 from optimizers import list_optimizers
 from scripts.bench import drift
 from scripts.bench.pairs import pairs
+from scripts.bench.references import find_references
 from scripts.study.sweep import refuse_fixed
 from scripts.suite import claims as suite_claims
 from scripts.suite import curves, throughput
@@ -44,11 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     with one_sentence():
-        if options.minutes <= 0:
-            raise ValueError(f"--minutes must be above 0, not {options.minutes:g}")
-        for key in ("set", "data", "rates", "trials", "scale"):
-            if options.part != "claims" and getattr(options, key) not in (None, []):
-                raise ValueError(f"--{key} is of the part claims alone")
+        _check(options)
+        if options.commit:
+            os.environ["HALFSTEP_COMMIT"] = options.commit  # for the manifests of the runs that are begun here
         deadline = Deadline(options.minutes)
         device = devices.resolve_device(options.device)
         place = REHEARSAL if options.rehearse else HARDWARE / folder_name(devices.device_name(device))
@@ -63,9 +64,6 @@ def train(options: argparse.Namespace, device: str, folder: Folder, commit: str 
     """The part of that name; how much of it is left."""
     tokens, context = options.tokens or (512 if options.rehearse else 524_288), _context(options)
     suite_train.divides(tokens, context)
-    for key in ("rounds", "seconds"):
-        if getattr(options, key) is not None and getattr(options, key) <= 0:
-            raise ValueError(f"--{key} must be above 0, not {getattr(options, key)}")
     nanogpt, track3 = suite_train.places(options.nanogpt, options.track3, device, say)
     plan = suite_train.Plan(
         models=_models(options, "train"), vocabulary=_vocabulary(options), tokens=tokens, context=context,
@@ -79,12 +77,18 @@ def train(options: argparse.Namespace, device: str, folder: Folder, commit: str 
 
 def optimizers(options: argparse.Namespace, device: str, folder: Folder, commit: str | None, deadline: Deadline) -> int:
     known, only = {info.name for info in list_optimizers()}, _words(options.only)
-    for name in [*only, *(name for name, _ in pairs(options.reference, "--reference", "NAME=PATH"))]:
+    references = [(name, Path(path).absolute()) for name, path in pairs(options.reference, "--reference", "NAME=PATH")]
+    for name in [*only, *(name for name, _ in references)]:
         if name not in known:
             raise ValueError(f"no optimizer {name} is registered; {nearest(name, known)}")
+    for name, path in references:
+        find_references(name, path)
+        if only and name not in only:
+            raise ValueError(f"--reference {name} is of no use: --only leaves it out")
     plan = suite_optimizers.Plan(
         models=_models(options, "optimizers"), only=only, vocabulary=_vocabulary(options), context=_context(options),
-        rounds=options.rounds or (1 if options.rehearse else 5), references=options.reference, device=device,
+        rounds=options.rounds or (1 if options.rehearse else 5), device=device,
+        references=[f"{name}={path}" for name, path in references],
         commit=commit, drift_bed=_drift(options, device), curve_bed=_curves(options, device),
     )  # fmt: skip
     return suite_optimizers.run(plan, folder, deadline, say)
@@ -113,6 +117,28 @@ def claims(options: argparse.Namespace, device: str, folder: Folder, commit: str
 
 PARTS = {"train": train, "optimizers": optimizers, "claims": claims}
 TABLES = {"train": throughput.TABLE, "optimizers": suite_optimizers.TABLE, "claims": suite_claims.TABLE}
+
+
+# Options that are not of every part.
+OPTIONS = {
+    "train": ("model", "context", "vocabulary", "rounds", "tokens", "seconds", "nanogpt", "track3", "variants"),
+    "optimizers": ("model", "context", "vocabulary", "rounds", "only", "reference"),
+    "claims": ("only", "scale", "data", "rates", "trials", "set"),
+}
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What can be wrong in any part: a failure that is recorded must be the code's."""
+    for key in sorted({key for keys in OPTIONS.values() for key in keys}):
+        owners = [part for part, keys in OPTIONS.items() if key in keys]
+        if options.part not in owners and getattr(options, key) not in (None, []):
+            raise ValueError(f"--{key} is of the part{'s' * (len(owners) > 1)} {' and '.join(owners)} alone")
+    for key in ("minutes", "seconds", "rounds", "tokens", "context"):
+        value = getattr(options, key)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{key} must be above 0, not {value:g}")
+    if options.vocabulary is not None and options.vocabulary < 256:
+        raise ValueError(f"--vocabulary must be at least 256, as the curves train on bytes, not {options.vocabulary}")
 
 
 def say(text: str) -> None:

@@ -3,12 +3,14 @@
     python -m scripts.make_tables           # writes those that differ, and names them
     python -m scripts.make_tables --check   # writes nothing; exit code 2 if one differs
 
+A device's tables are results/hardware/<device>/throughput.md and optimizers.md, out of bench_suite's JSON beside them.
 A study's table is results/<study>/table.md. A claim's are results/claims/<claim>-<scale>.md, .tex and .csv, out of the
 studies results/<claim>-<scale>-<part>; a line on each of them is in results/claims/verdicts.md. In README a table
 stands between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`.
 """
 
 import argparse
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,8 +26,10 @@ from harness.tuning.trials import SUFFIX, tuning_of, with_tuning
 from scripts.pages.claim_table import overview, render
 from scripts.pages.grid import Grid, markdown
 from scripts.publish import UNKEPT
+from scripts.suite import optimizers, throughput
 
 ROOT = CONFIGS.parent
+HARDWARE = "hardware"  # of bench_suite's folders: they hold no runs
 FORMS = {"md": "markdown", "tex": "latex", "csv": "csv"}
 BLOCK = re.compile(r"<!-- (results/\S+\.md) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -63,13 +67,16 @@ def tables(root: Path) -> dict[Path, str]:
     for study in sorted(path for path in results.iterdir() if path.is_dir() and path.name not in claimed):
         if published(study) and has_runs(study):
             found[study / "table.md"] = study_table(study)
+    for part in (throughput, optimizers):
+        for path in sorted((results / HARDWARE).glob(f"*/{part.FILE}")):
+            found[path.parent / part.TABLE] = part.table(json.loads(path.read_text(encoding="utf-8")))
     readme = root / "README.md"
     found[readme] = BLOCK.sub(lambda match: block(match[1], root, found), readme.read_text())
     return found
 
 
 def published(study: Path) -> bool:
-    return study.name not in UNKEPT and not study.name.startswith(".")
+    return study.name not in (*UNKEPT, HARDWARE) and not study.name.startswith(".")
 
 
 def has_runs(study: Path) -> bool:

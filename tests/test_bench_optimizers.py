@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from optimizers import find
+from scripts import bench_optimizers
 from scripts.bench.references import find_references
 from scripts.bench.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
-from scripts.bench_optimizers import main, summary
+from scripts.bench_optimizers import main, parser, read_options, summary
 
 SHAPE = Shape(layers=1, width=8, vocabulary=0, tokens=8)
 TINY = ["--layers", "1", "--width", "8", "--tokens", "8", "--rounds", "1"]
@@ -28,6 +29,7 @@ def test_the_arithmetic_of_a_row():
     assert row["refresh_ms"] == pytest.approx(4)
     assert row["amortised_ms"] == pytest.approx(2)
     assert row["worst_over_mean"] == pytest.approx(2)
+    assert (row["worst_ms"], row["median_ms"], row["rounds"]) == (pytest.approx(12), pytest.approx(2.5), 3)
     assert row["ratio"] == pytest.approx({"median": 2, "low": 1, "high": 6})
     assert (row["hooks_ms_per_step"], row["state_bytes_per_parameter"]) == (None, None)
 
@@ -142,3 +144,23 @@ def test_a_checkout_is_read_without_its_package(tmp_path, monkeypatch):
     assert (one.period, len(turn.seconds)) == (5, 10)
     assert turn.hooks is not None
     assert torch.isfinite(torch.cat([p.flatten() for p in one.stand.params])).all()
+
+
+def test_the_file_is_whole_after_every_round(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(bench_optimizers, "replace", lambda path, text: kept.append(json.loads(text)["rows"]))
+    main([*TINY, "--rounds", "2", "--only", "adahessian,sgd", "--json", str(tmp_path / "bench.json")])
+    ours = [[row for row in rows if row["implementation"] == "halfstep"] for rows in kept]
+    names = [[(row["optimizer"], row["rounds"]) for row in rows] for rows in ours]
+    first, second = ("adahessian", 1), ("adahessian", 2)
+    assert names == [[first], [second], [second, ("sgd", 1)], [second, ("sgd", 2)]]
+
+
+def test_what_wants_cuda_is_tried_on_the_device_that_is_asked_for(monkeypatch):
+    """`meta` stands for a GPU."""
+    monkeypatch.setattr(bench_optimizers.devices, "resolve_device", lambda device: device)
+    line = ["--only", "soap", "--set", "soap.projection_dtype=tf32", "--set", "soap.gram=triton", "--device", "meta"]
+    _, place, _, wanted = read_options(parser().parse_args([*TINY, *line]))
+    assert (place, wanted[0][1]["gram"]) == ("meta", "triton")
+    with pytest.raises(ValueError, match="CUDA"):
+        read_options(parser().parse_args([*TINY, *line[:-1], "cpu"]))

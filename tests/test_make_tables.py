@@ -8,6 +8,8 @@ import pytest
 
 from harness.config import CONFIGS
 from scripts.make_tables import tables
+from scripts.suite import optimizers
+from scripts.suite.folder import Folder
 from tests.command import environment
 
 ROOT = CONFIGS.parent
@@ -45,6 +47,27 @@ def test_a_table_that_no_study_makes_is_refused(copied):
     shutil.move(copied / "results" / "study", copied / "results" / "other")
     with pytest.raises(ValueError, match=r"README.md wants results/study/table.md, which no study makes"):
         tables(copied)
+
+
+def test_a_devices_tables_are_made_from_their_json(copied):
+    place = copied / "results" / "hardware" / "gpu"
+    folder = Folder(place)
+    row = {"system": "halfstep", "variant": "plain", "model": "m", "tokens_per_second": 10.0, "lowest": 9.0,
+           "highest": 11.0, "beside": None, "mfu": None, "of_matmul": None, "micro_batch": 1, "peak_bytes": 1,
+           "syncs_per_update": 0, "rounds": 1}  # fmt: skip
+    identity = {"device": "GPU", "tokens": 8, "context": 4, "vocabulary": 256, "dtype": "torch.float32"}
+    book = {"identity": identity, "rows": [row], "rounds": [], "failures": [], "start": [], "curves": []}
+    folder.write("throughput.json", book)
+    optimizers.keep({"identity": identity, "rows": [], "failures": [], "drift": [], "curves": []}, folder)
+    folder.sign("train", {}, [], {"commit": None, "dirty": None})
+    name = "results/hardware/gpu/throughput.md"
+    (copied / "README.md").write_text(f"<!-- {name} -->\n<!-- end -->\n")
+    found = tables(copied)
+    assert found[place / "optimizers.md"] == (place / "optimizers.md").read_text()
+    assert "| m | halfstep | plain | 10 |" in found[place / "throughput.md"]
+    assert found[copied / "README.md"] == f"<!-- {name} -->\n{found[place / 'throughput.md']}<!-- end -->\n"
+    assert place / "table.md" not in found
+    assert place.parent / "table.md" not in found
 
 
 def test_check_writes_nothing():

@@ -67,7 +67,7 @@ def check_arms(claim: Claim, scale: str, parts: Sequence[str]) -> None:
             cfg = parse(composed(claim, scale, part, arm))
             try:
                 check_model(cfg)
-                check_optimizer(cfg)
+                check_optimizer(cfg, "meta")
                 for steps in claim.scale(scale).lengths(part, arm):
                     construct(build_schedule, cfg.schedule, "schedule", steps)
             except ValueError as error:
@@ -130,7 +130,7 @@ def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], Cost]:
     with torch.device("meta"):
         model = _model(cfg)
     info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
-    build, _ = check_optimizer(cfg)
+    build, _ = check_optimizer(cfg, "meta")
     per_token = model.flops_per_token(cfg.context)
     gradient = per_token * cfg.batch.tokens
     treatments = info.treatments(build(model), model, cfg.batch.tokens)

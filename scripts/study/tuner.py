@@ -52,7 +52,7 @@ class Tuner:
         if cfg.run_dir or cfg.resume:
             raise ValueError("run_dir and resume are not for a tuning: study names its folder, and it always resumes")
         check_model(cfg)
-        check_optimizer(cfg)
+        check_optimizer(cfg, "cpu" if cfg.device == "cpu" else "meta")  # the runs may have a GPU that is not here
         info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
         optimizer = str(cfg.optimizer.get("_target_") or cfg.optimizer["name"])
         values["optimizer"] = {**_searchable(info.constructor), **values["optimizer"]}

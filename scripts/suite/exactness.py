@@ -1,5 +1,6 @@
 """How exact the quick ways of optimizers are: their drift from float64, and orthogonality of their bases."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,25 +35,37 @@ WAYS = [
 def measure(
     bed: Bed, only: Sequence[str], book: dict[str, Any], deadline: Deadline, reserve: float, say: Callable[[str], None]
 ) -> int:
-    """Add rows to the book's `drift`, an optimizer at a time, each in a process of its own. How many are left."""
-    left = [ways for ways in WAYS if (not only or ways.optimizer in only) and not _done(ways, book)]
-    for ways in left:
+    """Add rows to the book's `drift`, a way at a time, each in a process of its own. How many are left."""
+    asked = [(ways, way) for ways in WAYS if not only or ways.optimizer in only for way in ways.quick]
+    here = [(ways, way) for ways, way in asked if bed.device != "cpu" or not set(way.values()) & set(CUDA_ALONE)]
+    left = [(ways, way) for ways, way in here if not _done(ways.optimizer, way, book)]
+    for ways, way in left:
         if deadline.left < reserve + 30:
             break
-        say(f"{ways.optimizer}: drift from float64 over {bed.updates} updates")
-        quick = [way for way in ways.quick if bed.device != "cpu" or not set(way.values()) & set(CUDA_ALONE)]
+        say(f"{_shown(ways.optimizer, way)}: drift from float64 over {bed.updates} updates")
         try:
             with Side(_nobody) as one:
-                book["drift"] += one.ask(deadline.left - reserve, drift, bed, ways.optimizer, ways.exact, quick)
+                found = one.ask(deadline.left - reserve, drift, bed, ways.optimizer, ways.exact, [way])
+            book["drift"] += map(finite, found)
         except TimeoutError:
             break
         except ValueError as error:
-            book["drift"].append({"optimizer": ways.optimizer, "way": {}, "error": str(error)})
-    return sum(not _done(ways, book) for ways in left)
+            book["drift"].append({"optimizer": ways.optimizer, "way": way, "error": str(error)})
+    return sum(not _done(ways.optimizer, way, book) for ways, way in left)
 
 
-def _done(ways: Ways, book: dict[str, Any]) -> bool:
-    return any(row["optimizer"] == ways.optimizer for row in book["drift"])
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """None for what is no finite number, which JSON has no word for, and an error that says so."""
+    lost = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+    return {**row, **dict.fromkeys(lost), "error": f"not finite: {', '.join(lost)}"} if lost else row
+
+
+def _done(optimizer: str, way: Way, book: dict[str, Any]) -> bool:
+    return any((row["optimizer"], row["way"]) == (optimizer, way) for row in book["drift"])
+
+
+def _shown(optimizer: str, way: Way) -> str:
+    return " ".join([optimizer, *(f"{key}={value}" for key, value in way.items())])
 
 
 def _nobody() -> None:
@@ -68,7 +81,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         return lambda row: "" if row.get(key) is None else f"{row[key]:.1e}"
 
     columns: dict[str, Cell] = {
-        "optimizer": lambda row: " ".join([row["optimizer"], *(f"{k}={v}" for k, v in row["way"].items())]),
+        "optimizer": lambda row: _shown(row["optimizer"], row["way"]),
         "updates": "updates", "drift of the last update": small("drift"), "the largest": small("largest"),
         "largest entry of Q^T Q - I": small("skew"), "": "error",
     }  # fmt: skip

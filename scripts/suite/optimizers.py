@@ -23,6 +23,7 @@ from scripts.bench import drift
 from scripts.suite import curves, exactness
 from scripts.suite.exactness import CUDA_ALONE
 from scripts.suite.folder import Cell, Deadline, Folder, commits, figure, markdown
+from scripts.suite.throughput import FILE as THROUGHPUT
 from scripts.suite.throughput import step_seconds
 
 FILE, TABLE = "optimizers.json", "optimizers.md"
@@ -37,9 +38,20 @@ WAYS: list[tuple[str, dict[str, str]]] = [
     ("soap", {"qr": "cholesky"}),
     ("soap", {"gram": "triton"}),
     ("soap", {"stagger": "true", "projection_dtype": "tf32", "qr": "cholesky", "gram": "triton"}),
+    ("soap", {"stagger": "true", "qr": "cholesky"}),
     ("shampoo", {"stagger": "true"}),
+    ("shampoo", {"block": "1024", "stagger": "true"}),
     ("kfac", {"stagger": "true"}),
+    ("kfac", {"method": "inverse"}),
 ]
+
+
+class Cut(TimeoutError):
+    """Its time was over; rows: of the rounds that ended before."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.rows = rows
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,12 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
     book = folder.read(FILE, identity)
     for key in ("rows", "failures", "drift", "curves"):
         book.setdefault(key, [])
+    # What failed is tried again once the code is another.
+    book["failures"] = [each for each in book["failures"] if each.get("commit") == plan.commit]
+
+    def failed(about: Mapping[str, Any], error: str) -> None:
+        book["failures"].append({**about, "error": error, "commit": plan.commit})
+
     fresh = True  # nothing was measured in this call yet
     left = [about for about in plan.units() if not done(about, book)]
     for about in left:
@@ -96,16 +114,21 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         say(f"{model}: {shown(optimizer, way)}")
         try:
             found = measure(plan, model, optimizer, way, deadline.left - RESERVE)
-            book["rows"] += [{**row, **about, "commit": plan.commit} for row in found]
-        except TimeoutError:
+        except TimeoutError as error:
             if not fresh:
                 break  # it gets a whole call, the next one
-            book["failures"].append({**about, "error": f"did not end within {deadline.minutes:g} minutes"})
+            if not (found := getattr(error, "rows", [])):
+                failed(about, f"did not end within {deadline.minutes:g} minutes")
         except ValueError as error:
-            book["failures"].append({**about, "error": str(error)})
+            found = []
+            failed(about, str(error))
+        book["rows"] += [{**row, **about, "commit": plan.commit} for row in found]
         fresh = False
         keep(book, folder)
+    book["drift"] = [row for row in book["drift"] if not row.get("error") or row.get("commit") == plan.commit]
     drifts = exactness.measure(plan.drift_bed, plan.only, book, deadline, RESERVE, say)
+    for row in book["drift"]:
+        row.setdefault("commit", plan.commit)
     keep(book, folder)
     pairs = curves.measure(plan.pairs(), plan.curve_bed, book["curves"], deadline, RESERVE, say)
     keep(book, folder)
@@ -118,7 +141,13 @@ def done(about: Mapping[str, Any], book: Mapping[str, Any]) -> bool:
 
 
 def measure(plan: Plan, model: str, optimizer: str, way: dict[str, str], seconds: float) -> list[dict[str, Any]]:
-    """bench_optimizers' rows, measured in a process of its own. Raises TimeoutError, ValueError with its last words."""
+    """bench_optimizers' rows, measured in a process of its own. Raises Cut, or ValueError with its last words."""
+
+    def read() -> list[dict[str, Any]]:
+        # With other keywords than its YAML's, ours alone: the references stand beside the plain one.
+        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
+        return [row for row in rows if not way or row["implementation"].startswith("halfstep")]
+
     shape = yaml.safe_load((CONFIGS / "model" / f"{model}.yaml").read_text(encoding="utf-8"))
     given = [r for r in plan.references if r.partition("=")[0] == optimizer]
     with tempfile.TemporaryDirectory() as scratch:
@@ -137,24 +166,34 @@ def measure(plan: Plan, model: str, optimizer: str, way: dict[str, str], seconds
         try:
             _, words = process.communicate(timeout=max(1.0, seconds))
         except subprocess.TimeoutExpired:
-            raise TimeoutError from None
+            raise Cut(read()) from None
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
         if process.returncode:
             raise ValueError((words.strip().splitlines() or ["it ended without a word"])[-1][:300])
-        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    # With other keywords than its YAML's, ours alone: the references stand beside the plain one.
-    return [row for row in rows if not way or row["implementation"].startswith("halfstep")]
+        return read()
 
 
 def keep(book: dict[str, Any], folder: Folder) -> None:
-    """Write the file and the table; the share of a step as soon as the part train has measured one."""
+    """Write the file and the table; what is beside a whole step as soon as the part train has measured one.
+
+    share_of_step: with the hooks' time, which was measured on one pass of `context` tokens and counts for every one
+        of the step's: times the step's tokens over the context.
+    worst_over_median_step: (step + largest) / (step + median) of the optimizer's own steps, hooks left out.
+    """
     for row in book["rows"]:
-        step = step_seconds(folder, row["model"])
-        spent = row["amortised_ms"] + (row["hooks_ms_per_step"] or 0.0)
-        row["share_of_step"] = spent / 1e3 / step if step else None
+        row["share_of_step"] = row["hooks_ms_per_update"] = row["worst_over_median_step"] = None
+        if (seconds := step_seconds(folder, row["model"])) is None:
+            continue
+        step = 1e3 * seconds
+        if row["hooks_ms_per_step"] is not None:
+            tokens = json.loads((folder.path / THROUGHPUT).read_text(encoding="utf-8"))["identity"]["tokens"]
+            row["hooks_ms_per_update"] = row["hooks_ms_per_step"] * tokens / book["identity"]["context"]
+        row["share_of_step"] = (row["amortised_ms"] + (row["hooks_ms_per_update"] or 0.0)) / step
+        if row.get("worst_ms") is not None:
+            row["worst_over_median_step"] = (step + row["worst_ms"]) / (step + row["median_ms"])
     folder.write(FILE, book)
     folder.write_table(TABLE, table(book))
 
@@ -165,16 +204,18 @@ def table(book: dict[str, Any]) -> str:
         f"# Optimizer steps on {identity['device']}\n\n"
         f"Whole models, an embedding of {identity['vocabulary']} rows included; commit "
         f"{commits(book['rows'])}. Milliseconds of a plain step, of one that refreshes, and of the mean over a period; "
-        "that mean beside fused AdamW's, measured in turns with it (lowest to highest); with the hooks' time, as a "
-        "share of halfstep's whole update with AdamW. Gradients and curvature estimates are given.\n\n"
+        "that mean beside fused AdamW's, measured in turns with it (lowest to highest). Hooks: what they add to all "
+        "passes of an update. With that, as a share of halfstep's whole update with AdamW; and the slowest step over "
+        "the median one, that update before both and no hooks. Gradients and curvature estimates are given.\n\n"
     )
     columns: dict[str, Cell] = {
         "model": "model", "optimizer": lambda row: shown(row["optimizer"], row["way"]),
         "by": "implementation", "plain ms": figure("plain_ms", 2), "refresh ms": figure("refresh_ms", 2),
         "mean ms": figure("amortised_ms", 2), "x AdamW": lambda row: f"{row['ratio']['median']:.3g}",
         "range": lambda row: f"{row['ratio']['low']:.3g} to {row['ratio']['high']:.3g}",
-        "worst/mean": figure("worst_over_mean", 2), "hooks ms": figure("hooks_ms_per_step", 2),
-        "of a step": figure("share_of_step", 2, 100, " %"),
+        "worst/mean": figure("worst_over_mean", 2), "hooks ms": figure("hooks_ms_per_update", 2),
+        "of a step": figure("share_of_step", 2, 100, " %"), "slowest step ms": figure("worst_ms", 2),
+        "whole steps, slowest/median": figure("worst_over_median_step", 3), "rounds": figure("rounds"),
         "state bytes per parameter": figure("state_bytes_per_parameter", 1),
     }  # fmt: skip
     text += markdown(columns, book["rows"])
