@@ -3,11 +3,9 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,7 +13,7 @@ from models.head import block_rows
 from scripts import bench_suite
 from scripts.bench import side
 from scripts.bench.contenders import Halfstep
-from scripts.suite import curves, start, throughput, track3
+from scripts.suite import curves, start, track3
 from scripts.suite import train as suite_train
 from scripts.suite.folder import Deadline, folder_name, markdown
 from tests.command import environment
@@ -229,63 +227,6 @@ def test_what_track3_takes_too_long_for_leaves_the_rates(alone, monkeypatch):
     bench_suite.main([*line, "--minutes", "9"])
     assert [row["system"] for row in read(alone, "throughput.json")["rounds"]] == 3 * ["halfstep"] + 2 * ["track3"]
     assert (len(Here.made), len(turns)) == (made, 3)
-
-
-def test_the_arithmetic_of_rows():
-    def one(system, match, variant, number, rate):
-        about = {"micro_batch": 8, "peak_bytes": 1, "syncs_per_update": 0, "flops_per_token": 10, "commit": "abc"}
-        return {"model": "m", "match": match, "round": number, "system": system, "variant": variant,
-                "tokens_per_second": rate, **about}  # fmt: skip
-
-    rounds = [one("halfstep", "plain", "plain", i, rate) for i, rate in enumerate((100, 120, 110))]
-    rounds += [one("nanogpt", "plain", "plain", i, rate) for i, rate in enumerate((80, 100, 110))]
-    rounds += [one("halfstep", "micro=2", "plain", 0, 50), one("halfstep", "micro=2", "micro=2", 0, 60)]
-    book = {"rounds": rounds, "device": {"peak_flops": 2000.0}, "matmul_flops": 1600.0}
-    rows = {(row["system"], row["variant"]): row for row in throughput.rows(book)}
-    ours = rows["halfstep", "plain"]
-    assert (ours["tokens_per_second"], ours["lowest"], ours["highest"], ours["rounds"]) == (110, 100, 120, 3)
-    assert (ours["mfu"], ours["of_matmul"]) == (0.55, 0.6875)
-    assert ours["beside"] == {"what": "nanogpt", "median": 1.2, "low": 1.0, "high": 1.25}
-    assert rows["nanogpt", "plain"]["beside"] is None
-    assert rows["halfstep", "micro=2"]["beside"] == {"what": "plain", "median": 1.2, "low": 1.2, "high": 1.2}
-
-
-PEER = """
-import sys, time
-for step in range(1, 60):
-    print(f"step:{step}/3375 train_time:{step / 2:.3f}s step_avg:500ms")
-    if step == LAST:
-        print("RuntimeError: no more"); sys.exit(1)
-time.sleep(60)
-"""
-
-
-def test_track3s_loader_finds_a_batch_in_each_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr(track3, "BATCH", 64)
-    monkeypatch.setattr(track3, "VALIDATION", 20 * 64)
-    track3.prepare(tmp_path)
-    for split, batch in [("val", 20 * 64), ("train", (track3.SKIPPED + track3.TIMED + 1) * 64)]:
-        (shard,) = (tmp_path / "data" / "fineweb10B").glob(f"fineweb_{split}_*.bin")
-        header = np.fromfile(shard, "<i4", 3)
-        assert list(header[:2]) == [20240520, 1]
-        assert not batch + 1 >= header[2]  # its own words: another shard is opened then
-
-
-def test_track3_is_read_from_its_lines_and_stopped(tmp_path):
-    script = tmp_path / track3.SCRIPT
-    script.parent.mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="is no checkout of modded-nanogpt"):
-        track3.find_script(tmp_path)
-    script.write_text(PEER.replace("LAST", "999"))
-    assert track3.tokens_per_second(track3.find_script(tmp_path), tmp_path, 30) == pytest.approx(2 * track3.BATCH)
-    script.write_text(PEER.replace("LAST", "20"))
-    with pytest.raises(ValueError, match="ended before update 55: RuntimeError: no more"):
-        track3.tokens_per_second(script, tmp_path, 30)
-    script.write_text("import time; time.sleep(60)")
-    begun = time.monotonic()
-    with pytest.raises(TimeoutError):
-        track3.tokens_per_second(script, tmp_path, 0.5)
-    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize(
