@@ -18,6 +18,7 @@ import yaml
 
 SCHEMA = 1
 Status = Literal["finished", "diverged", "failed", "running", "cut"]
+ENDED = ("finished", "diverged")  # nothing is left to do
 STATUSES = ("finished", "diverged", "failed", "running")  # as manifests say it; only a reader can see "cut"
 # The three axes a loss is held against: what they are called here, and where a row keeps them (cumulative).
 AXES = {"steps": "step", "flops": "flops/total", "seconds": "seconds/total"}

@@ -98,7 +98,7 @@ class RunFolder:
         self._take_lock()
         old = self.check(resume)  # again: another process may have begun it while we took the lock
         head: dict[str, Any] = {"schema": SCHEMA, "name": self.path.name, "status": "running", "error": None}
-        origin = {"started": now(), "argv": sys.argv, "git": git_state(), "versions": versions()}
+        origin = {"started": now(), "argv": command(), "git": git_state(), "versions": versions()}
         if old is None:
             self._replace("config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             self.manifest = {**head, **origin, "ended": None, **manifest, "resumes": []}
@@ -266,6 +266,12 @@ def _write(path: Path, mode: str, text: str, durable: bool = False) -> None:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def command() -> list[str]:
+    """sys.argv as if typed in the repository: where that lies on this machine is of use to nobody else."""
+    root = f"{Path(__file__).resolve().parents[1]}/"
+    return [word.replace(root, "") for word in sys.argv]
 
 
 def git_state() -> dict[str, Any]:

@@ -12,7 +12,6 @@ their probes, and a model's passes are given. What hooks add to a pass is told a
 
 import argparse
 import json
-import os
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from harness import atomic
 from harness import device as devices
 from harness.config import CONFIGS
 from harness.kernels import choose_kernels
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for rows in measure(info, keywords, shape, place, compiled, checkouts.get(info.name), options.rounds):
                 result["rows"] = [*before, *rows]
                 if options.json:  # after each round: hours may be lost otherwise
-                    replace(options.json, json.dumps(result, indent=1) + "\n")
+                    atomic.write_text(options.json, json.dumps(result, indent=1) + "\n")
             for row in result["rows"][len(before) :]:
                 console.print("{0} by {1}: {4} ms, {5} ({6}) times AdamW".format(*cells(row)))
         show(result["rows"], console)
@@ -166,13 +166,6 @@ def measure(
         yield [summary(c, turns[c.name], units[c.name], info.name, keywords) for c in contenders]
     for stand in (base, *(contender.stand for contender in contenders)):
         stand.clock.close()
-
-
-def replace(path: Path, text: str) -> None:
-    """Atomically: who reads it may have stopped us just then."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
 
 
 def summary(

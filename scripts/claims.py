@@ -23,7 +23,7 @@ from rich.text import Text
 
 from harness.claims.claim import Claim
 from harness.claims.claim_file import SCALES, find_claim, list_claims
-from harness.claims.planned import Planned, planned, read_studies, sort_runs
+from harness.claims.planned import Planned, find_planned, planned
 from harness.claims.verdict import verify
 from harness.command_line import composed
 from harness.config import parse
@@ -98,16 +98,8 @@ def _left(
     claim: Claim, scale: str, parts: Sequence[str], seeds: Sequence[int], folder: Path
 ) -> dict[Planned, str | None]:
     """Every planned run, and what has become of it: its status, None where it has not begun."""
-    statuses: dict[tuple[str, str, int, int], str] = {}
-    for part, runs in read_studies(claim, scale, parts, folder).items():
-        arms, _ = sort_runs(claim, scale, part, seeds, runs)
-        for name, arm in arms.items():
-            for each in arm.runs:
-                key = (part, name, each.steps, each.seed)
-                if statuses.get(key) not in ("finished", "diverged"):
-                    statuses[key] = each.status
-    jobs = planned(claim, scale, parts, seeds)
-    return {job: statuses.get((job.part, job.arm, job.steps, job.seed)) for job in jobs}
+    found = find_planned(claim, scale, parts, seeds, folder)
+    return {job: each.status if each else None for job, each in found.items()}
 
 
 def _chosen_parts(claim: Claim, options: argparse.Namespace) -> list[str]:

@@ -26,7 +26,6 @@ from harness.tuning.trials import SUFFIX, tuning_of, with_tuning
 from scripts.pages.claim_table import overview, render
 from scripts.pages.grid import Grid, markdown
 from scripts.publish import UNKEPT
-from scripts.suite import optimizers, throughput
 
 ROOT = CONFIGS.parent
 HARDWARE = "hardware"  # of bench_suite's folders: they hold no runs
@@ -67,9 +66,12 @@ def tables(root: Path) -> dict[Path, str]:
     for study in sorted(path for path in results.iterdir() if path.is_dir() and path.name not in claimed):
         if published(study) and has_runs(study):
             found[study / "table.md"] = study_table(study)
-    for part in (throughput, optimizers):
-        for path in sorted((results / HARDWARE).glob(f"*/{part.FILE}")):
-            found[path.parent / part.TABLE] = part.table(json.loads(path.read_text(encoding="utf-8")))
+    if (results / HARDWARE).is_dir():
+        from scripts.suite import optimizers, throughput  # which bring torch: nothing else here needs it
+
+        for part in (throughput, optimizers):
+            for path in sorted((results / HARDWARE).glob(f"*/{part.FILE}")):
+                found[path.parent / part.TABLE] = part.table(json.loads(path.read_text(encoding="utf-8")))
     readme = root / "README.md"
     found[readme] = BLOCK.sub(lambda match: block(match[1], root, found), readme.read_text())
     return found

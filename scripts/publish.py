@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.records import find_runs
+from harness.records import ENDED, find_runs
 from harness.sentence import nearest, one_sentence
 from harness.tuning.trials import CHOICE, PLAN
 
@@ -51,7 +51,7 @@ def publish(folder: Path, target: Path, optimizer: str | None = None) -> Path:
             raise ValueError(f"no run in {folder} is of the optimizer {optimizer}: {nearest(optimizer, names)}")
         runs = [run for run in runs if run.optimizer == optimizer]
     for run in runs:
-        if run.status not in ("finished", "diverged"):
+        if run.status not in ENDED:
             raise ValueError(f"{run.folder} is {run.status}: let it end (resume=true), or move it out of {folder}")
     new = target.with_name(f".new-{target.name}")
     shutil.rmtree(new, ignore_errors=True)

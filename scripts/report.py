@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness import quantity
+from harness import atomic, quantity
 from harness.compare.arms import Arm
 from harness.compare.comparison import Comparison, compare
 from harness.compare.fairness import endings
@@ -53,10 +53,7 @@ def write(comparison: Comparison, path: Path, tunings: Mapping[str, Tuning] | No
     page = render(comparison, tunings=tunings)
     if len(page.encode()) > LARGEST:
         page = render(comparison, details=False, tunings=tunings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.new")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
+    atomic.write_text(path, page)
 
 
 def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, Tuning] | None = None) -> str:

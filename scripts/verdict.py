@@ -25,6 +25,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
+from harness import atomic
 from harness.compare.comparison import Comparison
 from harness.compare.speedup import Row
 from harness.config import parse
@@ -146,8 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("".join(f"{each}\n" for each in study.take_over(preparing=True) if each not in said), end="")
         study.train(launcher)
         verdict = Verdict(study, checks, *study.comparison())
-        _write(place / "report.html", verdict.page())
-        _write(place / "verdict.json", json.dumps(verdict.json(), indent=1) + "\n")
+        atomic.write_text(place / "report.html", verdict.page())
+        atomic.write_text(place / "verdict.json", json.dumps(verdict.json(), indent=1) + "\n")
         tuning_figure.save(verdict.tunings, place / "learning_rate")
         for warning in verdict.comparison.warnings:
             print(f"warning: {warning}")
@@ -160,17 +161,10 @@ def _checked(tuner: Tuner, place: Path) -> list[Check]:
     checks = conformance(build, charges)
     for check in checks:
         print(f"  {'pass' if check.passed else 'FAIL'}  {check.name}: {check.said}", flush=True)
-    _write(place / "conformance.json", json.dumps([asdict(check) for check in checks], indent=1) + "\n")
+    atomic.write_text(place / "conformance.json", json.dumps([asdict(check) for check in checks], indent=1) + "\n")
     if sum(check.passed for check in checks) <= 1:  # its groups may be well, and then nothing else is
         raise ValueError(f"{tuner.optimizer} cannot be trained here ({checks[0].said}): {place / 'conformance.json'}")
     return checks
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.new")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,9 +17,9 @@ import yaml
 
 from harness import command_line
 from harness.claims.claim import Claim
-from harness.compare.arms import INDIFFERENT, Arm, differing_keys, flatten, plain, settings, within
+from harness.compare.arms import INDIFFERENT, Arm, differing_keys, flatten, plain, settings, within, without_copies
 from harness.config import parse
-from harness.records import Run, find_runs
+from harness.records import ENDED, Run, find_runs
 
 MACHINE = ("device", "dtype", "compile", "batch.micro")  # how a run is computed; fairness looks at these
 GROUPS = ("model", "data", "optimizer", "schedule", "tracker", "launcher")
@@ -109,7 +109,7 @@ def sort_runs(
             strays.append(f"{run.name} is left out: the claim plans no {arm} of {run.steps:,} updates, seed {run.seed}")
         elif run.seed in seeds:
             by_arm[arm].append(run)
-    counted = {run.folder for found in by_arm.values() for run in _once(found)}
+    counted = {run.folder for found in by_arm.values() for run in without_copies(found, one_arm=True)}
     for found in by_arm.values():
         strays += [f"{run.name} repeats another run: counted once" for run in found if run.folder not in counted]
     arms = {}
@@ -123,15 +123,6 @@ def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Dotted keys outside the optimizer in which two composed configs differ."""
     keys = differing_keys([flatten(dict(one)), flatten(dict(other))])
     return [key for key in keys if not within(key, (*INDIFFERENT, "optimizer"))]
-
-
-def _once(runs: Sequence[Run]) -> list[Run]:
-    """One finished run for each length and seed, the newest: a seed is one sample, on however many machines it ran."""
-    finished: dict[tuple[int, int], Run] = {}
-    for run in sorted(runs, key=lambda run: str(run.manifest.get("ended"))):
-        if run.final_loss is not None:
-            finished[run.steps, run.seed] = run
-    return [run for run in runs if run.final_loss is None or finished[run.steps, run.seed] is run]
 
 
 def _disagreements(config: Mapping[str, Any], theirs: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
@@ -168,3 +159,18 @@ def read_studies(claim: Claim, scale: str, parts: Sequence[str], folder: Path) -
     """The runs in the folders of these parts, below `folder`; of a part that has not begun there are none."""
     places = {part: folder / claim.study(scale, part) for part in parts}
     return {part: find_runs(place) if any(place.rglob("manifest.json")) else [] for part, place in places.items()}
+
+
+def find_planned(
+    claim: Claim, scale: str, parts: Sequence[str], seeds: Sequence[int], folder: Path
+) -> dict[Planned, Run | None]:
+    """Every planned run, and what there is of it below `folder`: one that has ended, if any has."""
+    found: dict[tuple[str, str, int, int], Run] = {}
+    for part, runs in read_studies(claim, scale, parts, folder).items():
+        for name, arm in sort_runs(claim, scale, part, seeds, runs)[0].items():
+            for each in arm.runs:
+                key = (part, name, each.steps, each.seed)
+                if key not in found or found[key].status not in ENDED:
+                    found[key] = each
+    jobs = planned(claim, scale, parts, seeds)
+    return {job: found.get((job.part, job.arm, job.steps, job.seed)) for job in jobs}

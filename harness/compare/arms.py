@@ -173,13 +173,18 @@ def _identity(run: Run) -> dict[str, Any]:
     return kept | {"data.fingerprint": run.known("data", "fingerprint")}
 
 
-def without_copies(runs: Sequence[Run]) -> list[Run]:
+def without_copies(runs: Sequence[Run], one_arm: bool = False) -> list[Run]:
+    """The newest finished run of each settings, seed and length, and whatever has not finished.
+
+    one_arm: the runs are of one arm, however they were computed: a seed is one sample, on however many machines it ran.
+    """
     chosen: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: (run.final_loss is not None, str(run.manifest.get("ended")))):
         if run.final_loss is None:
             chosen[str(run.folder)] = run
         else:
-            chosen[repr((sorted(settings(run).items()), run.seed, run.steps))] = run
+            own = None if one_arm else sorted(settings(run).items())
+            chosen[repr((own, run.seed, run.steps))] = run
     return sorted(chosen.values(), key=lambda run: str(run.folder))
 
 

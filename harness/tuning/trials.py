@@ -17,16 +17,16 @@ from typing import Any
 
 import yaml
 
+from harness import atomic
 from harness.compare.arms import flatten, plain
 from harness.compare.comparison import Comparison
 from harness.compare.fairness import unlike
 from harness.keywords import construct
-from harness.records import Run, find_runs
+from harness.records import ENDED, Run, find_runs
 from harness.tuning.search import EDGE, Range, Space, value_of
 
 SUFFIX = "-tuning"  # of the folder beside the study's
 PLAN, CHOICE = "tuning.yaml", "tuned.yaml"  # written before the first trial, and after the last
-ENDED = ("finished", "diverged")
 WORDS = {"cut": "cut off", "running": "still running"}
 
 
@@ -194,7 +194,9 @@ def with_tuning(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Compar
 def write_plan(folder: Path, optimizer: str, steps: int, space: Space) -> None:
     """Before the first trial: T and the ranges, without which nobody could see an optimum at their end."""
     ranges = {key: {"scale": each.scale, "low": each.low, "high": each.high} for key, each in space.items()}
-    _replace(folder / PLAN, yaml.safe_dump({"optimizer": optimizer, "steps": steps, "ranges": ranges}, sort_keys=False))
+    atomic.write_text(
+        folder / PLAN, yaml.safe_dump({"optimizer": optimizer, "steps": steps, "ranges": ranges}, sort_keys=False)
+    )
 
 
 def write_choice(tuning: Tuning, overrides: Sequence[str]) -> Path:
@@ -206,7 +208,7 @@ def write_choice(tuning: Tuning, overrides: Sequence[str]) -> Path:
         **{"trials": len(tuning.trials), "again": len(tuning.again), "diverged": tuning.diverged},
         **{"flops": tuning.flops, "edges": tuning.edges},
     }
-    _replace(tuning.folder / CHOICE, yaml.safe_dump(about, sort_keys=False, width=1000))
+    atomic.write_text(tuning.folder / CHOICE, yaml.safe_dump(about, sort_keys=False, width=1000))
     return tuning.folder / CHOICE
 
 
@@ -269,10 +271,3 @@ def _unlike(own: Tuning, base: Tuning) -> Iterator[str]:
 
 def _reach(each: Range | None) -> str:
     return f"from {plain(each.low)} to {plain(each.high)}" if each else "not at all"
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".new-{path.name}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

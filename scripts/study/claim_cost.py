@@ -28,6 +28,7 @@ from harness.device import device_name, resolve_device, resolve_dtype
 from harness.flops import rehearse
 from harness.hessian import Hessian
 from harness.keywords import construct
+from harness.records import ENDED
 from harness.schedule import build_schedule
 from scripts.study.cost import Build, passes_per_step
 from train import check_model, check_optimizer
@@ -96,7 +97,7 @@ def print_plan(claim: Claim, scale: str, jobs: dict[Planned, str | None], consol
         arm_cost = cost_of(cfg, speeds)
         for steps in sorted({job.steps for job in members}):
             runs = [job for job in members if job.steps == steps]
-            left = [job for job in runs if jobs[job] not in ("finished", "diverged")]
+            left = [job for job in runs if jobs[job] not in ENDED]
             cost = arm_cost(steps)
             owed += [cost] * len(left)
             done = f"{len(left)}/{len(runs)}"

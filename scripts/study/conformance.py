@@ -7,24 +7,16 @@ A short, real subset of tests/test_optimizers.py, on a GPT of two layers and pat
 """
 
 import copy
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from harness.clock import Clock
-from harness.flops import Ledger, rehearse, uncharged_per_step
-from harness.objective import Batch, Objective
-from models import build_model
+from harness.flops import rehearse, uncharged_per_step
 from optimizers.param_groups import check_cover
-
-Build = Callable[[nn.Module], torch.optim.Optimizer]
-SHAPE = {"layers": 2, "heads": 2, "width": 32, "context": 16, "vocabulary": 64}
-SEQUENCES = 8  # an update
-BEFORE, AFTER = 13, 22  # updates: a usual period of refreshes ends on either side
+from scripts.study.toy import AFTER, BEFORE, SEQUENCES, Build, resumed, tiny_model, tiny_objective, train
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ def _need(holds: bool, otherwise: str) -> None:
 def _falls(build: Build) -> str:
     """At its own rate, or at one four times smaller or larger: a default may be meant for anything."""
     for factor in (1.0, 4.0, 0.25):
-        losses = list(_trained(_model(), build, 60, factor))
+        losses = _trained(tiny_model(), build, 60, factor)
         start, end = losses[0], sum(losses[-5:]) / 5
         if end < start - 0.02:
             at = f", at {factor:g} times its rate" if factor != 1 else ""
@@ -83,8 +75,8 @@ def _falls(build: Build) -> str:
 
 
 def _deterministic(build: Build) -> str:
-    one, other = _model(), _model()
-    losses = [list(_trained(model, build, 12)) for model in (one, other)]
+    one, other = tiny_model(), tiny_model()
+    losses = [_trained(model, build, 12) for model in (one, other)]
     _need(losses[0] == losses[1], "the losses of two runs differ: has the class a generator of its own?")
     _need(_same(one, other), "the weights of two runs differ")
     return "12 updates twice"
@@ -92,34 +84,22 @@ def _deterministic(build: Build) -> str:
 
 def _saved(build: Build) -> str:
     """A fresh optimizer given nothing but the state dict, through a file, goes on to the same bits."""
-    model = _model()
-    optimizer = build(model)
-    list(_steps(model, optimizer, 0, BEFORE))
-    file = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    expected = list(_steps(model, optimizer, BEFORE, AFTER))
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    again = _model(seed=1)
-    again.load_state_dict(saved["model"])
-    fresh = build(again)
-    fresh.load_state_dict(saved["optimizer"])
-    resumed = list(_steps(again, fresh, BEFORE, AFTER))
-    _need(resumed == expected, "a resumed run has other losses: some state is not in `state` or `param_groups`")
+    (model, expected), (again, losses) = resumed(build)
+    _need(losses == expected, "a resumed run has other losses: some state is not in `state` or `param_groups`")
     _need(_same(model, again), "a resumed run ends with other weights")
     return f"saved after {BEFORE} updates, loaded into a fresh optimizer, {AFTER - BEFORE} more to the same bits"
 
 
 def _micro_batches(build: Build) -> str:
-    whole, cut = _model(dtype=torch.float64), _model(dtype=torch.float64)
-    a, b = list(_trained(whole, build, 12)), list(_trained(cut, build, 12, micro=2))
+    whole, cut = tiny_model(dtype=torch.float64), tiny_model(dtype=torch.float64)
+    a, b = _trained(whole, build, 12), _trained(cut, build, 12, micro=2)
     apart = max(abs(x - y) / abs(x) for x, y in zip(a, b, strict=True))
     _need(apart < 1e-6, f"8 sequences at once and 2 at a time give losses that are {apart:.1e} apart")
     return "8 sequences at once or 2 at a time, in float64"
 
 
 def _covered(build: Build) -> str:
-    model = _model()
+    model = tiny_model()
     groups = build(model).param_groups
     check_cover(model, groups)
     decayed = sum(p.ndim < 2 for group in groups if group.get("weight_decay", 0) for p in group["params"])
@@ -128,27 +108,27 @@ def _covered(build: Build) -> str:
 
 
 def _rate_of_zero(build: Build) -> str:
-    model = _model()
+    model = tiny_model()
     before = copy.deepcopy(model)
-    list(_trained(model, build, 3, factor=0.0))
+    _trained(model, build, 3, factor=0.0)
     _need(_same(model, before), "it moves the weights at a rate of 0, and so heeds no schedule: group['lr']")
     return "3 updates; it obeys the schedule"
 
 
 def _bfloat16(build: Build) -> str:
-    model = _model(dtype=torch.bfloat16)
-    losses = list(_trained(model, build, 20))
+    model = tiny_model(dtype=torch.bfloat16)
+    losses = _trained(model, build, 20)
     _need(all(loss == loss for loss in losses), "the loss becomes NaN within 20 updates")
     return f"20 updates, to a loss of {losses[-1]:.2f}"
 
 
 def _frozen(build: Build) -> str:
-    model: Any = _model()
+    model: Any = tiny_model()
     model.positions.weight.requires_grad_(False)
     model.spare = nn.Linear(3, 3, bias=False)
     model.idle = nn.Parameter(torch.ones(4))
     before = copy.deepcopy(model)
-    list(_trained(model, build, 12))
+    _trained(model, build, 12)
     kept = {"a frozen matrix": (model.positions.weight, before.positions.weight)}
     kept["an unused matrix"] = (model.spare.weight, before.spare.weight)
     kept["an unused vector"] = (model.idle, before.idle)
@@ -159,7 +139,7 @@ def _frozen(build: Build) -> str:
 
 
 def _counted(build: Build, charges: bool) -> str:
-    model = _model()
+    model = tiny_model()
     if not charges:
         per_step = uncharged_per_step(build, model)
         _need(per_step is not None, "they cannot be counted on random gradients: no verdict in FLOPs")
@@ -169,42 +149,11 @@ def _counted(build: Build, charges: bool) -> str:
     return f"{charged / 20:,.0f} of matrix work an update on this model, as it charges them"
 
 
-def _trained(
-    model: nn.Module, build: Build, steps: int, factor: float = 1.0, micro: int = SEQUENCES
-) -> Iterator[float]:
+def _trained(model: nn.Module, build: Build, steps: int, factor: float = 1.0, micro: int = SEQUENCES) -> list[float]:
     optimizer = build(model)
     for group in optimizer.param_groups:
         group["lr"] = factor * group["lr"]
-    yield from _steps(model, optimizer, 0, steps, micro)
-
-
-def _steps(
-    model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int, micro: int = SEQUENCES
-) -> Iterator[float]:
-    """The losses of these updates."""
-    objective = Objective(
-        model, sequences=SEQUENCES, micro=micro, flops_per_token=1, clock=Clock(), ledger=Ledger(), grad_clip=1.0,
-        dtype=torch.float32, ranks=None, seed=0,
-    )  # fmt: skip
-    for step in range(first, last):
-        optimizer.step(objective.bind(step, _batch(step)))  # type: ignore[arg-type]
-        if objective.record.loss is None:
-            raise AssertionError("its step asks for no gradient")
-        yield objective.record.loss.item()
-
-
-def _model(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    return build_model("gpt2", seed, **SHAPE).to(dtype)
-
-
-def _batch(step: int) -> Batch:
-    """Every token follows from the one before it, mostly: there is something to learn."""
-    generator = torch.Generator().manual_seed(step)
-    start = torch.randint(0, SHAPE["vocabulary"], (SEQUENCES, 1), generator=generator)
-    tokens: Tensor = (start + 3 * torch.arange(SHAPE["context"] + 1)) % SHAPE["vocabulary"]
-    noise = torch.randint(0, SHAPE["vocabulary"], tokens.shape, generator=generator)
-    tokens = torch.where(torch.rand(tokens.shape, generator=generator) < 0.1, noise, tokens)
-    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    return train(model, optimizer, tiny_objective(model, micro), steps)
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:

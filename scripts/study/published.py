@@ -10,7 +10,7 @@ from harness.compare.timing import device_of
 from harness.config import Config, config_hash
 from harness.device import resolve_device, resolve_dtype
 from harness.distributed import Ranks
-from harness.records import Run, read_run
+from harness.records import ENDED, Run, read_run
 from scripts.publish import KEPT
 from scripts.study.sweep import RUNS
 from scripts.study.training import Training
@@ -62,7 +62,7 @@ class Published:
         if (training.folder / "manifest.json").exists() or not (folder / "manifest.json").is_file():
             return None
         run = read_run(folder)
-        if run.status not in ("finished", "diverged") or config_hash(run.config) != config_hash(training.values):
+        if run.status not in ENDED or config_hash(run.config) != config_hash(training.values):
             return None
         if why := self._unlike(run):
             self.refused[_study(run), why] += 1

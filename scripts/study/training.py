@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from harness.config import config_hash, default_run_dir, parse
-from harness.records import read_run
+from harness.records import ENDED, read_run
 from scripts.study.sweep import command, run
 
 GROUPS = ("model", "data", "optimizer", "schedule", "tracker")  # whose options the config has in it already
@@ -61,7 +61,7 @@ class Training:
     def ended(self) -> bool:
         """Whether nothing is left to do: it finished or diverged."""
         there = (self.folder / "manifest.json").is_file()
-        return there and read_run(self.folder).status in ("finished", "diverged")
+        return there and read_run(self.folder).status in ENDED
 
     def experiment(self) -> str:
         """It as an experiment of Hydra's, the text of a YAML: the whole config, so no group has a say in it."""

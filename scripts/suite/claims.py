@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.claims.claim import Claim
-from harness.claims.planned import Planned, planned, read_studies, sort_runs
+from harness.claims.planned import Planned, find_planned
 from harness.claims.verdict import verify
-from harness.records import Run, read_run
+from harness.records import ENDED, Run, read_run
 from scripts.pages.claim_table import as_json, render
 from scripts.study.claim_cost import check_arms
 from scripts.study.sweep import RUNS
@@ -33,7 +33,6 @@ TRIALS = 4  # of each arm's learning rate
 MARGIN = 1.2  # on what a run is expected to take
 MOST = 10  # runs in one sweep: their weights and optimizers' state are on the disk until it ends
 GUESS = 4.0  # of a kind of run that has never ended here, times the slowest that has
-ENDED = ("finished", "diverged")
 
 
 def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], None]) -> int:
@@ -87,15 +86,7 @@ def choose(todo: Sequence[Job], took: Mapping[str, float], seconds: float, begun
 def _runs(plan: Plan, claim: Claim) -> dict[Planned, Run | None]:
     """Every planned run of a claim, with what is there of it."""
     scale = claim.scale(plan.scale)
-    found: dict[tuple[Any, ...], Run] = {}
-    for part, runs in read_studies(claim, plan.scale, list(scale.parts), RUNS).items():
-        for name, arm in sort_runs(claim, plan.scale, part, scale.seeds, runs)[0].items():
-            for each in arm.runs:
-                key = (part, name, each.steps, each.seed)
-                if key not in found or found[key].status not in ENDED:
-                    found[key] = each
-    jobs = planned(claim, plan.scale, list(scale.parts), scale.seeds)
-    return {job: found.get((job.part, job.arm, job.steps, job.seed)) for job in jobs}
+    return find_planned(claim, plan.scale, list(scale.parts), scale.seeds, RUNS)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Where bench_suite keeps what it measured, so that the next call goes on from there, and the tables made from it."""
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness import atomic
 from harness.run_folder import git_state, versions
 
 Render = Callable[[Mapping[str, Any]], str]
@@ -57,10 +57,10 @@ class Folder:
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
         """Atomically: a call may be cut off at any moment."""
-        self._put(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+        atomic.write_text(self.path / name, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
     def write_table(self, name: str, text: str) -> None:
-        self._put(name, text)
+        atomic.write_text(self.path / name, text)
 
     def sign(self, part: str, device: Mapping[str, Any], argv: Sequence[str], git: Mapping[str, Any]) -> None:
         """Note a call in manifest.json: the device, the versions, the commit, and every command with its time."""
@@ -71,12 +71,6 @@ class Folder:
         call = {"part": part, "ended": datetime.now(UTC).isoformat(timespec="seconds"), "argv": list(argv), **git}
         held |= {"device": dict(device), "versions": versions(), "git": dict(git), "calls": [*held["calls"], call]}
         self.write("manifest.json", held)
-
-    def _put(self, name: str, text: str) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        new = self.path / f".{name}.new"
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, self.path / name)
 
 
 def commit_of(given: str | None) -> dict[str, Any]:

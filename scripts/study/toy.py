@@ -1,0 +1,88 @@
+"""A GPT of two layers, patterned tokens and an Objective: small enough to train a hundred steps in a blink."""
+
+import io
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from harness.clock import Clock
+from harness.distributed import Ranks
+from harness.flops import Ledger
+from harness.objective import Batch, Objective
+from models import build_model
+
+Build = Callable[[nn.Module], torch.optim.Optimizer]
+CONTEXT, VOCABULARY, SEQUENCES = 16, 64, 8
+BEFORE, AFTER = 13, 22  # updates: a usual period of refreshes ends on either side
+
+
+def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **keywords) -> nn.Module:
+    shape = {"layers": 2, "heads": 2, "width": 32, "context": CONTEXT, "vocabulary": VOCABULARY, **keywords}
+    return build_model("gpt2", seed, **shape).to(dtype)
+
+
+def tiny_batch(step: int = 0) -> Batch:
+    """Patterned, so that there is something to learn: every token follows from the one before it, mostly."""
+    generator = torch.Generator().manual_seed(step)
+    start = torch.randint(0, VOCABULARY, (SEQUENCES, 1), generator=generator)
+    tokens = (start + 3 * torch.arange(CONTEXT + 1)) % VOCABULARY
+    noise = torch.randint(0, VOCABULARY, tokens.shape, generator=generator)
+    tokens = torch.where(torch.rand(tokens.shape, generator=generator) < 0.1, noise, tokens)
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+def tiny_objective(
+    model: nn.Module,
+    micro: int = SEQUENCES,
+    grad_clip: float | None = 1.0,
+    dtype: torch.dtype = torch.float32,
+    ranks: Ranks | None = None,
+    seed: int = 0,
+) -> Objective:
+    return Objective(
+        model,
+        sequences=SEQUENCES,
+        micro=micro,
+        flops_per_token=model.flops_per_token(CONTEXT),  # type: ignore[operator]
+        clock=Clock(),
+        ledger=Ledger(),
+        grad_clip=grad_clip,
+        dtype=dtype,
+        ranks=ranks,
+        seed=seed,
+    )
+
+
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, objective: Objective, steps: int, start: int = 0
+) -> list[float]:
+    """Losses of so many updates. Raises AssertionError where one asks for no gradient."""
+    losses = []
+    for step in range(start, start + steps):
+        optimizer.step(objective.bind(step, tiny_batch(step)))  # type: ignore[arg-type]
+        if objective.record.loss is None:
+            raise AssertionError("its step asks for no gradient")
+        losses.append(objective.record.loss.item())
+    return losses
+
+
+def resumed(build: Build) -> tuple[tuple[nn.Module, list[float]], tuple[nn.Module, list[float]]]:
+    """(model, losses of its last updates), and those of a fresh optimizer that was given nothing but the state dict.
+
+    It goes through a file.
+    """
+    model = tiny_model()
+    optimizer, objective = build(model), tiny_objective(model)
+    train(model, optimizer, objective, BEFORE)
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    losses = train(model, optimizer, objective, AFTER - BEFORE, start=BEFORE)
+
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    again = tiny_model(seed=1)
+    again.load_state_dict(saved["model"])
+    fresh = build(again)
+    fresh.load_state_dict(saved["optimizer"])
+    return (model, losses), (again, train(again, fresh, tiny_objective(again), AFTER - BEFORE, start=BEFORE))
