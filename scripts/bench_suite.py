@@ -64,13 +64,13 @@ def train(options: argparse.Namespace, device: str, folder: Folder, commit: str 
     """The part of that name; how much of it is left."""
     tokens, context = options.tokens or (512 if options.rehearse else 524_288), _context(options)
     suite_train.divides(tokens, context)
-    nanogpt, track3 = suite_train.places(options.nanogpt, options.track3, device, say)
+    nanogpt, programs = suite_train.peers(options.nanogpt, options.track3, device, say)
     plan = suite_train.Plan(
         models=_models(options, "train"), vocabulary=_vocabulary(options), tokens=tokens, context=context,
         seconds=options.seconds or (0.1 if options.rehearse else 10.0),
         rounds=options.rounds or (2 if options.rehearse else 5),
         variants=[suite_train.check_variant(text, tokens // context) for text in _words(options.variants)],
-        nanogpt=nanogpt, track3=track3, device=device, commit=commit, bed=_curves(options, device),
+        nanogpt=nanogpt, programs=programs, device=device, commit=commit, bed=_curves(options, device),
     )  # fmt: skip
     return suite_train.run(plan, folder, deadline, say)
 
