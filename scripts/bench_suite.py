@@ -35,7 +35,7 @@ from scripts.suite import curves, throughput
 from scripts.suite import optimizers as suite_optimizers
 from scripts.suite import train as suite_train
 from scripts.suite.claim_plan import STAGES, Plan, check_data
-from scripts.suite.folder import Deadline, Folder, commit_of, folder_name
+from scripts.suite.folder import Call, Deadline, Folder, commit_of, folder_name
 
 HARDWARE = Path("results/hardware")
 REHEARSAL = Path("results/runs/rehearsal")
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         deadline = Deadline(options.minutes)
         device = devices.resolve_device(options.device)
         place = REHEARSAL if options.rehearse else HARDWARE / folder_name(devices.device_name(device))
-        folder, git = Folder(options.output or place), commit_of(options.commit)
-        left = PARTS[options.part](options, device, folder, git["commit"], deadline)
-        folder.sign(options.part, devices.describe(device), arguments, git)
+        call = Call(options.part, arguments, devices.describe(device), commit_of(options.commit))
+        folder = Folder(options.output or place, call)
+        left = PARTS[options.part](options, device, folder, call.git["commit"], deadline)
         print(f"\n{(folder.path / TABLES[options.part]).read_text(encoding='utf-8')}")
         print(f"{left} left: the same command goes on" if left else "nothing is left of this part")
 

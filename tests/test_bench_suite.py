@@ -95,6 +95,7 @@ def test_throughput_goes_on_and_prints_its_table_last(alone, capsys):
     assert len(Here.made) == 6  # nothing was left
     manifest = read(alone, "manifest.json")
     assert len(manifest["calls"]) == 3
+    assert all(call["begun"] < call["kept"] for call in manifest["calls"])
     assert {"device", "versions", "git"} <= manifest.keys()
 
 

@@ -9,7 +9,7 @@ import pytest
 from harness.config import CONFIGS
 from scripts.make_tables import tables
 from scripts.suite import optimizers
-from scripts.suite.folder import Folder
+from scripts.suite.folder import Call, Folder
 from tests.command import environment
 
 ROOT = CONFIGS.parent
@@ -51,7 +51,7 @@ def test_a_table_that_no_study_makes_is_refused(copied):
 
 def test_a_devices_tables_are_made_from_their_json(copied):
     place = copied / "results" / "hardware" / "gpu"
-    folder = Folder(place)
+    folder = Folder(place, Call("train", [], {}, {"commit": None, "dirty": None}))
     row = {"system": "halfstep", "variant": "plain", "model": "m", "tokens_per_second": 10.0, "lowest": 9.0,
            "highest": 11.0, "beside": None, "mfu": None, "of_matmul": None, "micro_batch": 1, "peak_bytes": 1,
            "syncs_per_update": 0, "rounds": 1}  # fmt: skip
@@ -59,7 +59,6 @@ def test_a_devices_tables_are_made_from_their_json(copied):
     book = {"identity": identity, "rows": [row], "rounds": [], "failures": [], "start": [], "curves": []}
     folder.write("throughput.json", book)
     optimizers.keep({"identity": identity, "rows": [], "failures": [], "drift": [], "curves": []}, folder)
-    folder.sign("train", {}, [], {"commit": None, "dirty": None})
     name = "results/hardware/gpu/throughput.md"
     (copied / "README.md").write_text(f"<!-- {name} -->\n<!-- end -->\n")
     found = tables(copied)
