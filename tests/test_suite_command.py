@@ -21,7 +21,10 @@ from tests.command import environment
             ["--part", "train", "--variants", "depth=3"],
             "depth is none of compile, attention, optimizer, micro, head_rows",
         ),
-        (["--part", "train", "--variants", "attention=math"], "attention must be auto, flash, cudnn, efficient"),
+        (
+            ["--part", "train", "--variants", "attention=math"],
+            "must be auto, flash, cudnn, efficient, fa3, fa4, not math",
+        ),
         (["--part", "train", "--variants", "nanogpt:optimizer=soap"], "optimizer is halfstep's alone"),
         (["--part", "train", "--variants", "micro=0"], "micro must be a whole number of at least 1"),
         (["--part", "train", "--variants", "micro=3"], "micro=3 does not divide the 4 sequences of an update"),

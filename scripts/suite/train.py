@@ -12,7 +12,7 @@ import numpy as np
 
 from harness import device as devices
 from optimizers import list_optimizers
-from scripts.bench.contenders import find_model
+from scripts.bench.contenders import FLASH_PACKAGES, find_model
 from scripts.suite import curves, nanogpt_bench, start, track3
 from scripts.suite.folder import Deadline, Folder
 from scripts.suite.match import RESERVE, Match
@@ -25,7 +25,7 @@ def check_variant(text: str, sequences: int) -> str:
     """Raises ValueError for a variant that cannot be: of updates of so many sequences."""
     for key, value in changes_of(text).items():
         known = {"compile": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
-                 "attention": ("auto", "flash", "cudnn", "efficient"),
+                 "attention": ("auto", "flash", "cudnn", "efficient", *FLASH_PACKAGES),
                  "optimizer": [info.name for info in list_optimizers()]}  # fmt: skip
         if key not in (*known, "micro", "head_rows"):
             raise ValueError(f"--variants {text}: {key} is none of {', '.join(known)}, micro, head_rows")
