@@ -1,17 +1,26 @@
-"""No optimizer has the host wait for the device in its steps, but for eigh, and for what torch's own Adafactor does."""
+"""What another device than the CPU would show, without having one: no step waits for it, and nothing lies elsewhere.
+
+On `meta` tensors have shapes and no data: a product of tensors on unlike devices fails there, and so does every read.
+"""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import Tensor
 
+from harness import objective as objectives
 from harness.keywords import bind
 from optimizers import build_optimizer, find, list_optimizers
+from optimizers.activations import Activations
+from optimizers.mkor_h import MkorH
+from optimizers.soap import SOAP
 from scripts.bench.contenders import recipe
 from tests.tiny import SEQUENCES, tiny_batch, tiny_model, tiny_objective
 from tests.waits import Waits
 
-STEPS = 23  # refreshes at every tenth are among them
+STEPS = 12  # a refresh at every tenth is among them
 TORCHS = {"adafactor"}  # reads a norm of every parameter
 FUSED = {"adamw"}  # counts on the device
 NAMES = sorted(info.name for info in list_optimizers())
@@ -63,3 +72,41 @@ def test_a_read_is_found():
         twice.item()
         weight[weight > 0]
     assert waits.found == ["_local_scalar_dense", "index"]
+
+
+@pytest.fixture
+def meta(monkeypatch):
+    """Meta has no autocast, no generator and no geqrf; the reads that an optimizer means to do are left out."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(objectives.Objective, "_autocast", lambda _: nullcontext())
+    monkeypatch.setattr(objectives, "Generator", lambda _: torch.Generator())
+    monkeypatch.setattr(Activations, "_check", lambda *_: None)  # of the first step
+    monkeypatch.setattr(SOAP, "_mend", lambda _: 0)  # of a refresh by Cholesky's factor
+    monkeypatch.setattr(MkorH, "_watch", lambda *_: None)  # of a window
+    library = torch.library.Library("aten", "IMPL", "Meta")
+    library.impl("geqrf", lambda a: (torch.empty_like(a), a.new_empty((*a.shape[:-2], min(a.shape[-2:])))))
+    yield
+    library._destroy()
+
+
+WAYS = [
+    *((name, {}) for name in NAMES if name not in TORCHS | FUSED),
+    *[("soap", {"stagger": True}), ("soap", {"qr": "cholesky"}), ("soap", {"one_sided": True})],
+    *[("shampoo", {"stagger": True}), ("shampoo", {"block": 16})],
+    *[("kfac", {"method": "inverse"}), ("mkor", {"formula": "printed"}), ("mkor", {"backend": "lamb"})],
+]
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
+def test_on_a_device_without_data(name, way, meta):
+    model = tiny_model().to("meta")
+    keywords = bind(find(name).constructor, {**recipe(name), **way}, "optimizer", ["params"])
+    optimizer, objective = build_optimizer(name, model, **keywords), tiny_objective(model, micro=SEQUENCES // 2)
+    for step in range(STEPS):
+        if step == STEPS // 2 + 1:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        inputs, targets = tiny_batch(step)
+        optimizer.step(objective.bind(step, (inputs.to("meta"), targets.to("meta"))))
+    elsewhere = {key for state in optimizer.state.values() for key, value in state.items()
+                 if isinstance(value, Tensor) and not value.is_meta}  # fmt: skip
+    assert elsewhere <= {"step"}
