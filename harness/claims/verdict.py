@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.claims.claim import Claim, Scale, Statement
+from harness.claims.claim import Claim, Figure, Scale, Statement
 from harness.claims.measure import Measured, Trained, measure
 from harness.claims.planned import Planned, apart, composed, planned, read_studies, sort_runs
 from harness.compare.arms import Arm, refuse_strangers
@@ -61,6 +61,17 @@ class Verdict:
         return {part: word for part, word in words.items() if bool(part) == bool(decided)}
 
     @property
+    def every_arm(self) -> list[tuple[str, Arm]]:
+        """(part, arm), as the claim's file orders them."""
+        return [(part, arm) for part in self.parts for arm in self.arms[part].values()]
+
+    def paper_figure(self, part: str, arm: str, quantity: str) -> Figure | None:
+        """The paper's number for that arm: of the part that ours stands beside."""
+        beside = self.scale.parts[part].beside or part
+        found = [each for each in self.claim.figures if (each.part, each.arm, each.quantity) == (beside, arm, quantity)]
+        return found[0] if found else None
+
+    @property
     def notes(self) -> list[str]:
         """What there is to know about the figures, then about the runs; nothing twice."""
         shown = [note for each in self.findings for measured in each.measured.values() for note in measured.notes]
@@ -77,7 +88,7 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
     if not any(studies.values()):
         raise ValueError(
             f"{folder} holds no run of {claim.name} at the scale {scale_name} ({claim.study(scale_name, parts[0])}): "
-            f"python -m scripts.claims run {claim.name} --scale {scale_name}"
+            f"python -m scripts.claims run {claim.word} --scale {scale_name}"
         )
     arms: dict[str, dict[str, Arm]] = {}
     strays: list[str] = []
