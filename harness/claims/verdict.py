@@ -52,13 +52,18 @@ class Verdict:
     footnotes: list[str]
 
     @property
-    def words(self) -> dict[str, str]:
-        """The verdict of each part, or ("") across parts, by the first statement that is tested there."""
-        words: dict[str, str] = {}
+    def deciding(self) -> list[Finding]:
+        """What came of the first statement that is tested in each part, or across parts."""
+        first: dict[str, Finding] = {}
         for each in self.findings:
-            words.setdefault(each.part, each.verdict)
+            first.setdefault(each.part, each)
         decided = self.findings[0].part if self.findings else ""
-        return {part: word for part, word in words.items() if bool(part) == bool(decided)}
+        return [each for part, each in first.items() if bool(part) == bool(decided)]
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The verdict of each part, or ("") across parts."""
+        return {each.part: each.verdict for each in self.deciding}
 
     @property
     def every_arm(self) -> list[tuple[str, Arm]]:

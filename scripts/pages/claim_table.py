@@ -76,13 +76,16 @@ def overview(verdicts: Sequence[Verdict]) -> Grid:
     """A line for each claim, scale and part: the statement that decides, and what came of it."""
     rows = []
     for verdict in verdicts:
-        for part in verdict.words:
-            first = next(each for each in verdict.findings if each.part == part)
-            axis = "" if "" in first.measured else first.statement.axis
+        for each in verdict.deciding:
             name = f"{verdict.claim.name}, {verdict.scale.name}"
-            said = f"{first.statement.says} ({claimed(verdict, first.statement)})"
-            rows.append([name, part or "across", said, _estimate(verdict, first, axis), first.verdict])
+            said = f"{each.statement.says} ({claimed(verdict, each.statement)})"
+            rows.append([name, each.part or "across", said, came_out(verdict, each), each.verdict])
     return Grid("Claims, with 95 % intervals", ["claim, scale", "part", "claimed", "came out", "verdict"], rows)
+
+
+def came_out(verdict: Verdict, finding: Finding) -> str:
+    """The number that decides, with its interval."""
+    return _estimate(verdict, finding, "" if "" in finding.measured else finding.statement.axis)
 
 
 def claimed(verdict: Verdict, statement: Statement) -> str:
