@@ -35,7 +35,7 @@ from scripts.suite import curves, throughput
 from scripts.suite import optimizers as suite_optimizers
 from scripts.suite import train as suite_train
 from scripts.suite.claim_plan import STAGES, Plan, check_data
-from scripts.suite.folder import Deadline, Folder, commit_of, folder_name
+from scripts.suite.folder import Call, Deadline, Folder, commit_of, folder_name
 
 HARDWARE = Path("results/hardware")
 REHEARSAL = Path("results/runs/rehearsal")
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         deadline = Deadline(options.minutes)
         device = devices.resolve_device(options.device)
         place = REHEARSAL if options.rehearse else HARDWARE / folder_name(devices.device_name(device))
-        folder, git = Folder(options.output or place), commit_of(options.commit)
-        left = PARTS[options.part](options, device, folder, git["commit"], deadline)
-        folder.sign(options.part, devices.describe(device), arguments, git)
+        call = Call(options.part, arguments, devices.describe(device), commit_of(options.commit))
+        folder = Folder(options.output or place, call)
+        left = PARTS[options.part](options, device, folder, call.git["commit"], deadline)
         print(f"\n{(folder.path / TABLES[options.part]).read_text(encoding='utf-8')}")
         print(f"{left} left: the same command goes on" if left else "nothing is left of this part")
 
@@ -64,13 +64,13 @@ def train(options: argparse.Namespace, device: str, folder: Folder, commit: str 
     """The part of that name; how much of it is left."""
     tokens, context = options.tokens or (512 if options.rehearse else 524_288), _context(options)
     suite_train.divides(tokens, context)
-    nanogpt, track3 = suite_train.places(options.nanogpt, options.track3, device, say)
+    nanogpt, programs = suite_train.peers(options.nanogpt, options.track3, device, say)
     plan = suite_train.Plan(
         models=_models(options, "train"), vocabulary=_vocabulary(options), tokens=tokens, context=context,
         seconds=options.seconds or (0.1 if options.rehearse else 10.0),
         rounds=options.rounds or (2 if options.rehearse else 5),
         variants=[suite_train.check_variant(text, tokens // context) for text in _words(options.variants)],
-        nanogpt=nanogpt, track3=track3, device=device, commit=commit, bed=_curves(options, device),
+        nanogpt=nanogpt, programs=programs, device=device, commit=commit, bed=_curves(options, device),
     )  # fmt: skip
     return suite_train.run(plan, folder, deadline, say)
 

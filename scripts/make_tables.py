@@ -3,7 +3,8 @@
     python -m scripts.make_tables           # writes those that differ, and names them
     python -m scripts.make_tables --check   # writes nothing; exit code 2 if one differs
 
-A device's tables are results/hardware/<device>/throughput.md and optimizers.md, out of bench_suite's JSON beside them.
+A device's tables are results/hardware/<device>/throughput.md and optimizers.md, out of bench_suite's JSON beside them;
+results/hardware/summary.md has the figures of all devices for README.
 A study's table is results/<study>/table.md, and a tuning's, which lists its trials. A claim's are
 results/claims/<claim>-<scale>.md, .tex and .csv, out of the studies results/<claim>-<scale>-<part>; its file is in
 configs/claim, or where bench_suite wrote it, results/hardware/<device>/claims. results/claims/verdicts.md has a line on
@@ -61,11 +62,15 @@ def tables(root: Path) -> dict[Path, str]:
         if published(study) and has_runs(study):
             found[study / "table.md"] = (tuning_table if study.name.endswith(SUFFIX) else study_table)(study)
     if (results / HARDWARE).is_dir():
-        from scripts.suite import optimizers, throughput  # which bring torch: nothing else here needs it
+        from scripts.suite import optimizers, throughput  # they bring torch, which nothing else here needs
+        from scripts.suite.summary import summary
 
-        for part in (throughput, optimizers):
-            for path in sorted((results / HARDWARE).glob(f"*/{part.FILE}")):
-                found[path.parent / part.TABLE] = part.table(json.loads(path.read_text(encoding="utf-8")))
+        devices = sorted(path for path in (results / HARDWARE).iterdir() if path.is_dir())
+        for place in devices:
+            for part in (throughput, optimizers):
+                if (place / part.FILE).is_file():
+                    found[place / part.TABLE] = part.table(json.loads((place / part.FILE).read_text(encoding="utf-8")))
+        found[results / HARDWARE / "summary.md"] = summary(devices)
     readme = root / "README.md"
     found[readme] = BLOCK.sub(lambda match: block(match[1], root, found), readme.read_text())
     return found

@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from harness import atomic
 from optimizers import find
 from scripts import bench_optimizers
 from scripts.bench.references import find_references
@@ -148,7 +149,7 @@ def test_a_checkout_is_read_without_its_package(tmp_path, monkeypatch):
 
 def test_the_file_is_whole_after_every_round(tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(bench_optimizers, "replace", lambda path, text: kept.append(json.loads(text)["rows"]))
+    monkeypatch.setattr(atomic, "write_text", lambda path, text: kept.append(json.loads(text)["rows"]))
     main([*TINY, "--rounds", "2", "--only", "adahessian,sgd", "--json", str(tmp_path / "bench.json")])
     ours = [[row for row in rows if row["implementation"] == "halfstep"] for rows in kept]
     names = [[(row["optimizer"], row["rounds"]) for row in rows] for rows in ours]

@@ -1,9 +1,6 @@
 """bench_suite: it goes on where it stopped, a table comes last, and what does not run is a row and no end."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +10,10 @@ from models.head import block_rows
 from scripts import bench_suite
 from scripts.bench import side
 from scripts.bench.contenders import Halfstep
-from scripts.suite import curves, start, track3
+from scripts.suite import curves, match, start
 from scripts.suite import train as suite_train
 from scripts.suite.folder import Deadline, folder_name, markdown
-from tests.command import environment
+from scripts.suite.program import Program
 
 START = [{"model": "gpt2_pico", "cache": cache, "first_update_seconds": 9.0, "compile_seconds": None}
          for cache in ("cold", "warm")]  # fmt: skip
@@ -57,8 +54,8 @@ class Here:
 
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(suite_train, "Side", Here)
-    monkeypatch.setattr(suite_train, "best_products", lambda setting: 1e12)
+    monkeypatch.setattr(match, "Side", Here)
+    monkeypatch.setattr(match, "best_products", lambda setting: 1e12)
     monkeypatch.setattr(start, "measure_start", lambda *_: START)
     monkeypatch.setattr(curves, "measure", lambda *_: 0)
     monkeypatch.setattr(Here, "made", [])
@@ -98,6 +95,7 @@ def test_throughput_goes_on_and_prints_its_table_last(alone, capsys):
     assert len(Here.made) == 6  # nothing was left
     manifest = read(alone, "manifest.json")
     assert len(manifest["calls"]) == 3
+    assert all(call["begun"] < call["kept"] for call in manifest["calls"])
     assert {"device", "versions", "git"} <= manifest.keys()
 
 
@@ -204,63 +202,56 @@ def test_the_start_is_kept_row_by_row_and_a_failure_of_it_ends_it(alone, monkeyp
     assert "nothing is left of this part" in shown
 
 
-def test_what_track3_takes_too_long_for_leaves_the_rates(alone, monkeypatch):
-    monkeypatch.setattr(track3, "MODEL", "gpt2_pico")
-    monkeypatch.setattr(track3, "prepare", Path.mkdir)
-    monkeypatch.setattr(suite_train, "places", lambda *_: (None, Path("theirs")))
+def test_what_a_program_takes_too_long_for_leaves_the_rates(alone, monkeypatch):
     turns = []
 
-    def theirs(script, folder, seconds):
-        turns.append(seconds)
+    def rate(micro, folder, seconds):
+        turns.append((micro, folder.is_dir()))
         if len(turns) == 1:
             raise TimeoutError
         return 5.0
 
-    monkeypatch.setattr(track3, "tokens_per_second", theirs)
+    theirs = Program("theirs.py", "halfstep", "theirs.py", "gpt2_pico", rate, 12, as_loop=True)
+    broken = Program("broken.py", "broken", "plain", "gpt2_pico", mocked_failure, 64)
+    monkeypatch.setattr(suite_train, "peers", lambda *_: (None, [theirs, broken]))
     line = ["--part", "train", *TINY, "--output", str(alone), "--rounds", "3"]
-    bench_suite.main(line)  # two minutes: no room for it
-    assert [row["system"] for row in read(alone, "throughput.json")["rounds"]] == 3 * ["halfstep"]
+
+    def rounds():
+        book = read(alone, "throughput.json")
+        return [(row["system"], row["variant"], row["round"]) for row in book["rounds"]], book["failures"]
+
+    plain = [("halfstep", "plain", number) for number in range(3)]
+    bench_suite.main(line)  # two minutes: no room for them
+    assert rounds() == (plain, [])
     assert turns == []
     made = len(Here.made)
     bench_suite.main([*line, "--minutes", "9"])
-    assert len(read(alone, "throughput.json")["rounds"]) == 3
+    assert rounds() == (plain, [])
     bench_suite.main([*line, "--minutes", "9"])
-    assert [row["system"] for row in read(alone, "throughput.json")["rounds"]] == 3 * ["halfstep"] + 2 * ["track3"]
-    assert (len(Here.made), len(turns)) == (made, 3)
+    found, failures = rounds()
+    assert found == [*plain, *2 * [("halfstep", "theirs.py", 2)]]
+    assert [(each["system"], each["error"]) for each in failures] == [("broken", "no CUDA")]
+    assert turns == 3 * [(4, True)]  # as many sequences per pass as halfstep's own side, of the same system
+    assert len(Here.made) == made
+    rows = {row["variant"]: row for row in read(alone, "throughput.json")["rows"]}
+    assert rows["theirs.py"]["tokens_per_second"] == 5
+    assert rows["theirs.py"]["beside"]["median"] < 1
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (["--part", "train", "--minutes", "0"], "--minutes must be above 0, not 0"),
-        (["--part", "train", "--tokens", "1000"], "--tokens must be a multiple of --context=128, 896 for one"),
-        (["--part", "train", "--model", "gpt2_piko"], "--model: there is no gpt2_piko; did you mean gpt2_pico"),
-        (
-            ["--part", "train", "--variants", "depth=3"],
-            "depth is none of compile, attention, optimizer, micro, head_rows",
-        ),
-        (["--part", "train", "--variants", "attention=math"], "attention must be auto, flash, cudnn, efficient"),
-        (["--part", "train", "--variants", "nanogpt:optimizer=soap"], "optimizer is halfstep's alone"),
-        (["--part", "train", "--variants", "micro=0"], "micro must be a whole number of at least 1"),
-        (["--part", "train", "--variants", "micro=3"], "micro=3 does not divide the 4 sequences of an update"),
-        (["--part", "train", "--nanogpt", "nowhere"], "nowhere is no checkout of nanoGPT: it holds no model.py"),
-        (["--part", "optimizers", "--only", "loin"], "no optimizer loin is registered; did you mean lion"),
-        (["--part", "optimizers", "--set", "checkpoint.every=3"], "--set is of the part claims alone"),
-        (["--part", "claims", "--only", "sophia"], "--only: sophia is none of the claims here"),
-        (["--part", "claims", "--data", "data.files=x"], "--data: the first must be data=NAME"),
-        (["--part", "claims", "--data", "data=local", "steps=3"], "--data steps is no key of a corpus"),
-        (["--part", "claims", "--rates", "adamw=fast"], "--rates adamw=fast: give a learning rate"),
-        (["--part", "claims", "--set", "steps=3"], "steps=3 would change what a claim fixes"),
-    ],
-)
-def test_bad_input_is_one_sentence(given, said, tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        bench_suite.main([*TINY[:-2], "--output", str(tmp_path / "new"), *given])  # --seconds is of train alone
-    error = capsys.readouterr().err
-    assert ended.value.code == 2
-    assert said in error
-    assert len(error.strip().splitlines()) == 1
-    assert not (tmp_path / "new").exists()
+def mocked_failure(micro, folder, seconds):
+    raise ValueError("no CUDA")
+
+
+def test_what_failed_is_tried_again_once_the_code_is_another(alone, monkeypatch):
+    monkeypatch.setattr(Here, "broken", (0,))
+    line = ["--part", "train", *TINY, "--output", str(alone), "--rounds", "1"]
+    made = []
+    for commit in ("a", "a", "b"):
+        monkeypatch.setattr(bench_suite, "commit_of", lambda given, commit=commit: {"commit": commit, "dirty": False})
+        bench_suite.main(line)
+        made.append(len(Here.made))
+    assert made == [1, 1, 2]
+    assert [each["commit"] for each in read(alone, "throughput.json")["failures"]] == ["b"]
 
 
 def test_small_things():
@@ -270,21 +261,3 @@ def test_small_things():
     )
     assert Deadline(1).fits(59)
     assert not Deadline(1).fits(61)
-
-
-@pytest.mark.slow
-def test_the_exact_commands_on_a_tiny_model(tmp_path, monkeypatch):
-    """Every part as a person calls it, its processes and all."""
-    root = Path(side.__file__).parents[2]
-    for part, only in [("train", []), ("optimizers", ["--only", "lion"]), ("claims", ["--only", "muon_2x"])]:
-        line = [sys.executable, "-m", "scripts.bench_suite", "--part", part, "--rehearse", *only, "--minutes", "9"]
-        process = subprocess.run(
-            [*line, "--output", str(tmp_path / "device")], cwd=tmp_path, text=True, capture_output=True,
-            env=environment(PYTHONPATH=str(root)),
-        )  # fmt: skip
-        assert process.returncode == 0, process.stderr
-        assert "nothing is left of this part" in process.stdout
-    start = read(tmp_path / "device", "throughput.json")["start"]
-    assert [row["cache"] for row in start] == ["cold", "warm"]
-    assert 0 <= start[1]["input_share"] < 1
-    assert "| muon_2x | 5 | 5 | 0 |" in (tmp_path / "device" / "claims.md").read_text()

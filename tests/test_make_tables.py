@@ -9,7 +9,7 @@ import pytest
 from harness.config import CONFIGS
 from scripts.make_tables import tables
 from scripts.suite import optimizers
-from scripts.suite.folder import Folder
+from scripts.suite.folder import Call, Folder
 from tests.command import environment
 
 ROOT = CONFIGS.parent
@@ -51,23 +51,40 @@ def test_a_table_that_no_study_makes_is_refused(copied):
 
 def test_a_devices_tables_are_made_from_their_json(copied):
     place = copied / "results" / "hardware" / "gpu"
-    folder = Folder(place)
-    row = {"system": "halfstep", "variant": "plain", "model": "m", "tokens_per_second": 10.0, "lowest": 9.0,
-           "highest": 11.0, "beside": None, "mfu": None, "of_matmul": None, "micro_batch": 1, "peak_bytes": 1,
+    folder = Folder(place, Call("train", [], {}, {"commit": None, "dirty": None}))
+    row = {"system": "halfstep", "variant": "plain", "model": "gpt2_125m", "tokens_per_second": 600e3, "lowest": 9.0,
+           "highest": 11.0, "beside": None, "mfu": 0.518, "of_matmul": None, "micro_batch": 1, "peak_bytes": 1,
            "syncs_per_update": 0, "rounds": 1}  # fmt: skip
     identity = {"device": "GPU", "tokens": 8, "context": 4, "vocabulary": 256, "dtype": "torch.float32"}
-    book = {"identity": identity, "rows": [row], "rounds": [], "failures": [], "start": [], "curves": []}
+    theirs = {**row, "system": "nanogpt", "variant": "bench.py", "tokens_per_second": 500e3, "mfu": 0.432}
+    start = {
+        "model": "gpt2_125m",
+        "cache": "cold",
+        "first_update_seconds": 63.0,
+        "input_share": 0.001,
+        "log_share": 0.001,
+    }
+    book = {"identity": identity, "rows": [row, theirs], "rounds": [], "failures": [], "start": [start], "curves": [],
+            "device": {"type": "cuda"}}  # fmt: skip
     folder.write("throughput.json", book)
     optimizers.keep({"identity": identity, "rows": [], "failures": [], "drift": [], "curves": []}, folder)
-    folder.sign("train", {}, [], {"commit": None, "dirty": None})
     name = "results/hardware/gpu/throughput.md"
     (copied / "README.md").write_text(f"<!-- {name} -->\n<!-- end -->\n")
     found = tables(copied)
     assert found[place / "optimizers.md"] == (place / "optimizers.md").read_text()
-    assert "| m | halfstep | plain | 10 |" in found[place / "throughput.md"]
+    shown = found[place / "throughput.md"]
+    assert "| gpt2_125m | halfstep | plain | 600,000 |" in shown
+    assert "| 125M, beside nanoGPT's tokens/s | ≥ 1.25x | 1.20x | its fastest, bench.py | missed by 4% |" in shown
+    assert "| 125M, tokens/s | ≥ 580,000 | 600,000 |  | met |" in shown
+    assert "| 355M, MFU | ≥ 50.0% |  |  | not measured |" in shown
+    assert "cold cache | ≤ 60.0 s | 63.0 s | gpt2_125m | missed by 5% |" in shown
+    assert "| llm.c, exact GPT-2 | 8 x H100 | 468,000 | 40.5 % | 1.28x |" in shown
     assert found[copied / "README.md"] == f"<!-- {name} -->\n{found[place / 'throughput.md']}<!-- end -->\n"
     assert place / "table.md" not in found
     assert place.parent / "table.md" not in found
+    summary = found[place.parent / "summary.md"]
+    assert "**GPU**; all tables, commits and commands are in `results/hardware/gpu`" in summary
+    assert "| gpt2_125m | nanogpt, bench.py | 500,000 | 43.2 % |" in summary
 
 
 def test_check_writes_nothing():

@@ -28,6 +28,7 @@ from models.head import block_rows, head_loss
 from optimizers import build_optimizer, compile_kernels, find
 
 LR, BETAS, WEIGHT_DECAY, GRAD_CLIP = 6e-4, (0.9, 0.95), 0.1, 1.0  # nanoGPT's defaults
+FLASH_PACKAGES = ("fa3", "fa4")
 LOG_EVERY = 10  # updates between reads of the loss, for both, as in nanoGPT's config/train_gpt2.py
 
 
@@ -39,7 +40,8 @@ class Setting:
         tokens: a file of uint16.
         dtype: of the passes.
         compiled: by torch.compile, in the mode `compile`.
-        attention: the one kernel that scaled_dot_product_attention may take; auto: whichever torch prefers.
+        attention: the one kernel that scaled_dot_product_attention may take; auto: whichever torch prefers. fa3, fa4:
+            FlashAttention's own packages in the place of torch's flash kernel; torch says so where they are missing.
         head_rows: rows of a block of the head's loss, halfstep's alone; 0: in one piece.
         optimizer: a file of configs/optimizer, halfstep's alone; empty: AdamW, as nanoGPT has it.
     """
@@ -63,11 +65,13 @@ class Setting:
     def choose(self) -> None:
         """Set what is this process's and not a model's."""
         block_rows(self.head_rows)
+        if self.attention in FLASH_PACKAGES:
+            torch.nn.attention.activate_flash_attention_impl(self.attention.upper())
         if self.attention != "auto":
             switches = torch.backends.cuda
             for name, enable in [("flash", switches.enable_flash_sdp), ("cudnn", switches.enable_cudnn_sdp),
                                  ("efficient", switches.enable_mem_efficient_sdp)]:  # fmt: skip
-                enable(name == self.attention)
+                enable(name == ("flash" if self.attention in FLASH_PACKAGES else self.attention))
             switches.enable_math_sdp(False)  # else a pass that the kernel cannot do would be timed under its name
 
     def forward(self, model: nn.Module) -> Any:

@@ -32,11 +32,31 @@ class Deadline:
         return seconds <= self.left
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+@dataclass(frozen=True)
+class Call:
+    """What manifest.json tells of a call. device: as a run's manifest has it. git: commit, dirty."""
+
+    part: str
+    argv: Sequence[str]
+    device: Mapping[str, Any]
+    git: Mapping[str, Any]
+    begun: str = field(default_factory=_now)
+
+    def entry(self) -> dict[str, Any]:
+        """As of now: `kept` is when it last wrote anything."""
+        return {"part": self.part, "begun": self.begun, "kept": _now(), "argv": list(self.argv), **self.git}
+
+
 @dataclass(frozen=True)
 class Folder:
     """results/hardware/<device>/, or another."""
 
     path: Path
+    call: Call | None = None  # none: nobody asks who measured
 
     def read(self, name: str, identity: Mapping[str, Any]) -> dict[str, Any]:
         """What earlier calls left in a JSON file; an empty result where there is none.
@@ -56,21 +76,23 @@ class Folder:
         return held
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
-        """Atomically: a call may be cut off at any moment."""
+        """Atomically, with the call that measured it in manifest.json: it may be cut off at any moment."""
+        if self.call:
+            self._sign(self.call)
         atomic.write_text(self.path / name, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
     def write_table(self, name: str, text: str) -> None:
         atomic.write_text(self.path / name, text)
 
-    def sign(self, part: str, device: Mapping[str, Any], argv: Sequence[str], git: Mapping[str, Any]) -> None:
-        """Note a call in manifest.json: the device, the versions, the commit, and every command with its time."""
+    def _sign(self, call: Call) -> None:
         file = self.path / "manifest.json"
         held: dict[str, Any] = {"schema": 1, "calls": []}
         if file.is_file():
             held = json.loads(file.read_text(encoding="utf-8"))
-        call = {"part": part, "ended": datetime.now(UTC).isoformat(timespec="seconds"), "argv": list(argv), **git}
-        held |= {"device": dict(device), "versions": versions(), "git": dict(git), "calls": [*held["calls"], call]}
-        self.write("manifest.json", held)
+        calls = [each for each in held["calls"] if (each["part"], each["begun"]) != (call.part, call.begun)]
+        held |= {"device": call.device, "versions": versions(), "git": call.git}
+        held["calls"] = [*calls, call.entry()]
+        atomic.write_text(file, json.dumps(held, indent=1) + "\n")
 
 
 def commit_of(given: str | None) -> dict[str, Any]:

@@ -43,7 +43,9 @@ def add(
         say("no time is left for it: the same command goes on")
     except ValueError as error:
         say(str(error))
-        book["failures"].append({"model": model, "system": SYSTEM, "variant": PLAIN, "error": str(error)})
+        book["failures"].append(
+            {"model": model, "system": SYSTEM, "variant": PLAIN, "error": str(error), "commit": commit}
+        )
         keep(book, folder)
 
 

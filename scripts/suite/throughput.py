@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scripts.bench.timing import spread
-from scripts.suite import curves
+from scripts.suite import curves, marks
 from scripts.suite.folder import Cell, Folder, commits, figure, markdown
 
 FILE, TABLE = "throughput.json", "throughput.md"
@@ -86,7 +86,7 @@ def table(book: dict[str, Any]) -> str:
             "logging": figure("log_share", 2, 100, " %"),
         }  # fmt: skip
         text += "\n" + markdown(columns, book["start"])
-    return text + curves.table(book["curves"])
+    return text + marks.table(book) + curves.table(book["curves"])
 
 
 def step_seconds(folder: Folder, model: str) -> float | None:

@@ -11,6 +11,7 @@ from harness.config import CONFIGS
 from harness.micro_batch import CPU_TOKENS, CUDA_TOKENS, divisors
 from scripts.bench.contenders import Setting
 from scripts.suite import curves
+from scripts.suite.program import Program
 from scripts.suite.throughput import PLAIN
 
 
@@ -23,7 +24,8 @@ class Plan:
         seconds: of a turn.
         rounds: of every match.
         variants: of halfstep, as key=value with + between; nanogpt:key=value is one of nanoGPT.
-        nanogpt, track3: files of their checkouts.
+        nanogpt: the file of its model.
+        programs: others' that are timed beside the plain sides.
     """
 
     models: list[str]
@@ -34,7 +36,7 @@ class Plan:
     rounds: int
     variants: list[str]
     nanogpt: Path | None
-    track3: Path | None
+    programs: list[Program]
     device: str
     commit: str | None
     bed: curves.Bed

@@ -1,11 +1,11 @@
-"""Track 3 as bench_suite times it."""
+"""Programs of others, as bench_suite times them: track 3, nanoGPT's bench.py."""
 
 import time
 
 import numpy as np
 import pytest
 
-from scripts.suite import track3
+from scripts.suite import nanogpt_bench, track3
 
 PEER = """
 import sys, time
@@ -31,15 +31,37 @@ def test_track3s_loader_finds_a_batch_in_each_shard(tmp_path, monkeypatch):
 def test_track3_is_read_from_its_lines_and_stopped(tmp_path):
     script = tmp_path / track3.SCRIPT
     script.parent.mkdir(parents=True)
+    (tmp_path / "data").mkdir()
     with pytest.raises(FileNotFoundError, match="is no checkout of modded-nanogpt"):
         track3.find_script(tmp_path)
     script.write_text(PEER.replace("LAST", "999"))
-    assert track3.tokens_per_second(track3.find_script(tmp_path), tmp_path, 30) == pytest.approx(2 * track3.BATCH)
+    assert track3.program(tmp_path).rate(64, tmp_path, 30) == pytest.approx(2 * track3.BATCH)
     script.write_text(PEER.replace("LAST", "20"))
     with pytest.raises(ValueError, match="ended before update 55: RuntimeError: no more"):
-        track3.tokens_per_second(script, tmp_path, 30)
+        track3.tokens_per_second(script, 64, tmp_path, 30)
     script.write_text("import time; time.sleep(60)")
     begun = time.monotonic()
     with pytest.raises(TimeoutError):
-        track3.tokens_per_second(script, tmp_path, 0.5)
+        track3.tokens_per_second(script, 64, tmp_path, 0.5)
     assert time.monotonic() - begun < 20
+
+
+def test_bench_py_is_read_from_its_last_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no whole checkout of nanoGPT: it holds no bench\.py"):
+        nanogpt_bench.program(tmp_path)
+    for name in nanogpt_bench.FILES:
+        (tmp_path / name).touch()
+    program = nanogpt_bench.program(tmp_path)
+    assert (program.model, program.micro_batch) == ("gpt2_125m", 12)
+    lines = """
+import pathlib, sys
+batch = int(next(word for word in sys.argv if word.startswith("--batch_size=")).partition("=")[2])
+assert "--real_data=False" in sys.argv and pathlib.Path("bench.py").is_file()
+print("19/20 loss: 10.9")
+print(f"time per iteration: {2.5 * batch:.4f}ms, MFU: 99.00%")
+"""
+    (tmp_path / "bench.py").write_text(lines)
+    assert program.rate(16, tmp_path, 30) == pytest.approx(16 * 1024 / 0.040)
+    (tmp_path / "bench.py").write_text("raise SystemExit('Torch not compiled with CUDA enabled')")
+    with pytest.raises(ValueError, match=r"bench\.py ended without its time per iteration: Torch not compiled"):
+        program.rate(16, tmp_path, 30)

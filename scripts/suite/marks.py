@@ -1,0 +1,74 @@
+"""What throughput is held against: goals on one H100, and what others published."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from scripts.suite import goals
+from scripts.suite.folder import Cell, figure, markdown
+from scripts.suite.goals import Goal
+
+SMALL = "gpt2_125m"
+LARGER = ("gpt2_355m", "gpt2_770m")
+# At 524,288 tokens per update, per GPU; MFU at 855 MFLOP per token and 989 TFLOP/s, as ours is.
+PUBLISHED: list[dict[str, Any]] = [
+    {"source": "llm.c, exact GPT-2", "hardware": "8 x H100", "rate": 468e3, "mfu": 0.405},
+    {"source": "modded-nanogpt of October 2024, Adam", "hardware": "8 x H100", "rate": 473e3, "mfu": 0.409},
+    {"source": "modded-nanogpt's track 3, spectral descent", "hardware": "1 x H200", "rate": 490e3, "mfu": 0.423},
+]
+
+
+def table(book: Mapping[str, Any]) -> str:
+    """Markdown; empty but on CUDA, which all of it is about."""
+    if (book.get("device") or {}).get("type") != "cuda":
+        return ""
+    return goals.table(_found(book)) + _published(book)
+
+
+def _found(book: Mapping[str, Any]) -> Iterator[tuple[Goal, float | None, str]]:
+    def ours(model: str, key: str) -> float | None:
+        value = (_row(book, model) or {}).get(key)
+        return None if value is None else float(value)
+
+    ratio, theirs = _beside_nanogpt(book)
+    yield Goal("125M, beside nanoGPT's tokens/s", "times", at_least=1.25), ratio, theirs
+    yield Goal("125M, of the best bf16 product's rate", "share", at_least=0.6), ours(SMALL, "of_matmul"), ""
+    yield Goal("125M, tokens/s", "rate", at_least=580e3), ours(SMALL, "tokens_per_second"), ""
+    for model in (SMALL, *LARGER):
+        name = model.removeprefix("gpt2_").upper()
+        yield Goal(f"{name}, MFU", "share", at_least=0.5), ours(model, "mfu"), ""
+    start = {row["cache"]: row for row in book["start"]}
+    for cache, most in (("cold", 60.0), ("warm", 15.0)):
+        seconds = start.get(cache, {}).get("first_update_seconds")
+        of = start.get(cache, {}).get("model", "")
+        yield Goal(f"from the command to the first update, {cache} cache", "seconds", at_most=most), seconds, of
+    shares = [row["input_share"] + row["log_share"] for row in start.values() if "input_share" in row]
+    yield Goal("input and logging, of a step", "share", at_most=0.005), max(shares, default=None), "the worse run"
+
+
+def _row(book: Mapping[str, Any], model: str) -> dict[str, Any] | None:
+    """Halfstep's as it is."""
+    mine = (r for r in book["rows"] if (r["model"], r["system"], r["variant"]) == (model, "halfstep", "plain"))
+    return next(mine, None)
+
+
+def _beside_nanogpt(book: Mapping[str, Any]) -> tuple[float | None, str]:
+    """Medians of halfstep as it is and of whatever runs fastest of nanoGPT's."""
+    ours = _row(book, SMALL)
+    rows = [row for row in book["rows"] if (row["model"], row["system"]) == (SMALL, "nanogpt")]
+    if ours is None or not rows:
+        return None, ""
+    theirs = max(rows, key=lambda row: row["tokens_per_second"])
+    return ours["tokens_per_second"] / theirs["tokens_per_second"], f"its fastest, {theirs['variant']}"
+
+
+def _published(book: Mapping[str, Any]) -> str:
+    rate = (_row(book, SMALL) or {}).get("tokens_per_second")
+    rows = [{**each, "ours": rate / each["rate"] if rate else None} for each in PUBLISHED]
+    columns: dict[str, Cell] = {
+        "published": "source", "on": "hardware", "tokens/s per GPU": figure("rate"),
+        "MFU": figure("mfu", 1, 100, " %"), "halfstep here, of that": figure("ours", 2, 1, "x"),
+    }  # fmt: skip
+    return (
+        "\nOthers' own figures of 124M parameters, from their machines: another driver, torch and clock; track 3 is "
+        f"another architecture.\n\n{markdown(columns, rows)}"
+    )
