@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from harness.claims.claim_file import SCALES
 from harness.claims.verdict import Finding, Verdict
 from harness.compare.timing import device_of, untimed
-from harness.records import Run
 from scripts.pages.claim_table import OURS, RECALLED, came_out, claimed
 from scripts.pages.grid import Grid, markdown
 from scripts.pages.others import beside, number, others_lines, unit
@@ -57,7 +56,7 @@ def section(verdicts: Sequence[Verdict], linked: bool = False) -> str:
     ours = any(finding.statement.ours for verdict in verdicts for finding in verdict.deciding)
     parts += [OURS] if ours else []
     for verdict in verdicts:
-        lines = [f"What the scale {verdict.scale.name} can say: {verdict.scale.may_say.strip()}", *_rest(verdict)]
+        lines = [f"What the scale {_scale(verdict)} can say: {verdict.scale.may_say.strip()}", *_rest(verdict)]
         lines += [f"- Beware: {caution}" for caution in cautions(verdict)]
         table = f"{verdict.claim.name}-{verdict.scale.name}.md"
         lines += [f"- Every statement, arm and note: [{table}]({table})"] if linked else []
@@ -95,9 +94,8 @@ def _row(verdict: Verdict, finding: Finding) -> list[str]:
         f"{number(verdict.claim, each)} ({', '.join(filter(None, (each.source, each.where)))})"
         for each in beside(verdict.claim, statement)
     ]
-    scale = verdict.scale.name + (f", {finding.part}" if len(verdict.parts) > 1 and finding.part else "")
     return [
-        scale,
+        _scale(verdict) + (f", {finding.part}" if len(verdict.parts) > 1 and finding.part else ""),
         f"{statement.says} ({claimed(verdict, statement)})",
         "; ".join(others),
         f"{came_out(verdict, finding)}{unit(statement)}: {_setting(verdict, finding)}",
@@ -105,29 +103,25 @@ def _row(verdict: Verdict, finding: Finding) -> list[str]:
     ]
 
 
+def _scale(verdict: Verdict) -> str:
+    """`small`, or `small (rates)` of the file <claim>.rates.yaml: bench_suite names its own so."""
+    _, _, word = verdict.claim.name.partition(".")
+    return verdict.scale.name + f" ({word})" * bool(word)
+
+
 def _setting(verdict: Verdict, finding: Finding) -> str:
     """On which model, corpus and device, over how many updates and seeds."""
-    runs = _runs(verdict, finding)
+    arms = [(place or finding.part, arm) for place, _, arm in (name.rpartition("/") for name in finding.statement.arms)]
+    runs = [run for place, arm in arms for run in verdict.arms[place][arm].runs]
+    if not runs:
+        return "not run yet"
     models = _listed(str(run.config["model"]["name"]) for run in runs)
     data = _listed(str(run.known("data", "name")) for run in runs)
-    lengths = _listed(f"{verdict.scale.length(part):,}" for part in _parts(verdict, finding))
+    lengths = _listed(f"{verdict.scale.length(place):,}" for place, _ in arms)
     batches = _listed(f"{run.config['batch']['tokens']:,}" for run in runs)
     devices, seeds = _listed(device_of(run) for run in runs), finding.main.seeds
-    return (
-        f"{models} on {data}, {lengths} updates of {batches} tokens, {devices}, {seeds} seed{'s' * (seeds != 1)}"
-        if runs
-        else "not run yet"
-    )
-
-
-def _runs(verdict: Verdict, finding: Finding) -> list[Run]:
-    """Of the arms that a statement compares."""
-    places = [name.rpartition("/") for name in finding.statement.arms]
-    return [run for place, _, arm in places for run in verdict.arms[place or finding.part][arm].runs]
-
-
-def _parts(verdict: Verdict, finding: Finding) -> list[str]:
-    return [name.rpartition("/")[0] or finding.part for name in finding.statement.arms]
+    seeds_told = f"{seeds} seed{'s' * (seeds != 1)}"
+    return f"{models} on {data}, {lengths} updates of {batches} tokens, {devices}, {seeds_told}"
 
 
 def _rest(verdict: Verdict) -> list[str]:
