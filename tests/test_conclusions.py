@@ -72,7 +72,7 @@ def test_statements_that_decide_nothing_are_counted(tmp_path):
     train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002)
     text = page([verified(path, "tiny", tmp_path)])
     assert "much faster" not in text
-    assert "- Its other statements: 2 not seen at this scale.\n" in text
+    assert "- Its other statements: 2 not seen at this scale\n" in text
 
 
 def test_the_file_of_a_device_stands_in_its_claims_section(tmp_path):

@@ -143,7 +143,11 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch, ca
     monkeypatch.setattr(suite_claims, "train", train)
     line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--minutes", "1e6"]
     bench_suite.main([*line, "--only", "muon_2x", "--trials", "0"])
-    assert "| muon_2x | 15 | 9 | 0 |" in (tmp_path / "device" / "claims.md").read_text()
+    told = (tmp_path / "device" / "claims.md").read_text()
+    assert "| muon_2x | 15 | 9 | 0 |" in told
+    conclusions = told[told.index("# Conclusions\n\n1 claim with runs, 1 verdict:\n\n- at the scale small 1 under") :]
+    assert "| below 1.4 in steps (Wen et al. 2025" in conclusions
+    assert "- Beware: 6 of 15 planned runs are not there\n" in conclusions
     names = [name for chosen in begun for name in chosen]
     assert len(names) == len(set(names))  # none is begun twice in a call
     with pytest.raises(SystemExit, match="2"):

@@ -56,11 +56,11 @@ def section(verdicts: Sequence[Verdict], linked: bool = False) -> str:
     ours = any(finding.statement.ours for verdict in verdicts for finding in verdict.deciding)
     parts += [OURS] if ours else []
     for verdict in verdicts:
-        lines = [f"What the scale {_scale(verdict)} can say: {verdict.scale.may_say.strip()}", *_rest(verdict)]
-        lines += [f"- Beware: {caution}" for caution in cautions(verdict)]
+        parts.append(f"What the scale {_scale(verdict)} can say: {verdict.scale.may_say.strip()}")
         table = f"{verdict.claim.name}-{verdict.scale.name}.md"
-        lines += [f"- Every statement, arm and note: [{table}]({table})"] if linked else []
-        parts.append("\n".join([lines[0], "", *lines[1:]]).rstrip())
+        lines = [*_rest(verdict), *(f"Beware: {caution}" for caution in cautions(verdict))]
+        lines += [f"Every statement, arm and note: [{table}]({table})"] if linked else []
+        parts += ["\n".join(f"- {line}" for line in lines)] if lines else []
     if claim.others:
         recalled = [f"\n{RECALLED}"] if any(each.recalled for each in claim.others) else []
         lines = [f"- {line}" for line in others_lines(claim)]
@@ -127,12 +127,11 @@ def _setting(verdict: Verdict, finding: Finding) -> str:
 def _rest(verdict: Verdict) -> list[str]:
     """What came of the statements that decide nothing, counted."""
     others = Counter(each.verdict for each in verdict.findings if each not in verdict.deciding)
-    return [f"- Its other statements: {_counted(others)}."] if others else []
+    return [f"Its other statements: {_counted(others)}"] if others else []
 
 
 def _counted(counts: Counter[str]) -> str:
-    words = sorted(counts, key=lambda word: ORDER.index(word) if word in ORDER else len(ORDER))
-    return ", ".join(f"{counts[word]} {word}" for word in words)
+    return ", ".join(f"{counts[word]} {word}" for word in ORDER if counts[word])
 
 
 def _listed(words: Iterable[str]) -> str:
