@@ -104,7 +104,7 @@ class AdaHessian(Optimizer):
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
         rule = "momentum over curvature" if p.ndim < 2 else "momentum over curvature, averaged in blocks of a row"
-        return treatment(p, rule, numbers=2 * p.numel(), counts=2)
+        return treatment(p, rule, numbers=2 * p.numel(), counts=1)
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
@@ -123,7 +123,7 @@ class AdaHessian(Optimizer):
                     state = self._state(p)
                     state["step"] += 1
                     state["estimates"] += p in estimates
-                    counts = (state["step"].item(), state["estimates"].item())
+                    counts = (state["step"].item(), int(state["estimates"]))
                     row = (p, p.grad, state["m"], state["v"], estimates.get(p))
                     alike[*counts, whole_row(p, self.block)].append(row)
             beta1, beta2 = group["betas"]
@@ -136,11 +136,12 @@ class AdaHessian(Optimizer):
                 )  # fmt: skip
         return loss
 
-    def _state(self, p: Tensor) -> dict[str, Tensor]:
+    def _state(self, p: Tensor) -> dict[str, Any]:
         state = self.state[p]
         if not state:
             state["m"] = torch.zeros_like(p, dtype=state_dtype(p))
             state["v"] = torch.zeros_like(p, dtype=state_dtype(p))
-            state["step"] = torch.zeros((), dtype=torch.float32)  # counts stay on the CPU: read without waiting
-            state["estimates"] = torch.zeros((), dtype=torch.float32)
+            # Counts are read without waiting. torch leaves `step` on the CPU after a resume, and no other tensor.
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["estimates"] = 0
         return state
