@@ -5,9 +5,11 @@
 
 A device's tables are results/hardware/<device>/throughput.md and optimizers.md, out of bench_suite's JSON beside them;
 results/hardware/summary.md has the figures of all devices for README.
-A study's table is results/<study>/table.md. A claim's are results/claims/<claim>-<scale>.md, .tex and .csv, out of the
-studies results/<claim>-<scale>-<part>; a line on each of them is in results/claims/verdicts.md. In README a table
-stands between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`.
+A study's table is results/<study>/table.md, and a tuning's, which lists its trials. A claim's are
+results/claims/<claim>-<scale>.md, .tex and .csv, out of the studies results/<claim>-<scale>-<part>; its file is in
+configs/claim, or where bench_suite wrote it, results/hardware/<device>/claims. results/claims/verdicts.md has a line on
+each of them, conclusions.md what the papers and others found beside it. In README a table stands between two comments,
+`<!-- results/<study>/table.md -->` and `<!-- end -->`.
 """
 
 import argparse
@@ -16,8 +18,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.claims.claim_file import SCALES, list_claims
-from harness.claims.verdict import verify
+from harness.claims.claim import Claim
+from harness.claims.claim_file import SCALES, list_claims, read_claim
+from harness.claims.verdict import Verdict, verify
 from harness.compare.comparison import Comparison, compare
 from harness.config import CONFIGS
 from harness.quantity import AXIS, TITLE, loss
@@ -25,7 +28,9 @@ from harness.records import find_runs
 from harness.sentence import one_sentence
 from harness.tuning.trials import SUFFIX, tuning_of, with_tuning
 from scripts.pages.claim_table import overview, render
+from scripts.pages.conclusions import page
 from scripts.pages.grid import Grid, markdown
+from scripts.pages.tuning_table import tuning_table
 from scripts.publish import UNKEPT
 
 ROOT = CONFIGS.parent
@@ -51,22 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def tables(root: Path) -> dict[Path, str]:
     """Every table below `root`, as its runs make it: README's last."""
-    results, found = root / "results", {}
-    claimed, verdicts = set(), []
-    for claim in list_claims():
-        for scale in SCALES:
-            parts = [part for part in claim.scale(scale).parts if has_runs(results / claim.study(scale, part))]
-            claimed |= {claim.study(scale, part) for part in parts}
-            if parts:
-                verdict = verify(claim, scale, parts, claim.scale(scale).seeds, results)
-                verdicts.append(verdict)
-                for ending, form in FORMS.items():
-                    found[results / "claims" / f"{claim.name}-{scale}.{ending}"] = render(verdict, form)
-    if verdicts:
-        found[results / "claims" / "verdicts.md"] = markdown(overview(verdicts)) + "\n"
+    results = root / "results"
+    found, claimed = claim_tables(results)
     for study in sorted(path for path in results.iterdir() if path.is_dir() and path.name not in claimed):
         if published(study) and has_runs(study):
-            found[study / "table.md"] = study_table(study)
+            found[study / "table.md"] = (tuning_table if study.name.endswith(SUFFIX) else study_table)(study)
     if (results / HARDWARE).is_dir():
         from scripts.suite import optimizers, throughput  # they bring torch, which nothing else here needs
         from scripts.suite.summary import summary
@@ -80,6 +74,42 @@ def tables(root: Path) -> dict[Path, str]:
     readme = root / "README.md"
     found[readme] = BLOCK.sub(lambda match: block(match[1], root, found), readme.read_text())
     return found
+
+
+def claim_tables(results: Path) -> tuple[dict[Path, str], set[str]]:
+    """Those of claims that have runs, what came of all of them, and the names of the studies that hold these runs."""
+    found: dict[Path, str] = {}
+    claimed, verdicts = set[str](), list[Verdict]()
+    for claim in [*list_claims(), *devices_claims(results)]:
+        for scale in (name for name in SCALES if name in claim.scales):
+            parts = [part for part in claim.scale(scale).parts if has_runs(results / claim.study(scale, part))]
+            claimed |= {claim.study(scale, part) for part in parts}
+            if parts:
+                verdict = verify(claim, scale, parts, claim.scale(scale).seeds, results)
+                verdicts.append(verdict)
+                for ending, form in FORMS.items():
+                    found[results / "claims" / f"{claim.name}-{scale}.{ending}"] = render(verdict, form)
+    if verdicts:
+        found[results / "claims" / "verdicts.md"] = markdown(overview(verdicts)) + "\n"
+        found[results / "claims" / "conclusions.md"] = page(verdicts)
+    return found, claimed
+
+
+def devices_claims(results: Path) -> list[Claim]:
+    """The files that bench_suite wrote, with the rates and the corpus of its runs, of those that are published.
+
+    Raises ValueError where two of a name are not the same: nobody could tell whose the runs are.
+    """
+    found: dict[str, Claim] = {}
+    for path in sorted((results / HARDWARE).glob("*/claims/*.yaml")):
+        claim = read_claim(path)
+        studies = [claim.study(name, part) for name, scale in claim.scales.items() for part in scale.parts]
+        if not any(has_runs(results / study) for study in studies):
+            continue
+        other = found.setdefault(claim.name, claim)
+        if other.path.read_bytes() != path.read_bytes():
+            raise ValueError(f"{other.path} and {path} have the same name: rename one of them, and its studies")
+    return list(found.values())
 
 
 def published(study: Path) -> bool:
@@ -98,8 +128,13 @@ def block(name: str, root: Path, found: dict[Path, str]) -> str:
 
 def study_table(study: Path, baseline: str = "adamw") -> str:
     """Standings, and speed-ups where there are any, in Markdown."""
-    tunings = {} if study.name.endswith(SUFFIX) else tuning_of(study)
-    comparison = with_tuning(compare(find_runs(study), baseline), tunings)
+    runs = find_runs(study)
+    if all(run.optimizer != baseline for run in runs):
+        raise ValueError(
+            f"{study} has no run of {baseline} and is of no claim: keep the file of its claim in configs/claim or, if "
+            f"bench_suite wrote it, in results/{HARDWARE}/<device>/claims"
+        )
+    comparison = with_tuning(compare(runs, baseline), tuning_of(study))
     parts = ["\n".join(f"- **warning: {warning}**" for warning in comparison.warnings)]
     parts += [f"{grid.title}\n\n{markdown(grid)}" for grid in grids(comparison) if grid.rows]
     parts += ["\n".join(f"- {note}" for note in comparison.notes)]

@@ -1,8 +1,13 @@
-"""Copies a finished study to where git keeps it: config, manifest and metrics of each run, and no weights.
+"""Copies finished studies to where git keeps them: config, manifest and metrics of each run, and no weights.
 
 python -m scripts.publish results/runs/my_study                     # to results/my_study/
 python -m scripts.publish results/demo --name demo_of_six
 python -m scripts.publish results/runs/verdict-tiny-1234abcd --optimizer adamw    # what other verdicts take over
+python -m scripts.publish results/runs/*.rates-small-* results/runs/rates-*-tuning   # what bench_suite trained
+
+Of several none is copied if one is refused. What bench_suite's part claims trained are studies named after its claim
+files (<claim>.rates or <claim>.<corpus>), and the trials of their rates. `make tables` finds those files in
+results/hardware/<device>/claims: they are to be committed with the runs.
 """
 
 import argparse
@@ -11,7 +16,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.records import ENDED, find_runs
+from harness.records import ENDED, Run, find_runs
 from harness.sentence import nearest, one_sentence
 from harness.tuning.trials import CHOICE, PLAN
 
@@ -22,17 +27,24 @@ UNKEPT = ("runs", "demo", "verdicts")  # folders of results/ that git ignores
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.publish", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="the study's folder")
+    parser.add_argument("folder", type=Path, nargs="+", help="a study's folder")
     parser.add_argument("--name", help="the folder under results/ to make (default: the study's own name)")
     parser.add_argument("--optimizer", help="publish its runs alone")
     options = parser.parse_args(arguments)
     with one_sentence():
-        target = publish(options.folder, RESULTS / (options.name or options.folder.resolve().name), options.optimizer)
-    print(target)
+        targets: dict[Path, Path] = {}
+        for folder in options.folder:
+            target = RESULTS / (options.name or folder.resolve().name)
+            if target in targets:
+                raise ValueError(f"{targets[target]} and {folder} would both become {target}: publish one at a time")
+            targets[target] = folder
+            publishable(folder, target, options.optimizer)
+        for target, folder in targets.items():
+            print(publish(folder, target, options.optimizer))
 
 
-def publish(folder: Path, target: Path, optimizer: str | None = None) -> Path:
-    """Copy a study, or one optimizer's part of it, whose runs have all ended; the copy appears whole or not at all.
+def publishable(folder: Path, target: Path, optimizer: str | None = None) -> list[Run]:
+    """The runs of a study, or of one optimizer's part of it, that may be published there.
 
     Raises:
         ValueError: a run is still going or was cut off, or the target is there already or is ignored by git, or no run
@@ -53,6 +65,15 @@ def publish(folder: Path, target: Path, optimizer: str | None = None) -> Path:
     for run in runs:
         if run.status not in ENDED:
             raise ValueError(f"{run.folder} is {run.status}: let it end (resume=true), or move it out of {folder}")
+    return runs
+
+
+def publish(folder: Path, target: Path, optimizer: str | None = None) -> Path:
+    """Copy a study, or one optimizer's part of it; the copy appears whole or not at all.
+
+    Raises ValueError where `publishable` does.
+    """
+    runs = publishable(folder, target, optimizer)
     new = target.with_name(f".new-{target.name}")
     shutil.rmtree(new, ignore_errors=True)
     for run in runs:

@@ -16,6 +16,9 @@ from tests.study import write_run
 SPEEDUP = {"says": "twice as fast", "measure": "speedup", "arm": "new", "against": "old", "at_least": 1.5,
            "tolerance": 0.1}  # fmt: skip
 
+OTHER = {"source": "Somebody", "where": "elsewhere", "says": "it is slower there", "beside": "twice as fast",
+         "low": 0.5, "high": 0.75}  # fmt: skip
+
 
 def scale(**changes: Any) -> dict[str, Any]:
     """One part, T = 2,000 updates, a ladder of the old optimizer's."""

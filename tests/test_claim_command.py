@@ -9,15 +9,16 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from rich.console import Console
 
-from harness.claims.claim_file import list_claims, read_claim
+from harness.claims.claim_file import find_claim, list_claims, read_claim
 from harness.claims.planned import composed
-from harness.config import parse
+from harness.config import CONFIGS, parse
 from harness.records import read_run
 from scripts.claims import main
-from scripts.pages.claim_table import as_json, render
+from scripts.pages.claim_table import as_json, render, show
 from scripts.study import claim_cost
-from tests.claimed import SPEEDUP, scale, train, verified, write_claim
+from tests.claimed import OTHER, SPEEDUP, scale, train, verified, write_claim
 from tests.command import in_process
 
 
@@ -58,6 +59,41 @@ def test_the_tables(tmp_path):
     parsed = json.loads(json.dumps(as_json(verdict), allow_nan=False))
     assert parsed["verdicts"] == {"only": "reproduced"}
     assert parsed["statements"][0]["measured"][0]["value"] == pytest.approx(estimate.value)
+
+
+def test_what_others_measured_stands_below_ours(tmp_path):
+    others = [OTHER, {"source": "A_B", "says": "so it is", "recalled": True, "beside": "twice*", "high": 2.0},
+              {"source": "C", "says": "no number"}]  # fmt: skip
+    path = write_claim(tmp_path, others=others)
+    train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002)
+    verdict = verified(path, "tiny", tmp_path)
+    text = render(verdict, "markdown")
+    assert "| it is slower there | elsewhere | 0.5 to 0.75 in steps | Somebody |" in text
+    assert "| so it is |  | below 2 in steps* | A_B |" in text
+    assert "| no number |  |  | C |" in text
+    assert text.index("| only | twice as fast |") < text.index("what others measured") < text.index("- only: rep")
+    assert "- * recalled, not found in a source" in text
+    assert f"`python -m scripts.claims run {path} --scale tiny` makes the runs again" in text
+    assert r"A\_B \\" in render(verdict, "latex")
+    rows = [row for row in csv.DictReader(io.StringIO(render(verdict, "csv"))) if row["kind"] == "other"]
+    cells = [(row["source"], row["name"], row["quantity"], row["low"], row["high"], row["recalled"]) for row in rows]
+    assert cells == [("Somebody", "twice as fast", "steps", "0.5", "0.75", "false"),
+                     ("A_B", "twice as fast", "steps", "", "2", "true")]  # fmt: skip
+    assert [each["beside"] for each in as_json(verdict)["others"]] == [["twice as fast"]] * 2 + [[]]
+    console = Console(file=io.StringIO(), width=200)
+    show(verdict, console)
+    shown = console.file.getvalue()
+    assert "What others measured\n- Somebody, elsewhere: 0.5 to 0.75 in steps. it is slower there\n" in shown
+    path = write_claim(tmp_path)
+    for form in ("markdown", "latex", "csv"):
+        assert "Somebody" not in render(verified(path, "tiny", tmp_path), form)
+
+
+def test_a_claim_is_called_by_its_name_or_by_its_files_path(tmp_path):
+    root = CONFIGS.parent
+    assert find_claim("sophia_2x").word == "sophia_2x"
+    assert replace(find_claim("sophia_2x"), path=root / "results/x.yaml").word == "results/x.yaml"
+    assert replace(find_claim("sophia_2x"), path=tmp_path / "x.yaml").word == str(tmp_path / "x.yaml")
 
 
 def test_the_same_folders_give_the_same_bytes(tmp_path):

@@ -1,5 +1,6 @@
 """The claims' files: each composes at every scale; whatever is wrong with one is a sentence that names file and key."""
 
+import re
 import textwrap
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ from harness.compare.speedup import FEWEST_UPDATES
 from harness.config import CONFIGS
 from scripts.claims import main
 from scripts.study.claim_cost import check_arms
-from tests.claimed import SPEEDUP, scale, write_claim
+from tests.claimed import OTHER, SPEEDUP, scale, write_claim
 
 NAMES = sorted(path.stem for path in CLAIMS.glob("*.yaml"))
 WANTED = {"sophia_2x", "sophia_figure4", "sophia_table1_compute", "sophia_540m_beats_770m", "sophia_clipping",
@@ -131,6 +132,19 @@ def test_the_experiment_of_a_run_composes_to_what_was_planned(tmp_path):
         ),
         ({"figures": [{"part": "a", "arm": "b", "quantity": "c", "value": "d"}]}, "figures[0].value must be a number"),
         ({"quantities": {"loss": {"metric": "val/loss"}}}, "quantities.loss.title is missing"),
+        ({"others": [{"source": "x"}]}, "others[0].says is missing"),
+        ({"others": [{**OTHER, "value": "fast"}]}, "others[0].value must be a number or null, not 'fast'"),
+        (
+            {"others": [{**OTHER, "low": 2.0, "high": 1.0}]},
+            "others[0].low must be at most value, and both at most high, not 2.0, 1.0",
+        ),
+        (
+            {"others": [{**OTHER, "low": 1.0, "value": 0.5}]},
+            "others[0].low must be at most value, and both at most high",
+        ),
+        ({"others": [{**OTHER, "beside": None}]}, "others[0].beside must be given where there are numbers"),
+        ({"others": [{**OTHER, "beside": "twice as fest"}]}, "is like no statement: did you mean twice as fast?"),
+        ({"others": [{**OTHER, "were": "here"}]}, "others[0].were is no key of others[0]: did you mean where?"),
         ({"scales": {"huge": scale()}}, "scales.huge is no scale: choose from paper, small, tiny"),
         ({"scales": {"tiny": {**scale(), "seeds": [1, 1]}}}, "scales.tiny.seeds must be different whole numbers"),
         ({"scales": {"tiny": {**scale(), "steps": 0}}}, "scales.tiny.steps must be at least 1, not 0"),
@@ -225,6 +239,25 @@ def test_the_claim_in_the_readme_is_one(tmp_path):
     claim = read_claim(tmp_path / "mine.yaml")
     assert composed(claim, "tiny", "pico", "radam")["optimizer"]["_target_"] == "torch.optim.RAdam"
     check_arms(claim, "tiny", ["pico"])
+
+
+def test_what_others_found_is_about_a_statement_and_follows_from_their_steps():
+    found = {name: find_claim(name) for name in ("sophia_2x", "soap_40_35", "muon_2x", "shampoo_20")}
+    ratios = 0
+    for claim in found.values():
+        assert claim.others
+        for other in claim.others:
+            about = [each for each in claim.statements if other.about(each)]
+            assert all(each.measure == "speedup" and each.axis == "steps" for each in about) or other.low is None
+            if "modded" in other.source:
+                steps = [float(word) for word in re.findall(r"\d{4}", other.says.partition(".")[0])]
+                # of the baseline, one or from least to most; then of the newcomer
+                ends = [each / steps[-1] for each in steps[:-1]]
+                assert [each for each in (other.low, other.value, other.high) if each] == pytest.approx(ends, abs=1e-3)
+                ratios += 1
+    assert ratios == 3
+    ranges = [(each.low, each.high) for name in ("sophia_2x", "soap_40_35") for each in found[name].others[:1]]
+    assert ranges == [(0.93, 1.04), (1.27, 1.42)]
 
 
 def test_no_key_of_a_machine_is_fixed_by_a_claim():

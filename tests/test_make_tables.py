@@ -3,14 +3,19 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from harness.config import CONFIGS
+from scripts import publish
 from scripts.make_tables import tables
 from scripts.suite import optimizers
+from scripts.suite.claim_plan import Plan
 from scripts.suite.folder import Call, Folder
+from tests.claimed import train
 from tests.command import environment
+from tests.tuned import Pretended
 
 ROOT = CONFIGS.parent
 
@@ -85,6 +90,62 @@ def test_a_devices_tables_are_made_from_their_json(copied):
     summary = found[place.parent / "summary.md"]
     assert "**GPU**; all tables, commits and commands are in `results/hardware/gpu`" in summary
     assert "| gpt2_125m | nanogpt, bench.py | 500,000 | 43.2 % |" in summary
+
+
+@pytest.fixture
+def swept(copied, monkeypatch):
+    """What bench_suite leaves of a claim on another corpus, at swept rates, and scripts.publish makes of its runs."""
+    monkeypatch.chdir(copied)  # for results/runs
+    plan = Plan("small", ["shampoo_20"], ["data=local", "data.files=/nowhere/x.jsonl"], {}, 2, [])
+    folder, book = Folder(copied / "results" / "hardware" / "gpu"), []
+    for sweep in plan.find("shampoo_20", folder, book).sweeps.values():
+        for trial in sweep.trials:
+            Pretended(optimum=3e-3).write(trial)
+    claim = plan.find("shampoo_20", folder, book).claim
+    train(claim, "small", Path("results/runs"), {"soap": 1.5}, noise=0.002)
+    monkeypatch.setattr(publish, "RESULTS", copied / "results")
+    publish.main([str(path) for path in Path("results/runs").iterdir()])
+    return copied
+
+
+def test_a_claim_that_bench_suite_ran_has_its_tables(swept):
+    found = tables(swept)
+    claims, file = swept / "results" / "claims", "results/hardware/gpu/claims/shampoo_20.local.yaml"
+    text = found[claims / "shampoo_20.local-small.md"]
+    assert f"{file} --scale small` makes the runs again" in text
+    assert "- shampoo: the best of 2 settings of its rates at 1,000 updates, by scripts.bench_suite" in text
+    assert "; power 1/4, where the paper has 1/2" in text
+    assert "unequal tuning" not in text
+    assert "| shampoo_20.local, small | 30m | SOAP needs 20 % fewer steps" in found[claims / "verdicts.md"]
+    conclusions = found[claims / "conclusions.md"]
+    assert "On data=local, not on the corpus of the claim." in conclusions
+    assert "| small (local) | SOAP needs 20 % fewer steps than Shampoo (≥ 1.25" in conclusions
+    assert {path.suffix for path in found if path.stem == "shampoo_20.local-small"} == {".md", ".tex", ".csv"}
+    studies = {path.parent.name for path in found if path.name == "table.md"}
+    tunings = {path.name for path in (swept / "results").iterdir() if path.name.endswith("-tuning")}
+    assert len(tunings) == 2
+    assert studies == {"study", *tunings}  # of the claim's own studies none
+    (shampoo,) = [text for path, text in found.items() if path.parent.name in tunings and "| shampoo |" in text]
+    assert shampoo.startswith(
+        "Trials of gpt2_30m on stdlib, 131,072 tokens per update, NVIDIA H100.\n\n| optimizer | lr |"
+    )
+    assert shampoo.count("| shampoo | ") == 2
+    assert shampoo.count("| 1,000 | 1000 |") == 2
+
+
+def test_whose_runs_they_are_must_be_known(swept):
+    here = swept / "results" / "hardware" / "gpu" / "claims" / "shampoo_20.local.yaml"
+    there = swept / "results" / "hardware" / "other" / "claims" / here.name
+    there.parent.mkdir(parents=True)
+    shutil.copy(here, there)
+    assert len(tables(swept)) > 3
+    there.write_text(here.read_text().replace("seeds:", "steps: 3000\n    seeds:", 1).replace("steps: 2000", "", 1))
+    with pytest.raises(ValueError, match=r"have the same name: rename one of them, and its studies"):
+        tables(swept)
+    there.unlink()
+    here.unlink()
+    with pytest.raises(ValueError, match=r"shampoo_20.local-small-30m has no run of adamw and is of no claim: keep"):
+        tables(swept)
 
 
 def test_check_writes_nothing():

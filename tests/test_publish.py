@@ -53,3 +53,25 @@ def test_refuses_what_has_not_ended_and_what_is_there(study, tmp_path, capsys):
         with pytest.raises(SystemExit):
             publish.main([str(study), "--name", name])
         assert complaint in capsys.readouterr().err
+
+
+def test_several_at_once_and_none_where_one_is_refused(study, tmp_path, capsys):
+    runs, results = study.parent, tmp_path / "results"
+    write_run(runs / "second")
+    write_run(runs / "third", status="running")
+    write_run(tmp_path / "other" / "first")
+    for folders, complaint in {
+        (study, runs / "second", runs / "third"): "resume=true",
+        (study, tmp_path / "other" / "first"): "would both become",
+    }.items():
+        with pytest.raises(SystemExit):
+            publish.main([str(folder) for folder in folders])
+        assert complaint in capsys.readouterr().err
+        assert not list(results.iterdir())
+    with pytest.raises(SystemExit):
+        publish.main([str(study), str(runs / "second"), "--name", "one"])
+    assert not list(results.iterdir())
+    publish.main([str(study), str(runs / "second")])
+    assert len(find_runs(results / "first")) == 2
+    assert len(find_runs(results / "second")) == 1
+    assert [line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()[-2:]] == ["first", "second"]

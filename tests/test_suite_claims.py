@@ -13,6 +13,7 @@ from harness.records import find_runs
 from scripts import bench_suite
 from scripts.study.training import Training
 from scripts.suite import claims as suite_claims
+from scripts.suite import rates
 from scripts.suite.claim_plan import STAGES, Plan, check_data
 from scripts.suite.folder import Folder
 from tests.tuned import Pretended
@@ -69,13 +70,26 @@ def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_pat
     assert {arm: row["trials"] for arm, row in rows.items()} == {"adamw": 4, "muon": 4}
     assert {row["updates"] for row in rows.values()} == {1000}
     for row in rows.values():
-        losses = {float(rate): loss for rate, loss in row["losses"].items() if loss is not None}
-        assert losses[row["rate"]] == row["loss"] == min(losses.values())
+        losses = {tuple(each["rates"].values()): each["loss"] for each in row["losses"] if each["loss"] is not None}
+        assert losses[tuple(row["rates"].values())] == row["loss"] == min(losses.values())
         assert len(losses) == 4 - row["diverged"]
     assert rows["muon"]["diverged"] == 1
-    assert rows["muon"]["at_an_end"]  # the lowest of them: the best lies below
+    assert "optimizer.lr" in rows["muon"]["at_an_end"]  # the lowest of them: the best lies below
+    assert rows["adamw"]["at_an_end"] == []
+    around = {"optimizer.lr": 0.02, "optimizer.adamw_lr": 2e-3}  # the claim's own
+    assert list(rows["muon"]["rates"]) == list(around)
+    assert list(rows["adamw"]["rates"]) == ["optimizer.lr"]
+    for key, center in around.items():
+        values = {each["rates"][key] for each in rows["muon"]["losses"]}
+        assert len(values) == 4
+        assert center / 4 <= min(values) < center < max(values) <= center * 4
     shown = capsys.readouterr().out
-    assert "diverged" in shown[shown.index("## Learning rates") :]
+    told = next(line for line in shown.splitlines() if line.startswith("| muon | 30m, muon | 4 | 1,000 | 1 |"))
+    lr, other = rows["muon"]["rates"].values()
+    assert "| lr and adamw_lr |" in told
+    assert f"{lr:g} and {other:g}: {rows['muon']['loss']:.4f}; " in told
+    assert ": diverged | " in told
+    assert f"| {lr:g} and {other:g} (lr" in told
     assert "muon_2x.rates-30m-muon-T2000-s0" in begun[2]
     assert "88 left" in shown  # 15 + 45 runs and MKOR's other 28 trials: its AdamW is Muon's
     plan, folder = Plan("small", ["muon_2x", "mkor"], [], {}, 4, []), Folder(tmp_path / "device")
@@ -89,10 +103,26 @@ def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_pat
     assert (copied.seed, copied.steps, copied.optimizer) == (1, 1000, "adamw")
     shutil.rmtree(tmp_path / "results" / "runs")  # of a machine that is gone: what came of the sweep is in claims.json
     scale = plan.find("muon_2x", folder, book["rates"]).claim.scale("small")
-    assert scale.overrides("30m", "muon")["optimizer.lr"] == rows["muon"]["rate"]
+    assert scale.overrides("30m", "muon").items() >= rows["muon"]["rates"].items()
+    assert scale.arms["muon"].note == (
+        "the best of 4 settings of its rates at 1,000 updates, by scripts.bench_suite --part claims"
+    )
     assert (scale.arms["muon"].trials, scale.arms["adamw"].trials) == (4, 4)
     with pytest.raises(ValueError, match="was written for other --data, --rates or --trials"):
         Plan("small", [], [], {"muon": 0.5}, 4, []).find("muon_2x", folder, book["rates"])
+
+
+def test_rates_are_known_by_their_names():
+    section = {"name": "x", "adamw_lr": 1e-3, "lr": 2, "lr_decay": 0.5, "color": 1.0, "my_lr": None, "no_lr": 0.0}
+    assert list(rates.rates_of(section).items()) == [("optimizer.lr", 2.0), ("optimizer.adamw_lr", 1e-3)]
+
+
+def test_what_a_note_says_beside_the_rates_stays():
+    scale = {"arms": {"new": {"note": "a guess; power 1/4"}, "old": {}}, "parts": {"a": {}, "b": {}}}
+    for part in scale["parts"]:
+        rates.put(scale, part, "new", {"optimizer.lr": 1.0}, 4, "the best of 4")
+    rates.put(scale, "a", "old", {"optimizer.lr": 1.0}, 0, "by hand")
+    assert [arm["note"] for arm in scale["arms"].values()] == ["the best of 4; power 1/4", "by hand"]
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys):
@@ -113,7 +143,11 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch, ca
     monkeypatch.setattr(suite_claims, "train", train)
     line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--minutes", "1e6"]
     bench_suite.main([*line, "--only", "muon_2x", "--trials", "0"])
-    assert "| muon_2x | 15 | 9 | 0 |" in (tmp_path / "device" / "claims.md").read_text()
+    told = (tmp_path / "device" / "claims.md").read_text()
+    assert "| muon_2x | 15 | 9 | 0 |" in told
+    conclusions = told[told.index("# Conclusions\n\n1 claim with runs, 1 verdict:\n\n- at the scale small 1 under") :]
+    assert "| below 1.4 in steps (Wen et al. 2025" in conclusions
+    assert "- Beware: 6 of 15 planned runs are not there\n" in conclusions
     names = [name for chosen in begun for name in chosen]
     assert len(names) == len(set(names))  # none is begun twice in a call
     with pytest.raises(SystemExit, match="2"):

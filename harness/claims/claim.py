@@ -4,6 +4,7 @@
     quantities          name: {metric, ...}: what a finished run is asked for beside its loss
     figures             the paper's numbers: {part, arm, quantity, value}, `recalled: true` where no source was at hand
     statements          what is tested. The first that fits a part decides it; the others have verdicts of their own
+    others              what independent work found about the same thing: shown beside ours, and decides nothing
     scales              paper, small, tiny: the parts (model sizes, batches), the arms, T, the seeds
 
 A statement is a number that must come out `at_least` or `at_most` a figure s, give or take a tolerance d (a share of
@@ -23,8 +24,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.compare.speedup import RULES, soap
+from harness.config import CONFIGS
 from harness.sentence import nearest
 
+CLAIMS = CONFIGS / "claim"
 PAPER = "paper"  # the scale of the paper's own protocol
 
 
@@ -113,13 +116,37 @@ class Statement:
 
 
 @dataclass(frozen=True)
+class Other:
+    """What somebody else found, in runs of their own."""
+
+    source: str
+    says: str
+    where: str = ""  # on which models, at which scale
+    beside: str | None = None  # a pattern of what statements say: those that it is about; null: the claim as a whole
+    value: float | None = None  # in the unit of their figure, and so are
+    low: float | None = None  # the ends of a range; one of them alone is a bound
+    high: float | None = None
+    recalled: bool = False  # from memory, not found in a source
+
+    def __post_init__(self) -> None:
+        rising = [end for end in (self.low, self.value, self.high) if end is not None]
+        if rising != sorted(rising):
+            raise ValueError(f"low must be at most value, and both at most high, not {', '.join(map(str, rising))}")
+        if rising and self.beside is None:
+            raise ValueError("beside must be given where there are numbers: the statements whose figure they are like")
+
+    def about(self, statement: Statement) -> bool:
+        return self.beside is not None and fnmatch.fnmatchcase(statement.says, self.beside)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """An arm before it has run."""
 
     config: dict[str, Any] = field(default_factory=dict)
     lengths: list[float] = field(default_factory=lambda: [1.0])  # shares of T, each run decayed over its own length
     trials: int = 0  # settings tried before this one was chosen; 0: it comes from the paper, or is a guess
-    note: str = ""  # where the settings come from
+    note: str = ""  # where the settings come from; after a semicolon, what else there is to know
 
 
 @dataclass(frozen=True)
@@ -174,10 +201,19 @@ class Claim:
     scales: dict[str, Scale]
     quantities: dict[str, Quantity]
     figures: list[Figure]
+    others: list[Other] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         return self.path.stem
+
+    @property
+    def word(self) -> str:
+        """What scripts.claims takes for it: its name, or the path of a file that is not in configs/claim."""
+        path, root = self.path.resolve(), CONFIGS.parent
+        if path.parent == CLAIMS:
+            return self.name
+        return str(path.relative_to(root) if path.is_relative_to(root) else self.path)
 
     def study(self, scale: str, part: str) -> str:
         """The name of the folder that holds a part's runs."""

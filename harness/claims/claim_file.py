@@ -11,13 +11,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness.claims.claim import Claim, Figure, Part, Quantity, Recipe, Scale, Statement
+from harness.claims.claim import CLAIMS, Claim, Figure, Other, Part, Quantity, Recipe, Scale, Statement
 from harness.compare.ladder import RUNGS
-from harness.config import CONFIGS
 from harness.keywords import construct
 from harness.sentence import nearest
 
-CLAIMS = CONFIGS / "claim"
 SCALES = ("paper", "small", "tiny")
 OURS = ("study", "run_dir", "resume", "seed", "steps", "launcher", "tracker")  # what no arm may set
 NAME = re.compile(r"[A-Za-z0-9_.]+")  # of claims, parts and arms
@@ -62,6 +60,7 @@ def _claim(
     scales: dict[str, Any],
     quantities: dict[str, Any] | None = None,
     figures: list[Any] | None = None,
+    others: list[Any] | None = None,
 ) -> Claim:
     return Claim(
         path,
@@ -71,6 +70,7 @@ def _claim(
         {name: _one(_scale, value, f"scales.{name}", name) for name, value in scales.items()},
         _group(Quantity, quantities or {}, "quantities"),
         _list(Figure, figures or [], "figures"),
+        _list(Other, others or [], "others"),
     )
 
 
@@ -119,6 +119,10 @@ def _problems(claim: Claim) -> Iterator[str]:
     for where, quantity in asked.items():
         if quantity not in claim.quantities:
             yield f"{where}.quantity {quantity!r} is none of its quantities: {nearest(quantity, claim.quantities)}"
+    for i, other in enumerate(claim.others):
+        said = [each.says for each in claim.statements]
+        if other.beside is not None and not any(other.about(each) for each in claim.statements):
+            yield f"others[{i}].beside {other.beside!r} is like no statement: {nearest(other.beside, said)}"
     for name, scale in claim.scales.items():
         if name not in SCALES:
             yield f"scales.{name} is no scale: {nearest(name, SCALES)}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.claims.claim import Claim, Scale, Statement
+from harness.claims.claim import Claim, Figure, Scale, Statement
 from harness.claims.measure import Measured, Trained, measure
 from harness.claims.planned import Planned, apart, composed, planned, read_studies, sort_runs
 from harness.compare.arms import Arm, refuse_strangers
@@ -52,13 +52,29 @@ class Verdict:
     footnotes: list[str]
 
     @property
-    def words(self) -> dict[str, str]:
-        """The verdict of each part, or ("") across parts, by the first statement that is tested there."""
-        words: dict[str, str] = {}
+    def deciding(self) -> list[Finding]:
+        """What came of the first statement that is tested in each part, or across parts."""
+        first: dict[str, Finding] = {}
         for each in self.findings:
-            words.setdefault(each.part, each.verdict)
+            first.setdefault(each.part, each)
         decided = self.findings[0].part if self.findings else ""
-        return {part: word for part, word in words.items() if bool(part) == bool(decided)}
+        return [each for part, each in first.items() if bool(part) == bool(decided)]
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The verdict of each part, or ("") across parts."""
+        return {each.part: each.verdict for each in self.deciding}
+
+    @property
+    def every_arm(self) -> list[tuple[str, Arm]]:
+        """(part, arm), as the claim's file orders them."""
+        return [(part, arm) for part in self.parts for arm in self.arms[part].values()]
+
+    def paper_figure(self, part: str, arm: str, quantity: str) -> Figure | None:
+        """The paper's number for that arm: of the part that ours stands beside."""
+        beside = self.scale.parts[part].beside or part
+        found = [each for each in self.claim.figures if (each.part, each.arm, each.quantity) == (beside, arm, quantity)]
+        return found[0] if found else None
 
     @property
     def notes(self) -> list[str]:
@@ -77,7 +93,7 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
     if not any(studies.values()):
         raise ValueError(
             f"{folder} holds no run of {claim.name} at the scale {scale_name} ({claim.study(scale_name, parts[0])}): "
-            f"python -m scripts.claims run {claim.name} --scale {scale_name}"
+            f"python -m scripts.claims run {claim.word} --scale {scale_name}"
         )
     arms: dict[str, dict[str, Arm]] = {}
     strays: list[str] = []

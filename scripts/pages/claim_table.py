@@ -1,8 +1,6 @@
 """What came of a claim, as tables: for the terminal, Markdown, LaTeX and CSV."""
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,14 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import quantity
-from harness.claims.claim import Figure, Quantity, Statement
+from harness.claims.claim import Figure, Other, Quantity, Statement
 from harness.claims.measure import values
 from harness.claims.verdict import Finding, Verdict
 from harness.compare.arms import Arm, plain
 from harness.compare.ladder import Speedup
 from harness.quantity import TITLE
 from harness.records import AXES
+from scripts.pages.claim_csv import claim_csv
 from scripts.pages.grid import Grid, latex, markdown
+from scripts.pages.others import others_grid, others_lines, subjects, unit
 
 FORMATS = ("markdown", "latex", "csv")
 COLORS = {"reproduced": "green", "refuted": "red", "not seen at this scale": "yellow", "underpowered": "dim"}
@@ -35,14 +35,14 @@ def arms_grid(verdict: Verdict) -> Grid:
     for name, each in shown.items():
         header += [each.title + PAPER, "ours"] if name in told else [each.title]
     rows = []
-    for part, arm in _arms(verdict):
+    for part, arm in verdict.every_arm:
         length = verdict.scale.length(part)
         losses = arm.losses(length)
         spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
         row = [part, arm.label, _count(verdict, part, arm),
                quantity.loss(float(losses.mean()), spread) if len(losses) else "none"]  # fmt: skip
         for name, each in shown.items():
-            figure = paper_figure(verdict, part, arm.label, name)
+            figure = verdict.paper_figure(part, arm.label, name)
             theirs = f"{figure.value:,g}{'*' * figure.recalled}" if figure else ""
             row += [theirs, _ours(arm, length, each)] if name in told else [_ours(arm, length, each)]
         rows.append(row)
@@ -66,36 +66,38 @@ def statements_grid(verdict: Verdict) -> Grid:
     return Grid("The statements, with 95 % intervals; the first of each part decides", header, rows)
 
 
+def grids(verdict: Verdict) -> list[Grid]:
+    """Those of a claim's page; what others measured comes last, where there is any."""
+    others = others_grid(verdict.claim)
+    return [arms_grid(verdict), statements_grid(verdict), *([others] if others.rows else [])]
+
+
 def overview(verdicts: Sequence[Verdict]) -> Grid:
     """A line for each claim, scale and part: the statement that decides, and what came of it."""
     rows = []
     for verdict in verdicts:
-        for part in verdict.words:
-            first = next(each for each in verdict.findings if each.part == part)
-            axis = "" if "" in first.measured else first.statement.axis
+        for each in verdict.deciding:
             name = f"{verdict.claim.name}, {verdict.scale.name}"
-            said = f"{first.statement.says} ({claimed(verdict, first.statement)})"
-            rows.append([name, part or "across", said, _estimate(verdict, first, axis), first.verdict])
+            said = f"{each.statement.says} ({claimed(verdict, each.statement)})"
+            rows.append([name, each.part or "across", said, came_out(verdict, each), each.verdict])
     return Grid("Claims, with 95 % intervals", ["claim, scale", "part", "claimed", "came out", "verdict"], rows)
+
+
+def came_out(verdict: Verdict, finding: Finding) -> str:
+    """The number that decides, with its interval."""
+    return _estimate(verdict, finding, "" if "" in finding.measured else finding.statement.axis)
 
 
 def claimed(verdict: Verdict, statement: Statement) -> str:
     """`≥ 2 in steps, less 10 %`: what will do."""
     asked = verdict.claim.quantities[statement.quantity] if statement.quantity else None
     if statement.measure == "speedup" or asked is None:
-        figure, where = plain(statement.figure), f" in {TITLE[statement.axis]}"
+        asserted, where = plain(statement.figure), unit(statement)
     else:
-        figure, where = _text(statement, statement.figure, asked), ""
+        asserted, where = _text(statement, statement.figure, asked), ""
     bound, side = ("≥", "less") if statement.at_least is not None else ("≤", "plus")
     slack = f", {side} {100 * statement.tolerance:g} %" if statement.tolerance else ""
-    return f"{bound} {figure}{where}{slack}{' †' * statement.ours}"
-
-
-def paper_figure(verdict: Verdict, part: str, arm: str, name: str) -> Figure | None:
-    """The paper's number for that cell: of the part that ours stands beside."""
-    beside = verdict.scale.parts[part].beside or part
-    found = [each for each in verdict.claim.figures if (each.part, each.arm, each.quantity) == (beside, arm, name)]
-    return found[0] if found else None
+    return f"{bound} {asserted}{where}{slack}{' †' * statement.ours}"
 
 
 def summary(verdict: Verdict) -> list[str]:
@@ -106,13 +108,15 @@ def summary(verdict: Verdict) -> list[str]:
 
 
 def notes(verdict: Verdict) -> list[str]:
-    recalled = [RECALLED] if any(each.recalled for each in verdict.claim.figures) else []
+    claim = verdict.claim
+    told: list[Figure | Other] = [*claim.figures, *claim.others]
+    recalled = [RECALLED] if any(each.recalled for each in told) else []
     ours = [OURS] if any(each.statement.ours for each in verdict.findings) else []
     return [*recalled, *ours, *verdict.notes]
 
 
 def show(verdict: Verdict, console: Console) -> None:
-    """In the terminal: warnings in red on top, both tables, the verdict, and what there is to know."""
+    """In the terminal: warnings in red on top, the tables, the verdict, and what there is to know."""
     claim = verdict.claim
     console.print(f"{claim.name}, scale {verdict.scale.name}", style="bold", highlight=False, markup=False)
     console.print(f"{claim.sentence} ({claim.source})", highlight=False, markup=False)
@@ -127,6 +131,11 @@ def show(verdict: Verdict, console: Console) -> None:
         for row in grid.rows:
             table.add_row(*(Text(cell, COLORS.get(cell, "")) for cell in row))
         console.print(table)
+    if claim.others:
+        console.print("What others measured", style="italic", highlight=False)
+    for line in others_lines(claim):
+        console.print(f"- {line}", highlight=False, markup=False)
+    console.print()
     for line in summary(verdict):
         console.print(line, style="bold" if line.endswith(tuple(COLORS)) else "", highlight=False, markup=False)
     for note in notes(verdict):
@@ -136,16 +145,15 @@ def show(verdict: Verdict, console: Console) -> None:
 def render(verdict: Verdict, form: str) -> str:
     """The same as text of one of FORMATS; CSV has a line for each number, and nothing beside them."""
     if form == "csv":
-        return _csv(verdict)
-    grids = [arms_grid(verdict), statements_grid(verdict)]
+        return claim_csv(verdict)
     if form == "latex":
         remarks = [*(f"warning: {warning}" for warning in verdict.warnings), *summary(verdict), *notes(verdict)]
-        return "\n".join([*(f"% {remark}" for remark in remarks), *map(latex, grids)])
+        return "\n".join([*(f"% {remark}" for remark in remarks), *map(latex, grids(verdict))])
     head = f"**{verdict.claim.name}, scale {verdict.scale.name}.** {verdict.claim.sentence} ({verdict.claim.source})"
     warnings = [f"- **warning: {warning}**" for warning in verdict.warnings]
-    again = f"`python -m scripts.claims run {verdict.claim.name} --scale {verdict.scale.name}` makes the runs again"
+    again = f"`python -m scripts.claims run {verdict.claim.word} --scale {verdict.scale.name}` makes the runs again"
     tail = [f"- {line}" for line in [*summary(verdict), *notes(verdict), again]]
-    parts = [head, *(["\n".join(warnings)] if warnings else []), *map(markdown, grids), "\n".join(tail)]
+    parts = [head, *(["\n".join(warnings)] if warnings else []), *map(markdown, grids(verdict)), "\n".join(tail)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -167,15 +175,15 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
             }
             for each in verdict.findings
         ],
+        "others": [
+            {"source": each.source, "says": each.says, "where": each.where, "recalled": each.recalled,
+             "beside": [statement.says for statement in subjects(verdict.claim, each)],
+             "value": each.value, "low": each.low, "high": each.high}
+            for each in verdict.claim.others
+        ],
         **{"missing": [each.name for each in verdict.missing]},
         **{"warnings": verdict.warnings, "notes": notes(verdict)},
     }  # fmt: skip
-
-
-def _arms(verdict: Verdict) -> Iterator[tuple[str, Arm]]:
-    for part in verdict.parts:
-        for arm in verdict.arms[part].values():
-            yield part, arm
 
 
 def _count(verdict: Verdict, part: str, arm: Arm) -> str:
@@ -239,27 +247,3 @@ def _narrow(grid: Grid) -> Grid:
                 theirs, ours = row[i : i + 2]
                 row[i : i + 2] = [f"{ours}\npaper {theirs}" if theirs else ours]
     return Grid(grid.title, header, rows)
-
-
-def _csv(verdict: Verdict) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["claim", "scale", "part", "kind", "name", "quantity", "paper", "recalled", "ours", "low", "high",
-                     "seeds", "verdict"])  # fmt: skip
-    head = [verdict.claim.name, verdict.scale.name]
-    for part, arm in _arms(verdict):
-        for name, asked in verdict.claim.quantities.items():
-            figure, sample = paper_figure(verdict, part, arm.label, name), None
-            sample = values(asked, arm.finished(verdict.scale.length(part)))
-            theirs = ["", ""] if figure is None else [f"{figure.value:g}", str(figure.recalled).lower()]
-            ours = "" if sample is None else f"{sample.mean():.6g}"
-            seeds = "" if sample is None else len(sample)
-            writer.writerow([*head, part, "arm", arm.label, name, *theirs, ours, "", "", seeds, ""])
-    for each in verdict.findings:
-        for axis, found in each.measured.items():
-            numbers = [found.estimate.value, found.estimate.low, found.estimate.high]
-            decides = each.verdict if found is each.main else ""
-            writer.writerow([*head, each.part, "statement", each.statement.says, axis or each.statement.quantity,
-                             f"{each.statement.figure:g}", "", *("" if n is None else f"{n:.6g}" for n in numbers),
-                             found.seeds, decides])  # fmt: skip
-    return out.getvalue()

@@ -114,7 +114,7 @@ class Plan:
         for place in [(part, arm) for part in scale.parts for arm in scale.arms_of(part)]:
             optimizer = scale.overrides(*place)["optimizer"]
             if optimizer in self.rates:
-                put(values, *place, self.rates[optimizer], 0, "a rate given by hand")
+                put(values, *place, {KEY: self.rates[optimizer]}, 0, "a rate given by hand")
             elif self.trials:
                 sweep = sweeps[place] = Sweep.of(claim, self.scale, *place, self.trials)
                 known = (row for row in swept if (row["sweep"], row["trials"]) == (sweep.name, self.trials))
@@ -123,8 +123,8 @@ class Plan:
                     swept.append(row)
                 if row:
                     rows[place] = row
-                    note = f"the best of {row['trials']} rates at {row['updates']} updates"
-                    put(values, *place, row["rate"], row["trials"], note)
+                    found = f"the best of {row['trials']} settings of its rates at {row['updates']:,} updates"
+                    put(values, *place, row["rates"], row["trials"], f"{found}, by scripts.bench_suite --part claims")
         return sweeps, rows
 
     def _refuse_others(self, path: Path, scale: Mapping[str, Any]) -> None:

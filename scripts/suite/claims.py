@@ -17,9 +17,10 @@ from typing import Any
 
 from harness.claims.claim import Claim
 from harness.claims.planned import Planned, find_planned
-from harness.claims.verdict import verify
+from harness.claims.verdict import Verdict, verify
 from harness.records import ENDED, Run, read_run
 from scripts.pages.claim_table import as_json, render
+from scripts.pages.conclusions import by_claim, section, summary
 from scripts.study.claim_cost import check_arms
 from scripts.study.sweep import RUNS
 from scripts.suite import rates
@@ -163,23 +164,31 @@ def _copied(run: Run, study: Path) -> Run:
 
 def keep(plan: Plan, claims: Mapping[str, Found], swept: list[rates.Row], folder: Folder) -> None:
     """How far each claim is, and its verdict so far."""
-    rows, verdicts, text = [], {}, ""
+    rows: list[dict[str, Any]] = []
+    verdicts: dict[str, Verdict] = {}
+    text = ""
     for name, claim in ((name, found.claim) for name, found in claims.items()):
         runs = _runs(plan, claim)
         status = [each.status if each else None for each in runs.values()]
-        row = {"claim": name, "file": str(claim.path), "runs": len(runs), "diverged": status.count("diverged"),
-               "ended": sum(each in ENDED for each in status), "verdict": None}  # fmt: skip
+        row: dict[str, Any] = {
+            "claim": name, "file": str(claim.path), "runs": len(runs), "ended": sum(each in ENDED for each in status),
+            "diverged": status.count("diverged"), "verdict": None,
+        }  # fmt: skip
         if row["ended"]:
             parts, seeds = list(claim.scale(plan.scale).parts), claim.scale(plan.scale).seeds
             try:
                 verdict = verify(claim, plan.scale, parts, seeds, RUNS)
                 row["verdict"] = "; ".join(f"{part or 'across'}: {word}" for part, word in verdict.words.items())
-                verdicts[name] = as_json(verdict)
+                verdicts[name] = verdict
                 text += f"\n## {name}\n\n{claim.scale(plan.scale).may_say}\n\n{render(verdict, 'markdown')}"
             except ValueError as error:
                 row["verdict"] = f"none: {error}"
         rows.append(row)
-    book = {"schema": 1, "identity": {"scale": plan.scale}, "rates": swept, "rows": rows, "verdicts": verdicts}
+    if verdicts:
+        conclusions = [section(each) for each in by_claim(list(verdicts.values()))]
+        text += "\n" + "\n\n".join(["# Conclusions", summary(list(verdicts.values())), *conclusions]) + "\n"
+    found = {name: as_json(verdict) for name, verdict in verdicts.items()}
+    book = {"schema": 1, "identity": {"scale": plan.scale}, "rates": swept, "rows": rows, "verdicts": found}
     folder.write(FILE, book)
     folder.write_table(TABLE, f"# Claims at the scale {plan.scale}\n\n{progress(rows)}{rates.table(swept)}{text}")
 

@@ -1,7 +1,10 @@
 """The learning rates of the claims' arms: for each arm as many short trials, whose best is the rate of its runs.
 
-An arm's trials are scripts.tune's, of the learning rate alone: quasi-random rates round the claim's own, half of T, the
-seed 1000, which no claim reports. Arms that are the same but for the claim share theirs: AdamW is swept once.
+An arm's trials are scripts.tune's, of learning rates alone: quasi-random rates round the claim's own, half of T, the
+seed 1000, which no claim reports. A learning rate is every key of the optimizer called lr or ..._lr whose value is a
+number above 0. What has two of them, Muon with AdamW's say, gets no more trials than the others: each trial draws both,
+and each rate alone is spread as evenly as another's only one. Arms that are the same but for the claim share their
+trials: AdamW is swept once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,8 +40,8 @@ class Sweep:
     def of(claim: Claim, scale: str, part: str, arm: str, trials: int) -> "Sweep":
         values = {**composed(claim, scale, part, arm), "study": "rates", "seed": SEED}
         values["study"] = f"rates-{config_hash(values)[:8]}"
-        rate, optimizer = values["optimizer"]["lr"], values["optimizer"]["name"]
-        space = {KEY: Range(rate / TIMES, rate * TIMES)}
+        optimizer = values["optimizer"]["name"]
+        space = {key: Range(rate / TIMES, rate * TIMES) for key, rate in rates_of(values["optimizer"]).items()}
         return Sweep(Tuner(optimizer, values, [], space, trials, RUNS / f"{values['study']}{SUFFIX}" / optimizer))
 
     @property
@@ -59,27 +62,45 @@ class Sweep:
         return [read_run(each.folder) for each in self.trials if each.ended]
 
     def row(self, part: str, arm: str) -> Row | None:
-        """What came of it; None while a trial is left. Where all diverged the claim's own rate stands."""
-        runs = self.runs()
+        """What came of it; None while a trial is left. Where all diverged the claim's own rates stand."""
+        runs, keys = self.runs(), list(self.tuner.space)
         if len(runs) < len(self.trials):
             return None
-        losses = {float(flatten(run.config)[KEY]): run.final_loss for run in runs}
-        finished = {rate: loss for rate, loss in losses.items() if loss is not None}
-        best = min(finished, key=finished.__getitem__, default=None)
+        tried: list[Row] = []
+        for run in runs:
+            flat = flatten(run.config)
+            tried.append({"rates": {key: float(flat[key]) for key in keys}, "loss": run.final_loss})
+        finished = [each for each in tried if each["loss"] is not None]
+        best = min(finished, key=lambda each: each["loss"], default=None)
         return {
             "sweep": self.name, "optimizer": self.tuner.optimizer, "arm": arm, "part": part, "trials": len(runs),
             "updates": self.tuner.steps // 2, "diverged": len(runs) - len(finished),
-            "losses": {f"{rate:g}": losses[rate] for rate in sorted(losses)},
-            "rate": self.tuner.flat[KEY] if best is None else best, "loss": finished.get(best) if best else None,
-            "at_an_end": len(losses) > 1 and best in (min(losses), max(losses)),
+            "losses": sorted(tried, key=lambda each: list(each["rates"].values())),
+            "rates": best["rates"] if best else {key: float(self.tuner.flat[key]) for key in keys},
+            "loss": best["loss"] if best else None,
+            "at_an_end": [key for key in keys if best and _at_an_end(best, tried, key)],
         }  # fmt: skip
 
 
-def put(scale: dict[str, Any], part: str, arm: str, rate: float, trials: int, note: str) -> None:
-    """Into a scale of a claim's file: an arm's rate in one of its parts, and where it comes from."""
+def rates_of(optimizer: Mapping[str, Any]) -> dict[str, float]:
+    """The learning rates in an optimizer's section of the config, by dotted key; `lr` the first."""
+    rates = {
+        f"optimizer.{key}": float(value)
+        for key, value in optimizer.items()
+        if (key == "lr" or key.endswith("_lr")) and type(value) in (int, float) and value > 0
+    }
+    return dict(sorted(rates.items(), key=lambda pair: pair[0] != KEY))
+
+
+def put(scale: dict[str, Any], part: str, arm: str, rates: Mapping[str, float], trials: int, note: str) -> None:
+    """Into a scale of a claim's file: an arm's rates in one of its parts, and where they come from.
+
+    What the arm's note says after a semicolon is not about rates, and stays.
+    """
     arms = scale["parts"][part].get("arms") or {name: {} for name in scale["arms"]}
-    scale["parts"][part]["arms"] = {**arms, arm: {**(arms[arm] or {}), KEY: rate}}
-    scale["arms"][arm] |= {"trials": trials, "note": note}
+    scale["parts"][part]["arms"] = {**arms, arm: {**(arms[arm] or {}), **rates}}
+    _, semicolon, rest = scale["arms"][arm].get("note", "").partition(";")
+    scale["arms"][arm] |= {"trials": trials, "note": note + semicolon + rest}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -89,11 +110,32 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     columns: dict[str, Cell] = {
         "optimizer": "optimizer", "first swept for": lambda row: f"{row['part']}, {row['arm']}", "trials": "trials",
         "updates of each": figure("updates"), "diverged": "diverged",
-        "loss by rate": lambda row: ", ".join(f"{rate}: {_shown(loss)}" for rate, loss in row["losses"].items()),
-        "rate of the runs": lambda row: f"{row['rate']:g}" + " (at an end)" * row["at_an_end"],
+        "rates": lambda row: " and ".join(_short(key) for key in row["rates"]),
+        "loss by rates": lambda row: "; ".join(f"{_pair(e['rates'])}: {_shown(e['loss'])}" for e in row["losses"]),
+        "rates of the runs": _chosen,
     }  # fmt: skip
-    return f"\n## Learning rates\n\nThe best of equally many trials, of the rate alone.\n\n{markdown(columns, rows)}"
+    return f"\n## Learning rates\n\nThe best of equally many trials, of rates alone.\n\n{markdown(columns, rows)}"
+
+
+def _chosen(row: Mapping[str, Any]) -> str:
+    """`0.01 and 0.002 (adamw_lr at an end)`."""
+    ends = [_short(key) for key in row["at_an_end"]]
+    return _pair(row["rates"]) + f" ({' and '.join(ends)} at an end)" * bool(ends)
+
+
+def _pair(rates: Mapping[str, float]) -> str:
+    return " and ".join(f"{rate:g}" for rate in rates.values())
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("optimizer.")
 
 
 def _shown(loss: float | None) -> str:
     return "diverged" if loss is None else f"{loss:.4f}"
+
+
+def _at_an_end(best: Row, tried: Sequence[Row], key: str) -> bool:
+    """Whether a better rate may lie beyond those that were tried."""
+    rates = {each["rates"][key] for each in tried}
+    return len(rates) > 1 and best["rates"][key] in (min(rates), max(rates))
