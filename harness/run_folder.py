@@ -275,14 +275,18 @@ def command() -> list[str]:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and whether the work tree differs from it; without a repository HALFSTEP_COMMIT, and null."""
+    """Commit and whether the work tree differs from it; without a repository HALFSTEP_COMMIT, and null.
+
+    What lies in results/ changes no run: a program may be writing there just then.
+    """
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ".."))}
+        changed = git("status", "--porcelain", "--", "..", ":(exclude)../results")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": os.environ.get("HALFSTEP_COMMIT") or None, "dirty": None}
 

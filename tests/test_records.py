@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import run_folder
 from harness.records import find_runs
 from harness.sweep.watch import time_left
 from tests.study import law, write_run
@@ -161,3 +162,17 @@ def test_analysis_needs_no_torch():
     )
     found = subprocess.run([sys.executable, "-c", f"import json; {code}"], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == []
+
+
+def test_a_tree_differs_from_its_commit_where_that_could_change_a_run(tmp_path, monkeypatch):
+    for folder in ("harness", "results"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "harness" / "run_folder.py").touch()
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "first"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "harness" / "run_folder.py"))
+    assert run_folder.git_state()["dirty"] is False
+    (tmp_path / "results" / "new").touch()
+    assert run_folder.git_state()["dirty"] is False
+    (tmp_path / "optimizers.py").touch()
+    assert run_folder.git_state()["dirty"] is True
