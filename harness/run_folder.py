@@ -8,30 +8,17 @@ import fcntl
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from harness.config import UNHASHED, differing_keys
+from harness.origin import command, git_state, versions
 from harness.sentence import DISK_FULL
 
 SCHEMA = 1
-VERSIONED = (
-    "torch",
-    "numpy",
-    "transformers",
-    "datasets",
-    "tiktoken",
-    "hydra-core",
-    "wandb",
-    "pytorch_optimizer",
-)
 
 
 class RunFolder:
@@ -266,36 +253,3 @@ def _write(path: Path, mode: str, text: str, durable: bool = False) -> None:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def command() -> list[str]:
-    """sys.argv as if typed in the repository: where that lies on this machine is of use to nobody else."""
-    root = f"{Path(__file__).resolve().parents[1]}/"
-    return [word.replace(root, "") for word in sys.argv]
-
-
-def git_state() -> dict[str, Any]:
-    """Commit and whether the work tree differs from it; without a repository HALFSTEP_COMMIT, and null.
-
-    What lies in results/ changes no run: a program may be writing there just then.
-    """
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "..", ":(exclude)../results")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": os.environ.get("HALFSTEP_COMMIT") or None, "dirty": None}
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

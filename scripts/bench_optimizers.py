@@ -29,7 +29,7 @@ from harness import device as devices
 from harness.config import CONFIGS
 from harness.kernels import choose_kernels
 from harness.keywords import bind, in_section
-from harness.run_folder import git_state, versions
+from harness.origin import git_state, versions
 from harness.sentence import nearest, one_sentence
 from optimizers import OptimizerInfo, list_optimizers
 from optimizers.kernels import compile_kernels, kernels_run

@@ -43,6 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(publish(folder, target, options.optimizer))
 
 
+def copy_run(run: Run, place: Path) -> None:
+    """What there is to know of a run, without its weights. Cut off, the copy is no run yet."""
+    place.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        draft = place / f".new-{name}"
+        shutil.copyfile(run.folder / name, draft)
+        draft.replace(place / name)
+
+
 def publishable(folder: Path, target: Path, optimizer: str | None = None) -> list[Run]:
     """The runs of a study, or of one optimizer's part of it, that may be published there.
 
@@ -77,10 +86,7 @@ def publish(folder: Path, target: Path, optimizer: str | None = None) -> Path:
     new = target.with_name(f".new-{target.name}")
     shutil.rmtree(new, ignore_errors=True)
     for run in runs:
-        place = new / run.folder.relative_to(folder)
-        place.mkdir(parents=True)
-        for name in KEPT:
-            shutil.copy2(run.folder / name, place / name)
+        copy_run(run, new / run.folder.relative_to(folder))
     for path in (path for name in (PLAN, CHOICE) for path in folder.rglob(name)):  # of a tuning's folder
         if not any(run.folder.is_relative_to(path.parent) for run in runs):
             continue

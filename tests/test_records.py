@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import run_folder
+from harness import origin
 from harness.records import find_runs
 from harness.sweep.watch import time_left
 from tests.study import law, write_run
@@ -170,9 +170,9 @@ def test_a_tree_differs_from_its_commit_where_that_could_change_a_run(tmp_path, 
     (tmp_path / "harness" / "run_folder.py").touch()
     for words in (["init", "-q"], ["add", "."], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "first"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
-    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "harness" / "run_folder.py"))
-    assert run_folder.git_state()["dirty"] is False
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "harness" / "run_folder.py"))
+    assert origin.git_state()["dirty"] is False
     (tmp_path / "results" / "new").touch()
-    assert run_folder.git_state()["dirty"] is False
+    assert origin.git_state()["dirty"] is False
     (tmp_path / "optimizers.py").touch()
-    assert run_folder.git_state()["dirty"] is True
+    assert origin.git_state()["dirty"] is True

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from harness import run_folder
+from harness import origin
 from scripts import bench_suite
 from scripts.bench import drift
 from scripts.suite import curves, exactness
@@ -186,9 +186,9 @@ def test_bad_input_leaves_no_failure_behind(given, said, tmp_path, capsys):
 
 
 def test_a_copy_without_git_is_told_its_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "run_folder.py"))
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "run_folder.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.delenv("HALFSTEP_COMMIT", raising=False)
-    assert run_folder.git_state() == {"commit": None, "dirty": None}
+    assert origin.git_state() == {"commit": None, "dirty": None}
     monkeypatch.setenv("HALFSTEP_COMMIT", "abc")
-    assert run_folder.git_state() == {"commit": "abc", "dirty": None}
+    assert origin.git_state() == {"commit": "abc", "dirty": None}

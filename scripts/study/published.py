@@ -1,6 +1,5 @@
 """Published runs that a program plans: copied to where it keeps its own, so that nobody trains them twice."""
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from harness.config import Config, config_hash
 from harness.device import resolve_device, resolve_dtype
 from harness.distributed import Ranks
 from harness.records import ENDED, Run, read_run
-from scripts.publish import KEPT
+from scripts.publish import copy_run
 from scripts.study.sweep import RUNS
 from scripts.study.training import Training
 from train import load_data
@@ -37,11 +36,7 @@ class Published:
         before = len(self.taken)
         for each in trainings:
             if run := self._find(each):
-                each.folder.mkdir(parents=True, exist_ok=True)
-                for name in KEPT:
-                    draft = each.folder / f".{name}.new"
-                    shutil.copyfile(run.folder / name, draft)
-                    draft.replace(each.folder / name)
+                copy_run(run, each.folder)
                 self.taken.append(run)
         return len(self.taken) > before
 

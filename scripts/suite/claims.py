@@ -6,9 +6,7 @@ on in the next call from its checkpoint.
 """
 
 import math
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +19,7 @@ from harness.claims.verdict import Verdict, verify
 from harness.records import ENDED, Run, read_run
 from scripts.pages.claim_table import as_json, render
 from scripts.pages.conclusions import by_claim, section, summary
+from scripts.publish import copy_run
 from scripts.study.claim_cost import check_arms
 from scripts.study.sweep import RUNS
 from scripts.suite import rates
@@ -149,17 +148,9 @@ def _share(plan: Plan, claims: Mapping[str, Found], runs: dict[str, dict[Planned
                 if each and each.status in ENDED:
                     ended[key] = each
                 elif wanted and key in ended and not (each or found.waits(job.part, job.arm)):
-                    runs[name][job] = _copied(ended[key], RUNS / job.study)
-
-
-def _copied(run: Run, study: Path) -> Run:
-    """Whole or not at all."""
-    place = study / run.folder.name
-    study.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=RUNS) as scratch:
-        shutil.copytree(run.folder, Path(scratch) / "run", ignore=shutil.ignore_patterns("checkpoints"))
-        os.replace(Path(scratch) / "run", place)
-    return read_run(place)
+                    place = RUNS / job.study / ended[key].folder.name
+                    copy_run(ended[key], place)
+                    runs[name][job] = read_run(place)
 
 
 def keep(plan: Plan, claims: Mapping[str, Found], swept: list[rates.Row], folder: Folder) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import atomic
-from harness.run_folder import git_state, versions
+from harness.origin import git_state, versions
 
 Render = Callable[[Mapping[str, Any]], str]
 Cell = str | Render
