@@ -22,9 +22,9 @@ from harness.sweep.process import die_with_parent
 from optimizers import list_optimizers
 from scripts.bench import drift
 from scripts.suite import curves, exactness, updates
-from scripts.suite.exactness import CUDA_ALONE
+from scripts.suite.exactness import CUDA_ALONE, shown
 from scripts.suite.folder import Deadline, Folder
-from scripts.suite.step_table import shown, table
+from scripts.suite.step_table import table
 from scripts.suite.throughput import step_seconds
 from scripts.suite.train import opened
 
@@ -149,7 +149,7 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         book["rows"] += [{**row, **about, "commit": plan.commit} for row in found]
         fresh = False
         keep(book, folder)
-    rounds = updates.measure(whole, folder, deadline, say)
+    rounds = updates.measure(whole, folder, deadline, fresh, say)
     keep(book, folder)
     book["drift"] = [row for row in book["drift"] if not row.get("error") or row.get("commit") == plan.commit]
     drifts = exactness.measure(plan.drift_bed, plan.only, book, deadline, RESERVE, say)

@@ -7,20 +7,20 @@ bfloat16, half of that in TF32, 67 in float32), for GPT-2 of 124M parameters and
 DEVICES = ("H100", "H200")  # of which an H200's memory is 1.4 times as fast
 MODEL = "gpt2_125m"
 # Milliseconds of a mean step, by optimizer and keywords.
-ESTIMATES = {
-    "sgd": ".74",
-    "lion": ".74",
-    "sophia_g": ".93",
-    "sophia_h": ".93",
-    "adamw": "1.04",
-    "lamb": "1.0 to 1.5",
-    "adahessian": "1.2",
-    "muon": "2.4",
-    "soap": "33, and 7.7 of QR",
-    "soap projection_dtype=tf32": "5.6, and 7.7 of QR",
-    "soap qr=cholesky": "33, and .9 of QR",
-    "mkor": ".6 to 1.5",
-}
+ESTIMATES = [
+    ("sgd", ".74"),
+    ("lion", ".74"),
+    ("sophia_g", ".93"),
+    ("sophia_h", ".93"),
+    ("adamw", "1.04"),
+    ("lamb", "1.0 to 1.5"),
+    ("adahessian", "1.2"),
+    ("muon", "2.4"),
+    ("soap", "33, and 7.7 of QR"),
+    ("soap projection_dtype=tf32", "5.6, and 7.7 of QR"),
+    ("soap qr=cholesky", "33, and .9 of QR"),
+    ("mkor", ".6 to 1.5"),
+]
 NOTE = (
     "Estimated: memory traffic and products of a step at an H100's data sheet, before anything was measured; SOAP's at "
     "a refresh every 10 steps, all products in the precision of the projections. K-FAC's statistics of all tokens were "
@@ -31,4 +31,4 @@ NOTE = (
 def estimated(device: str, model: str, way: str) -> str:
     """Nothing where the device, the model or the way is another. way: the optimizer and its other keywords."""
     here = model == MODEL and any(name in device for name in DEVICES)
-    return ESTIMATES.get(way, "") if here else ""
+    return next((text for known, text in ESTIMATES if known == way), "") if here else ""

@@ -102,4 +102,6 @@ def _of(row: Row) -> str:
 
 
 def _missing(book: Mapping[str, Any], aim: Aim) -> str:
-    return "" if aim.whole or not _rows(book, aim) else "its share of a step: run part train first"
+    mine = _rows(book, aim)
+    failed = [str(row["error"]) for row in mine if row.get("error")]
+    return failed[0] if failed else "its share of a step: run part train first" if mine else ""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scripts.suite import curves, exactness, step_goals, updates
+from scripts.suite.exactness import shown
 from scripts.suite.folder import Cell, commits, figure, markdown
 from scripts.suite.step_estimates import NOTE, estimated
 
@@ -51,7 +52,3 @@ def table(book: dict[str, Any]) -> str:
         text += "\n" + "".join(f"- {model}, {name}: {error}\n" for model, name, error in told)
     text += updates.table(book.get("updates", [])) + step_goals.table(book)
     return text + exactness.table(book["drift"]) + curves.table(book["curves"])
-
-
-def shown(optimizer: str, way: Mapping[str, str]) -> str:
-    return " ".join([optimizer, *(f"{key}={value}" for key, value in way.items())])

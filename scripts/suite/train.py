@@ -47,7 +47,11 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
     model = plan.models[0]
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        matches = play(plan, book, folder, deadline, say, place)
+        write_tokens(plan, place)
+        matches = [Match(plan, book, folder, deadline, say, place, *match) for match in plan.matches()]
+        for match in matches:
+            if deadline.left > RESERVE:
+                match.run()
         if start.left(model, book) and deadline.left > RESERVE:
             start.add(book, folder, deadline, say, place, model, plan.tokens, plan.context, plan.device, plan.commit)
     keep(book, folder)
@@ -70,17 +74,10 @@ def opened(plan: Plan, folder: Folder) -> dict[str, Any]:
     return book
 
 
-def play(
-    plan: Plan, book: dict[str, Any], folder: Folder, deadline: Deadline, say: Callable[[str], None], place: Path
-) -> list[Match]:
-    """The plan's matches, as far as the time goes; `place` is for the tokens that they train on."""
+def write_tokens(plan: Plan, place: Path) -> None:
+    """Random ones, which all sides train on."""
     tokens = np.random.default_rng(0).integers(0, min(plan.vocabulary, 50_257), max(2**20, 8 * plan.tokens))
     tokens.astype("<u2").tofile(place / "train.bin")
-    matches = [Match(plan, book, folder, deadline, say, place, *match) for match in plan.matches()]
-    for match in matches:
-        if deadline.left > RESERVE:
-            match.run()
-    return matches
 
 
 def peers(

@@ -19,6 +19,7 @@ from scripts.bench.timing import spread
 from scripts.study.cost import passes_per_step
 from scripts.suite import train
 from scripts.suite.folder import Cell, Deadline, Folder, commits, figure, markdown
+from scripts.suite.match import Match
 from scripts.suite.throughput import FILE, PLAIN
 from scripts.suite.train_plan import Plan
 
@@ -58,14 +59,26 @@ def tokens_of(folder: Folder, otherwise: int) -> int:
     return int(book["identity"]["tokens"]) if book else otherwise
 
 
-def measure(plan: Updates, folder: Folder, deadline: Deadline, say: Callable[[str], None]) -> int:
-    """All that is missing, as far as the time goes, into throughput.json. How many rounds are left."""
+def measure(plan: Updates, folder: Folder, deadline: Deadline, fresh: bool, say: Callable[[str], None]) -> int:
+    """All that is missing, as far as the time goes, into throughput.json. How many rounds are left.
+
+    fresh: nothing was measured in this call yet. A match that has a whole call and no round to show for it has failed,
+        so that what comes after it has its turn.
+    """
     if not plan.variants:
         return 0
     book = train.opened(plan, folder)
-    deadline = deadline if deadline.fits(LEAST) else Deadline(0)
     with tempfile.TemporaryDirectory() as scratch:
-        return sum(match.left() for match in train.play(plan, book, folder, deadline, say, Path(scratch)))
+        train.write_tokens(plan, Path(scratch))
+        matches = [Match(plan, book, folder, deadline, say, Path(scratch), *match) for match in plan.matches()]
+        for match in matches:
+            if match.left() and deadline.fits(LEAST):
+                rounds = len(book["rounds"])
+                match.run()
+                if fresh and match.left() and len(book["rounds"]) == rounds:
+                    match.fail(("halfstep", match.variant), f"no round ended within {deadline.minutes:g} minutes")
+                fresh = False
+    return sum(match.left() for match in matches)
 
 
 def rows(folder: Folder) -> list[dict[str, Any]]:
