@@ -34,6 +34,9 @@ def test_an_update_is_timed_beside_adamws_and_kept(steps, capsys):
     assert (row["optimizer"], row["model"], row["tokens"], row["rounds"]) == ("sophia_g", "gpt2_pico", 512, 2)
     assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
     assert row["extra_share"] == pytest.approx(1 / row["ratio"]["median"] - 1)
+    # AdamW's update was measured along with it, without part train.
+    step = read(steps, "optimizers.json")["rows"][0]
+    assert step["share_of_step"] == pytest.approx(2e-3 * row["adamw_tokens_per_second"] / 512)
     assert [type(one.optimizer).__name__ for one in Here.made] == ["AdamW", "SophiaG"]
     assert {r["match"] for r in read(steps, "throughput.json")["rounds"]} == {"optimizer=sophia_g"}
     shown = capsys.readouterr().out

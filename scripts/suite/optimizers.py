@@ -203,7 +203,7 @@ def measure(plan: Plan, model: str, optimizer: str, way: dict[str, str], seconds
 
 
 def keep(book: dict[str, Any], folder: Folder) -> None:
-    """Write the file and the table; what is beside a whole step as soon as the part train has measured one.
+    """Write the file and the table; what is beside a whole step as soon as part train, or an update here, has one.
 
     updates: what throughput.json has of whole ones.
     share_of_step: with the hooks' time, which was measured on one pass of `context` tokens and counts for every one
@@ -212,7 +212,8 @@ def keep(book: dict[str, Any], folder: Folder) -> None:
     """
     for row in book["rows"]:
         row["share_of_step"] = row["hooks_ms_per_update"] = row["worst_over_median_step"] = row["step_tokens"] = None
-        if (seconds := step_seconds(folder, row["model"])) is None:
+        seconds = step_seconds(folder, row["model"]) or updates.adamw_seconds(folder, row["model"])
+        if seconds is None:
             continue
         step = 1e3 * seconds
         row["step_tokens"] = updates.tokens_of(folder, 0)

@@ -5,6 +5,7 @@ matches are those of part train, with the variant optimizer=NAME; the rounds are
 """
 
 import json
+import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,13 @@ def measure(plan: Updates, folder: Folder, deadline: Deadline, fresh: bool, say:
     return sum(match.left() for match in matches)
 
 
+def adamw_seconds(folder: Folder, model: str) -> float | None:
+    """Of AdamW's update, from these matches; None: there was none."""
+    found = [row["tokens"] / row["adamw_tokens_per_second"] for row in rows(folder)
+             if row["model"] == model and "adamw_tokens_per_second" in row]  # fmt: skip
+    return statistics.median(found) if found else None
+
+
 def rows(folder: Folder) -> list[dict[str, Any]]:
     """One for each model and optimizer, out of throughput.json; with an `error` in place of rates where it failed."""
     book, found = _book(folder), []
@@ -131,12 +139,13 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 
     columns: dict[str, Cell] = {
         "optimizer": "optimizer", "model": "model", "tokens/s": figure("tokens_per_second"),
-        "AdamW's": figure("adamw_tokens_per_second"),
+        "AdamW's tokens/s": figure("adamw_tokens_per_second"),
         "of AdamW's": lambda row: f"{row['ratio']['median']:.3f}" if "ratio" in row else "", "range": span,
         "beyond AdamW's update": figure("extra_share", 1, 100, " %"), "sequences per pass": "micro_batch",
-        "AdamW's passes": "adamw_micro_batch", "rounds": "rounds", "": "error",
+        "AdamW's sequences per pass": "adamw_micro_batch", "rounds": "rounds", "": "error",
     }  # fmt: skip
     return (
-        "\nWhole updates, curvature passes and hooks included, over whole periods, in turns with AdamW's; what one "
-        f"takes beyond AdamW's, which is 1.\n\n{markdown(columns, found)}"
+        f"\nWhole updates of {found[0]['tokens']:,} tokens, curvature passes and hooks in them, over whole periods, in "
+        "turns with AdamW's; and what one takes beyond AdamW's, as a share of that.\n\n"
+        f"{markdown(columns, found)}"
     )
