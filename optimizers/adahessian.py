@@ -104,7 +104,8 @@ class AdaHessian(Optimizer):
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
         rule = "momentum over curvature" if p.ndim < 2 else "momentum over curvature, averaged in blocks of a row"
-        return treatment(p, rule, numbers=2 * p.numel(), counts=1)
+        moved = (3 + 2 / self.every) * p.numel()  # v is written, and an estimate read, in every k-th step
+        return treatment(p, rule, numbers=2 * p.numel(), counts=1, moved=moved)
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]

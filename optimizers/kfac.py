@@ -107,7 +107,8 @@ class KFAC(Optimizer):
         flops: float = (4 if self.eigen else 2) * m * n * (m + n)
         flops += (gram_flops(m, tokens) + gram_flops(n, tokens)) / self.every_factor
         flops += self._inversion_flops(layer) / self.every_inverse
-        return treatment(p, f"times inverse factors of its outputs ({m}) and inputs ({n})", numbers, flops=flops)
+        rule = f"times inverse factors of its outputs ({m}) and inputs ({n})"
+        return treatment(p, rule, numbers, flops=flops, moved=2 * buffer)
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]

@@ -133,7 +133,7 @@ class Mkor(Optimizer):
         m, n = layer.out, layer.into
         flops = 2 * m * n * (m + n) + 4 * m * n + (9 * (m**2 + n**2) + tokens * (m + n)) / self.every
         rule = f"the backend's, behind rank-1 factors of its outputs ({m}) and inputs ({n})"
-        return treatment(p, rule, moments + m**2 + n**2, counts, flops)
+        return treatment(p, rule, moments + m**2 + n**2, counts, flops, moved=2 * moments)
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]

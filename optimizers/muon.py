@@ -84,8 +84,11 @@ class Muon(Optimizer):
         group = next(group for group in self.param_groups if any(p is q for q in group["params"]))
         if not group["hidden"]:
             return treatment(p, f"AdamW at {group['lr']:g}", numbers=2 * p.numel(), counts=1)
-        flops = newton_schulz_flops(p.shape, group["ns_steps"], self._dtype(p))
-        return treatment(p, "momentum, orthogonalised", numbers=p.numel(), flops=flops)
+        dtype = self._dtype(p)
+        flops = newton_schulz_flops(p.shape, group["ns_steps"], dtype)
+        precision = str(dtype).removeprefix("torch.")
+        rule = "momentum, orthogonalised"
+        return treatment(p, rule, numbers=p.numel(), flops=flops, precision=precision, precision_flops=flops)
 
     @torch.no_grad()
     def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]

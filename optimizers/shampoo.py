@@ -125,9 +125,10 @@ class Shampoo(Optimizer):
         blocks = self.blocks[p]
         rule = f"between inverse roots of its sides ({p.shape[0]} and {p.shape[1]})"
         rule += f", in {len(blocks)} blocks" if len(blocks) > 1 else ""
-        numbers = (2 if self.graft else 1) * p.numel() + sum(2 * n**2 + n for block in blocks for n in block.shape)
+        moments = (2 if self.graft else 1) * p.numel()
+        numbers = moments + sum(2 * n**2 + n for block in blocks for n in block.shape)
         flops = self._gram_flops(p) + self._root_flops(p) + self._refresh_flops(p) / self.every
-        return treatment(p, rule, numbers, counts=1, flops=flops)
+        return treatment(p, rule, numbers, counts=1, flops=flops, moved=2 * moments)
 
     @torch.no_grad()
     def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]

@@ -134,12 +134,12 @@ class SOAP(Optimizer):
         sides = [f"{('rows', 'columns')[axis]} ({p.shape[axis]})" for axis in axes]
         rule = f"Adam in the eigenbasis of its {' and '.join(sides)}" if axes else "Adam"
         factored = self.factorized and p.ndim == 2
-        numbers = p.numel() + (sum(p.shape) if factored else p.numel())
-        numbers += sum(2 * p.shape[axis] ** 2 + p.shape[axis] for axis in axes)
-        refresh = 2 * self._rotation_flops(p) + sum(next_basis_flops(p.shape[axis], self.qr) for axis in axes)
-        grams = self._gram_flops(p)
-        flops = 2 * self._rotation_flops(p) + grams + refresh / self.every
-        return treatment(p, rule, numbers, counts=1, flops=flops)
+        moments = p.numel() + (sum(p.shape) if factored else p.numel())
+        numbers = moments + sum(2 * p.shape[axis] ** 2 + p.shape[axis] for axis in axes)
+        rotations = 2 * self._rotation_flops(p)  # in and out; a refresh makes as many for the momentum
+        refresh = rotations + sum(next_basis_flops(p.shape[axis], self.qr) for axis in axes)
+        flops = rotations + self._gram_flops(p) + refresh / self.every
+        return treatment(p, rule, numbers, 1, flops, 2 * moments, self.projection_dtype, rotations)
 
     @torch.no_grad()
     def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]

@@ -93,7 +93,9 @@ class Sophia(Optimizer):
         super().__init__(params, defaults)
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
-        return treatment(p, "momentum over curvature, clipped", numbers=2 * p.numel())
+        # h is read in every step; it is written, and an estimate read, in every k-th.
+        moved = (3 + 2 / self.every) * p.numel()
+        return treatment(p, "momentum over curvature, clipped", numbers=2 * p.numel(), moved=moved)
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]

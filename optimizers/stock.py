@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from optimizers.registry import register
-from optimizers.treatment import Treatment
+from optimizers.treatment import Treatment, least_moved
 
 
 def _kept(p: Tensor, rule: str, numbers: int, flops: float = 0.0) -> Treatment:
     """torch keeps its state in the parameter's own dtype, and a count of updates in fp32."""
-    return Treatment(rule, numbers * p.dtype.itemsize + 4, flops)
+    kept = numbers * p.dtype.itemsize
+    return Treatment(rule, kept + 4, flops, least_moved(p, 2 * kept))
 
 
 def _adamw(optimizer: Any, p: Tensor, tokens: int) -> Treatment:
@@ -20,7 +21,8 @@ def _adamw(optimizer: Any, p: Tensor, tokens: int) -> Treatment:
 
 def _sgd(optimizer: Any, p: Tensor, tokens: int) -> Treatment:
     momentum = optimizer.defaults["momentum"]
-    return Treatment("the gradient, with momentum", p.numel() * p.dtype.itemsize if momentum else 0)
+    kept = p.numel() * p.dtype.itemsize if momentum else 0
+    return Treatment("the gradient, with momentum", kept, moved_bytes=least_moved(p, 2 * kept))
 
 
 def _adagrad(optimizer: Any, p: Tensor, tokens: int) -> Treatment:

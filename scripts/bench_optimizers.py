@@ -5,9 +5,10 @@
 
 Expect a table: milliseconds of a plain step, of one that refreshes (a basis, a curvature) and of the mean over a
 period; that mean as a multiple of AdamW's step, the median and range over the rounds; the slowest step over the mean;
-bytes of state per parameter. Each implementation has its own copy of one model, gets the same random gradients, and
-rests while the others run. A step's time is that of the optimizer alone: gradients, Hessian-vector products, drawing
-their probes, and a model's passes are given. What hooks add to a pass is told apart.
+bytes of state per parameter; the least that the mean can be (scripts/bench/floor.py). Each implementation has its own
+copy of one model, gets the same random gradients, and rests while the others run. A step's time is that of the
+optimizer alone: gradients, Hessian-vector products, drawing their probes, and a model's passes are given. What hooks
+add to a pass is told apart.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from harness.origin import git_state, versions
 from harness.sentence import nearest, one_sentence
 from optimizers import OptimizerInfo, list_optimizers
 from optimizers.kernels import compile_kernels, kernels_run
+from scripts.bench.floor import ADAMW_BYTES, floor, product_rate, work
 from scripts.bench.pairs import pairs
 from scripts.bench.references import find_references
 from scripts.bench.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
@@ -157,13 +159,21 @@ def measure(
         before, twin = kernels_run(), ours(info, keywords, Stand(shape, place, base.pool), base, compiled=True)
         twin.turn()
         contenders[1:1] = [twin] * (kernels_run() > before)  # not all have kernels to compile
+    least = work(info, contenders[0].keeps[0], contenders[0].stand.model)
+    rates = {precision: product_rate(place, precision) for precision in least.flops} if least else {}
+    adamw_bytes = ADAMW_BYTES * sum(p.numel() for p in base.params)
     units: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     turns: dict[str, list[Turn]] = {contender.name: [] for contender in contenders}
     for _ in range(rounds):
         for contender in contenders:
             units[contender.name].append(statistics.median(baseline.turn().seconds))  # one before each, for it alone
             turns[contender.name].append(contender.turn())
-        yield [summary(c, turns[c.name], units[c.name], info.name, keywords) for c in contenders]
+        rows = []
+        for name, contender in zip(units, contenders, strict=True):
+            bandwidth = adamw_bytes / statistics.median(units[name])
+            row = summary(contender, turns[name], units[name], info.name, keywords)
+            rows.append({**row, **floor(least, bandwidth, rates)})
+        yield rows
     for stand in (base, *(contender.stand for contender in contenders)):
         stand.clock.close()
 
@@ -216,8 +226,8 @@ def summary(
     }
 
 
-COLUMNS = ("optimizer", "by", "plain", "refresh", "mean", "x AdamW", "range", "worst/mean", "bytes", "hooks")
-TITLE = "ms per step (hooks: what they add to the passes, a step); bytes of state per parameter"
+COLUMNS = ("optimizer", "by", "plain", "refresh", "mean", "x AdamW", "range", "worst/mean", "bytes", "hooks", "floor")
+TITLE = "ms per step (hooks: what they add to the passes, a step; floor: the least); bytes of state per parameter"
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -234,6 +244,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         figure(row["worst_over_mean"], 2),
         figure(row["state_bytes_per_parameter"], 1),
         figure(row["hooks_ms_per_step"], 2),
+        figure(row["floor_ms"], 2),
     ]
 
 

@@ -9,9 +9,9 @@
 A call goes on where the last one stopped and prints its table last; what was measured is in results/hardware/<device>/:
 throughput.json, optimizers.json, claims.json, tables of them as Markdown, manifest.json. A part is done when a call
 says that nothing is left. After the rates of part train come train.py's start and the loss curve of its passes beside
-plain ones; after the steps of part optimizers, how exact the quicker ways to them are. Part claims first finds each
-arm's learning rate by as many trials as every other's; its runs are in results/runs/, where scripts.claims reads them
-too, without their weights.
+plain ones; after the steps of part optimizers, whole updates of those that ask for more than a gradient and a step, and
+how exact the quicker ways are. Part claims first finds each arm's learning rate by as many trials as every other's; its
+runs are in results/runs/, where scripts.claims reads them too, without their weights.
 """
 
 import argparse
@@ -62,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(options: argparse.Namespace, device: str, folder: Folder, commit: str | None, deadline: Deadline) -> int:
     """The part of that name; how much of it is left."""
-    tokens, context = options.tokens or (512 if options.rehearse else 524_288), _context(options)
+    tokens, context = _tokens(options), _context(options)
     suite_train.divides(tokens, context)
     nanogpt, programs = suite_train.peers(options.nanogpt, options.track3, device, say)
     plan = suite_train.Plan(
         models=_models(options, "train"), vocabulary=_vocabulary(options), tokens=tokens, context=context,
-        seconds=options.seconds or (0.1 if options.rehearse else 10.0),
+        seconds=_seconds(options),
         rounds=options.rounds or (2 if options.rehearse else 5),
         variants=[suite_train.check_variant(text, tokens // context) for text in _words(options.variants)],
         nanogpt=nanogpt, programs=programs, device=device, commit=commit, bed=_curves(options, device),
@@ -87,6 +87,7 @@ def optimizers(options: argparse.Namespace, device: str, folder: Folder, commit:
             raise ValueError(f"--reference {name} is of no use: --only leaves it out")
     plan = suite_optimizers.Plan(
         models=_models(options, "optimizers"), only=only, vocabulary=_vocabulary(options), context=_context(options),
+        tokens=_tokens(options), seconds=_seconds(options),
         rounds=options.rounds or (1 if options.rehearse else 5), device=device,
         references=[f"{name}={path}" for name, path in references],
         commit=commit, drift_bed=_drift(options, device), curve_bed=_curves(options, device),
@@ -156,6 +157,14 @@ def _models(options: argparse.Namespace, part: str) -> list[str]:
 
 def _context(options: argparse.Namespace) -> int:
     return options.context or (128 if options.rehearse else 1024)
+
+
+def _tokens(options: argparse.Namespace) -> int:
+    return options.tokens or (512 if options.rehearse else 524_288)
+
+
+def _seconds(options: argparse.Namespace) -> float:
+    return options.seconds or (0.1 if options.rehearse else 10.0)
 
 
 def _vocabulary(options: argparse.Namespace) -> int:

@@ -60,7 +60,7 @@ def one(arguments: Sequence[str]) -> str:
     parameters = dict(model.named_parameters())
     alike: dict[tuple[Any, ...], int] = {}
     for name, p in parameters.items():
-        rule, state, flops = found.treatments[name]
+        rule, state, flops = found.treatments[name][:3]
         key = (any_block(name), tuple(p.shape), any_block(rule), state, flops)
         alike[key] = alike.get(key, 0) + 1
     rows = []

@@ -99,6 +99,13 @@ def test_a_file_and_a_table(tmp_path, capsys):
         assert row["state_bytes_per_parameter"] >= 4
     assert rows[2]["period"] == rows[2]["keywords"]["every"] == 2
     assert rows[2]["refresh_ms"] > 0
+    for row in rows:  # beside every one stands what the mean would be at AdamW's bandwidth and the best product's rate
+        of = row["floor_of"]
+        products = sum(flops / of["flops_per_second"][precision] for precision, flops in of["flops"].items())
+        assert row["floor_ms"] == pytest.approx(1e3 * (of["moved_bytes"] / of["bytes_per_second"] + products))
+    traffic = 20 / 28 * rows[0]["fused_adamw_ms"]
+    assert rows[0]["floor_ms"] == pytest.approx(traffic)
+    assert rows[2]["floor_of"]["flops"].keys() == {"float32"}
 
 
 @pytest.mark.parametrize(

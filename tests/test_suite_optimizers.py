@@ -7,7 +7,7 @@ import pytest
 from harness import origin
 from scripts import bench_suite
 from scripts.bench import drift
-from scripts.suite import curves, exactness
+from scripts.suite import curves, exactness, updates
 from scripts.suite import optimizers as suite_optimizers
 from scripts.suite.folder import Deadline, Folder
 from tests.test_bench_suite import BED
@@ -23,7 +23,7 @@ def read(folder):
 def row_of(model, optimizer, implementation="halfstep", ms=2.0):
     return {"optimizer": optimizer, "implementation": implementation, "plain_ms": ms, "refresh_ms": None,
             "amortised_ms": ms, "ratio": {"median": 1.0, "low": 1.0, "high": 1.0}, "worst_over_mean": 1.0,
-            "worst_ms": 3 * ms, "median_ms": ms, "rounds": 5,
+            "worst_ms": 3 * ms, "median_ms": ms, "rounds": 5, "floor_ms": ms / 4, "keywords": {}, "compiled": False,
             "state_bytes_per_parameter": 8.0, "hooks_ms_per_step": None}  # fmt: skip
 
 
@@ -41,6 +41,7 @@ def test_optimizers_one_by_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(suite_optimizers, "measure", measure)
     monkeypatch.setattr(curves, "measure", lambda *_: 0)
     monkeypatch.setattr(exactness, "measure", lambda *_: 0)
+    monkeypatch.setattr(updates, "measure", lambda *_: 0)
     line = ["--part", "optimizers", *TINY, "--output", str(tmp_path), "--only", "sgd,lion,lamb,muon"]
     bench_suite.main(line)  # muon takes the whole call
     assert asked == [("muon", {}), ("lion", {}), ("lamb", {}), ("sgd", {})]
@@ -51,11 +52,13 @@ def test_optimizers_one_by_one(tmp_path, monkeypatch, capsys):
     assert [row["optimizer"] for row in rows] == ["lion", "sgd"]
     assert rows[0]["share_of_step"] is None  # no step was measured
     shown = capsys.readouterr().out
+    assert "| 0.50 | 4.00 | 1.00 |  | not measured: run part train first |" in shown
     assert "- gpt2_pico, muon: did not end within 2 minutes" in shown
     assert "- gpt2_pico, lamb: halfstep: out of memory" in shown
     (tmp_path / "throughput.json").write_text(json.dumps({
-        "identity": {"tokens": 1000},
-        "rows": [{"model": "gpt2_pico", "system": "halfstep", "variant": "plain", "tokens_per_second": 10_000.0}],
+        "identity": {"tokens": 1024, "context": 128, "vocabulary": 256, "dtype": "torch.float32",
+                     "device": read(tmp_path)["identity"]["device"]},
+        "rows": [{"model": "gpt2_pico", "system": "halfstep", "variant": "plain", "tokens_per_second": 10_240.0}],
     }))  # fmt: skip
     bench_suite.main(line)
     assert read(tmp_path)["rows"][0]["share_of_step"] == pytest.approx(0.002 / 0.1)
@@ -89,8 +92,9 @@ def test_rounds_before_a_timeout_count_and_failures_of_another_commit_do_not(tmp
     monkeypatch.setattr(suite_optimizers, "measure", measure)
     monkeypatch.setattr(curves, "measure", lambda *_: 0)
     monkeypatch.setattr(exactness, "measure", lambda *_: 0)
+    monkeypatch.setattr(updates, "measure", lambda *_: 0)
     for only, commit in (("lion", "one"), ("sgd", "one"), ("lion,sgd", "one"), ("lion,sgd", "two")):
-        plan = suite_optimizers.Plan(["gpt2_pico"], only.split(","), 8, 8, 1, [], "cpu", commit, DRIFT, BED)
+        plan = suite_optimizers.Plan(["gpt2_pico"], only.split(","), 8, 8, 8, 0.1, 1, [], "cpu", commit, DRIFT, BED)
         assert suite_optimizers.run(plan, Folder(tmp_path), Deadline(9), print) == 0
     assert asked == ["lion", "sgd", "sgd"]
     assert [row["optimizer"] for row in read(tmp_path)["rows"]] == ["lion"]
@@ -99,7 +103,7 @@ def test_rounds_before_a_timeout_count_and_failures_of_another_commit_do_not(tmp
 
 def test_ways_that_need_cuda_are_left_out_on_a_cpu():
     for device, expected in (("cpu", False), ("cuda", True)):
-        units = suite_optimizers.Plan(["gpt2_pico"], ["soap"], 8, 8, 1, [], device, None, DRIFT, BED).units()
+        units = suite_optimizers.Plan(["gpt2_pico"], ["soap"], 8, 8, 8, 0.1, 1, [], device, None, DRIFT, BED).units()
         assert units[0]["way"] == {}
         assert any("triton" in unit["way"].values() for unit in units) is expected
 

@@ -1,7 +1,7 @@
 """How exact the quick ways of optimizers are: their drift from float64, and orthogonality of their bases."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ def measure(
     for ways, way in left:
         if deadline.left < reserve + 30:
             break
-        say(f"{_shown(ways.optimizer, way)}: drift from float64 over {bed.updates} updates")
+        say(f"{shown(ways.optimizer, way)}: drift from float64 over {bed.updates} updates")
         try:
             with Side(_nobody) as one:
                 found = one.ask(deadline.left - reserve, drift, bed, ways.optimizer, ways.exact, [way])
@@ -64,7 +64,7 @@ def _done(optimizer: str, way: Way, book: dict[str, Any]) -> bool:
     return any((row["optimizer"], row["way"]) == (optimizer, way) for row in book["drift"])
 
 
-def _shown(optimizer: str, way: Way) -> str:
+def shown(optimizer: str, way: Mapping[str, str]) -> str:
     return " ".join([optimizer, *(f"{key}={value}" for key, value in way.items())])
 
 
@@ -81,7 +81,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         return lambda row: "" if row.get(key) is None else f"{row[key]:.1e}"
 
     columns: dict[str, Cell] = {
-        "optimizer": lambda row: _shown(row["optimizer"], row["way"]),
+        "optimizer": lambda row: shown(row["optimizer"], row["way"]),
         "updates": "updates", "drift of the last update": small("drift"), "the largest": small("largest"),
         "largest entry of Q^T Q - I": small("skew"), "": "error",
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """bench_suite's part optimizers: bench_optimizers on the shapes of whole models, an optimizer at a time.
 
-Then what the quicker ways to the same step are worth: their drift from float64, and their loss curves.
+Then whole updates of those that ask for more than a step, and what the quicker ways to the same step are worth: their
+drift from float64, and their loss curves.
 """
 
 import json
@@ -20,11 +21,12 @@ from harness.config import CONFIGS
 from harness.sweep.process import die_with_parent
 from optimizers import list_optimizers
 from scripts.bench import drift
-from scripts.suite import curves, exactness
-from scripts.suite.exactness import CUDA_ALONE
-from scripts.suite.folder import Cell, Deadline, Folder, commits, figure, markdown
-from scripts.suite.throughput import FILE as THROUGHPUT
+from scripts.suite import curves, exactness, updates
+from scripts.suite.exactness import CUDA_ALONE, shown
+from scripts.suite.folder import Deadline, Folder
+from scripts.suite.step_table import table
 from scripts.suite.throughput import step_seconds
+from scripts.suite.train import opened
 
 FILE, TABLE = "optimizers.json", "optimizers.md"
 RESERVE = 10  # seconds that a call keeps for its tables
@@ -56,12 +58,21 @@ class Cut(TimeoutError):
 
 @dataclass(frozen=True)
 class Plan:
-    """models: names of configs/model. context: tokens of a pass that hooks see. references: NAME=PATH of checkouts."""
+    """What is asked for.
+
+    Attributes:
+        models: names of configs/model; the first one's whole updates are measured too.
+        context: tokens of a pass that hooks see.
+        tokens, seconds: of an update, and of a turn of whole ones.
+        references: NAME=PATH of checkouts.
+    """
 
     models: list[str]
     only: list[str]
     vocabulary: int
     context: int
+    tokens: int
+    seconds: float
     rounds: int
     references: list[str]
     device: str
@@ -82,12 +93,24 @@ class Plan:
             for name, way in self.ways()
         ]  # fmt: skip
 
-    def units(self) -> list[dict[str, Any]]:
-        """What a row is of: model, optimizer, and as `way` other keywords than its YAML's; in order."""
+    def names(self) -> list[str]:
+        """Of the optimizers, in order."""
         names = [info.name for info in list_optimizers()]
         ordered = [*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)]
-        wanted = [n for n in ordered if not self.only or n in self.only]
-        units = [*((name, dict[str, str]()) for name in wanted), *self.ways()]
+        return [n for n in ordered if not self.only or n in self.only]
+
+    def updates(self, folder: Folder) -> updates.Updates:
+        """Of those whose updates are more than a gradient and a step."""
+        return updates.Updates(
+            models=self.models[:1], vocabulary=self.vocabulary, tokens=updates.tokens_of(folder, self.tokens),
+            context=self.context, seconds=self.seconds, rounds=min(self.rounds, updates.ROUNDS),
+            variants=[f"{updates.VARIANT}{name}" for name in updates.beyond_steps(self.names())],
+            nanogpt=None, programs=[], device=self.device, commit=self.commit, bed=self.curve_bed,
+        )  # fmt: skip
+
+    def units(self) -> list[dict[str, Any]]:
+        """What a row is of: model, optimizer, and as `way` other keywords than its YAML's; in order."""
+        units = [*((name, dict[str, str]()) for name in self.names()), *self.ways()]
         return [{"model": model, "optimizer": name, "way": way} for model in self.models for name, way in units]
 
 
@@ -96,7 +119,8 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
     identity = {
         **{"context": plan.context, "vocabulary": plan.vocabulary, "device": devices.device_name(plan.device)},
     }
-    book = folder.read(FILE, identity)
+    book, whole = folder.read(FILE, identity), plan.updates(folder)
+    opened(whole, folder)  # or say at once that it is of other settings
     for key in ("rows", "failures", "drift", "curves"):
         book.setdefault(key, [])
     # What failed is tried again once the code is another.
@@ -125,6 +149,8 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         book["rows"] += [{**row, **about, "commit": plan.commit} for row in found]
         fresh = False
         keep(book, folder)
+    rounds = updates.measure(whole, folder, deadline, fresh, say)
+    keep(book, folder)
     book["drift"] = [row for row in book["drift"] if not row.get("error") or row.get("commit") == plan.commit]
     drifts = exactness.measure(plan.drift_bed, plan.only, book, deadline, RESERVE, say)
     for row in book["drift"]:
@@ -132,7 +158,7 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
     keep(book, folder)
     pairs = curves.measure(plan.pairs(), plan.curve_bed, book["curves"], deadline, RESERVE, say)
     keep(book, folder)
-    return sum(not done(about, book) for about in left) + drifts + pairs
+    return sum(not done(about, book) for about in left) + rounds + drifts + pairs
 
 
 def done(about: Mapping[str, Any], book: Mapping[str, Any]) -> bool:
@@ -177,53 +203,25 @@ def measure(plan: Plan, model: str, optimizer: str, way: dict[str, str], seconds
 
 
 def keep(book: dict[str, Any], folder: Folder) -> None:
-    """Write the file and the table; what is beside a whole step as soon as the part train has measured one.
+    """Write the file and the table; what is beside a whole step as soon as part train, or an update here, has one.
 
+    updates: what throughput.json has of whole ones.
     share_of_step: with the hooks' time, which was measured on one pass of `context` tokens and counts for every one
         of the step's: times the step's tokens over the context.
     worst_over_median_step: (step + largest) / (step + median) of the optimizer's own steps, hooks left out.
     """
     for row in book["rows"]:
-        row["share_of_step"] = row["hooks_ms_per_update"] = row["worst_over_median_step"] = None
-        if (seconds := step_seconds(folder, row["model"])) is None:
+        row["share_of_step"] = row["hooks_ms_per_update"] = row["worst_over_median_step"] = row["step_tokens"] = None
+        seconds = step_seconds(folder, row["model"]) or updates.adamw_seconds(folder, row["model"])
+        if seconds is None:
             continue
         step = 1e3 * seconds
+        row["step_tokens"] = updates.tokens_of(folder, 0)
         if row["hooks_ms_per_step"] is not None:
-            tokens = json.loads((folder.path / THROUGHPUT).read_text(encoding="utf-8"))["identity"]["tokens"]
-            row["hooks_ms_per_update"] = row["hooks_ms_per_step"] * tokens / book["identity"]["context"]
+            row["hooks_ms_per_update"] = row["hooks_ms_per_step"] * row["step_tokens"] / book["identity"]["context"]
         row["share_of_step"] = (row["amortised_ms"] + (row["hooks_ms_per_update"] or 0.0)) / step
         if row.get("worst_ms") is not None:
             row["worst_over_median_step"] = (step + row["worst_ms"]) / (step + row["median_ms"])
+    book["updates"] = updates.rows(folder)
     folder.write(FILE, book)
     folder.write_table(TABLE, table(book))
-
-
-def table(book: dict[str, Any]) -> str:
-    identity = book["identity"]
-    text = (
-        f"# Optimizer steps on {identity['device']}\n\n"
-        f"Whole models, an embedding of {identity['vocabulary']} rows included; commit "
-        f"{commits(book['rows'])}. Milliseconds of a plain step, of one that refreshes, and of the mean over a period; "
-        "that mean beside fused AdamW's, measured in turns with it (lowest to highest). Hooks: what they add to all "
-        "passes of an update. With that, as a share of halfstep's whole update with AdamW; and the slowest step over "
-        "the median one, that update before both and no hooks. Gradients and curvature estimates are given.\n\n"
-    )
-    columns: dict[str, Cell] = {
-        "model": "model", "optimizer": lambda row: shown(row["optimizer"], row["way"]),
-        "by": "implementation", "plain ms": figure("plain_ms", 2), "refresh ms": figure("refresh_ms", 2),
-        "mean ms": figure("amortised_ms", 2), "x AdamW": lambda row: f"{row['ratio']['median']:.3g}",
-        "range": lambda row: f"{row['ratio']['low']:.3g} to {row['ratio']['high']:.3g}",
-        "worst/mean": figure("worst_over_mean", 2), "hooks ms": figure("hooks_ms_per_update", 2),
-        "of a step": figure("share_of_step", 2, 100, " %"), "slowest step ms": figure("worst_ms", 2),
-        "whole steps, slowest/median": figure("worst_over_median_step", 3), "rounds": figure("rounds"),
-        "state bytes per parameter": figure("state_bytes_per_parameter", 1),
-    }  # fmt: skip
-    text += markdown(columns, book["rows"])
-    if book["failures"]:
-        told = [(f["model"], shown(f["optimizer"], f["way"]), f["error"]) for f in book["failures"]]
-        text += "\n" + "".join(f"- {model}, {name}: {error}\n" for model, name, error in told)
-    return text + exactness.table(book["drift"]) + curves.table(book["curves"])
-
-
-def shown(optimizer: str, way: Mapping[str, str]) -> str:
-    return " ".join([optimizer, *(f"{key}={value}" for key, value in way.items())])

@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,20 +43,11 @@ def check_variant(text: str, sequences: int) -> str:
 
 def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], None]) -> int:
     """All that is missing, as far as the time goes; the files are whole after every round. What is left, in rounds."""
-    identity = {
-        **{"tokens": plan.tokens, "context": plan.context, "dtype": str(devices.resolve_dtype("auto", plan.device))},
-        **{"vocabulary": plan.vocabulary, "device": devices.device_name(plan.device)},
-    }
-    book = folder.read(FILE, identity)
-    for key in ("rounds", "failures", "micros", "start", "rows", "curves"):
-        book.setdefault(key, [])
-    for key in ("failures", "micros"):  # what failed, and what did not fit, is tried again once the code is another
-        book[key] = [each for each in book[key] if each.get("commit") == plan.commit]
+    book = opened(plan, folder)
     model = plan.models[0]
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        tokens = np.random.default_rng(0).integers(0, min(plan.vocabulary, 50_257), max(2**20, 8 * plan.tokens))
-        tokens.astype("<u2").tofile(place / "train.bin")
+        write_tokens(plan, place)
         matches = [Match(plan, book, folder, deadline, say, place, *match) for match in plan.matches()]
         for match in matches:
             if deadline.left > RESERVE:
@@ -66,6 +58,26 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
     pairs = curves.measure([plan.pair], plan.bed, book["curves"], deadline, RESERVE, say)
     keep(book, folder)
     return sum(match.left() for match in matches) + start.left(model, book) + pairs
+
+
+def opened(plan: Plan, folder: Folder) -> dict[str, Any]:
+    """What earlier calls left of it. Raises ValueError where that is of other settings."""
+    identity = {
+        **{"tokens": plan.tokens, "context": plan.context, "dtype": str(devices.resolve_dtype("auto", plan.device))},
+        **{"vocabulary": plan.vocabulary, "device": devices.device_name(plan.device)},
+    }
+    book = folder.read(FILE, identity)
+    for key in ("rounds", "failures", "micros", "start", "rows", "curves"):
+        book.setdefault(key, [])
+    for key in ("failures", "micros"):  # what failed, and what did not fit, is tried again once the code is another
+        book[key] = [each for each in book[key] if each.get("commit") == plan.commit]
+    return book
+
+
+def write_tokens(plan: Plan, place: Path) -> None:
+    """Random ones, which all sides train on."""
+    tokens = np.random.default_rng(0).integers(0, min(plan.vocabulary, 50_257), max(2**20, 8 * plan.tokens))
+    tokens.astype("<u2").tofile(place / "train.bin")
 
 
 def peers(
