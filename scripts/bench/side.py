@@ -34,12 +34,12 @@ class Side:
 
     def ask(self, seconds: float | None, function: Callable[..., Any], *arguments: Any) -> Any:
         """What the function returns there. Raises TimeoutError after so many seconds, ValueError where it fails."""
-        self._here.send((function, arguments))
-        if not self._here.poll(None if seconds is None else max(0.0, seconds)):
-            raise TimeoutError
         try:
+            self._here.send((function, arguments))
+            if not self._here.poll(None if seconds is None else max(0.0, seconds)):
+                raise TimeoutError
             good, value = self._here.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # reset: it left the question unread
             raise ValueError("its process ended without a word (out of memory?)") from None
         if not good:
             raise ValueError(value)
