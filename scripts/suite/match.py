@@ -51,10 +51,13 @@ class Match:
         with ExitStack() as stack:
             for key, makes in sides.items():
                 self.say(f"{self.model}: {key[0]} ({key[1]}) is compiled and warmed up")
+                one = None
                 try:
                     one = self.fitting(stack, key, makes)
                     update = one.ask(self.time, side.turn, 3) / 3
                 except ValueError as error:
+                    if one:
+                        one.end()  # the others want its memory
                     self.fail(key, str(error))
                     continue
                 steps[key] = max(1, round(self.plan.seconds / update))
