@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from harness.device import peak_memory
+from harness.sweep.process import die_with_parent
 from scripts.bench.contenders import LOG_EVERY, Contender, Setting
 from scripts.bench.parts import parts as parts_of
 
@@ -61,6 +62,7 @@ class Side:
 
 def _serve(pipe: Connection, make: Make) -> None:
     global contender
+    die_with_parent()  # or it would go on compiling, and hold its memory, beside the next call
     failure = None
     try:
         contender = make()
