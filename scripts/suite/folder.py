@@ -66,11 +66,15 @@ class Folder:
         file = self.path / name
         if not file.is_file():
             return {"schema": 1, "identity": dict(identity)}
-        held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            known = held["identity"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise ValueError(f"{file} is none of bench_suite's: move it away, or give another --output") from None
         for key, value in json.loads(json.dumps(identity)).items():
-            if held["identity"].get(key) != value:
+            if known.get(key) != value:
                 raise ValueError(
-                    f"{file} was measured with {key}={held['identity'].get(key)} and not {value}: move it away, or "
+                    f"{file} was measured with {key}={known.get(key)} and not {value}: move it away, or "
                     "give another --output"
                 )
         return held
