@@ -144,7 +144,7 @@ def test_whose_runs_they_are_must_be_known(swept):
         tables(swept)
     there.unlink()
     here.unlink()
-    with pytest.raises(ValueError, match=r"shampoo_20.local-small-30m has no run of adamw and is of no claim: keep"):
+    with pytest.raises(ValueError, match=r"shampoo_20.local-small-30m has runs of a claim file that is not there"):
         tables(swept)
 
 
