@@ -113,6 +113,8 @@ def claims(options: argparse.Namespace, device: str, commit: str | None) -> Run:
     for name, rate in pairs(options.rates, "--rates", "OPTIMIZER=RATE"):
         if not re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?", rate):
             raise ValueError(f"--rates {name}={rate}: give a learning rate, as in --rates {name}=1e-3")
+        if name not in (there := [info.name for info in list_optimizers()]):
+            raise ValueError(f"--rates {name}: no optimizer of that name is registered; {nearest(name, there)}")
         rates[name] = float(rate)
     trials = (2 if options.rehearse else suite_claims.TRIALS) if options.trials is None else options.trials
     if trials < 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import CONFIGS
-from scripts import publish
+from scripts import make_tables, publish
 from scripts.make_tables import tables
 from scripts.suite import optimizers
 from scripts.suite.claim_plan import Plan
@@ -145,11 +145,21 @@ def test_whose_runs_they_are_must_be_known(swept):
         tables(swept)
     there.unlink()
     here.unlink()
-    with pytest.raises(ValueError, match=r"shampoo_20.local-small-30m has no run of adamw and is of no claim: keep"):
+    with pytest.raises(ValueError, match=r"shampoo_20.local-small-30m has runs of a claim file that is not there"):
         tables(swept)
 
 
-def test_check_writes_nothing():
+def test_check_fails_where_a_table_is_stale_and_writes_nothing(copied, monkeypatch, capsys):
+    monkeypatch.setattr(make_tables, "ROOT", copied)
+    (copied / "results" / "study" / "table.md").unlink()
+    with pytest.raises(SystemExit, match="2"):
+        make_tables.main(["--check"])
+    assert "is not what its runs say: make tables writes it anew" in capsys.readouterr().err
+    assert "\nold\n" in (copied / "README.md").read_text()
+    assert not (copied / "results" / "study" / "table.md").exists()
+
+
+def test_the_committed_tables_pass_the_check():
     line = [sys.executable, "-m", "scripts.make_tables", "--check"]
     done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

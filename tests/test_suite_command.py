@@ -36,6 +36,7 @@ from tests.command import environment
         (["--part", "claims", "--data", "data.files=x"], "--data: the first must be data=NAME"),
         (["--part", "claims", "--data", "data=local", "steps=3"], "--data steps is no key of a corpus"),
         (["--part", "claims", "--rates", "adamw=fast"], "--rates adamw=fast: give a learning rate"),
+        (["--part", "claims", "--rates", "adamv=1e-3"], "no optimizer of that name is registered; did you mean adamw"),
         (["--part", "claims", "--set", "steps=3"], "steps=3 would change what a claim fixes"),
     ],
 )
