@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = PARTS[options.part](options, device, call.git["commit"])
         with folder.held():
             left = run(folder, deadline, say)
-        print(f"\n{(folder.path / TABLES[options.part]).read_text(encoding='utf-8')}")
+        table = (folder.path / TABLES[options.part]).read_text(encoding="utf-8")
+        print(f"\n{table.partition(suite_claims.REST)[0]}")
         print(f"{left} left: the same command goes on" if left else "nothing is left of this part")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,40 +10,91 @@ import yaml
 
 from harness.claims.claim_file import find_claim
 from harness.claims.planned import composed
-from harness.records import find_runs
+from harness.records import find_runs, read_run
 from scripts import bench_suite
 from scripts.study.training import Training
 from scripts.suite import claims as suite_claims
 from scripts.suite import rates
 from scripts.suite.claim_plan import STAGES, Plan, check_data
 from scripts.suite.folder import Folder
+from scripts.suite.pace import GUESS, MARGIN, START, Pace, note_starts
+from scripts.suite.training import Job
+from tests.claimed import change
+from tests.study import write_run
 from tests.tuned import Pretended
+
+
+def line_of(plan, folder, rated=()):
+    return suite_claims._line(plan, folder, {"rates": list(rated), "failed": [], "starts": {}})
 
 
 def test_claims_come_in_order_and_only_what_fits_begins(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     begun = []
     monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
-    monkeypatch.setattr(suite_claims, "train", lambda jobs, overrides, seconds: begun.append((jobs, overrides)))
+    def train(jobs, overrides, seconds):
+        begun.append((jobs, overrides))
+        return False, {}
+
+    monkeypatch.setattr(suite_claims, "train", train)
     line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--set", "checkpoint.every=9"]
     bench_suite.main([*line, "--only", "sophia_2x,muon_2x", "--trials", "0"])
     ((first, overrides),) = begun
     assert list(first) == ["sophia_2x-30m-adamw-T1000-s0"]
     assert overrides == ["device=cpu", "checkpoint.every=9"]
     assert "| sophia_2x | 27 | 0 | 0 |" in capsys.readouterr().out
-    found = suite_claims._line(Plan("small", [], [], {}, 0, []), Folder(tmp_path), [])
-    todo, took = found.ready, found.took
+    found = line_of(Plan("small", [], [], {}, 0, []), Folder(tmp_path))
+    todo = found.ready
     assert [job.name.split("-")[0] for job in todo[:10]] == ["sophia_2x"] * 9 + ["soap_40_35"]
     assert {job.name.split("-")[2] for job in todo[:9]} == {"adamw"}
     assert [job.name[-1] for job in todo[:9]] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3
-    assert (took, found.left) == ({}, len(todo))
-    choose, known = suite_claims.choose, {todo[0].kind: 0.01}
-    assert choose(todo, {}, 100, begun=True) == todo[:1]  # nobody knows how long it takes
-    expected = suite_claims.MARGIN * 0.01 * todo[0].steps
-    assert choose(todo, known, 1.01 * expected, begun=True) == todo[:1]
-    assert choose(todo, known, 0.9 * expected, begun=True) == []
-    assert choose(todo, known, 0.9 * expected, begun=False) == todo[:1]  # it has the whole call, and may go on
+    assert (found.pace.updates, found.left) == ({}, len(todo))
+    choose, known = suite_claims.choose, Pace({todo[0].kind: 0.01}, 0.01 / todo[0].tokens)
+    assert choose(todo, Pace(), 100, begun=True) == todo[:1]  # nobody knows how long it takes
+    expected = START["first"] + MARGIN * 0.01 * todo[0].left
+    assert choose(todo[:2], known, 1.01 * expected, begun=True) == todo[:1]
+    assert choose(todo[:1], known, 0.99 * expected, begun=True) == todo[:1]  # it gets to a checkpoint
+    assert choose(todo, known, 0.1 * expected, begun=True) == []
+    assert choose(todo, known, 0.1 * expected, begun=False) == todo[:1]  # the call has nothing else to do
     assert choose(todo, known, 1e9, begun=False) == todo[: suite_claims.MOST]
+
+
+def test_a_later_run_of_the_stage_is_taken_where_the_first_does_not_fit():
+    def job(name, kind, stage, left, tokens=100):
+        return Job(name, kind, stage, left, tokens, str)
+
+    long, short, later = job("long", "slow", 0, 4000), job("short", "fast", 0, 1000), job("later", "fast", 1, 10)
+    pace = Pace({"slow": 1.0, "fast": 0.01}, 0.01, {"slow": {"first": 9.0}, "fast": {"first": 5.0, "next": 1.0}})
+    assert suite_claims.choose([long, short, later], pace, 100, begun=True) == [short]
+    assert suite_claims.choose([short, later], pace, 100, begun=True) == [short, later]
+    assert suite_claims.choose([long], pace, 250 * MARGIN + 9, begun=True) == [long]
+    assert suite_claims.choose([long], pace, 250 * MARGIN + 8, begun=True) == []
+    assert pace.seconds(short, first=False) == 1 + MARGIN * 10
+    other = job("other", "new", 0, 10, tokens=300)
+    assert pace.seconds(other, first=True) == 9 + MARGIN * 10 * GUESS * 0.01 * 300
+    assert suite_claims.choose([other], pace, 10, begun=True) == [other]
+
+
+def test_the_pace_is_of_the_newest_run_and_a_start_is_told_apart(tmp_path):
+    runs = []
+    for seed, (hour, seconds) in enumerate({"03": 0.3, "01": 0.1, "02": 0.2}.items()):
+        place = write_run(tmp_path, seed=seed, steps=100, seconds_per_step=seconds)
+        change(place, "manifest.json", started=f"2026-01-01T{hour}:00:00Z", ended=f"2026-01-01T{hour}:01:40Z")
+        runs.append(("kind", read_run(place)))
+    cut = write_run(tmp_path, seed=9, steps=100, status="running", until=50, seconds_per_step=9.0)
+    runs.append(("kind", read_run(cut)))
+    pace = Pace.of(runs, {})
+    between = 0.01 + 0.002 + 0.001  # evaluation, checkpoints and logging, of an update
+    assert pace.updates == {"kind": pytest.approx(0.3 + between)}
+    assert pace.per_token == pytest.approx((0.3 + between) / 1024)
+    assert Pace.of(runs[-1:], {}).updates == {"kind": pytest.approx(9 + between)}  # for want of one that ended
+    starts = {"kind": {"next": 7.0}}
+    begun = datetime(2026, 1, 1, 1, tzinfo=UTC).timestamp()
+    note_starts(starts, runs[1:2], begun)
+    assert starts == {"kind": {"first": pytest.approx(100 - 10 - 100 * between, abs=0.1), "next": 7.0}}
+    change(runs[2][1].folder, "manifest.json", resumes=[{"at": "now"}])
+    note_starts(starts, [("other", read_run(runs[2][1].folder))], begun)
+    assert list(starts) == ["kind"]  # the clock of what went on goes back further
 
 
 def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_path, monkeypatch, capsys):
@@ -57,7 +109,7 @@ def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_pat
             del values["defaults"]
             Pretended(optimum=3e-3, limit=0.05).write(training := Training(values))
             (training.folder / "checkpoints").mkdir()
-        return len(trials) == len(experiments)  # of the claims' own runs none ends
+        return len(trials) == len(experiments), {}  # of the claims' own runs none ends
 
     monkeypatch.setattr(suite_claims, "train", train)
     line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--minutes", "1e6"]
@@ -93,12 +145,12 @@ def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_pat
     assert "muon_2x.rates-30m-muon-T2000-s0" in begun[2]
     assert "88 left" in shown  # 15 + 45 runs and MKOR's other 28 trials: its AdamW is Muon's
     plan, folder = Plan("small", ["muon_2x", "mkor"], [], {}, 4, []), Folder(tmp_path / "device")
-    before = suite_claims._line(plan, folder, book["rates"])
+    before = line_of(plan, folder, book["rates"])
     claim = before.claims["muon_2x"].claim
     values = composed(claim, "small", "30m", "adamw")
     Pretended().write(Training.of(values, {"seed": 1, "steps": 1000}, Path("results/runs/muon_2x.rates-small-30m")))
-    assert suite_claims._line(plan, folder, book["rates"]).left == before.left - 2  # MKOR's claim has it too
-    assert suite_claims._line(plan, folder, book["rates"]).left == before.left - 2
+    assert line_of(plan, folder, book["rates"]).left == before.left - 2  # MKOR's claim has it too
+    assert line_of(plan, folder, book["rates"]).left == before.left - 2
     (copied,) = find_runs("results/runs/mkor.rates-small-30m")
     assert (copied.seed, copied.steps, copied.optimizer) == (1, 1000, "adamw")
     shutil.rmtree(tmp_path / "results" / "runs")  # of a machine that is gone: what came of the sweep is in claims.json
@@ -125,35 +177,77 @@ def test_what_a_note_says_beside_the_rates_stays():
     assert [arm["note"] for arm in scale["arms"].values()] == ["the best of 4; power 1/4", "by hand"]
 
 
-def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def pretended(tmp_path, monkeypatch):
+    """Claims whose runs end at once, but for those whose names hold one of `broken`: what was begun."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
-    begun: list[list[str]] = []
+    begun, broken = [], []
 
     def train(experiments, overrides, seconds):
-        begun.append(list(experiments))
-        claim = find_claim("muon_2x")
-        for part, arm, steps, seed in (name.split("-")[1:] for name in experiments):
-            if arm == "adamw":  # of Muon's none ends
-                changes = {"steps": int(steps[1:]), "seed": int(seed[1:])}
+        for name, text in experiments.items():
+            begun.append(name)
+            values = yaml.safe_load(text)
+            values.pop("defaults")
+            if any(word in text for word in broken):
+                return True, {name: "it is broken"}  # and what comes after it is not begun
+            if not name.startswith("rates-"):
+                claim, part, arm, steps, seed = name.split("-")
+                changes, claim = {"steps": int(steps[1:]), "seed": int(seed[1:])}, found(claim)
                 study = Path("results/runs") / claim.study("small", part)
-                Pretended().write(Training.of(composed(claim, "small", part, arm), changes, study))
-        raise ValueError("a run did not end")
+                Pretended(optimum=3e-3).write(Training.of(composed(claim, "small", part, arm), changes, study))
+            else:
+                Pretended(optimum=3e-3).write(Training(values))
+        return True, {}
+
+    def found(name):
+        path = tmp_path / "device" / "claims" / f"{name}.yaml"
+        return find_claim(str(path) if path.is_file() else name)
 
     monkeypatch.setattr(suite_claims, "train", train)
     line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--minutes", "1e6"]
-    bench_suite.main([*line, "--only", "muon_2x", "--trials", "0"])
+    return lambda *more: bench_suite.main([*line, *more]), begun, broken
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(pretended, tmp_path, capsys):
+    call, begun, broken = pretended
+    broken.append("optimizer: muon")
+    call("--only", "muon_2x", "--trials", "0")
     told = (tmp_path / "device" / "claims.md").read_text()
     assert "| muon_2x | 15 | 9 | 0 |" in told
     conclusions = told[told.index("# Conclusions\n\n1 claim with runs, 1 verdict:\n\n- at the scale small 1 under") :]
     assert "| below 1.4 in steps (Wen et al. 2025" in conclusions
     assert "- Beware: 6 of 15 planned runs are not there\n" in conclusions
-    names = [name for chosen in begun for name in chosen]
-    assert len(names) == len(set(names))  # none is begun twice in a call
-    with pytest.raises(SystemExit, match="2"):
-        bench_suite.main([*line, "--only", "muon_2x", "--trials", "0"])
-    assert len(begun[-1]) == 6
-    assert "a run did not end" in capsys.readouterr().err
+    assert len(begun) == len(set(begun)) == 15  # none twice in a call
+    assert [name.split("-")[2] for name in begun[-5:]] == ["muon"] * 5  # those like the first that failed: at the end
+    assert "muon_2x-30m-muon-T1000-s0 | it is broken |" in told
+    call("--only", "muon_2x", "--trials", "0")
+    assert len(begun) == 15 + 6  # and once in the next
+    broken.clear()
+    call("--only", "muon_2x", "--trials", "0")
+    assert "nothing is left of this part" in capsys.readouterr().out
+    assert "## Failed" not in (tmp_path / "device" / "claims.md").read_text()
+
+
+def test_an_arm_whose_trials_fail_keeps_nothing_waiting(pretended, tmp_path, capsys):
+    call, begun, broken = pretended
+    broken.append("name: muon")
+    call("--only", "muon_2x,adahessian_lm")
+    book = json.loads((tmp_path / "device" / "claims.json").read_text())
+    rows = {row["claim"]: row for row in book["rows"]}
+    assert rows["adahessian_lm"]["ended"] == rows["adahessian_lm"]["runs"]  # the stage after Muon's
+    assert (rows["muon_2x"]["ended"], rows["muon_2x"]["runs"]) == (9, 15)  # AdamW's
+    assert len(book["failed"]) == 4
+    of_muon = [row["name"] for row in book["failed"]]
+    assert begun[-3:] == of_muon[1:]  # the first of them failed in its turn, the others come last
+    assert len(begun) == len(set(begun))
+    assert "## Failed" in capsys.readouterr().out
+    before = len(begun)
+    call("--only", "muon_2x,adahessian_lm")
+    assert sorted(begun[before:]) == sorted(of_muon)
+    broken.clear()
+    call("--only", "muon_2x,adahessian_lm")
+    assert "nothing is left of this part" in capsys.readouterr().out
 
 
 def test_a_claim_on_another_corpus_is_a_file_of_its_own(tmp_path):

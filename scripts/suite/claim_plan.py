@@ -38,11 +38,12 @@ STAGES = [
 
 @dataclass(frozen=True)
 class Found:
-    """A claim, by (part, arm) the sweeps of its rates, and what came of those that ended."""
+    """A claim, by (part, arm) the sweeps of its rates, and what came of those that ended. ours: its file is."""
 
     claim: Claim
     sweeps: Mapping[tuple[str, str], Sweep]
     rows: Mapping[tuple[str, str], Row]
+    ours: bool = True
 
     def waits(self, part: str, arm: str) -> bool:
         """Whether the arm's runs do not know their rate yet."""
@@ -85,7 +86,7 @@ class Plan:
         """
         claim = find_claim(name)
         if not (self.data or self.rates or self.trials or self.rehearsal):
-            return Found(claim, {}, {})
+            return Found(claim, {}, {}, ours=False)
         values: Any = OmegaConf.to_container(OmegaConf.load(claim.path))
         scale = values["scales"][self.scale]
         values["scales"] = {self.scale: scale}

@@ -1,92 +1,97 @@
 """bench_suite's part claims: the runs of several claims, in the order of their worth, as many as a call's time holds.
 
-Before a stage's runs come the trials of its arms' learning rates. Runs are begun only where they are expected to end
-within the call, by the time that the same arm took before; the one that is first in line is begun in any case, and goes
-on in the next call from its checkpoint.
+Before a stage's runs come the trials of its arms' learning rates. Runs are begun where they are expected to end within
+the call (see pace.py); where none is, the first in line goes on in the next call from its checkpoint. What failed at
+this commit, and all of its kind, comes last in every call; nothing waits for it.
 """
 
-import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.claims.claim import Claim
-from harness.claims.planned import Planned, find_planned
-from harness.claims.verdict import Verdict, verify
+from harness.claims.planned import Planned, composed
 from harness.records import ENDED, Run, read_run
-from scripts.pages.claim_table import as_json, render
-from scripts.pages.conclusions import by_claim, section, summary
 from scripts.publish import copy_run
 from scripts.study.claim_cost import check_arms
 from scripts.study.sweep import RUNS
-from scripts.suite import rates
+from scripts.suite.claim_book import FILE, REST, TABLE, Runs, commit, conclude, keep, read, runs_of
 from scripts.suite.claim_plan import Found, Plan
-from scripts.suite.folder import Cell, Deadline, Folder, figure, markdown
-from scripts.suite.training import Job, seconds_per_update, train
+from scripts.suite.folder import Deadline, Folder
+from scripts.suite.pace import Pace, note_starts
+from scripts.suite.training import Job, train, updates_kept
 
-FILE, TABLE = "claims.json", "claims.md"
+__all__ = ["FILE", "REST", "TABLE", "TRIALS", "run"]
+
 RESERVE = 15  # seconds that a call keeps for verdicts and tables
 TRIALS = 4  # of each arm's learning rate
-MARGIN = 1.2  # on what a run is expected to take
 MOST = 10  # runs in one sweep: their weights and optimizers' state are on the disk until it ends
-GUESS = 4.0  # of a kind of run that has never ended here, times the slowest that has
+CHECKPOINT = 250  # updates between checkpoints, at most: a run that takes longer than a call must get on in each
 
 
 def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], None]) -> int:
     """As many runs as the time holds, then verdicts on what there is. How many runs are left."""
-    swept: list[rates.Row] = folder.read(FILE, {"scale": plan.scale}).get("rates", [])
-    find = partial(_line, plan, folder, swept)
+    book = read(plan, folder)
+    find = partial(_line, plan, folder, book)
     line = find()
     for found in line.claims.values():
         check_arms(found.claim, plan.scale, list(found.claim.scale(plan.scale).parts))
-    begun, broken = False, set[str]()
+    _drop_weights(line.ours)
+    overrides = [*plan.overrides, *_checkpoints(plan, line.claims)]
+    begun, tried = False, set[str]()
     while deadline.left > RESERVE:
-        ready = [job for job in line.ready if job.name not in broken]
-        chosen = choose(ready, line.took, deadline.left - RESERVE, begun)
+        ready = [job for job in line.ready if job.name not in tried]
+        broken = {row["kind"] for row in book["failed"]}
+        sound = [job for job in ready if job.kind not in broken]
+        chosen = choose(sound or ready, line.pace, deadline.left - RESERVE, begun)
         if not chosen:
             break
         say(f"{line.left} runs to do; now {len(chosen)} of them, {chosen[0].name} first")
-        whole, failure = True, None
-        try:
-            whole = train({job.name: job.experiment() for job in chosen}, plan.overrides, deadline.left - RESERVE)
-        except ValueError as error:  # of some run, not of the others: it is left to the next call
-            failure, broken = error, broken | {job.name for job in chosen}
+        since = time.time()
+        whole, failed = train({job.name: job.experiment() for job in chosen}, overrides, deadline.left - RESERVE)
+        for name, error in failed.items():
+            say(f"{name} failed, and is left to the end: {error}")
+            kind = next(job.kind for job in chosen if job.name == name)
+            row = {"name": name, "kind": kind, "error": error, "commit": commit(folder)}
+            book["failed"] = [*(each for each in book["failed"] if each["name"] != name), row]
+        tried |= failed.keys()
         before, line, begun = line.ended, find(), True
-        for run in line.ended - before:  # a verdict needs none of it, and one stage of SOAP's would fill 50 GB
-            shutil.rmtree(run / "checkpoints", ignore_errors=True)
-        if failure and not line.ended - before:
-            keep(plan, line.claims, swept, folder)
-            raise failure
-        if failure:
-            say(str(failure))
+        new = {place: pair for place, pair in line.ended.items() if place not in before}
+        note_starts(book["starts"], list(new.values()), since)
+        _drop_weights(new)
+        keep(plan, line.claims, line.runs, book, folder)
         if not whole:
             break
-    keep(plan, line.claims, swept, folder)
+    conclude(plan, line.claims, line.runs, book, folder)
     return line.left
 
 
-def choose(todo: Sequence[Job], took: Mapping[str, float], seconds: float, begun: bool) -> list[Job]:
-    """The runs that go into one sweep: those first in line that fit, or the first alone, whose time nobody knows."""
+def choose(todo: Sequence[Job], pace: Pace, seconds: float, begun: bool) -> list[Job]:
+    """The runs that go into one sweep: those that fit, in their order.
+
+    Where one does not, later ones of its stage may, and none of the next stage. Where none does, the first that gets
+    as far as a checkpoint; or the first, where nobody knows how long it takes, or the call has begun nothing yet.
+    """
     chosen: list[Job] = []
-    guess = GUESS * max(took.values(), default=math.inf)
+    stage, left = None, seconds
     for job in todo:
-        expected = MARGIN * job.steps * took.get(job.kind, guess)
-        if expected > seconds:
-            return chosen or ([job] if job.kind not in took or not begun else [])
-        if len(chosen) == MOST:
-            return chosen
-        chosen.append(job)
-        seconds -= expected
-    return chosen
-
-
-def _runs(plan: Plan, claim: Claim) -> dict[Planned, Run | None]:
-    """Every planned run of a claim, with what is there of it."""
-    scale = claim.scale(plan.scale)
-    return find_planned(claim, plan.scale, list(scale.parts), scale.seeds, RUNS)
+        if len(chosen) == MOST or (stage is not None and job.stage != stage):
+            break
+        expected = pace.seconds(job, all(job.kind != each.kind for each in chosen))
+        if expected <= left:
+            chosen.append(job)
+            left -= expected
+        else:
+            stage = job.stage
+    if chosen or not todo:
+        return chosen
+    for job in (job for job in todo if job.stage == todo[0].stage):
+        if not pace.knows(job) or pace.seconds(job, True, CHECKPOINT) <= seconds:
+            return [job]
+    return [] if begun else [todo[0]]
 
 
 @dataclass(frozen=True)
@@ -94,51 +99,77 @@ class Line:
     """What is left.
 
     Attributes:
-        ready: the runs that can begin, in order; a stage's own wait for the rates of its arms, the next stage for it.
+        runs: of each claim, what is there of its planned runs.
+        ready: those that can begin, in order; a stage's own wait for the rates of its arms, the next stage for it.
         left: how many there are, with those that wait.
-        took: by kind of run the seconds per update of what ended.
-        ended: the folders of that.
+        ended: by folder the kind and the run of what ended.
+        ours: the folders among them that are in studies of this part's own.
     """
 
     claims: dict[str, Found]
+    runs: Runs
     ready: list[Job]
     left: int
-    took: dict[str, float]
-    ended: set[Path]
+    pace: Pace
+    ended: dict[Path, tuple[str, Run]]
+    ours: list[Path]
 
 
-def _line(plan: Plan, folder: Folder, swept: list[rates.Row]) -> Line:
-    claims = {stage.claim: plan.find(stage.claim, folder, swept) for stage in plan.stages()}
-    runs = {name: _runs(plan, found.claim) for name, found in claims.items()}
-    _share(plan, claims, runs)
-    ended: dict[Path, tuple[str, Run]] = {}
+def _line(plan: Plan, folder: Folder, book: dict[str, Any]) -> Line:
+    claims = {stage.claim: plan.find(stage.claim, folder, book["rates"]) for stage in plan.stages()}
+    runs = {name: runs_of(plan, found.claim) for name, found in claims.items()}
+    _share(claims, runs)
+    there: dict[Path, tuple[str, Run]] = {}
+    ours: set[Path] = set()
+    done: set[str] = set()
     for name, found in claims.items():
         mine = [(found.kind(job.part, job.arm), each) for job, each in runs[name].items() if each]
-        mine += [(sweep.name, run) for sweep in found.sweeps.values() for run in sweep.runs()]
-        ended |= {each.folder: (kind, each) for kind, each in mine if each.status in ENDED}
-    took: dict[str, float] = {}
-    for kind, each in ended.values():
-        if seconds := seconds_per_update(each):
-            took[kind] = max(took.get(kind, 0.0), seconds)
-    names: set[str] = set()
-    ready: list[Job] = []
+        trials = [(sweep.name, each) for sweep in found.sweeps.values() for each in sweep.runs()]
+        there |= {each.folder: (kind, each) for kind, each in (*mine, *trials)}
+        ours |= {each.folder for _, each in ((*mine, *trials) if found.ours else trials)}
+        done |= {_name(job) for job, each in runs[name].items() if each and each.status in ENDED}
+        done |= {trial for sweep in found.sweeps.values() for trial in sweep.done()}
+    ended = {place: pair for place, pair in there.items() if pair[1].status in ENDED}
+    book["failed"] = [row for row in book["failed"] if row["name"] not in done]
+    ready, left = _order(plan, claims, runs, {row["kind"] for row in book["failed"]})
+    pace = Pace.of(there.values(), book["starts"])
+    return Line(claims, runs, ready, left, pace, ended, [place for place in ended if place in ours])
+
+
+def _order(plan: Plan, claims: Mapping[str, Found], runs: Runs, broken: set[str]) -> tuple[list[Job], int]:
+    """What can begin, and how much is left. broken: kinds whose trials nothing waits for."""
+    ready: dict[str, Job] = {}
+    left: set[str] = set()
     blocked = False
-    for stage in plan.stages():
+    for number, stage in enumerate(plan.stages()):
         found = claims[stage.claim]
-        planned_here = [(j, each) for j, each in runs[stage.claim].items() if not stage.arms or j.arm in stage.arms]
-        waiting = {(j.part, j.arm): None for j, _ in planned_here if found.waits(j.part, j.arm)}
-        trials = [job for place in waiting for job in found.sweeps[place].jobs()]
-        left = [j for j, each in planned_here if not (each and each.status in (*ENDED, "running"))]
-        jobs = [Job(f"{j.claim.name}-{j.name}", found.kind(j.part, j.arm), j.steps, j.experiment)
-                for j in sorted(left, key=lambda j: j.seed)]  # fmt: skip
+        here = [(j, each) for j, each in runs[stage.claim].items() if not stage.arms or j.arm in stage.arms]
+        waiting = {(j.part, j.arm): found.kind(j.part, j.arm) for j, _ in here if found.waits(j.part, j.arm)}
+        trials = [job for place in waiting for job in found.sweeps[place].jobs(number)]
+        todo = [(j, each) for j, each in here if not (each and each.status in (*ENDED, "running"))]
+        jobs = {j: _job(found, j, each, number) for j, each in sorted(todo, key=lambda pair: pair[0].seed)}
+        waits = set(waiting.values()) - broken
         if not blocked:
-            ready += {job.name: job for job in (trials if waiting else jobs) if job.name not in names}.values()
-        blocked |= bool(waiting)
-        names |= {job.name for job in (*trials, *jobs)}
-    return Line(claims, ready, len(names), took, set(ended))
+            now = trials if waits else [job for j, job in jobs.items() if (j.part, j.arm) not in waiting]
+            now = [*now, *(trial for trial in trials if trial.kind in broken)]
+            ready |= {job.name: job for job in now if job.name not in left}
+        blocked |= bool(waits)
+        left |= {job.name for job in (*trials, *jobs.values())}
+    return list(ready.values()), len(left)
 
 
-def _share(plan: Plan, claims: Mapping[str, Found], runs: dict[str, dict[Planned, Run | None]]) -> None:
+def _job(found: Found, planned: Planned, run: Run | None, stage: int) -> Job:
+    tokens = composed(found.claim, planned.scale, planned.part, planned.arm)["batch"]["tokens"]
+    left = planned.steps - (updates_kept(run.folder) if run else 0)
+    kind = found.kind(planned.part, planned.arm)
+    return Job(_name(planned), kind, stage, left, tokens, planned.experiment)
+
+
+def _name(planned: Planned) -> str:
+    return f"{planned.claim.name}-{planned.name}"
+
+
+def _share(claims: Mapping[str, Found], runs: dict[str, dict[Planned, Run | None]]) -> None:
     """Copy what has ended to claims that plan the same and have not begun it: AdamW's ladder is trained once."""
     ended: dict[tuple[str, int, int], Run] = {}
     for wanted in (False, True):
@@ -153,40 +184,17 @@ def _share(plan: Plan, claims: Mapping[str, Found], runs: dict[str, dict[Planned
                     runs[name][job] = read_run(place)
 
 
-def keep(plan: Plan, claims: Mapping[str, Found], swept: list[rates.Row], folder: Folder) -> None:
-    """How far each claim is, and its verdict so far."""
-    rows: list[dict[str, Any]] = []
-    verdicts: dict[str, Verdict] = {}
-    text = ""
-    for name, claim in ((name, found.claim) for name, found in claims.items()):
-        runs = _runs(plan, claim)
-        status = [each.status if each else None for each in runs.values()]
-        row: dict[str, Any] = {
-            "claim": name, "file": str(claim.path), "runs": len(runs), "ended": sum(each in ENDED for each in status),
-            "diverged": status.count("diverged"), "verdict": None,
-        }  # fmt: skip
-        if row["ended"]:
-            parts, seeds = list(claim.scale(plan.scale).parts), claim.scale(plan.scale).seeds
-            try:
-                verdict = verify(claim, plan.scale, parts, seeds, RUNS)
-                row["verdict"] = "; ".join(f"{part or 'across'}: {word}" for part, word in verdict.words.items())
-                verdicts[name] = verdict
-                text += f"\n## {name}\n\n{claim.scale(plan.scale).may_say}\n\n{render(verdict, 'markdown')}"
-            except ValueError as error:
-                row["verdict"] = f"none: {error}"
-        rows.append(row)
-    if verdicts:
-        conclusions = [section(each) for each in by_claim(list(verdicts.values()))]
-        text += "\n" + "\n\n".join(["# Conclusions", summary(list(verdicts.values())), *conclusions]) + "\n"
-    found = {name: as_json(verdict) for name, verdict in verdicts.items()}
-    book = {"schema": 1, "identity": {"scale": plan.scale}, "rates": swept, "rows": rows, "verdicts": found}
-    folder.write(FILE, book)
-    folder.write_table(TABLE, f"# Claims at the scale {plan.scale}\n\n{progress(rows)}{rates.table(swept)}{text}")
+def _drop_weights(folders: Iterable[Path]) -> None:
+    """Of runs that ended: a verdict needs none of it, and one stage of SOAP's would fill 50 GB."""
+    for folder in folders:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def progress(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns: dict[str, Cell] = {
-        "claim": "claim", "runs": figure("runs"), "ended": figure("ended"), "diverged": figure("diverged"),
-        "verdict so far": "verdict",
-    }  # fmt: skip
-    return markdown(columns, rows)
+def _checkpoints(plan: Plan, claims: Mapping[str, Found]) -> list[str]:
+    """The override that has every run checkpointed often enough, unless the command line says how often."""
+    if any(each.startswith("checkpoint.every=") for each in plan.overrides):
+        return []
+    scales = [(found.claim, found.claim.scale(plan.scale)) for found in claims.values()]
+    configs = [composed(claim, plan.scale, part, arm) for claim, scale in scales for part in scale.parts
+               for arm in scale.arms_of(part)]  # fmt: skip
+    return [f"checkpoint.every={min(CHECKPOINT, *(each['checkpoint']['every'] or CHECKPOINT for each in configs))}"]

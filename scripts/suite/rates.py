@@ -16,14 +16,14 @@ from harness.claims.claim import Claim
 from harness.claims.planned import composed
 from harness.compare.arms import flatten
 from harness.config import config_hash
-from harness.records import Run, read_run
+from harness.records import ENDED, Run, read_run
 from harness.tuning.search import Range
 from harness.tuning.trials import SUFFIX
 from scripts.study.sweep import RUNS
 from scripts.study.training import Training
 from scripts.study.tuner import SEED, Tuner
 from scripts.suite.folder import Cell, figure, markdown
-from scripts.suite.training import Job
+from scripts.suite.training import Job, updates_kept
 
 KEY = "optimizer.lr"
 TIMES = 4.0  # the range: a quarter of the claim's rate to four times of it; four trials are at .44, .89, 1.8 and 3.6
@@ -52,18 +52,30 @@ class Sweep:
     def trials(self) -> list[Training]:
         return self.tuner.trials()
 
-    def jobs(self) -> list[Job]:
+    def jobs(self, stage: int) -> list[Job]:
         """The trials that are left."""
-        left = [each for each in self.trials if not each.ended]
-        return [Job(f"{self.name}-{each.name}", self.name, each.steps, each.experiment) for each in left]
+        tokens = self.tuner.values["batch"]["tokens"]
+        return [
+            Job(self._job_name(each), self.name, stage, each.steps - updates_kept(each.folder), tokens, each.experiment)
+            for each in self.trials
+            if not each.ended
+        ]
+
+    def done(self) -> list[str]:
+        """The names of the jobs that have ended."""
+        return [self._job_name(each) for each in self.trials if each.ended]
 
     def runs(self) -> list[Run]:
-        """The trials that have ended."""
-        return [read_run(each.folder) for each in self.trials if each.ended]
+        """The trials that have begun."""
+        return [read_run(each.folder) for each in self.trials if (each.folder / "manifest.json").is_file()]
+
+    def _job_name(self, trial: Training) -> str:
+        return f"{self.name}-{trial.name}"
 
     def row(self, part: str, arm: str) -> Row | None:
         """What came of it; None while a trial is left. Where all diverged the claim's own rates stand."""
-        runs, keys = self.runs(), list(self.tuner.space)
+        runs = [run for run in self.runs() if run.status in ENDED]
+        keys = list(self.tuner.space)
         if len(runs) < len(self.trials):
             return None
         tried: list[Row] = []

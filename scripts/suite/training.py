@@ -4,27 +4,42 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from pathlib import Path
 
-from harness.records import Run
+from harness.sweep.jobs import outcomes
 from harness.sweep.process import die_with_parent
 from scripts.study.sweep import RUNS, command
 
-PATIENCE = 30  # seconds that a run has to end by itself once it is interrupted
+PATIENCE = 10  # seconds that a run has to end by itself once it is interrupted; killed it loses no more
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to begin. kind: runs that take as long per update. experiment: the text of its YAML."""
+    """A run to begin.
+
+    Attributes:
+        kind: runs that take as long per update.
+        stage: which of the stages it is of.
+        left: updates, from its newest checkpoint on.
+        tokens: per update.
+        experiment: the text of its YAML.
+    """
 
     name: str
     kind: str
-    steps: int
+    stage: int
+    left: int
+    tokens: int
     experiment: Callable[[], str]
 
 
-def train(experiments: Mapping[str, str], overrides: Sequence[str], seconds: float) -> bool:
-    """Train them, one after another, until they end or the time does; False where it did, or Ctrl-C."""
+def train(experiments: Mapping[str, str], overrides: Sequence[str], seconds: float) -> tuple[bool, dict[str, str]]:
+    """Train them, one after another, until they end or the time does.
+
+    Returns whether each had its turn (False: the time was over, or Ctrl-C), and a sentence on what failed, by name:
+    the first alone, for a process in which one run failed may have nothing left for the next, its memory say.
+    Raises ValueError where none was begun: the command itself is wrong.
+    """
     line, place = command(experiments, RUNS / "suite", overrides)
     process = subprocess.Popen(line, preexec_fn=_begin)
     try:
@@ -36,10 +51,22 @@ def train(experiments: Mapping[str, str], overrides: Sequence[str], seconds: flo
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        return False
-    if code:
-        raise ValueError(f"a run did not end (code {code}): {place / 'jobs.jsonl'} says why; the same command goes on")
-    return True
+        return False, _first_failure(experiments, place)
+    failed = _first_failure(experiments, place)
+    if code and not failed:
+        there = outcomes(place)
+        died = next((name for number, name in enumerate(experiments) if number not in there), None)
+        if code > 0 or died is None:
+            raise ValueError(f"train.py ended with {code}, before any run: {place} holds what it was given")
+        failed = {died: f"its process was killed by the signal {signal.Signals(-code).name}"}
+    return True, failed
+
+
+def _first_failure(experiments: Mapping[str, str], place: Path) -> dict[str, str]:
+    there = outcomes(place)
+    found = ((name, there.get(number, {})) for number, name in enumerate(experiments))
+    failed = {name: str(outcome["error"]) for name, outcome in found if outcome.get("status") == "failed"}
+    return dict(list(failed.items())[:1])
 
 
 def _begin() -> None:
@@ -48,9 +75,7 @@ def _begin() -> None:
     die_with_parent()
 
 
-def seconds_per_update(run: Run) -> float | None:
-    """Its start and all else included; None where it was cut off or did not finish."""
-    if run.status != "finished" or run.manifest["resumes"]:
-        return None
-    begun, ended = (datetime.fromisoformat(run.manifest[key]).timestamp() for key in ("started", "ended"))
-    return (ended - begun) / run.steps
+def updates_kept(folder: Path) -> int:
+    """By a run's newest checkpoint; 0 where there is none."""
+    steps = [int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*")]
+    return max(steps, default=0)
