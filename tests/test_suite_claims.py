@@ -11,6 +11,7 @@ import yaml
 from harness.claims.claim_file import find_claim
 from harness.claims.planned import composed
 from harness.records import find_runs, read_run
+from harness.tuning.trials import tuning_of
 from scripts import bench_suite
 from scripts.study.training import Training
 from scripts.suite import claims as suite_claims
@@ -144,6 +145,9 @@ def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_pat
     assert f"| {lr:g} and {other:g} (lr" in told
     assert "muon_2x.rates-30m-muon-T2000-s0" in begun[2]
     assert "88 left" in shown  # 15 + 45 runs and MKOR's other 28 trials: its AdamW is Muon's
+    (ranges,) = {(tuning.steps, *tuning.space) for path in Path("results/runs").glob("rates-*-tuning")
+                 for tuning in tuning_of(path).values() if tuning.optimizer == "muon"}  # fmt: skip
+    assert ranges == (2000, *around)
     plan, folder = Plan("small", ["muon_2x", "mkor"], [], {}, 4, []), Folder(tmp_path / "device")
     before = line_of(plan, folder, book["rates"])
     claim = before.claims["muon_2x"].claim
@@ -156,9 +160,11 @@ def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_pat
     shutil.rmtree(tmp_path / "results" / "runs")  # of a machine that is gone: what came of the sweep is in claims.json
     scale = plan.find("muon_2x", folder, book["rates"]).claim.scale("small")
     assert scale.overrides("30m", "muon").items() >= rows["muon"]["rates"].items()
-    assert scale.arms["muon"].note == (
-        "the best of 4 settings of its rates at 1,000 updates, by scripts.bench_suite --part claims"
-    )
+    by = "the best of 4 settings of its rates at 1,000 updates, by scripts.bench_suite --part claims"
+    assert scale.arms["adamw"].note == by
+    ends = [key.removeprefix("optimizer.") for key in rows["muon"]["at_an_end"]]
+    assert scale.arms["muon"].note == f"{by}, {' and '.join(ends)} at an end of what was tried"
+    assert (scale.arms["muon"].at_an_end, scale.arms["adamw"].at_an_end) == (ends, [])
     assert (scale.arms["muon"].trials, scale.arms["adamw"].trials) == (4, 4)
     with pytest.raises(ValueError, match="was written for other --data, --rates or --trials"):
         Plan("small", [], [], {"muon": 0.5}, 4, []).find("muon_2x", folder, book["rates"])
@@ -175,6 +181,9 @@ def test_what_a_note_says_beside_the_rates_stays():
         rates.put(scale, part, "new", {"optimizer.lr": 1.0}, 4, "the best of 4")
     rates.put(scale, "a", "old", {"optimizer.lr": 1.0}, 0, "by hand")
     assert [arm["note"] for arm in scale["arms"].values()] == ["the best of 4; power 1/4", "by hand"]
+    rates.put(scale, "b", "new", {"optimizer.lr": 1.0}, 4, "the best of 4", ["optimizer.lr"])
+    assert scale["arms"]["new"]["note"] == "the best of 4, lr (b) at an end of what was tried; power 1/4"
+    assert scale["arms"]["new"]["at_an_end"] == ["lr (b)"]
 
 
 @pytest.fixture
@@ -207,6 +216,34 @@ def pretended(tmp_path, monkeypatch):
     monkeypatch.setattr(suite_claims, "train", train)
     line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--minutes", "1e6"]
     return lambda *more: bench_suite.main([*line, *more]), begun, broken
+
+
+def test_an_arm_names_what_its_trials_are_about(tmp_path):
+    claim = find_claim("mkor")
+    sweep = rates.Sweep.of(claim, "small", "30m", "kfac", 4)
+    assert sweep.about == "damping and kl_clip"
+    damping, clip = sweep.tuner.space.values()
+    assert (damping.low, damping.high) == (1e-4, 1e-1)  # of configs/tuning.yaml
+    assert (clip.low, clip.high) == (1e-3 / 4, 1e-3 * 4)
+    settings = [each.values["optimizer"] for each in sweep.trials]
+    assert len({each["damping"] for each in settings}) == len({each["kl_clip"] for each in settings}) == 4
+    assert {each["lr"] for each in settings} == {0.1}
+    assert rates.Sweep.of(claim, "small", "30m", "lamb", 4).about == "its rates"
+    claim.scale("small").arms["kfac"].sweep[:] = ["optimizer.method"]
+    with pytest.raises(ValueError, match=r"arms.kfac.sweep: optimizer.method is eigen: name keys"):
+        rates.Sweep.of(claim, "small", "30m", "kfac", 4)
+
+
+def test_where_all_trials_diverge_the_claims_own_rate_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = rates.Sweep.of(find_claim("muon_2x"), "small", "30m", "adamw", 2)
+    for each in sweep.trials:
+        assert sweep.row("30m", "adamw") is None
+        Pretended(limit=0.0).write(each)
+    row = sweep.row("30m", "adamw")
+    assert row["rates"] == {"optimizer.lr": 2e-3}
+    assert (row["diverged"], row["loss"], row["at_an_end"]) == (2, None, [])
+    assert "diverged; " in rates.table([row])
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(pretended, tmp_path, capsys):

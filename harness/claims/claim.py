@@ -147,6 +147,8 @@ class Recipe:
     lengths: list[float] = field(default_factory=lambda: [1.0])  # shares of T, each run decayed over its own length
     trials: int = 0  # settings tried before this one was chosen; 0: it comes from the paper, or is a guess
     note: str = ""  # where the settings come from; after a semicolon, what else there is to know
+    sweep: list[str] = field(default_factory=list)  # keys that trials of it are about; none: its learning rates
+    at_an_end: list[str] = field(default_factory=list)  # keys whose best trial had the lowest or highest value tried
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,9 @@ def cautions(verdict: Verdict) -> list[str]:
         names = dict.fromkeys(name.rpartition("/")[2] for name in each.statement.arms)
         if not any(verdict.scale.arms[name].trials for name in names):
             found.append(f"not tuned here: {', '.join(names)}")
+        for name in (name for name in names if verdict.scale.arms[name].at_an_end):
+            keys = " and ".join(verdict.scale.arms[name].at_an_end)
+            found.append(f"{name}: the best {keys} lay at an end of what was tried: a better one may lie beyond")
         found += each.main.notes
     if verdict.missing:
         found.append(f"{len(verdict.missing)} of {len(verdict.missing) + len(runs)} planned runs are not there")

@@ -117,15 +117,17 @@ class Plan:
             if optimizer in self.rates:
                 put(values, *place, {KEY: self.rates[optimizer]}, 0, "a rate given by hand")
             elif self.trials:
-                sweep = sweeps[place] = Sweep.of(claim, self.scale, *place, self.trials)
+                word = "rehearsal" if self.rehearsal else "rates"  # what is published is *.rates-* and rates-*
+                sweep = sweeps[place] = Sweep.of(claim, self.scale, *place, self.trials, word)
                 known = (row for row in swept if (row["sweep"], row["trials"]) == (sweep.name, self.trials))
                 row = next(known, None)
                 if row is None and (row := sweep.row(*place)):
                     swept.append(row)
                 if row:
                     rows[place] = row
-                    found = f"the best of {row['trials']} settings of its rates at {row['updates']:,} updates"
-                    put(values, *place, row["rates"], row["trials"], f"{found}, by scripts.bench_suite --part claims")
+                    found = f"the best of {row['trials']} settings of {sweep.about} at {row['updates']:,} updates"
+                    note = f"{found}, by scripts.bench_suite --part claims"
+                    put(values, *place, row["rates"], row["trials"], note, row["at_an_end"])
         return sweeps, rows
 
     def _refuse_others(self, path: Path, scale: Mapping[str, Any]) -> None:

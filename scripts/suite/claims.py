@@ -50,6 +50,9 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         if not chosen:
             break
         say(f"{line.left} runs to do; now {len(chosen)} of them, {chosen[0].name} first")
+        kinds = {job.kind for job in chosen}
+        for sweep in (each for found in line.claims.values() for each in found.sweeps.values() if each.name in kinds):
+            sweep.begin()
         since = time.time()
         whole, failed = train({job.name: job.experiment() for job in chosen}, overrides, deadline.left - RESERVE)
         for name, error in failed.items():

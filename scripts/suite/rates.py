@@ -2,12 +2,13 @@
 
 An arm's trials are scripts.tune's, of learning rates alone: quasi-random rates round the claim's own, half of T, the
 seed 1000, which no claim reports. A learning rate is every key of the optimizer called lr or ..._lr whose value is a
-number above 0. What has two of them, Muon with AdamW's say, gets no more trials than the others: each trial draws both,
-so that four points have a plane to cover where others' have a line. Arms that are the same but for the claim share
-their trials: AdamW is swept once.
+number above 0. An arm whose rate decides little names other keys in its claim's file, `sweep: [optimizer.damping]`:
+these have the ranges of configs/tuning.yaml, or where it has none, are tried round their own values. What has two keys,
+Muon with AdamW's rate say, gets no more trials than the others: each trial draws both, so that four points have a plane
+to cover where others' have a line. Arms that are the same but for the claim share their trials: AdamW is swept once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from harness.claims.planned import composed
 from harness.compare.arms import flatten
 from harness.config import config_hash
 from harness.records import ENDED, Run, read_run
-from harness.tuning.search import Range
+from harness.tuning.search import Range, Space, search_space
 from harness.tuning.trials import SUFFIX
 from scripts.study.sweep import RUNS
 from scripts.study.training import Training
@@ -27,6 +28,8 @@ from scripts.suite.training import Job, updates_kept
 
 KEY = "optimizer.lr"
 TIMES = 4.0  # the range: a quarter of the claim's rate to four times of it; four trials are at .44, .89, 1.8 and 3.6
+ABOUT = "The best of equally many trials: of learning rates alone, or of the keys that the claim's file names instead."
+AT_AN_END = "at an end of what was tried"
 Row = dict[str, Any]
 
 
@@ -37,16 +40,31 @@ class Sweep:
     tuner: Tuner
 
     @staticmethod
-    def of(claim: Claim, scale: str, part: str, arm: str, trials: int) -> "Sweep":
+    def of(claim: Claim, scale: str, part: str, arm: str, trials: int, word: str = "rates") -> "Sweep":
+        """word: begins the name of its folder. Raises ValueError where a key that is to be swept is none."""
         values = {**composed(claim, scale, part, arm), "study": "rates", "seed": SEED}
-        values["study"] = f"rates-{config_hash(values)[:8]}"
+        keys = claim.scale(scale).arms[arm].sweep
+        values["study"] = f"{word}-{config_hash({**values, 'sweep': keys} if keys else values)[:8]}"
         optimizer = values["optimizer"]["name"]
-        space = {key: Range(rate / TIMES, rate * TIMES) for key, rate in rates_of(values["optimizer"]).items()}
+        try:
+            space = _space(optimizer, flatten(values), keys) if keys else _around(rates_of(values["optimizer"]))
+        except ValueError as error:
+            raise ValueError(f"{claim.path}: {scale}.arms.{arm}.sweep: {error}") from None
         return Sweep(Tuner(optimizer, values, [], space, trials, RUNS / f"{values['study']}{SUFFIX}" / optimizer))
 
     @property
     def name(self) -> str:
         return str(self.tuner.values["study"])
+
+    def begin(self) -> None:
+        """Write the ranges down, so that what is published tells of them, and of a best trial at an end."""
+        self.tuner.begin()
+
+    @property
+    def about(self) -> str:
+        """`its rates`, or which other keys."""
+        keys = list(self.tuner.space)
+        return "its rates" if keys == list(rates_of(self.tuner.values["optimizer"])) else shorts(keys)
 
     @cached_property
     def trials(self) -> list[Training]:
@@ -104,15 +122,36 @@ def rates_of(optimizer: Mapping[str, Any]) -> dict[str, float]:
     return dict(sorted(rates.items(), key=lambda pair: pair[0] != KEY))
 
 
-def put(scale: dict[str, Any], part: str, arm: str, rates: Mapping[str, float], trials: int, note: str) -> None:
+def _around(values: Mapping[str, float]) -> Space:
+    return {key: Range(value / TIMES, value * TIMES) for key, value in values.items()}
+
+
+def _space(optimizer: str, flat: Mapping[str, Any], keys: Sequence[str]) -> Space:
+    """Of keys that a claim's file names."""
+    for key in keys:
+        if not key.startswith("optimizer.") or type(flat.get(key)) not in (int, float) or flat[key] <= 0:
+            raise ValueError(f"{key} is {flat.get(key)}: name keys of the optimizer whose value is a number above 0")
+    tuned = search_space(optimizer, flat)
+    return {key: tuned.get(key) or _around({key: float(flat[key])})[key] for key in keys}
+
+
+def put(
+    scale: dict[str, Any], part: str, arm: str, rates: Mapping[str, float], trials: int, note: str,
+    at_an_end: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Into a scale of a claim's file: an arm's rates in one of its parts, and where they come from.
 
     What the arm's note says after a semicolon is not about rates, and stays.
     """
-    arms = scale["parts"][part].get("arms") or {name: {} for name in scale["arms"]}
+    arms, recipe = scale["parts"][part].get("arms") or {name: {} for name in scale["arms"]}, scale["arms"][arm]
     scale["parts"][part]["arms"] = {**arms, arm: {**(arms[arm] or {}), **rates}}
-    _, semicolon, rest = scale["arms"][arm].get("note", "").partition(";")
-    scale["arms"][arm] |= {"trials": trials, "note": note + semicolon + rest}
+    _, semicolon, rest = recipe.get("note", "").partition(";")
+    where = f" ({part})" * (len(scale["parts"]) > 1)
+    ends = [*recipe.get("at_an_end", []), *(f"{_short(key)}{where}" for key in at_an_end)]
+    told = f", {' and '.join(ends)} {AT_AN_END}" * bool(ends)
+    recipe |= {"trials": trials, "note": note + told + semicolon + rest}
+    if ends:
+        recipe["at_an_end"] = ends
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -122,21 +161,25 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     columns: dict[str, Cell] = {
         "optimizer": "optimizer", "first swept for": lambda row: f"{row['part']}, {row['arm']}", "trials": "trials",
         "updates of each": figure("updates"), "diverged": "diverged",
-        "rates": lambda row: " and ".join(_short(key) for key in row["rates"]),
-        "loss by rates": lambda row: "; ".join(f"{_pair(e['rates'])}: {_shown(e['loss'])}" for e in row["losses"]),
-        "rates of the runs": _chosen,
+        "of": lambda row: shorts(row["rates"]),
+        "loss by setting": lambda row: "; ".join(f"{_pair(e['rates'])}: {_shown(e['loss'])}" for e in row["losses"]),
+        "setting of the runs": _chosen,
     }  # fmt: skip
-    return f"\n## Learning rates\n\nThe best of equally many trials, of rates alone.\n\n{markdown(columns, rows)}"
+    return f"\n## Learning rates\n\n{ABOUT}\n\n{markdown(columns, rows)}"
 
 
 def _chosen(row: Mapping[str, Any]) -> str:
-    """`0.01 and 0.002 (adamw_lr at an end)`."""
-    ends = [_short(key) for key in row["at_an_end"]]
-    return _pair(row["rates"]) + f" ({' and '.join(ends)} at an end)" * bool(ends)
+    """`0.01 and 0.002 (adamw_lr at an end of what was tried)`."""
+    return _pair(row["rates"]) + f" ({shorts(row['at_an_end'])} {AT_AN_END})" * bool(row["at_an_end"])
 
 
 def _pair(rates: Mapping[str, float]) -> str:
     return " and ".join(f"{rate:g}" for rate in rates.values())
+
+
+def shorts(keys: Iterable[str]) -> str:
+    """`lr and adamw_lr`."""
+    return " and ".join(map(_short, keys))
 
 
 def _short(key: str) -> str:
