@@ -102,7 +102,9 @@ def swept(copied, monkeypatch):
     for sweep in plan.find("shampoo_20", folder, book).sweeps.values():
         for trial in sweep.trials:
             Pretended(optimum=3e-3).write(trial)
-    claim = plan.find("shampoo_20", folder, book).claim
+    found = plan.find("shampoo_20", folder, book)
+    found.write()
+    claim = found.claim
     train(claim, "small", Path("results/runs"), {"soap": 1.5}, noise=0.002)
     monkeypatch.setattr(publish, "RESULTS", copied / "results")
     publish.main([str(path) for path in Path("results/runs").iterdir()])

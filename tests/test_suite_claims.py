@@ -15,12 +15,12 @@ from harness.tuning.trials import tuning_of
 from scripts import bench_suite
 from scripts.study.training import Training
 from scripts.suite import claims as suite_claims
-from scripts.suite import rates
+from scripts.suite import corpus, rates
 from scripts.suite.claim_plan import STAGES, Plan, check_data
 from scripts.suite.folder import Folder
 from scripts.suite.pace import GUESS, MARGIN, START, Pace, note_starts
 from scripts.suite.training import Job
-from tests.claimed import change
+from tests.claimed import change, train
 from tests.study import write_run
 from tests.tuned import Pretended
 
@@ -33,6 +33,7 @@ def test_claims_come_in_order_and_only_what_fits_begins(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     begun = []
     monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
+    monkeypatch.setattr(suite_claims, "prepare", lambda *_: {})
     def train(jobs, overrides, seconds):
         begun.append((jobs, overrides))
         return False, {}
@@ -101,6 +102,7 @@ def test_the_pace_is_of_the_newest_run_and_a_start_is_told_apart(tmp_path):
 def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
+    monkeypatch.setattr(suite_claims, "prepare", lambda *_: {})
     begun = []
 
     def train(experiments, overrides, seconds):
@@ -191,6 +193,8 @@ def pretended(tmp_path, monkeypatch):
     """Claims whose runs end at once, but for those whose names hold one of `broken`: what was begun."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
+    monkeypatch.setattr(suite_claims, "prepare", lambda *_: {})
+    monkeypatch.setattr(bench_suite.devices, "describe", lambda _: {"name": "NVIDIA H100"})  # as written runs have it
     begun, broken = [], []
 
     def train(experiments, overrides, seconds):
@@ -296,9 +300,60 @@ def test_a_claim_on_another_corpus_is_a_file_of_its_own(tmp_path):
     assert (chosen["batch.tokens"], chosen["optimizer.lr"]) == (131072, 0.5)
     assert claim.scale("small").overrides("30m_large", "adamw")["optimizer.lr"] == 2e-3
     assert claim.scale("small").may_say.endswith("On data=local, not on the corpus of the claim.")
-    other = Plan("small", [], ["data=local", "data.files=c.jsonl"], {}, 0, [])
-    with pytest.raises(ValueError, match="was written for other --data"):
-        other.find("soap_40_35", Folder(tmp_path), [])
+
+
+def test_a_corpus_may_be_corrected_until_it_has_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wrong, right = (Plan("small", [], ["data=local", f"data.files={name}"], {}, 0, []) for name in ("c.txt", "d.txt"))
+    found = wrong.find("soap_40_35", Folder(tmp_path), [])
+    assert not found.claim.path.exists()  # until the corpus is there
+    found.write()
+    assert right.find("soap_40_35", Folder(tmp_path), []).claim.scale("small").config["data.files"] == "d.txt"
+    train(found.claim, "small", Path("results/runs"))
+    with pytest.raises(ValueError, match=r"soap_40_35.local.yaml was written for other --data"):
+        right.find("soap_40_35", Folder(tmp_path), [])
+    wrong.find("soap_40_35", Folder(tmp_path), [])
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (["data=nowhere"], "--data: the arm sgd of tiny/pico: data=nowhere is not there"),
+        (["data=local", "data.files=none-*.txt"], "--data: data.files: there is no file at none-*.txt"),
+        (["data=local", "data.files=a.txt", "data.tokenizer=bytes", "data.val_share=0.5", "eval.tokens=65536"],
+         "--data: eval.tokens asks for 512 windows"),
+    ],
+)  # fmt: skip
+def test_a_corpus_is_looked_at_before_anything_is_written(tmp_path, monkeypatch, capsys, data, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("".join(f"line {i} of a text\n" for i in range(3000)))
+    line = ["--part", "claims", "--device", "cpu", "--scale", "tiny", "--output", "device", "--only", "adahessian_lm"]
+    with pytest.raises(SystemExit, match="2"):
+        bench_suite.main([*line, "--set", f"data.dir={tmp_path / 'cache'}", "--data", *data])
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.yaml"))
+    assert not (tmp_path / "results").exists()
+
+
+def test_runs_on_other_tokens_and_of_another_device_are_refused(tmp_path):
+    run = read_run(write_run(tmp_path / "study"))
+    key = corpus.section(run.config)
+    corpus.refuse_others([run], {key: "abc", "another": "xyz"}, "NVIDIA H100")
+    with pytest.raises(ValueError, match=r"was trained on other tokens than --data prepares now"):
+        corpus.refuse_others([run], {key: "xyz"}, None)
+    with pytest.raises(ValueError, match=r"is of the device NVIDIA H100 and not of NVIDIA H200"):
+        corpus.refuse_others([run], {}, "NVIDIA H200")
+
+
+def test_weights_of_runs_that_ended_before_a_kill_go_and_a_persons_stay(pretended, tmp_path):
+    call, _, _ = pretended
+    call("--only", "muon_2x")
+    run, theirs = find_runs("results/runs/muon_2x.rates-small-30m")[0].folder, write_run(tmp_path / "results/runs/mine")
+    trial = next(Path("results/runs").glob("rates-*-tuning/adamw/*/"))
+    for folder in (run, trial, theirs):
+        (folder / "checkpoints" / "step-00000001").mkdir(parents=True)
+    call("--only", "muon_2x")
+    assert [(folder / "checkpoints").exists() for folder in (run, trial, theirs)] == [False, False, True]
 
 
 def test_every_stage_is_a_claim_and_its_arms():

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ from omegaconf import OmegaConf
 from harness import atomic
 from harness.claims.claim import Claim
 from harness.claims.claim_file import find_claim, read_claim
+from harness.claims.planned import composed
+from scripts.study.sweep import RUNS
 from scripts.suite.folder import Folder
 from scripts.suite.rates import KEY, Row, Sweep, put
+
+PART = "scripts.bench_suite --part claims"  # in the notes of what it swept
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,25 @@ STAGES = [
 
 @dataclass(frozen=True)
 class Found:
-    """A claim, by (part, arm) the sweeps of its rates, and what came of those that ended. ours: its file is."""
+    """A claim, by (part, arm) the sweeps of its rates, and what came of those that ended.
+
+    text: of its file, where that is none of configs/claim: `write` puts it in its place.
+    """
 
     claim: Claim
     sweeps: Mapping[tuple[str, str], Sweep]
     rows: Mapping[tuple[str, str], Row]
-    ours: bool = True
+    text: str | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether its file is, and so its studies are."""
+        return self.text is not None
+
+    def write(self) -> None:
+        path = self.claim.path
+        if self.text is not None and not (path.is_file() and path.read_text(encoding="utf-8") == self.text):
+            atomic.write_text(path, self.text)  # a call may be killed here
 
     def waits(self, part: str, arm: str) -> bool:
         """Whether the arm's runs do not know their rate yet."""
@@ -80,13 +97,14 @@ class Plan:
         return [stage for stage in STAGES if not self.only or stage.claim in self.only]
 
     def find(self, name: str, folder: Folder, swept: list[Row]) -> Found:
-        """The claim, or what becomes of it on another corpus or at other rates: a file, written beside the results.
+        """The claim, or what becomes of it on another corpus or at other rates: a file beside the results.
 
-        swept: the rates that sweeps have found; those that ended since are added.
+        swept: the rates that sweeps have found; those that ended since are added. Nothing is written yet.
+        Raises ValueError where it does not compose, or the file has runs of another corpus or of other rates.
         """
         claim = find_claim(name)
         if not (self.data or self.rates or self.trials or self.rehearsal):
-            return Found(claim, {}, {}, ours=False)
+            return Found(claim, {}, {})
         values: Any = OmegaConf.to_container(OmegaConf.load(claim.path))
         scale = values["scales"][self.scale]
         values["scales"] = {self.scale: scale}
@@ -98,12 +116,16 @@ class Plan:
             scale |= {"steps": 8, "seeds": scale["seeds"][:1], "may_say": "Nothing: this is a rehearsal."}
         word = "rehearsal" if self.rehearsal else given.get("data", "rates")
         path = folder.path / "claims" / f"{name}.{word}.yaml"
-        with tempfile.TemporaryDirectory() as scratch:
-            claim = _written(values, Path(scratch) / path.name)
+        claim = _claim(values, path)
+        try:
+            for place in [(part, arm) for part in scale["parts"] for arm in claim.scale(self.scale).arms_of(part)]:
+                composed(claim, self.scale, *place)
+        except ValueError as error:
+            raise ValueError(f"--data: {str(error).removeprefix(f'{path}: ')}" if given else str(error)) from None
         sweeps, rows = self._rated(claim, scale, swept)
         if not self.rehearsal and path.is_file():
             self._refuse_others(path, scale)
-        return Found(_written(values, path), sweeps, rows)
+        return Found(_claim(values, path), sweeps, rows, _text(values))
 
     def _rated(
         self, claim: Claim, values: dict[str, Any], swept: list[Row]
@@ -126,12 +148,12 @@ class Plan:
                 if row:
                     rows[place] = row
                     found = f"the best of {row['trials']} settings of {sweep.about} at {row['updates']:,} updates"
-                    note = f"{found}, by scripts.bench_suite --part claims"
+                    note = f"{found}, by {PART}"
                     put(values, *place, row["rates"], row["trials"], note, row["at_an_end"])
         return sweeps, rows
 
     def _refuse_others(self, path: Path, scale: Mapping[str, Any]) -> None:
-        """Raises ValueError where the runs of a file would no longer be its own."""
+        """Raises ValueError where the runs or the trials of a file would no longer be its own."""
         values: Any = OmegaConf.to_container(OmegaConf.load(path))
         held = values["scales"].get(self.scale) or {"config": scale.get("config"), "parts": {}}
         rated = [
@@ -140,7 +162,10 @@ class Plan:
             for arm, before in ((held["parts"].get(part) or {}).get("arms") or {}).items()
             if KEY in (before or {})
         ]
-        if held.get("config") != scale.get("config") or not all(rated):
+        same = held.get("config") == scale.get("config") and all(rated)
+        studies = [RUNS / f"{path.stem}-{self.scale}-{part}" for part in held["parts"]]
+        tried = any("at_an_end" in arm or PART in arm.get("note", "") for arm in (held.get("arms") or {}).values())
+        if not same and (tried or any(any(study.rglob("manifest.json")) for study in studies)):
             raise ValueError(
                 f"{path} was written for other --data, --rates or --trials: move it away, or give the same"
             )
@@ -159,6 +184,16 @@ def check_data(data: Sequence[str]) -> list[str]:
     return list(data)
 
 
-def _written(values: Mapping[str, Any], path: Path) -> Claim:
-    atomic.write_text(path, yaml.safe_dump(dict(values), sort_keys=False, width=120))  # a call may be killed here
-    return read_claim(path)
+def _text(values: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(values), sort_keys=False, width=120)
+
+
+def _claim(values: Mapping[str, Any], path: Path) -> Claim:
+    """As the file there would have it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / path.name
+        draft.write_text(_text(values), encoding="utf-8")
+        try:
+            return replace(read_claim(draft), path=path)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(draft), str(path))) from None

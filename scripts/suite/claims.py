@@ -8,11 +8,12 @@ this commit, and all of its kind, comes last in every call; nothing waits for it
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.claims.claim_file import find_claim
 from harness.claims.planned import Planned, composed
 from harness.records import ENDED, Run, read_run
 from scripts.publish import copy_run
@@ -20,6 +21,7 @@ from scripts.study.claim_cost import check_arms
 from scripts.study.sweep import RUNS
 from scripts.suite.claim_book import FILE, REST, TABLE, Runs, commit, conclude, keep, read, runs_of
 from scripts.suite.claim_plan import Found, Plan
+from scripts.suite.corpus import prepare, refuse_others, within
 from scripts.suite.folder import Deadline, Folder
 from scripts.suite.pace import Pace, note_starts
 from scripts.suite.training import Job, train, updates_kept
@@ -32,13 +34,40 @@ MOST = 10  # runs in one sweep: their weights and optimizers' state are on the d
 CHECKPOINT = 250  # updates between checkpoints, at most: a run that takes longer than a call must get on in each
 
 
+@dataclass(frozen=True)
+class Line:
+    """What is left.
+
+    Attributes:
+        runs: of each claim, what is there of its planned runs.
+        ready: those that can begin, in order; a stage's own wait for the rates of its arms, the next stage for it.
+        left: how many there are, with those that wait.
+        there: all runs and trials that have begun.
+        ended: by folder the kind and the run of what ended.
+        ours: the folders among them that are in studies of this part's own.
+    """
+
+    claims: dict[str, Found]
+    runs: Runs
+    ready: list[Job]
+    left: int
+    pace: Pace
+    there: list[Run]
+    ended: dict[Path, tuple[str, Run]]
+    ours: list[Path]
+
+
 def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], None]) -> int:
     """As many runs as the time holds, then verdicts on what there is. How many runs are left."""
     book = read(plan, folder)
     find = partial(_line, plan, folder, book)
     line = find()
+    if line.left and not _ready(plan, folder, line, deadline):
+        say("the corpus is not prepared yet: the same command goes on with it")
+        conclude(plan, line.claims, line.runs, book, folder)
+        return line.left
     for found in line.claims.values():
-        check_arms(found.claim, plan.scale, list(found.claim.scale(plan.scale).parts))
+        found.write()
     _drop_weights(line.ours)
     overrides = [*plan.overrides, *_checkpoints(plan, line.claims)]
     begun, tried = False, set[str]()
@@ -62,6 +91,8 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
             book["failed"] = [*(each for each in book["failed"] if each["name"] != name), row]
         tried |= failed.keys()
         before, line, begun = line.ended, find(), True
+        for found in line.claims.values():
+            found.write()
         new = {place: pair for place, pair in line.ended.items() if place not in before}
         note_starts(book["starts"], list(new.values()), since)
         _drop_weights(new)
@@ -70,6 +101,29 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
             break
     conclude(plan, line.claims, line.runs, book, folder)
     return line.left
+
+
+def _ready(plan: Plan, folder: Folder, line: Line, deadline: Deadline) -> bool:
+    """All that can be wrong before a run begins. False where the time was over before the corpus was there.
+
+    Raises ValueError for an arm that cannot be built, a corpus that is not there or too small, and runs that do not
+    belong with those to come.
+    """
+    for name, found in line.claims.items():
+        claim = replace(found.claim, path=find_claim(name).path)  # its own is not written yet
+        check_arms(claim, plan.scale, list(claim.scale(plan.scale).parts))
+    device = folder.call.device.get("name") if folder.call else None
+    refuse_others(line.there, {}, device)
+    try:
+        with within(deadline.left - RESERVE):
+            claims = [found.claim for found in line.claims.values()]
+            fingerprints = prepare(claims, plan.scale, plan.data, plan.overrides)
+    except KeyboardInterrupt:
+        if deadline.left > RESERVE + 1:
+            raise  # a person's
+        return False
+    refuse_others(line.there, fingerprints, device)
+    return True
 
 
 def choose(todo: Sequence[Job], pace: Pace, seconds: float, begun: bool) -> list[Job]:
@@ -97,27 +151,6 @@ def choose(todo: Sequence[Job], pace: Pace, seconds: float, begun: bool) -> list
     return [] if begun else [todo[0]]
 
 
-@dataclass(frozen=True)
-class Line:
-    """What is left.
-
-    Attributes:
-        runs: of each claim, what is there of its planned runs.
-        ready: those that can begin, in order; a stage's own wait for the rates of its arms, the next stage for it.
-        left: how many there are, with those that wait.
-        ended: by folder the kind and the run of what ended.
-        ours: the folders among them that are in studies of this part's own.
-    """
-
-    claims: dict[str, Found]
-    runs: Runs
-    ready: list[Job]
-    left: int
-    pace: Pace
-    ended: dict[Path, tuple[str, Run]]
-    ours: list[Path]
-
-
 def _line(plan: Plan, folder: Folder, book: dict[str, Any]) -> Line:
     claims = {stage.claim: plan.find(stage.claim, folder, book["rates"]) for stage in plan.stages()}
     runs = {name: runs_of(plan, found.claim) for name, found in claims.items()}
@@ -136,7 +169,8 @@ def _line(plan: Plan, folder: Folder, book: dict[str, Any]) -> Line:
     book["failed"] = [row for row in book["failed"] if row["name"] not in done]
     ready, left = _order(plan, claims, runs, {row["kind"] for row in book["failed"]})
     pace = Pace.of(there.values(), book["starts"])
-    return Line(claims, runs, ready, left, pace, ended, [place for place in ended if place in ours])
+    everything = [run for _, run in there.values()]
+    return Line(claims, runs, ready, left, pace, everything, ended, [place for place in ended if place in ours])
 
 
 def _order(plan: Plan, claims: Mapping[str, Found], runs: Runs, broken: set[str]) -> tuple[list[Job], int]:
