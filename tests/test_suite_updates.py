@@ -9,14 +9,14 @@ from scripts import bench_suite
 from scripts.suite import exactness, updates
 from scripts.suite import optimizers as suite_optimizers
 from scripts.suite.folder import Folder
-from tests.test_bench_suite import TINY, Here, alone, read  # noqa: F401 (a fixture)
+from tests.suite import TINY, Here, read
 from tests.test_suite_optimizers import row_of
 
 LINE = ["--part", "optimizers", *TINY[:-2]]  # --seconds is of train alone
 
 
 @pytest.fixture
-def steps(alone, monkeypatch):  # noqa: F811
+def steps(alone, monkeypatch):
     """No step but a moment's; what is left are whole updates."""
     monkeypatch.setattr(suite_optimizers, "measure", lambda plan, model, name, *_: [row_of(model, name)])
     monkeypatch.setattr(exactness, "measure", lambda *_: 0)
