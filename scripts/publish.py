@@ -5,9 +5,10 @@ python -m scripts.publish results/demo --name demo_of_six
 python -m scripts.publish results/runs/verdict-tiny-1234abcd --optimizer adamw    # what other verdicts take over
 python -m scripts.publish results/runs/*.rates-small-* results/runs/rates-*-tuning   # what bench_suite trained
 
-Of several none is copied if one is refused. What bench_suite's part claims trained are studies named after its claim
-files (<claim>.rates or <claim>.<corpus>), and the trials of their rates. `make tables` finds those files in
-results/hardware/<device>/claims: they are to be committed with the runs.
+Of several none is copied if one is refused. A study that was published before, and has more runs since, is completed.
+What bench_suite's part claims trained are studies named after its claim files (<claim>.rates or <claim>.<corpus>), and
+the trials of their rates. `make tables` finds those files in results/hardware/<device>/claims: they are to be committed
+with the runs.
 """
 
 import argparse
@@ -33,12 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with one_sentence():
         targets: dict[Path, Path] = {}
+        refused: dict[Path, ValueError] = {}
         for folder in options.folder:
             target = RESULTS / (options.name or folder.resolve().name)
             if target in targets:
                 raise ValueError(f"{targets[target]} and {folder} would both become {target}: publish one at a time")
             targets[target] = folder
-            publishable(folder, target, options.optimizer)
+            try:
+                publishable(folder, target, options.optimizer)
+            except ValueError as error:
+                refused[folder] = error
+        if refused:
+            others = f"; leave out {' '.join(map(str, refused))} to publish the others"
+            raise ValueError(f"{next(iter(refused.values()))}{others * (len(refused) < len(targets))}")
         for target, folder in targets.items():
             print(publish(folder, target, options.optimizer))
 
@@ -56,16 +64,16 @@ def publishable(folder: Path, target: Path, optimizer: str | None = None) -> lis
     """The runs of a study, or of one optimizer's part of it, that may be published there.
 
     Raises:
-        ValueError: a run is still going or was cut off, or the target is there already or is ignored by git, or no run
-            is the optimizer's.
+        ValueError: a run is still going or was cut off, or the target is ignored by git or holds anything but runs of
+            this study as they are, or no run is the optimizer's.
     """
     if target.parent != RESULTS or target.name in ("", ".."):
         raise ValueError(f"--name must be the name of a folder to make under {RESULTS}/, not a path")
     if target.name in UNKEPT:
         raise ValueError(f"{target} is ignored by git: give another --name")
-    if target.exists():
-        raise ValueError(f"{target} exists already: give another --name, or delete it first")
     runs = find_runs(folder)
+    if target.exists():
+        _refuse_others(folder, target)
     if optimizer is not None:
         names = sorted({run.optimizer for run in runs})
         if optimizer not in names:
@@ -78,21 +86,46 @@ def publishable(folder: Path, target: Path, optimizer: str | None = None) -> lis
 
 
 def publish(folder: Path, target: Path, optimizer: str | None = None) -> Path:
-    """Copy a study, or one optimizer's part of it; the copy appears whole or not at all.
+    """Copy a study, or one optimizer's part of it. The copy appears whole or not at all; what is there is completed run
+    by run, and cut off the same command goes on.
 
     Raises ValueError where `publishable` does.
     """
     runs = publishable(folder, target, optimizer)
     new = target.with_name(f".new-{target.name}")
     shutil.rmtree(new, ignore_errors=True)
-    for run in runs:
-        copy_run(run, new / run.folder.relative_to(folder))
+    places = {run.folder.relative_to(folder): run for run in runs}
+    for place, run in places.items():
+        if not (target / place).exists():
+            copy_run(run, new / place)
     for path in (path for name in (PLAN, CHOICE) for path in folder.rglob(name)):  # of a tuning's folder
         if not any(run.folder.is_relative_to(path.parent) for run in runs):
             continue
+        (new / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, new / path.relative_to(folder))
-    os.replace(new, target)
+    if not target.exists():
+        os.replace(new, target)
+        return target
+    for path in [new / place for place in places if (new / place).exists()] + sorted(new.rglob("*.yaml")):
+        if path.exists():  # a run's own files have moved with it
+            (target / path.relative_to(new)).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target / path.relative_to(new))
+    shutil.rmtree(new, ignore_errors=True)
     return target
+
+
+def _refuse_others(folder: Path, target: Path) -> None:
+    """Raises ValueError unless the target was made from this folder, and is as it was."""
+    if not any(target.rglob("manifest.json")):
+        raise ValueError(f"{target} exists already and holds no run: give another --name, or delete it first")
+    for run in find_runs(target):
+        source = folder / run.folder.relative_to(target)
+        for name in KEPT:
+            if not (source / name).is_file() or (source / name).read_bytes() != (run.folder / name).read_bytes():
+                raise ValueError(
+                    f"{target} exists already, and its {run.folder.name} is not in {folder} as it is there: give "
+                    "another --name, or delete it first"
+                )
 
 
 if __name__ == "__main__":
