@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.claims.claim import CLAIMS, Claim
-from harness.claims.claim_file import SCALES, list_claims, read_claim
+from harness.claims.claim_file import SCALES, list_claims, read_claim, with_others
 from harness.claims.verdict import Verdict, verify
 from harness.compare.comparison import Comparison, compare
 from harness.config import CONFIGS
@@ -102,7 +102,7 @@ def devices_claims(results: Path) -> list[Claim]:
     """
     found: dict[str, Claim] = {}
     for path in sorted((results / HARDWARE).glob("*/claims/*.yaml")):
-        claim = read_claim(path)
+        claim = with_others(read_claim(path))
         studies = [claim.study(name, part) for name, scale in claim.scales.items() for part in scale.parts]
         if not any(has_runs(results / study) for study in studies):
             continue

@@ -32,13 +32,23 @@ def test_a_line_for_each_deciding_statement_and_scale(verdicts):
     estimate = verdicts[0].findings[0].main.estimate
     interval = f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
     claimed = "twice as fast (≥ 1.5 in steps, less 10 %) | 0.5 to 0.75 in steps (Somebody, elsewhere)"
-    setting = "gpt2_pico on stdlib, 2,000 updates of 2,048 tokens"
-    assert f"| tiny | {claimed} | {interval} in steps: {setting}, Xeon, 3 seeds | reproduced |" in text
-    assert f"| paper | {claimed} | " in text
-    assert f" in steps: {setting}, NVIDIA H100, 3 seeds | refuted |" in text
+    flops = verdicts[0].findings[0].measured["flops"].estimate
+    also = f"{flops.value:.2f} ({flops.low:.2f} to {flops.high:.2f}) in FLOPs"
+    for name, word in {"tiny": "reproduced", "paper": "refuted"}.items():
+        theirs = claimed if name == "paper" else f"{claimed.partition(' | ')[0]} | as above"
+        row = next(line for line in text.splitlines() if line.startswith(f"| {name} | {theirs} | "))
+        assert row.endswith(f" in seconds | {word} |")
+        assert (f" | {interval} in steps, 3 seeds; {also}; " in row) == (name == "tiny")
+    setting = (
+        "gpt2_pico (0.1M parameters) on stdlib (10M training tokens), T = 2,000 updates of 2,048 tokens, "
+        "41 tokens per parameter (2.05 of Chinchilla's 20)"
+    )
+    assert f"\nMeasured at the scale tiny: {setting}, Xeon.\n" in text
+    assert f"\nMeasured at the scale paper: {setting}, NVIDIA H100.\n" in text
     assert text.index("| paper | twice") < text.index("| tiny | twice")  # the larger scale first
     assert "| tiny | twice as fast (≥ 1.5 in steps, less 10 % †) |  | " in text  # across parts
-    assert "updates of 8,192 and 2,048 tokens, NVIDIA H100, 3 seeds |" in text
+    assert "\nMeasured at the scale tiny, large: gpt2_pico" in text
+    assert "updates of 8,192 tokens, 164 tokens per parameter (8.19 of Chinchilla's 20), NVIDIA H100.\n" in text
     assert "† the figure is ours" in text[text.index("It grows.") :]
     assert "What the scale tiny can say: no more than this" in text
     assert "[twice-paper.md](twice-paper.md)" in text
@@ -66,13 +76,36 @@ def test_what_weakens_a_verdict_is_told(verdicts, tmp_path):
     assert "1 claim with runs, 1 verdict:\n\n- at the scale tiny 1 underpowered\n" in text
 
 
-def test_statements_that_decide_nothing_are_counted(tmp_path):
+def test_every_statement_has_its_row(tmp_path):
     second = {**SPEEDUP, "says": "much faster", "at_least": 1.9}
     path = write_claim(tmp_path, statements=[SPEEDUP, second, {**second, "axis": "flops"}])
     train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002)
     text = page([verified(path, "tiny", tmp_path)])
-    assert "much faster" not in text
-    assert "- Its other statements: 2 not seen at this scale\n" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| tiny | ")]
+    assert [row[1].partition(" (")[0] for row in rows] == ["twice as fast", "much faster", "much faster"]
+    assert [row[-1] for row in rows] == ["reproduced |", "not seen at this scale |", "not seen at this scale |"]
+    assert ["in steps, 3 seeds; " in row[3] for row in rows] == [True, True, False]
+    assert "in FLOPs, 3 seeds; " in rows[2][3]
+    assert "1 verdict:\n\n- at the scale tiny 1 reproduced\n" in text
+
+
+def test_a_persons_files_are_named_and_an_end_of_what_was_tried_is_told(tmp_path):
+    arms = scale()["arms"]
+    arms["old"] |= {"trials": 4, "at_an_end": ["lr"]}
+    config = {"experiment": "scale_tiny", "data": "local", "data.files": ["/somewhere/train-00.txt", "b.txt"]}
+    path = write_claim(tmp_path, {"tiny": scale(arms=arms, config=config)})
+    train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002)
+    text = page([verified(path, "tiny", tmp_path)])
+    assert " on train-00.txt and 1 more (10M training tokens), T = " in text
+    assert "/somewhere" not in text
+    assert "- Beware: old: the best lr lay at an end of what was tried: a better one may lie beyond\n" in text
+
+
+def test_a_deciding_statements_notes_are_cautions(tmp_path):
+    path = write_claim(tmp_path)
+    train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002, manifest={"data.train_tokens": 1000})
+    text = page([verified(path, "tiny", tmp_path)])
+    assert "- Beware: runs too small for a verdict, which takes at most 4 epochs" in text
 
 
 def test_the_file_of_a_device_stands_in_its_claims_section(tmp_path):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness.config import CONFIGS
 from scripts import make_tables, publish
@@ -134,6 +135,18 @@ def test_a_claim_that_bench_suite_ran_has_its_tables(swept):
     )
     assert shampoo.count("| shampoo | ") == 2
     assert shampoo.count("| 1,000 | 1000 |") == 2
+
+
+def test_what_others_measured_is_as_configs_have_it_now(swept):
+    file = swept / "results" / "hardware" / "gpu" / "claims" / "shampoo_20.local.yaml"
+    values = yaml.safe_load(file.read_text())
+    now = values["others"]
+    values["others"] = [{"source": "Nobody", "says": "what was corrected since"}]
+    values["statements"][0]["says"] = "in words of then"
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+    text = tables(swept)[swept / "results" / "claims" / "conclusions.md"]
+    assert "Nobody" not in text
+    assert now[0]["source"] in text
 
 
 def test_whose_runs_they_are_must_be_known(swept):

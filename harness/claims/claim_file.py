@@ -3,6 +3,7 @@
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,20 @@ def read_claim(path: Path) -> Claim:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return claim
+
+
+def with_others(claim: Claim) -> Claim:
+    """The claim with what others measured as its namesake in configs/claim has it now: <claim>.<word>.yaml is a copy.
+
+    The copy may test other statements: of what is about none of them the numbers are left out.
+    """
+    path = CLAIMS / f"{claim.name.partition('.')[0]}.yaml"
+    if path.resolve() == claim.path.resolve() or not path.is_file():
+        return claim
+    silent: dict[str, Any] = {"beside": None, "value": None, "low": None, "high": None}
+    known = read_claim(path).others
+    others = [o if any(o.about(each) for each in claim.statements) else replace(o, **silent) for o in known]
+    return replace(claim, others=others)
 
 
 def _claim(

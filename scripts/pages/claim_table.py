@@ -83,9 +83,10 @@ def overview(verdicts: Sequence[Verdict]) -> Grid:
     return Grid("Claims, with 95 % intervals", ["claim, scale", "part", "claimed", "came out", "verdict"], rows)
 
 
-def came_out(verdict: Verdict, finding: Finding) -> str:
-    """The number that decides, with its interval."""
-    return _estimate(verdict, finding, "" if "" in finding.measured else finding.statement.axis)
+def came_out(verdict: Verdict, finding: Finding, axis: str | None = None) -> str:
+    """The number that decides, with its interval; of a speed-up, or the one on another axis."""
+    own = "" if "" in finding.measured else finding.statement.axis
+    return _estimate(verdict, finding, own if axis is None else axis)
 
 
 def claimed(verdict: Verdict, statement: Statement) -> str:

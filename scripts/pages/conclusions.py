@@ -2,22 +2,26 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from harness.claims.claim_file import SCALES
 from harness.claims.verdict import Finding, Verdict
 from harness.compare.timing import device_of, untimed
+from harness.quantity import TITLE, short
+from harness.records import Run
 from scripts.pages.claim_table import OURS, RECALLED, came_out, claimed
 from scripts.pages.grid import Grid, markdown
 from scripts.pages.others import beside, number, others_lines, unit
 
 WORDS = """\
-A verdict is of the first statement of a claim that is tested in a part of its runs. *Reproduced*: the whole 95 %
-interval is on the claim's side of its figure, less the tolerance that was fixed beforehand. *Refuted*: all of it is on
-the other side, by the paper's own protocol. *Not seen at this scale*: the same, by another protocol, which proves
-nothing about the paper's. *Underpowered*: anything else. `>2`, and `…` for an end of an interval, lie beyond the
-lengths that were run; `?` is not known."""
+A claim has a row for each of its statements that is tested in a part of its runs; the first of each part decides, and
+is what is counted above. *Reproduced*: the whole 95 % interval is on the claim's side of its figure, less the tolerance
+that was fixed beforehand. *Refuted*: all of it is on the other side, by the paper's own protocol. *Not seen at this
+scale*: the same, by another protocol, which proves nothing about the paper's. *Underpowered*: anything else. `>2`, and
+`…` for an end of an interval, lie beyond the lengths that were run; `?` is not known."""
 
 ORDER = ("reproduced", "refuted", "not seen at this scale", "underpowered")
+CHINCHILLA = 20  # training tokens per parameter, all of them counted, as in Hoffmann et al. 2022
 UNEQUAL = "unequal tuning: "  # as verdict.warnings have it
 
 
@@ -50,16 +54,21 @@ def summary(verdicts: Sequence[Verdict]) -> str:
 def section(verdicts: Sequence[Verdict], linked: bool = False) -> str:
     """What came of one claim, at its scales. linked: name the whole tables."""
     claim = verdicts[0].claim
-    rows = [_row(verdict, finding) for verdict in verdicts for finding in verdict.deciding]
+    rows = [_row(verdict, finding) for verdict in verdicts for finding in verdict.findings]
+    told = set[str]()
+    for row in rows:  # the same figures stand beside all statements about the same two arms
+        row[2], known = ("as above" if row[2] in told else row[2]), row[2]
+        told |= {known} - {""}
     header = ["scale", "claimed by the paper", "measured by others", "measured here", "verdict"]
     parts = [f"## {claim.name.partition('.')[0]}", f"{claim.sentence} ({claim.source})"]
     parts += [markdown(Grid(claim.name, header, rows))] if rows else []
-    ours = any(finding.statement.ours for verdict in verdicts for finding in verdict.deciding)
+    ours = any(finding.statement.ours for verdict in verdicts for finding in verdict.findings)
     parts += [OURS] if ours else []
     for verdict in verdicts:
+        parts += _settings(verdict)
         parts.append(f"What the scale {_scale(verdict)} can say: {verdict.scale.may_say.strip()}")
         table = f"{verdict.claim.name}-{verdict.scale.name}.md"
-        lines = [*_rest(verdict), *(f"Beware: {caution}" for caution in cautions(verdict))]
+        lines = [f"Beware: {caution}" for caution in cautions(verdict)]
         lines += [f"Every statement, arm and note: [{table}]({table})"] if linked else []
         parts += ["\n".join(f"- {line}" for line in lines)] if lines else []
     if claim.others:
@@ -102,7 +111,7 @@ def _row(verdict: Verdict, finding: Finding) -> list[str]:
         _scale(verdict) + (f", {finding.part}" if len(verdict.parts) > 1 and finding.part else ""),
         f"{statement.says} ({claimed(verdict, statement)})",
         "; ".join(others),
-        f"{came_out(verdict, finding)}{unit(statement)}: {_setting(verdict, finding)}",
+        _measured(verdict, finding),
         finding.verdict,
     ]
 
@@ -113,25 +122,64 @@ def _scale(verdict: Verdict) -> str:
     return verdict.scale.name + f" ({word})" * bool(word)
 
 
-def _setting(verdict: Verdict, finding: Finding) -> str:
-    """On which model, corpus and device, over how many updates and seeds."""
-    arms = [(place or finding.part, arm) for place, _, arm in (name.rpartition("/") for name in finding.statement.arms)]
-    runs = [run for place, arm in arms for run in verdict.arms[place][arm].runs]
-    if not runs:
+def _measured(verdict: Verdict, finding: Finding) -> str:
+    """`1.52 (1.41 to 1.63) in steps, 3 seeds; 1.49 (1.38 to 1.6) in FLOPs`: on its own axis, then on others."""
+    if not _runs(verdict, finding):
         return "not run yet"
-    models = _listed(str(run.config["model"]["name"]) for run in runs)
-    data = _listed(str(run.known("data", "name")) for run in runs)
-    lengths = _listed(f"{verdict.scale.length(place):,}" for place, _ in arms)
-    batches = _listed(f"{run.config['batch']['tokens']:,}" for run in runs)
-    devices, seeds = _listed(device_of(run) for run in runs), finding.main.seeds
-    seeds_told = f"{seeds} seed{'s' * (seeds != 1)}"
-    return f"{models} on {data}, {lengths} updates of {batches} tokens, {devices}, {seeds_told}"
+    seeds = finding.main.seeds
+    own = f"{came_out(verdict, finding)}{unit(finding.statement)}, {seeds} seed{'s' * (seeds != 1)}"
+    others = [axis for axis in finding.measured if axis not in ("", finding.statement.axis)]
+    texts = {TITLE[axis]: came_out(verdict, finding, axis) for axis in others}
+    return "; ".join([own, *(f"{text} in {title}" for title, text in texts.items() if text not in ("", "?"))])
 
 
-def _rest(verdict: Verdict) -> list[str]:
-    """What came of the statements that decide nothing, counted."""
-    others = Counter(each.verdict for each in verdict.findings if each not in verdict.deciding)
-    return [f"Its other statements: {_counted(others)}"] if others else []
+def _runs(verdict: Verdict, finding: Finding) -> list[Run]:
+    return [run for place, arm in _arms(finding) for run in verdict.arms[place][arm].runs]
+
+
+def _arms(finding: Finding) -> list[tuple[str, str]]:
+    return [(place or finding.part, arm) for place, _, arm in (n.rpartition("/") for n in finding.statement.arms)]
+
+
+def _settings(verdict: Verdict) -> list[str]:
+    """On which model, corpus and device, over how many updates: of each part, or once where they are alike."""
+    found: dict[str, list[str]] = {}
+    for part in verdict.parts:
+        runs = [run for arm in verdict.arms[part].values() for run in arm.runs]
+        if not runs:
+            continue
+        models, corpora = _listed(map(_model, runs)), _listed(map(_corpus, runs))
+        batches = {run.config["batch"]["tokens"] for run in runs}
+        sizes = {total for run in runs if (total := run.known("parameters", "total"))}
+        length = verdict.scale.length(part)
+        each = _listed(f"{batch:,}" for batch in sorted(batches))
+        told = f"{models} on {corpora}, T = {length:,} updates of {each} tokens"
+        if len(batches) == len(sizes) == 1:
+            ratio = length * batches.pop() / sizes.pop()
+            told += f", {short(ratio)} tokens per parameter ({short(ratio / CHINCHILLA)} of Chinchilla's {CHINCHILLA})"
+        found.setdefault(f"{told}, {_listed(device_of(run) for run in runs)}", []).append(part)
+    where = f"Measured at the scale {_scale(verdict)}"
+    return [f"{where}{f', {_listed(parts)}' * (len(found) > 1)}: {told}." for told, parts in found.items()]
+
+
+def _model(run: Run) -> str:
+    """`gpt2_30m (30.1M parameters)`."""
+    size = run.known("parameters", "total")
+    return str(run.config["model"]["name"]) + (f" ({_millions(size)} parameters)" if size else "")
+
+
+def _corpus(run: Run) -> str:
+    """A person's files by their names, any corpus with its size."""
+    files, tokens = run.config["data"].get("files") or [], run.known("data", "train_tokens")
+    names = [Path(each).name for each in ([files] if isinstance(files, str) else files)]
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    name = f"{names[0]}{more}" if names else str(run.known("data", "name"))
+    return name + (f" ({_millions(tokens)} training tokens)" if tokens else "")
+
+
+def _millions(count: int) -> str:
+    """`30.1M`, `2,350M`."""
+    return f"{count / 1e6:,.0f}M" if count >= 1e9 else f"{count / 1e6:.3g}M"
 
 
 def _counted(counts: Counter[str]) -> str:
