@@ -45,6 +45,14 @@ def test_who_is_deaf_to_the_deadline_is_killed(program, monkeypatch):
     assert time.monotonic() - began < 10
 
 
+def test_who_has_done_all_and_does_not_leave_is_killed(program, monkeypatch):
+    monkeypatch.setattr(training, "PATIENCE", 0.2)
+    program("for job in range(3):\n    tell(job, 'finished')\ntime.sleep(60)")
+    began = time.monotonic()
+    assert training.train(NAMES, [], 50) == (True, {})
+    assert time.monotonic() - began < 10
+
+
 def test_only_the_first_failure_of_a_process_counts(program):
     program("tell(0, 'finished'); tell(1, 'failed', 'an illegal memory access'); tell(2, 'failed', 'it'); sys.exit(2)")
     assert training.train(NAMES, [], 60) == (True, {"b": "an illegal memory access"})

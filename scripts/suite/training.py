@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from harness.sweep.jobs import outcomes
 from harness.sweep.process import die_with_parent
 from scripts.study.sweep import RUNS, command
 
+POLL = 1.0  # seconds
 PATIENCE = 10  # seconds that a run has to end by itself once it is interrupted; killed it loses no more
 
 
@@ -43,7 +45,7 @@ def train(experiments: Mapping[str, str], overrides: Sequence[str], seconds: flo
     line, place = command(experiments, RUNS / "suite", overrides)
     process = subprocess.Popen(line, preexec_fn=_begin)
     try:
-        code = process.wait(max(1.0, seconds))
+        code = _ended(process, place, len(experiments), max(1.0, seconds))
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         process.send_signal(signal.SIGINT)
         try:
@@ -60,6 +62,28 @@ def train(experiments: Mapping[str, str], overrides: Sequence[str], seconds: flo
             raise ValueError(f"train.py ended with {code}, before any run: {place} holds what it was given")
         failed = {died: f"its process was killed by the signal {signal.Signals(-code).name}"}
     return True, failed
+
+
+def _ended(process: "subprocess.Popen[bytes]", place: Path, jobs: int, seconds: float) -> int:
+    """Its exit code, 0 where all jobs have theirs: torch's compile workers can hold up its exit for five minutes.
+
+    Raises TimeoutExpired after so many seconds.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return process.wait(min(POLL, max(0.0, end - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            if len(outcomes(place)) == jobs:
+                break
+            if time.monotonic() >= end:
+                raise
+    try:
+        return process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return 0
 
 
 def _first_failure(experiments: Mapping[str, str], place: Path) -> dict[str, str]:
