@@ -1,7 +1,7 @@
 """Writes every table under results/, and those in README.md, out of the committed run folders. `make tables`.
 
     python -m scripts.make_tables           # writes those that differ, and names them
-    python -m scripts.make_tables --check   # writes nothing; exit code 2 if one differs
+    python -m scripts.make_tables --check   # writes nothing; exit code 2 if one differs or is of no runs
 
 A device's tables are results/hardware/<device>/throughput.md and optimizers.md, out of bench_suite's JSON beside them;
 results/hardware/summary.md has the figures of all devices for README.
@@ -15,7 +15,7 @@ each of them, conclusions.md what the papers and others found beside it. In READ
 import argparse
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.claims.claim import CLAIMS, Claim
@@ -48,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stale = [path for path, text in found.items() if not path.is_file() or path.read_text() != text]
         if options.check and stale:
             raise ValueError(f"{stale[0].relative_to(ROOT)} is not what its runs say: make tables writes it anew")
+        for path in _orphans(ROOT, found):
+            told = f"{path.relative_to(ROOT)} is a table of runs that are not there: delete it, or bring them back"
+            if options.check:
+                raise ValueError(told)
+            print(told)
         for path in stale:
             path.parent.mkdir(exist_ok=True)
             path.write_text(found[path])
@@ -74,6 +79,14 @@ def tables(root: Path) -> dict[Path, str]:
     readme = root / "README.md"
     found[readme] = BLOCK.sub(lambda match: block(match[1], root, found), readme.read_text())
     return found
+
+
+def _orphans(root: Path, found: Mapping[Path, str]) -> list[Path]:
+    """Files where tables are written, of which none is made any more."""
+    results = root / "results"
+    there = [path for ending in FORMS for path in results.glob(f"claims/*.{ending}")]
+    there += [path for path in results.glob("*/table.md") if published(path.parent)]
+    return sorted(path for path in there if path not in found)
 
 
 def claim_tables(results: Path) -> tuple[dict[Path, str], set[str]]:

@@ -133,6 +133,8 @@ def test_the_experiment_of_a_run_composes_to_what_was_planned(tmp_path):
         ({"figures": [{"part": "a", "arm": "b", "quantity": "c", "value": "d"}]}, "figures[0].value must be a number"),
         ({"quantities": {"loss": {"metric": "val/loss"}}}, "quantities.loss.title is missing"),
         ({"others": [{"source": "x"}]}, "others[0].says is missing"),
+        ({"others": [{**OTHER, "says": " "}]}, "others[0].says must be one line of text, not ' '"),
+        ({"others": [{**OTHER, "source": "a\nb"}]}, "others[0].source must be one line of text"),
         ({"others": [{**OTHER, "value": "fast"}]}, "others[0].value must be a number or null, not 'fast'"),
         (
             {"others": [{**OTHER, "low": 2.0, "high": 1.0}]},

@@ -174,6 +174,23 @@ def test_check_fails_where_a_table_is_stale_and_writes_nothing(copied, monkeypat
     assert not (copied / "results" / "study" / "table.md").exists()
 
 
+def test_a_table_of_runs_that_are_gone_is_told(copied, monkeypatch, capsys):
+    monkeypatch.setattr(make_tables, "ROOT", copied)
+    make_tables.main([])
+    make_tables.main(["--check"])
+    lone = [copied / "results" / "gone" / "table.md", copied / "results" / "claims" / "gone-tiny.tex"]
+    for path in lone:
+        path.parent.mkdir()
+        path.write_text("of runs that were")
+        with pytest.raises(SystemExit, match="2"):
+            make_tables.main(["--check"])
+        told = f"{path.relative_to(copied)} is a table of runs that are not there"
+        assert told in capsys.readouterr().err
+        make_tables.main([])
+        assert told in capsys.readouterr().out
+        path.unlink()
+
+
 def test_the_committed_tables_pass_the_check():
     line = [sys.executable, "-m", "scripts.make_tables", "--check"]
     done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)

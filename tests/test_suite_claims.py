@@ -345,6 +345,22 @@ def test_runs_on_other_tokens_and_of_another_device_are_refused(tmp_path):
         corpus.refuse_others([run], {}, "NVIDIA H200")
 
 
+def test_what_has_ended_is_shared_with_arms_that_know_their_rate(pretended, tmp_path):
+    call, begun, _ = pretended
+    call("--only", "muon_2x")
+    assert len([name for name in begun if "-adamw-T" in name and name.startswith("muon_2x")]) == 9
+    plan, folder = Plan("small", ["muon_2x", "mkor"], [], {}, 4, []), Folder(tmp_path / "device")
+    book = json.loads((tmp_path / "device" / "claims.json").read_text())
+    line = line_of(plan, folder, book["rates"])
+    ended = {job.arm for job, run in line.runs["mkor"].items() if run}
+    assert ended == {"adamw"}  # K-FAC and the others wait for their trials
+    assert all(line.claims["mkor"].waits("30m", arm) for arm in ("lamb", "kfac"))
+    assert {job.name.partition("-")[0] for job in line.ready} == {"rates"}
+    shutil.rmtree(tmp_path / "results/runs/mkor.rates-small-30m")
+    unknown = line_of(plan, folder, [row for row in book["rates"] if row["optimizer"] != "adamw"])
+    assert unknown.claims["mkor"].rows.keys() == {("30m", "adamw")}  # read back from its trials
+
+
 def test_weights_of_runs_that_ended_before_a_kill_go_and_a_persons_stay(pretended, tmp_path):
     call, _, _ = pretended
     call("--only", "muon_2x")

@@ -129,6 +129,9 @@ class Other:
     recalled: bool = False  # from memory, not found in a source
 
     def __post_init__(self) -> None:
+        for key, text in {"source": self.source, "says": self.says}.items():
+            if not text.strip() or "\n" in text.strip():
+                raise ValueError(f"{key} must be one line of text, not {text!r}: YAML's >- folds several into one")
         rising = [end for end in (self.low, self.value, self.high) if end is not None]
         if rising != sorted(rising):
             raise ValueError(f"low must be at most value, and both at most high, not {', '.join(map(str, rising))}")
