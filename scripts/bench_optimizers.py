@@ -14,6 +14,8 @@ told apart.
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,3 +187,5 @@ def show(rows: Rows, console: Console) -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    os._exit(0)  # torch waits for its compile workers at exit, up to five minutes, and now and then it has to
