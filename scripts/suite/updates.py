@@ -59,11 +59,12 @@ def tokens_of(folder: Folder, otherwise: int) -> int:
 
 def run(match: Match, fresh: bool, late: str) -> None:
     """As far as the time goes. fresh: it has a whole call; without a round to show for it it has failed, with the
-    words `late`, so that what comes after it has its turn."""
+    words `late`, so that what comes after it has its turn.
+    """
     rounds = len(match.book["rounds"])
     match.run()
     if fresh and match.left() and len(match.book["rounds"]) == rounds:
-        match.fail(("halfstep", match.variant), f"no round ended: it {late}")
+        match.fail(("halfstep", match.variant), late)
 
 
 def adamw_seconds(folder: Folder, model: str) -> float | None:
