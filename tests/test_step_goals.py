@@ -113,11 +113,12 @@ def test_the_page(device, there):
 
 
 def test_estimates_are_of_our_steps():
-    rows = [row("lion"), row("lion", by="timm")]
+    rows = [row("lion"), row("muon"), row("lion", by="timm")]
     book = {"identity": H100, "rows": rows, "failures": [], "drift": [], "curves": []}
     ours, theirs = [line for line in step_table.table(book).splitlines() if line.startswith("| gpt2_125m | lion")]
     assert "| .74 |" in ours
     assert "| .74 |" not in theirs
+    assert f"{ours}\n{theirs}\n| gpt2_125m | muon |" in step_table.table(book)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def _elementwise(name: str, what: str) -> Aim:
 
 def _soap(dtype: str, name: str, most: float) -> Aim:
     of_a_step = Goal(f"125M, SOAP at every 10 steps, projections in {name}, of a whole step", "share", at_most=most)
-    worst = Goal(f"125M, its slowest whole step, projections in {name}, beside the median one", "times", at_most=1.1)
+    worst = Goal(f"125M, SOAP's slowest whole step, projections in {name}, beside the median one", "times", at_most=1.1)
     bounds = [(of_a_step, "share_of_step"), (worst, "worst_over_median_step")]
     return Aim("soap", bounds, {"every": 10, "projection_dtype": dtype})
 

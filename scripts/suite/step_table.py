@@ -38,6 +38,12 @@ def table(book: dict[str, Any]) -> str:
         ours = row["implementation"].startswith(OURS)
         return estimated(device, row["model"], shown(row["optimizer"], row["way"])) if ours else ""
 
+    order = list(dict.fromkeys((row["model"], row["optimizer"]) for row in book["rows"]))
+
+    def place(row: Mapping[str, Any]) -> int:
+        """An optimizer's ways stand together, though they were not measured so."""
+        return order.index((row["model"], row["optimizer"]))
+
     def whose(row: Mapping[str, Any]) -> str:
         by = f" by {row['implementation']}" if row.get("implementation") else ""
         return shown(row["optimizer"], row["way"]) + by
@@ -55,7 +61,7 @@ def table(book: dict[str, Any]) -> str:
         "whole steps, slowest/median": figure("worst_over_median_step", 3), "rounds": figure("rounds"),
         "state bytes per parameter": figure("state_bytes_per_parameter", 1),
     }  # fmt: skip
-    text += (NOTE if estimates else "") + markdown(columns, book["rows"])
+    text += (NOTE if estimates else "") + markdown(columns, sorted(book["rows"], key=place))
     if book["failures"]:
         text += "\n" + "".join(f"- {each['model']}, {whose(each)}: {each['error']}\n" for each in book["failures"])
     text += updates.table(book.get("updates", [])) + step_goals.table(book)
