@@ -5,8 +5,9 @@ import math
 import pytest
 import yaml
 
+from harness.sweep.jobs import Job
 from scripts.study.training import Training
-from scripts.suite import curves
+from scripts.suite import curves, training
 from scripts.suite.folder import Deadline
 from tests.test_bench_suite import BED
 from tests.tuned import Pretended
@@ -70,3 +71,14 @@ def test_what_fails_before_it_has_a_run_is_a_row_and_tried_again_at_another_comm
     assert begun == [3]
     assert curves.measure([PAIR], BED, rows, Deadline(9), 0, print, "two") == 1
     assert (begun, rows) == ([3, 3], [])
+
+
+def test_a_sweep_that_fails_says_why(tmp_path, monkeypatch):
+    def command(experiments, study, overrides):
+        Job(tmp_path, 0, []).record("finished")
+        Job(tmp_path, 1, []).record("failed", "data.dir cannot be written")
+        return ["false"], tmp_path
+
+    monkeypatch.setattr(training, "command", command)
+    with pytest.raises(ValueError, match=r"a run did not end: data.dir cannot be written; .*jobs.jsonl tells of every"):
+        training.train({}, [], 9)

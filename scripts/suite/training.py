@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from harness.records import Run
+from harness.sweep.jobs import outcomes
 from harness.sweep.process import die_with_parent
 from scripts.study.sweep import RUNS, command
 
@@ -38,7 +39,9 @@ def train(experiments: Mapping[str, str], overrides: Sequence[str], seconds: flo
             process.wait()
         return False
     if code:
-        raise ValueError(f"a run did not end (code {code}): {place / 'jobs.jsonl'} says why; the same command goes on")
+        errors = [row["error"] for row in outcomes(place).values() if row["status"] == "failed" and row["error"]]
+        why = errors[0] if errors else f"code {code}"
+        raise ValueError(f"a run did not end: {why}; {place / 'jobs.jsonl'} tells of every one")
     return True
 
 
