@@ -6,14 +6,16 @@
 Expect a table: milliseconds of a plain step, of one that refreshes (a basis, a curvature) and of the mean over a
 period; that mean as a multiple of AdamW's step, the median and range over the rounds; the slowest step over the mean;
 bytes of state per parameter; the least that the mean can be (scripts/bench/floor.py). Each implementation has its own
-copy of one model, gets the same random gradients, and rests while the others run. A step's time is that of the
-optimizer alone: gradients, Hessian-vector products, drawing their probes, and a model's passes are given. What hooks
-add to a pass is told apart.
+copy of one model, gets the same random gradients, and rests while the others run; ours with compiled kernels goes on
+from ours without. What does not run of others' is left out with a word. A step's time is that of the optimizer alone:
+gradients, Hessian-vector products, drawing their probes, and a model's passes are given. What hooks add to a pass is
+told apart.
 """
 
 import argparse
 import json
-import statistics
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,12 +35,11 @@ from harness.keywords import bind, in_section
 from harness.origin import git_state, versions
 from harness.sentence import nearest, one_sentence
 from optimizers import OptimizerInfo, list_optimizers
-from optimizers.kernels import compile_kernels, kernels_run
-from scripts.bench.floor import ADAMW_BYTES, floor, product_rate, work
+from optimizers.kernels import compile_kernels
 from scripts.bench.pairs import pairs
 from scripts.bench.references import find_references
-from scripts.bench.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
-from scripts.bench.timing import spread
+from scripts.bench.rounds import measure
+from scripts.bench.stand import Shape
 
 Rows = list[dict[str, Any]]
 
@@ -55,16 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "versions": versions(),
             "git": git_state(),
             "rows": [],
+            "failures": [],
         }
         show_head(result, console := Console(width=120, highlight=False))
         for info, keywords in wanted:
-            before = result["rows"]
-            for rows in measure(info, keywords, shape, place, compiled, checkouts.get(info.name), options.rounds):
-                result["rows"] = [*before, *rows]
-                if options.json:  # after each round: hours may be lost otherwise
+            rows, failures = result["rows"], result["failures"]
+            references = [] if options.alone else find_references(info.name, checkouts.get(info.name))
+            for found in measure(info, keywords, shape, place, compiled, references, options.rounds):
+                result |= {"rows": [*rows, *found.rows], "failures": [*failures, *found.failures]}
+                if options.json:  # after each turn: hours may be lost otherwise
                     atomic.write_text(options.json, json.dumps(result, indent=1) + "\n")
-            for row in result["rows"][len(before) :]:
+            for row in result["rows"][len(rows) :]:
                 console.print("{0} by {1}: {4} ms, {5} ({6}) times AdamW".format(*cells(row)))
+            for each in result["failures"][len(failures) :]:
+                console.print("{optimizer} by {implementation} does not run: {error}".format(**each))
         show(result["rows"], console)
 
 
@@ -74,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", help="optimizers, separated by commas (default: all that are registered)")
     made.add_argument("--reference", action="append", default=[], metavar="NAME=PATH",
                       help="a checkout of another implementation of that optimizer; may be given again")  # fmt: skip
+    made.add_argument("--alone", action="store_true", help="leave out all that is others', what is installed too")
     made.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE",
                       help="another value than configs/optimizer/NAME.yaml's; may be given again")  # fmt: skip
     made.add_argument("--layers", type=int, default=12, help="blocks of GPT-2 (default: 12)")
@@ -139,93 +145,6 @@ def read_options(
     return shape, place, checkouts, wanted
 
 
-def measure(
-    info: OptimizerInfo,
-    keywords: dict[str, Any],
-    shape: Shape,
-    place: str,
-    compiled: bool,
-    checkout: Path | None,
-    rounds: int,
-) -> Iterator[Rows]:
-    """A row for each implementation of an optimizer, in interleaved rounds with fused AdamW; anew after every round."""
-    baseline = fused_adamw(base := Stand(shape, place))
-    contenders = [ours(info, keywords, Stand(shape, place, base.pool), base)]
-    for reference, source in find_references(info.name, checkout):
-        contenders.append(reference.build(Stand(shape, place, base.pool), base, keywords, source))
-    for contender in (baseline, *contenders):
-        contender.turn()  # warm up: state, first bases
-    if compiled:
-        before, twin = kernels_run(), ours(info, keywords, Stand(shape, place, base.pool), base, compiled=True)
-        twin.turn()
-        contenders[1:1] = [twin] * (kernels_run() > before)  # not all have kernels to compile
-    least = work(info, contenders[0].keeps[0], contenders[0].stand.model)
-    rates = {precision: product_rate(place, precision) for precision in least.flops} if least else {}
-    adamw_bytes = ADAMW_BYTES * sum(p.numel() for p in base.params)
-    units: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    turns: dict[str, list[Turn]] = {contender.name: [] for contender in contenders}
-    for _ in range(rounds):
-        for contender in contenders:
-            units[contender.name].append(statistics.median(baseline.turn().seconds))  # one before each, for it alone
-            turns[contender.name].append(contender.turn())
-        rows = []
-        for name, contender in zip(units, contenders, strict=True):
-            bandwidth = adamw_bytes / statistics.median(units[name])
-            row = summary(contender, turns[name], units[name], info.name, keywords)
-            rows.append({**row, **floor(least, bandwidth, rates)})
-        yield rows
-    for stand in (base, *(contender.stand for contender in contenders)):
-        stand.clock.close()
-
-
-def summary(
-    contender: Contender, turns: Sequence[Turn], units: Sequence[float], optimizer: str, keywords: dict[str, Any]
-) -> dict[str, Any]:
-    """What the turns say of an implementation.
-
-    Args:
-        turns: one per round.
-        units: seconds of a step of fused AdamW, just before each.
-
-    Returns:
-        worst_over_mean is of typical steps; worst_ms is the slowest single one, median_ms the median of them all.
-    """
-    period = contender.period
-    phases: list[list[float]] = [[] for _ in range(period)]  # the steps that do the same thing
-    amortised = []  # of each round
-    for turn in turns:
-        mine: list[list[float]] = [[] for _ in range(period)]
-        for n, value in enumerate(turn.seconds, turn.first):
-            mine[n % period].append(value)
-        amortised.append(statistics.mean(map(statistics.median, mine)))
-        for phase, values in zip(phases, mine, strict=True):
-            phase += values
-    typical = [1e3 * statistics.median(values) for values in phases]
-    plain = [ms for n, ms in enumerate(typical) if not contender.refreshes(n)]
-    refresh = [ms for n, ms in enumerate(typical) if contender.refreshes(n)]
-    mean = statistics.mean(typical)
-    singles = [value for turn in turns for value in turn.seconds]
-    hooks = [turn.hooks for turn in turns if turn.hooks is not None]
-    return {
-        "optimizer": optimizer,
-        "implementation": contender.name,
-        "compiled": contender.compiled,
-        "keywords": keywords,
-        "period": period,
-        "plain_ms": statistics.median(plain) if plain else None,
-        "refresh_ms": statistics.mean(refresh) if refresh else None,
-        "amortised_ms": mean,
-        "ratio": spread([a / b for a, b in zip(amortised, units, strict=True)]),
-        "worst_over_mean": max(typical) / mean,
-        "worst_ms": 1e3 * max(singles),
-        "median_ms": 1e3 * statistics.median(singles),
-        "rounds": len(turns),
-        "fused_adamw_ms": 1e3 * statistics.median(units),
-        "state_bytes_per_parameter": contender.state_bytes_per_parameter(),
-        "hooks_ms_per_step": 1e3 * statistics.median(hooks) if hooks else None,
-    }
-
-
 COLUMNS = ("optimizer", "by", "plain", "refresh", "mean", "x AdamW", "range", "worst/mean", "bytes", "hooks", "floor")
 TITLE = "ms per step (hooks: what they add to the passes, a step; floor: the least); bytes of state per parameter"
 
@@ -268,3 +187,5 @@ def show(rows: Rows, console: Console) -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    os._exit(0)  # torch waits for its compile workers at exit, up to five minutes, and now and then it has to

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from harness import atomic
-from optimizers import find
+from optimizers import find, kernels
 from scripts import bench_optimizers
-from scripts.bench.references import find_references
+from scripts.bench import rounds as bench_rounds
+from scripts.bench.references import Reference, Rival, find_references
+from scripts.bench.rounds import measure, summary
 from scripts.bench.stand import Contender, Shape, Stand, Turn, fused_adamw, ours
-from scripts.bench_optimizers import main, parser, read_options, summary
+from scripts.bench_optimizers import main, parser, read_options
 
 SHAPE = Shape(layers=1, width=8, vocabulary=0, tokens=8)
 TINY = ["--layers", "1", "--width", "8", "--tokens", "8", "--rounds", "1"]
@@ -80,7 +82,7 @@ def test_a_file_and_a_table(tmp_path, capsys):
     main([*TINY, "--only", "lion,soap", "--set", "soap.every=2", "--vocabulary", "16", "--json", str(path)])
     shown = capsys.readouterr().out
     result = json.loads(path.read_text())
-    assert {"setting", "machine", "versions", "git", "rows"} == result.keys()
+    assert {"setting", "machine", "versions", "git", "rows", "failures"} == result.keys()
     assert result["setting"] == {"layers": 1, "width": 8, "vocabulary": 16, "tokens": 8, "rounds": 1}
     assert result["machine"]["threads"] == 1
     assert {"commit", "dirty"} == result["git"].keys()
@@ -154,14 +156,72 @@ def test_a_checkout_is_read_without_its_package(tmp_path, monkeypatch):
     assert torch.isfinite(torch.cat([p.flatten() for p in one.stand.params])).all()
 
 
-def test_the_file_is_whole_after_every_round(tmp_path, monkeypatch):
+def test_the_file_is_whole_after_every_turn(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(atomic, "write_text", lambda path, text: kept.append(json.loads(text)["rows"]))
-    main([*TINY, "--rounds", "2", "--only", "adahessian,sgd", "--json", str(tmp_path / "bench.json")])
-    ours = [[row for row in rows if row["implementation"] == "halfstep"] for rows in kept]
-    names = [[(row["optimizer"], row["rounds"]) for row in rows] for rows in ours]
-    first, second = ("adahessian", 1), ("adahessian", 2)
-    assert names == [[first], [second], [second, ("sgd", 1)], [second, ("sgd", 2)]]
+    main([*TINY, "--rounds", "2", "--only", "lion,sgd", "--json", str(tmp_path / "bench.json")])
+    turns = [[(row["optimizer"], row["rounds"]) for row in rows] for rows in kept]
+    both = [("lion", 2), ("lion", 2)]  # ours has its first turn before pytorch_optimizer's is built
+    assert turns == [[("lion", 1)], [("lion", 1), ("lion", 1)], [("lion", 2), ("lion", 1)], both, [*both, ("sgd", 1)],
+                     [*both, ("sgd", 2)]]  # fmt: skip
+
+
+def made_of(turns):
+    """A reference whose turn of that number raises; 0: it cannot be built at all."""
+
+    def make(module, stand, keywords):
+        if turns == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+        def step(n):
+            if n >= 10 * (turns - 1):
+                raise RuntimeError("another torch")
+
+        return Rival(step)
+
+    return Reference("lion", f"broken at {turns}", "torch.optim", make)
+
+
+def test_a_reference_that_breaks_is_left_out_with_a_note_and_what_it_measured_is_kept():
+    references = [(made_of(turns), None) for turns in (0, 1, 2, 3, 9)]
+    *_, found = measure(find("lion"), {}, SHAPE, "cpu", False, references, 2)
+    rounds = {row["implementation"]: row["rounds"] for row in found.rows}
+    assert rounds == {"halfstep": 2, "broken at 3": 1, "broken at 9": 2}
+    assert {each["implementation"]: each["error"] for each in found.failures} == {
+        "broken at 0": "OutOfMemoryError: CUDA out of memory.",
+        **{f"broken at {turns}": "RuntimeError: another torch" for turns in (1, 2, 3)},
+    }
+
+
+def eager(rule, *_):
+    """In the place of a compiled graph."""
+    return lambda batch, *numbers, **constants: [rule(*row, *numbers, **constants) for row in batch]
+
+
+def test_ours_compiled_has_no_copy_of_its_own_and_is_left_out_where_nothing_is_compiled(monkeypatch):
+    stands, graphs = [], []
+    monkeypatch.setattr(bench_rounds, "Stand", lambda *given: stands.append(Stand(*given)) or stands[-1])
+    monkeypatch.setattr(kernels, "_graph", lambda *given: graphs.append(given) or eager(*given))
+    for name, compiled in (("lion", True), ("kfac", False)):
+        *_, found = bench_rounds.measure(find(name), {}, SHAPE, "cpu", True, [], 2)
+        expected = [("halfstep", False, 2), *[("halfstep, compiled", True, 2)] * compiled]
+        assert [(row["implementation"], row["compiled"], row["rounds"]) for row in found.rows] == expected
+        assert len(stands) == 2  # AdamW's and ours
+        assert (len(graphs) > 0) is compiled
+        stands.clear()
+        graphs.clear()
+
+
+def test_pytorch_optimizers_shampoo_is_not_asked_for_an_svd_of_the_vocabulary():
+    ((reference, _),) = find_references("shampoo", None)
+    stand = Stand(Shape(1, 4, 10_001, 4), "cpu")
+    with pytest.raises(ValueError, match="it has an SVD of every side, and one is 10,001 long"):
+        reference.build(stand, stand, {"every": 10})
+
+
+def test_ours_alone(capsys):
+    main([*TINY, "--only", "lion", "--alone"])
+    assert "pytorch_optimizer" not in capsys.readouterr().out
 
 
 def test_what_wants_cuda_is_tried_on_the_device_that_is_asked_for(monkeypatch):

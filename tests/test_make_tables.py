@@ -1,5 +1,6 @@
 """Every table that is committed is, byte for byte, what the committed runs say."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from scripts.make_tables import tables
 from scripts.suite import optimizers
 from scripts.suite.claim_plan import Plan
 from scripts.suite.folder import Call, Folder
+from scripts.suite.summary import summary
 from tests.claimed import train
 from tests.command import environment
 from tests.tuned import Pretended
@@ -92,6 +94,40 @@ def test_a_devices_tables_are_made_from_their_json(copied):
     summary = found[place.parent / "summary.md"]
     assert "**GPU**; all tables, commits and commands are in `results/hardware/gpu`" in summary
     assert "| gpt2_125m | nanogpt, bench.py | 500,000 | 43.2 % |" in summary
+
+
+def rate(system, variant, tokens_per_second, model="gpt2_125m", beside=None):
+    return {"system": system, "variant": variant, "model": model, "tokens_per_second": tokens_per_second, "mfu": None,
+            "of_matmul": None, "rounds": 3, "beside": beside}  # fmt: skip
+
+
+def step(optimizer, model, ms, **others):
+    return {"optimizer": optimizer, "model": model, "implementation": "halfstep", "way": {}, "amortised_ms": ms,
+            "ratio": {"median": ms}, "share_of_step": None, **others}  # fmt: skip
+
+
+def test_the_front_page_has_one_ratio_to_nanogpts_fastest_and_no_empty_table(tmp_path):
+    place = tmp_path / "results" / "hardware" / "gpu"
+    place.mkdir(parents=True)
+    beside = {"what": "nanogpt", "median": 1.31}
+    rows = [rate("halfstep", "plain", 600e3, beside=beside), rate("nanogpt", "plain", 450e3),
+            rate("halfstep", "plain", 200e3, "gpt2_355m"), rate("halfstep", "optimizer=kfac", 9.0)]  # fmt: skip
+
+    def shown(rates, steps):
+        for name, found in (("throughput.json", rates), ("optimizers.json", steps)):
+            (place / name).write_text(json.dumps({"identity": {"device": "GPU"}, "rows": found}))
+        return summary([place])
+
+    steps = [step("lion", "gpt2_355m", 7.0), step("lion", "gpt2_125m", 3.0)]
+    page = shown(rows, steps)
+    assert "|  |  | 1.31x of its fastest, plain, 3 rounds |" in page  # round by round
+    assert page.count("its fastest") == 1
+    assert "Steps on gpt2_125m" in page
+    assert "| lion | halfstep | 3.00 | 3.00x |" in page
+    page = shown([*rows, rate("nanogpt", "bench.py", 480e3)], steps[:1])
+    assert "|  |  | 1.25x of its fastest, bench.py, 3 rounds |" in page
+    assert "Steps on gpt2_355m" in page
+    assert "tokens/s" not in shown(rows[-1:], steps)
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 import pytest
 
-from scripts.suite import step_goals, step_table
+from scripts.suite import goals, step_goals, step_table
 from scripts.suite.step_estimates import estimated
+
+H100 = {"device": "NVIDIA H100 80GB HBM3", "context": 1024, "vocabulary": 50_304}
 
 
 def row(optimizer, times=2.0, share=None, worst=None, way=None, by="halfstep", **others):
@@ -30,7 +32,8 @@ def whole(optimizer, extra, **others):
 
 def judged(rows=(), updates=()):
     """By what was aimed at: what was measured, of which way, and the verdict."""
-    lines = step_goals.table({"rows": list(rows), "updates": list(updates)}).splitlines()
+    book = {"identity": H100, "tokens": 524_288, "rows": list(rows), "updates": list(updates)}
+    lines = step_goals.table(book).splitlines()
     found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| 125M")]
     return {cells[0].removeprefix("125M, "): tuple(cells[2:]) for cells in found}
 
@@ -39,7 +42,7 @@ SOAP = "SOAP at every 10 steps, projections in {}, of a whole step"
 
 
 def test_without_a_row_nothing_is_measured():
-    found = judged()
+    found = judged([row("adamw")])
     assert len(found) == sum(len(aim.bounds) for aim in step_goals.AIMS)
     assert {cells[0] for cells in found.values()} == {""}
     assert {cells[-1] for cells in found.values()} == {"not measured"}
@@ -72,7 +75,7 @@ def test_both_of_soaps_goals_are_held_against_one_way():
 def test_a_share_that_was_not_measured_says_what_to_run():
     found = judged([row("muon"), row("shampoo", share=0.04, step_tokens=65_536)])
     for name in ("Muon", "Shampoo"):
-        expected = ("", "its share of a step: run part train first", "not measured")
+        expected = ("", "no whole update was measured yet", "not measured")
         assert found[f"{name}, of a whole step"] == expected
 
 
@@ -97,13 +100,39 @@ def test_estimates_stand_beside_an_h100s_rows_alone():
 
 @pytest.mark.parametrize(("device", "there"), [("NVIDIA H200", True), ("AMD EPYC", False)])
 def test_the_page(device, there):
-    identity = {"device": device, "vocabulary": 50304}
+    identity = {**H100, "device": device}
     rows = [row("soap", share=0.02, way={"projection_dtype": "tf32"}), row("muon", by="torch", floor_ms=None)]
     book = {"identity": identity, "rows": rows, "failures": [], "drift": [], "curves": [], "updates": []}
     page = step_table.table(book)
     assert ("| estimated ms |" in page) is there
     assert ("| 2.00 | 2.00 | 5.6, and 7.7 of QR |" in page) is there
     assert "| muon | torch | 4.00 |  | 4.00 | 2 | 2 to 2 |  |  |" in page
-    assert "| not measured: run part train first |" in page
+    assert "| no whole update was measured yet |" in page
     assert "| 2.00 % |" in page
-    assert "## What was aimed at" in page
+    assert ("## What was aimed at" in page) is there
+
+
+def test_estimates_are_of_our_steps():
+    rows = [row("lion"), row("muon"), row("lion", by="timm")]
+    book = {"identity": H100, "rows": rows, "failures": [], "drift": [], "curves": []}
+    ours, theirs = [line for line in step_table.table(book).splitlines() if line.startswith("| gpt2_125m | lion")]
+    assert "| .74 |" in ours
+    assert "| .74 |" not in theirs
+    assert f"{ours}\n{theirs}\n| gpt2_125m | muon |" in step_table.table(book)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"device": "NVIDIA A100-SXM4-80GB"}, {"device": "AMD EPYC"}, {"context": 512}, {"vocabulary": 256},
+     {"tokens": 65_536}],
+)  # fmt: skip
+def test_goals_are_of_one_setting(other):
+    identity = {**H100, "tokens": 524_288}
+    assert goals.judged(identity, identity["device"])
+    assert not goals.judged({**identity, **other}, {**identity, **other}["device"])
+    tokens = other.get("tokens", 524_288)
+    book = {"identity": {**H100, **other}, "tokens": tokens, "rows": [row("lion")], "updates": []}
+    assert step_goals.table(book) == ""
+    book |= {"identity": H100, "tokens": 524_288}
+    assert step_goals.table(book) != ""
+    assert step_goals.table({**book, "rows": [row("lion", model="gpt2_355m")]}) == ""

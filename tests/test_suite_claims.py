@@ -34,11 +34,11 @@ def test_claims_come_in_order_and_only_what_fits_begins(tmp_path, monkeypatch, c
     begun = []
     monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
     monkeypatch.setattr(suite_claims, "prepare", lambda *_: {})
-    def train(jobs, overrides, seconds):
+    def attempt(jobs, overrides, seconds):
         begun.append((jobs, overrides))
-        return False, {}
+        return False, {}, None
 
-    monkeypatch.setattr(suite_claims, "train", train)
+    monkeypatch.setattr(suite_claims, "attempt", attempt)
     line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--set", "checkpoint.every=9"]
     bench_suite.main([*line, "--only", "sophia_2x,muon_2x", "--trials", "0"])
     ((first, overrides),) = begun
@@ -105,16 +105,16 @@ def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_pat
     monkeypatch.setattr(suite_claims, "prepare", lambda *_: {})
     begun = []
 
-    def train(experiments, overrides, seconds):
+    def attempt(experiments, overrides, seconds):
         begun.append(list(experiments))
         trials = [yaml.safe_load(text) for name, text in experiments.items() if name.startswith("rates-")]
         for values in trials:
             del values["defaults"]
             Pretended(optimum=3e-3, limit=0.05).write(training := Training(values))
             (training.folder / "checkpoints").mkdir()
-        return len(trials) == len(experiments), {}  # of the claims' own runs none ends
+        return len(trials) == len(experiments), {}, None  # of the claims' own runs none ends
 
-    monkeypatch.setattr(suite_claims, "train", train)
+    monkeypatch.setattr(suite_claims, "attempt", attempt)
     line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--minutes", "1e6"]
     bench_suite.main([*line, "--only", "muon_2x,mkor"])
     assert list(map(len, begun)) == [1, 7, 10]  # 4 trials of AdamW and 4 of Muon, once the time of one is known
@@ -197,13 +197,13 @@ def pretended(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_suite.devices, "describe", lambda _: {"name": "NVIDIA H100"})  # as written runs have it
     begun, broken = [], []
 
-    def train(experiments, overrides, seconds):
+    def attempt(experiments, overrides, seconds):
         for name, text in experiments.items():
             begun.append(name)
             values = yaml.safe_load(text)
             values.pop("defaults")
             if any(word in text for word in broken):
-                return True, {name: "it is broken"}  # and what comes after it is not begun
+                return True, {name: "it is broken"}, None  # and what comes after it is not begun
             if not name.startswith("rates-"):
                 claim, part, arm, steps, seed = name.split("-")
                 changes, claim = {"steps": int(steps[1:]), "seed": int(seed[1:])}, found(claim)
@@ -211,13 +211,13 @@ def pretended(tmp_path, monkeypatch):
                 Pretended(optimum=3e-3).write(Training.of(composed(claim, "small", part, arm), changes, study))
             else:
                 Pretended(optimum=3e-3).write(Training(values))
-        return True, {}
+        return True, {}, None
 
     def found(name):
         path = tmp_path / "device" / "claims" / f"{name}.yaml"
         return find_claim(str(path) if path.is_file() else name)
 
-    monkeypatch.setattr(suite_claims, "train", train)
+    monkeypatch.setattr(suite_claims, "attempt", attempt)
     line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--minutes", "1e6"]
     return lambda *more: bench_suite.main([*line, *more]), begun, broken
 

@@ -1,13 +1,15 @@
 """bench_suite's optimizers: one by one, each in its own time, beside a whole step."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness import origin
 from scripts import bench_suite
 from scripts.bench import drift
-from scripts.suite import curves, exactness, updates
+from scripts.suite import curves, exactness, steps, updates
 from scripts.suite import optimizers as suite_optimizers
 from scripts.suite.folder import Deadline, Folder
 from tests.test_bench_suite import BED
@@ -27,34 +29,55 @@ def row_of(model, optimizer, implementation="halfstep", ms=2.0):
             "state_bytes_per_parameter": 8.0, "hooks_ms_per_step": None}  # fmt: skip
 
 
-def test_optimizers_one_by_one(tmp_path, monkeypatch, capsys):
-    asked = []
+def plan_of(only, commit=None, device="cpu", models=("gpt2_pico",)):
+    words = only.split(",") if only else []
+    return suite_optimizers.Plan(list(models), words, 256, 8, 8, 0.1, 1, [], device, commit, DRIFT, BED)
 
-    def measure(plan, model, optimizer, way, seconds):
-        asked.append((optimizer, way))
-        if optimizer == "muon" or (optimizer == "sgd" and asked.count(("sgd", {})) == 1):
-            raise TimeoutError
-        if optimizer == "lamb":
-            raise ValueError("halfstep: out of memory")
-        return [row_of(model, optimizer)]
 
-    monkeypatch.setattr(suite_optimizers, "measure", measure)
+@pytest.fixture
+def asked(monkeypatch):
+    """The units that were asked for, answered by what `answers` has of their optimizer: rows, or what to raise."""
+    asked: list[tuple[str, steps.Way]] = []
+
+    def measure(unit, *_):
+        asked.append((unit.optimizer, unit.way))
+        answer = measure.answers.get(unit.optimizer, steps.Found([row_of(unit.model, unit.optimizer)], []))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    measure.answers = {}
+    asked_of = type("Asked", (), {"units": asked, "answers": measure.answers})
+    monkeypatch.setattr(steps, "measure", measure)
     monkeypatch.setattr(curves, "measure", lambda *_: 0)
-    monkeypatch.setattr(exactness, "measure", lambda *_: 0)
-    monkeypatch.setattr(updates, "measure", lambda *_: 0)
+    monkeypatch.setattr(curves, "left", lambda *_: 0)
+    monkeypatch.setattr(exactness, "asked", lambda *_: [])
+    monkeypatch.setattr(updates, "beyond_steps", lambda names: [])
+    return asked_of
+
+
+def test_optimizers_one_by_one(tmp_path, asked, capsys):
+    asked.answers["lamb"] = ValueError("halfstep: out of memory")
+    asked.answers["sgd"] = asked.answers["muon"] = steps.Found([], [], cut=True)
     line = ["--part", "optimizers", *TINY, "--output", str(tmp_path), "--only", "sgd,lion,lamb,muon"]
-    bench_suite.main(line)  # muon takes the whole call
-    assert asked == [("muon", {}), ("lion", {}), ("lamb", {}), ("sgd", {})]
-    assert capsys.readouterr().out.strip().endswith("1 left: the same command goes on")
     bench_suite.main(line)
-    assert asked[4:] == [("sgd", {})]  # in a call of its own it may take all of it: here it ends
+    assert asked.units == [("lion", {}), ("muon", {}), ("lamb", {}), ("sgd", {})]
+    assert capsys.readouterr().out.strip().endswith("2 left: the same command goes on")
+    asked.units.clear()
+    bench_suite.main(line)  # muon takes a whole call
+    assert asked.units == [("muon", {}), ("sgd", {})]
+    del asked.answers["sgd"]
+    asked.units.clear()
+    bench_suite.main(line)
+    assert asked.units == [("sgd", {})]
     rows = read(tmp_path)["rows"]
     assert [row["optimizer"] for row in rows] == ["lion", "sgd"]
     assert rows[0]["share_of_step"] is None  # no step was measured
     shown = capsys.readouterr().out
-    assert "| 0.50 | 4.00 | 1.00 |  | not measured: run part train first |" in shown
+    assert "| 0.50 | 4.00 | 1.00 |  | no whole update was measured yet |" in shown
     assert "- gpt2_pico, muon: did not end within 2 minutes" in shown
     assert "- gpt2_pico, lamb: halfstep: out of memory" in shown
+    assert "What was aimed at" not in shown  # of a CPU
     (tmp_path / "throughput.json").write_text(json.dumps({
         "identity": {"tokens": 1024, "context": 128, "vocabulary": 256, "dtype": "torch.float32",
                      "device": read(tmp_path)["identity"]["device"]},
@@ -64,105 +87,129 @@ def test_optimizers_one_by_one(tmp_path, monkeypatch, capsys):
     assert read(tmp_path)["rows"][0]["share_of_step"] == pytest.approx(0.002 / 0.1)
 
 
+def test_what_is_worth_most_comes_first(tmp_path, monkeypatch):
+    """At the first model; one whole update among the steps, those that take a search for their size last."""
+    plan = plan_of("", device="cuda", models=["gpt2_125m", "gpt2_355m"])
+    book = {key: [] for key in ("rows", "failures", "drift", "curves")}
+    work = suite_optimizers.Work(plan, book, Folder(tmp_path), Deadline(9), print)
+    told = []
+
+    def item(kind):
+        return lambda self, *what: told.append((kind, *what))
+
+    for kind in ("step", "update", "drift", "curves"):
+        monkeypatch.setattr(suite_optimizers.Work, kind, item(kind))
+    monkeypatch.setattr(suite_optimizers, "Match", lambda *given: SimpleNamespace(variant=given[-1]))
+    whole = plan.updates(Folder(tmp_path))
+    work.items(whole, {}, tmp_path)
+
+    def short(kind, *what):
+        if kind == "step":
+            return f"{exactness.shown(what[0].optimizer, what[0].way)} {what[0].model}"
+        return f"{kind} {what[0].variant}" if kind == "update" else kind
+
+    order = [short(*each) for each in told]
+    quick = "soap stagger=true projection_dtype=tf32"
+    first = ["soap", f"{quick} qr=cholesky", "sophia_g", "update", "lion", "muon", "shampoo", "adahessian", "mkor",
+             "kfac", quick, "soap stagger=true", f"{quick} qr=cholesky gram=triton"]  # fmt: skip
+    assert [each.removesuffix(" gpt2_125m").partition(" optimizer=")[0] for each in order[: len(first)]] == first
+    whole_updates = [each for each in order if each.startswith("update")]
+    assert [each.partition("=")[2] for each in whole_updates] == [
+        "sophia_g", "kfac", "mkor", "mkor_h", "adahessian", "sophia_h"
+    ]  # fmt: skip
+    rest = [each.partition(" ")[0] if each.startswith("update") else each.rpartition(" ")[2] for each in order]
+    kinds = list(dict.fromkeys(rest[rest.index("update") + 1 :]))
+    assert kinds == ["gpt2_125m", "update", "drift", "gpt2_355m", "curves"]
+    assert len(order) == len(set(order)) + order.count("drift") - 1
+
+
+def test_a_reference_that_breaks_is_told_and_kept_and_our_row_stands(tmp_path, asked):
+    note = {"implementation": "authors", "error": "RuntimeError: another torch"}
+    asked.answers["lion"] = steps.Found([row_of("gpt2_pico", "lion")], [note])
+    for commit in ("one", "two"):  # where ours is there it is not tried again
+        assert suite_optimizers.run(plan_of("lion", commit), Folder(tmp_path), Deadline(9), print) == 0
+        assert read(tmp_path)["failures"] == [
+            {"model": "gpt2_pico", "optimizer": "lion", "way": {}, "commit": "one", **note}
+        ]
+    assert len(asked.units) == 1
+    assert "- gpt2_pico, lion by authors: RuntimeError: another torch\n" in (tmp_path / "optimizers.md").read_text()
+
+
 def test_beside_a_whole_step(tmp_path):
     """Hooks see every token of an update: what they cost on a pass counts for each of its passes."""
-    (tmp_path / "throughput.json").write_text(json.dumps({
-        "identity": {"tokens": 1024},
-        "rows": [{"model": "gpt2_pico", "system": "halfstep", "variant": "plain", "tokens_per_second": 10_240.0}],
-    }))  # fmt: skip
-    about = {"model": "gpt2_pico", "way": {}, "commit": "abc"}
-    rows = [{**row_of("gpt2_pico", "kfac", ms=10.0), **about, "hooks_ms_per_step": 1.0}]
+    plain = {"model": "gpt2_pico", "system": "halfstep", "variant": "plain", "tokens_per_second": 10_240.0}
+    held = {"identity": {"tokens": 1024}, "rows": [plain]}
+    (tmp_path / "throughput.json").write_text(json.dumps(held))
+    about = {"model": "gpt2_pico", "way": {}, "commit": "abc", "hooks_ms_per_step": 1.0}
+    rows = [{**row_of("gpt2_pico", "kfac", ms=10.0), **about}, {**row_of("gpt2_pico", "kfac", "theirs", 10.0), **about},
+            {**row_of("gpt2_pico", "kfac", ms=10.0), **about, "way": {"stagger": "true"}}]  # fmt: skip
     identity = {"context": 128, "vocabulary": 8, "device": "x"}
     book = {"identity": identity, "rows": rows, "failures": [], "drift": [], "curves": []}
     suite_optimizers.keep(book, Folder(tmp_path))
-    (row,) = read(tmp_path)["rows"]
-    assert row["hooks_ms_per_update"] == pytest.approx(8)
-    assert row["share_of_step"] == pytest.approx(0.18)
-    assert row["worst_over_median_step"] == pytest.approx(130 / 110)
+    for row in read(tmp_path)["rows"]:
+        assert row["hooks_ms_per_update"] == pytest.approx(8)
+        assert (row["share_of_step"], row["share_is"]) == (pytest.approx(0.18), "scaled")
+        assert row["worst_over_median_step"] == pytest.approx(130 / 110)
+    sides = [{**plain, "match": "optimizer=kfac", "round": 0, "variant": variant, "tokens_per_second": rate,
+              "micro_batch": 1, "commit": "abc"}
+             for variant, rate in (("plain", 10_240.0), ("optimizer=kfac", 8_192.0))]  # fmt: skip
+    (tmp_path / "throughput.json").write_text(json.dumps({**held, "rounds": sides}))
+    suite_optimizers.keep(book, Folder(tmp_path))
+    shares = [(row["share_of_step"], row["share_is"]) for row in read(tmp_path)["rows"]]
+    scaled = (pytest.approx(0.18), "scaled")
+    assert shares == [(pytest.approx(0.25), "of whole updates"), scaled, scaled]
+    page = (tmp_path / "optimizers.md").read_text()
+    assert "| 25.00 % (of whole updates) |" in page
+    assert page.count("| 18.00 % (scaled) |") == 2
 
 
-def test_rounds_before_a_timeout_count_and_failures_of_another_commit_do_not(tmp_path, monkeypatch):
-    def measure(plan, model, optimizer, way, seconds):
-        asked.append(optimizer)
-        if optimizer == "lion":
-            raise suite_optimizers.Cut([row_of(model, optimizer)])
-        raise ValueError("out of memory")
-
-    asked: list[str] = []
-    monkeypatch.setattr(suite_optimizers, "measure", measure)
-    monkeypatch.setattr(curves, "measure", lambda *_: 0)
-    monkeypatch.setattr(exactness, "measure", lambda *_: 0)
-    monkeypatch.setattr(updates, "measure", lambda *_: 0)
-    for only, commit in (("lion", "one"), ("sgd", "one"), ("lion,sgd", "one"), ("lion,sgd", "two")):
-        plan = suite_optimizers.Plan(["gpt2_pico"], only.split(","), 8, 8, 8, 0.1, 1, [], "cpu", commit, DRIFT, BED)
-        assert suite_optimizers.run(plan, Folder(tmp_path), Deadline(9), print) == 0
-    assert asked == ["lion", "sgd", "sgd"]
-    assert [row["optimizer"] for row in read(tmp_path)["rows"]] == ["lion"]
+def test_rounds_before_a_timeout_count_and_failures_of_another_commit_do_not(tmp_path, asked):
+    """Whether it was the first of its call or not."""
+    asked.answers["sgd"] = ValueError("out of memory")
+    for name in ("lion", "lamb"):
+        asked.answers[name] = steps.Found([row_of("gpt2_pico", name)], [], cut=True)
+    for only, commit in (("lion,lamb", "one"), ("sgd", "one"), ("lion,sgd", "one"), ("lion,sgd", "two")):
+        assert suite_optimizers.run(plan_of(only, commit), Folder(tmp_path), Deadline(9), print) == 0
+    assert [name for name, _ in asked.units] == ["lion", "lamb", "sgd", "sgd"]
+    assert [row["optimizer"] for row in read(tmp_path)["rows"]] == ["lion", "lamb"]
     assert [each["commit"] for each in read(tmp_path)["failures"]] == ["two"]
+
+
+def test_a_unit_keeps_what_it_wrote_before_its_end(monkeypatch):
+    """Whether its time was over, or it broke."""
+
+    class Process:
+        code: int | None = None
+        lines: list[list[str]] = []  # noqa: RUF012
+
+        def __init__(self, line, stderr, **_):
+            self.lines.append(line)
+            self.pid, self.returncode = 2**22 + 1, self.code  # no process has that number
+            row = row_of("gpt2_pico", "soap")
+            Path(line[line.index("--json") + 1]).write_text(json.dumps({"rows": [row], "failures": []}))
+            stderr.write("Traceback\nRuntimeError: no\n")
+
+        def wait(self, timeout=None):
+            if self.code is None and timeout:
+                raise steps.subprocess.TimeoutExpired("it", timeout)
+
+    monkeypatch.setattr(steps.subprocess, "Popen", Process)
+    for code, cut, failures in ((None, True, []), (1, False, [{"implementation": "halfstep", "error":
+                                                               "RuntimeError: no"}])):  # fmt: skip
+        Process.code = code
+        found = steps.measure(steps.Unit("gpt2_pico", "soap", {}), 256, 8, 2, "cpu", ["soap=here", "lion=x"], 9)
+        assert ([row["optimizer"] for row in found.rows], found.failures, found.cut) == (["soap"], failures, cut)
+    assert Process.lines[0][-2:] == ["--reference", "soap=here"]
+    steps.measure(steps.Unit("gpt2_pico", "soap", {"stagger": "true"}), 256, 8, 2, "cpu", ["soap=here"], 9)
+    assert Process.lines[-1][-3:] == ["--alone", "--set", "soap.stagger=true"]
 
 
 def test_ways_that_need_cuda_are_left_out_on_a_cpu():
     for device, expected in (("cpu", False), ("cuda", True)):
-        units = suite_optimizers.Plan(["gpt2_pico"], ["soap"], 8, 8, 8, 0.1, 1, [], device, None, DRIFT, BED).units()
-        assert units[0]["way"] == {}
-        assert any("triton" in unit["way"].values() for unit in units) is expected
-
-
-def test_drift_of_quick_ways_from_float64():
-    ways = [{}, {"qr": "cholesky"}, {"projection_dtype": "bfloat16"}]
-    plain, cholesky, coarse = drift.drift(DRIFT, "soap", {}, ways)
-    assert 0 < plain["drift"] <= plain["largest"] < coarse["largest"]
-    assert cholesky["largest"] < 2 * plain["largest"]
-    assert all(row["skew"] < 1e-5 for row in (plain, cholesky, coarse))
-    both = [{"ns_dtype": "float64"}, {"ns_dtype": "float32"}]
-    exact, single = drift.drift(DRIFT, "muon", {"ns_dtype": "float64"}, both)
-    assert exact["largest"] < 1e-5  # the state is in float32 all the same
-    assert exact["skew"] is None
-    assert single["largest"] < 1e-2
-
-
-def test_a_skewed_basis_is_told():
-    model, optimizer = drift._made(DRIFT, "soap", drift.torch.float32, {})
-    model(*DRIFT.batch(0, drift.np.arange(99, dtype="u1"))).backward()
-    optimizer.step(drift.Given())
-    basis = next(s["left_basis"] for s in optimizer.state.values() if "left_basis" in s)
-    basis[:, 0] *= 1.01
-    assert drift.skewness(optimizer) == pytest.approx(0.0201, rel=1e-3)
-
-
-def test_drift_is_measured_once_and_what_breaks_is_a_row(monkeypatch):
-    class Here:
-        def __init__(self, make):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def ask(self, seconds, function, bed, name, exact, quick):
-            asked.append(name)
-            if quick == [{"ns_dtype": "bfloat16"}]:
-                raise ValueError("RuntimeError: it cannot")
-            lost = float("nan") if name == "shampoo" else 1e-3
-            row = {"optimizer": name, "updates": 9, "drift": lost, "largest": 1.0, "skew": None}
-            return [{**row, "way": way} for way in quick]
-
-    asked: list[str] = []
-    monkeypatch.setattr(exactness, "Side", Here)
-    book: dict = {"drift": []}
-    assert exactness.measure(DRIFT, [], book, Deadline(0.1), 0, print) == 6  # no time
-    assert exactness.measure(DRIFT, [], book, Deadline(9), 0, print) == 0
-    assert exactness.measure(DRIFT, [], book, Deadline(9), 0, print) == 0
-    assert asked == ["soap", "soap", "soap", "shampoo", "muon", "muon"]
-    json.dumps(book, allow_nan=False)
-    shown = exactness.table(book["drift"])
-    assert "| soap qr=cholesky | 9 | 1.0e-03 | 1.0e+00 |" in shown
-    assert "tf32" not in shown
-    assert "| muon ns_dtype=float32 | 9 | 1.0e-03 |" in shown
-    assert "| muon ns_dtype=bfloat16 |  |  |  |  | RuntimeError: it cannot |" in shown
-    assert "| shampoo | 9 |  | 1.0e+00 |  | not finite: drift |" in shown
+        units = plan_of("soap", device=device).units("gpt2_pico")
+        assert units[0].way == {}
+        assert any("triton" in unit.way.values() for unit in units) is expected
+        assert any("tf32" in unit.way.values() for unit in units) is expected
 
 
 @pytest.mark.parametrize(

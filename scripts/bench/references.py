@@ -22,6 +22,7 @@ from scripts.bench.stand import Contender, Stand, compared_passes, periods
 
 Keywords = dict[str, Any]
 LR = 1e-5  # the weights are to stay where they are, more or less
+LONGEST_SIDE = 10_000  # of a factor that somebody decomposes: SOAP's authors and we leave longer ones alone
 
 
 @dataclass
@@ -200,7 +201,9 @@ def muon(cls: str) -> Callable[[Any, Stand, Keywords], Rival]:
 
 
 def shampoo_of_pytorch_optimizer(module: Any, stand: Stand, keywords: Keywords) -> Rival:
-    every = keywords["every"]
+    every, longest = keywords["every"], max(max(p.shape) for p in stand.params)
+    if longest > LONGEST_SIDE:
+        raise ValueError(f"it has an SVD of every side, and one is {longest:,} long")
     optimizer = module.Shampoo(decayed(stand.params), lr=LR, preconditioning_compute_steps=every)
     return Rival(lambda n: optimizer.step(), [optimizer], refresh_at=every - 1)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, lcm
 from typing import Any, NamedTuple
 from unittest import mock
@@ -194,6 +194,10 @@ class Contender:
         hooks = (seconds["hooked pass"] - seconds["bare pass"]) / steps if "hooked pass" in seconds else None
         return Turn(first, [seconds[f"step {n}"] for n in range(first, self.done)], hooks)
 
+    def twin(self) -> "Contender":
+        """The same optimizer with compiled kernels: weights and state serve both, for turns are of whole periods."""
+        return replace(self, name=f"{self.name}, compiled", compiled=True)
+
     def state_bytes_per_parameter(self) -> float | None:
         if not self.keeps:
             return None
@@ -205,9 +209,7 @@ def periods(keywords: dict[str, Any]) -> list[int]:
     return [value for key, value in keywords.items() if key.partition("_")[0] == "every"] or [1]
 
 
-def ours(
-    info: OptimizerInfo, keywords: dict[str, Any], stand: Stand, spare: Stand, compiled: bool = False
-) -> Contender:
+def ours(info: OptimizerInfo, keywords: dict[str, Any], stand: Stand, spare: Stand) -> Contender:
     """The registered optimizer, as train.py would build it; a step that charges more than the least refreshes."""
     optimizer = info.build(stand.model, **keywords)
     objective = Given(stand, spare)
@@ -223,8 +225,7 @@ def ours(
         of_a_period = [objective.asked.get(objective.step - i, 0) for i in range(period)]
         return objective.asked.get(objective.step - (objective.step - n) % period, 0) > min(of_a_period)
 
-    name = "halfstep, compiled" if compiled else "halfstep"
-    return Contender(name, stand, advance, period, refreshes, [optimizer], compiled)
+    return Contender("halfstep", stand, advance, period, refreshes, [optimizer])
 
 
 def fused_adamw(stand: Stand) -> Contender:

@@ -24,7 +24,7 @@ from scripts.suite.claim_plan import Found, Plan
 from scripts.suite.corpus import prepare, refuse_others, within
 from scripts.suite.folder import Deadline, Folder
 from scripts.suite.pace import Pace, note_starts
-from scripts.suite.training import Job, train, updates_kept
+from scripts.suite.training import Job, attempt, updates_kept
 
 __all__ = ["FILE", "REST", "TABLE", "TRIALS", "run"]
 
@@ -83,7 +83,8 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         for sweep in (each for found in line.claims.values() for each in found.sweeps.values() if each.name in kinds):
             sweep.begin()
         since = time.time()
-        whole, failed = train({job.name: job.experiment() for job in chosen}, overrides, deadline.left - RESERVE)
+        experiments = {job.name: job.experiment() for job in chosen}
+        whole, failed, _ = attempt(experiments, overrides, deadline.left - RESERVE)
         for name, error in failed.items():
             say(f"{name} failed, and is left to the end: {error}")
             kind = next(job.kind for job in chosen if job.name == name)

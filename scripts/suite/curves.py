@@ -13,7 +13,7 @@ from harness.command_line import composed
 from harness.records import Run, read_run
 from scripts.study.sweep import RUNS
 from scripts.study.training import Training
-from scripts.suite.folder import Cell, Deadline, figure, markdown
+from scripts.suite.folder import Cell, Deadline, commits, figure, markdown
 from scripts.suite.training import train
 
 SEEDS = (0, 1)
@@ -61,24 +61,33 @@ class Bed:
 
 
 def measure(
-    pairs: Sequence[Pair], bed: Bed, rows: list[Row], deadline: Deadline, reserve: float, say: Callable[[str], None]
-) -> int:
-    """Train what is missing, as far as the time goes, and add the rows that are whole. How many are left."""
-    left = [pair for pair in pairs if not _known(bed.identity(pair), rows)]
-    wanted = {each.name: each for pair in left for each in bed.trainings(pair)}
+    pairs: Sequence[Pair], bed: Bed, rows: list[Row], deadline: Deadline, reserve: float, say: Callable[[str], None],
+    commit: str | None = None,
+) -> int:  # fmt: skip
+    """Train what is missing, as far as the time goes, and add the rows that are whole. How many are left.
+
+    A pair whose run failed has a row with an `error`, which counts for nothing at another commit.
+    """
+    rows[:] = [row for row in rows if not row.get("error") or row.get("commit") == commit]
+    missing = [pair for pair in pairs if not _known(bed.identity(pair), rows)]
+    wanted = {each.name: each for pair in missing for each in bed.trainings(pair)}
     todo = {name: each.experiment() for name, each in wanted.items() if not each.ended}
-    failed = None
+    error = None
     if todo and deadline.left > reserve:
-        say(f"{bed.model}: loss curves of {', '.join(pair.title for pair in left)}: {len(todo)} runs")
+        say(f"{bed.model}: loss curves of {', '.join(pair.title for pair in missing)}: {len(todo)} runs")
         try:
             train(todo, [], deadline.left - reserve)
-        except ValueError as error:  # of some run: the others have been trained
-            failed = error
-    found = [row for pair in left if (row := _row(pair, bed))]
-    rows += found
-    if failed and not found:
-        raise failed
-    return len(left) - len(found)
+        except ValueError as failure:  # of some run: the others have been trained
+            error = str(failure)
+    for pair in missing:
+        row = _row(pair, bed) or ({**bed.identity(pair), "error": error} if error else None)
+        if row:
+            rows.append({"commit": commit, "commits": None, **row})
+    return left(pairs, bed, rows)
+
+
+def left(pairs: Sequence[Pair], bed: Bed, rows: Sequence[Row]) -> int:
+    return sum(not _known(bed.identity(pair), rows) for pair in pairs)
 
 
 def _known(identity: Mapping[str, Any], rows: Sequence[Row]) -> bool:
@@ -95,6 +104,7 @@ def _row(pair: Pair, bed: Bed) -> Row | None:
         return None
     words = [f"{run.status}: {run.manifest['error']}" for run in runs if run.status != "finished"]
     row = {**bed.identity(pair), "error": words[0] if words else None}
+    row["commits"] = commits([run.manifest["git"] for run in runs])
     if words:
         return row
     return row | {
@@ -127,7 +137,8 @@ def table(rows: Sequence[Row]) -> str:
     columns: dict[str, Cell] = {
         "quick way": "title", "model": "model", "updates": "updates",
         "largest difference of the smoothed loss": figure("largest", 4), "of two plain seeds": figure("of_seeds", 4),
-        "final loss": figure("final", 4), "of the seeds": figure("final_of_seeds", 4), "": "error",
+        "final loss": figure("final", 4), "of the seeds": figure("final_of_seeds", 4), "commit": "commits",
+        "": "error",
     }  # fmt: skip
     return (
         "\nLosses in nats per token, from the same seed, beside the plain way's; and what another seed does to the "

@@ -7,7 +7,7 @@ from typing import Any
 
 from scripts.bench.drift import Bed, Way, drift
 from scripts.bench.side import Side
-from scripts.suite.folder import Cell, Deadline, markdown
+from scripts.suite.folder import Cell, markdown
 
 CUDA_ALONE = ("tf32", "triton")
 
@@ -21,47 +21,43 @@ class Ways:
     quick: list[Way]
 
 
-# K-FAC has no way of fewer bits.
+# K-FAC has no way of fewer bits. Staggered refreshes are other ones: they have a reference that staggers them too.
 WAYS = [
-    Ways("soap", {}, [
-        {}, {"projection_dtype": "tf32"}, {"projection_dtype": "bfloat16"}, {"qr": "cholesky"}, {"gram": "triton"},
-        {"projection_dtype": "tf32", "qr": "cholesky", "gram": "triton"},
-    ]),
+    Ways("soap", {"stagger": "true"}, [{"stagger": "true", **way} for way in (
+        {}, {"projection_dtype": "tf32"}, {"projection_dtype": "tf32", "qr": "cholesky"},
+        {"projection_dtype": "tf32", "qr": "cholesky", "gram": "triton"}, {"projection_dtype": "bfloat16"},
+    )]),
     Ways("shampoo", {}, [{}]),
     Ways("muon", {"ns_dtype": "float64"}, [{"ns_dtype": "float32"}, {"ns_dtype": "bfloat16"}]),
 ]  # fmt: skip
 
 
-def measure(
-    bed: Bed, only: Sequence[str], book: dict[str, Any], deadline: Deadline, reserve: float, say: Callable[[str], None]
-) -> int:
-    """Add rows to the book's `drift`, a way at a time, each in a process of its own. How many are left."""
-    asked = [(ways, way) for ways in WAYS if not only or ways.optimizer in only for way in ways.quick]
-    here = [(ways, way) for ways, way in asked if bed.device != "cpu" or not set(way.values()) & set(CUDA_ALONE)]
-    left = [(ways, way) for ways, way in here if not _done(ways.optimizer, way, book)]
-    for ways, way in left:
-        if deadline.left < reserve + 30:
-            break
-        say(f"{shown(ways.optimizer, way)}: drift from float64 over {bed.updates} updates")
-        try:
-            with Side(_nobody) as one:
-                found = one.ask(deadline.left - reserve, drift, bed, ways.optimizer, ways.exact, [way])
-            book["drift"] += map(finite, found)
-        except TimeoutError:
-            break
-        except ValueError as error:
-            book["drift"].append({"optimizer": ways.optimizer, "way": way, "error": str(error)})
-    return sum(not _done(ways.optimizer, way, book) for ways, way in left)
+def asked(bed: Bed, only: Sequence[str]) -> list[tuple[Ways, Way]]:
+    """Those that the device has."""
+    found = [(ways, way) for ways in WAYS if not only or ways.optimizer in only for way in ways.quick]
+    return [(ways, way) for ways, way in found if bed.device != "cpu" or not set(way.values()) & set(CUDA_ALONE)]
+
+
+def measure(bed: Bed, ways: Ways, way: Way, seconds: float, late: str) -> list[dict[str, Any]]:
+    """Its row, measured in a process of its own; where the time does not reach one with the error `late`, or none."""
+    try:
+        with Side(_nobody) as one:
+            return [finite(row) for row in one.ask(seconds, drift, bed, ways.optimizer, ways.exact, [way])]
+    except TimeoutError:
+        error = late
+    except ValueError as failure:
+        error = str(failure)
+    return [{"optimizer": ways.optimizer, "way": way, "error": error}] if error else []
+
+
+def done(ways: Ways, way: Way, rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any((row["optimizer"], row["way"]) == (ways.optimizer, way) for row in rows)
 
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:
     """None for what is no finite number, which JSON has no word for, and an error that says so."""
     lost = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
     return {**row, **dict.fromkeys(lost), "error": f"not finite: {', '.join(lost)}"} if lost else row
-
-
-def _done(optimizer: str, way: Way, book: dict[str, Any]) -> bool:
-    return any((row["optimizer"], row["way"]) == (optimizer, way) for row in book["drift"])
 
 
 def shown(optimizer: str, way: Mapping[str, str]) -> str:

@@ -1,10 +1,15 @@
 """What is aimed at on a device, beside what was measured there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from scripts.suite.folder import markdown
+
+# What the goals are about.
+DEVICES = ("H100", "H200")
+MODEL, TOKENS = "gpt2_125m", 524_288  # per update
+SETTING = {"tokens": TOKENS, "context": 1024, "vocabulary": 50_304}
 
 SHOWN = {"times": "{:.2f}x", "share": "{:.1%}", "seconds": "{:.1f} s", "rate": "{:,.0f}", "ms": "{:.2f} ms"}
 
@@ -36,6 +41,12 @@ class Goal:
 
     def show(self, value: float | None) -> str:
         return "" if value is None else SHOWN[self.unit].format(value)
+
+
+def judged(identity: Mapping[str, Any], device_name: str) -> bool:
+    """Whether measurements of that identity, of what it tells of SETTING, can be held against the goals."""
+    here = any(name in device_name for name in DEVICES)
+    return here and all(identity.get(key) in (None, value) for key, value in SETTING.items())
 
 
 def table(found: Iterable[tuple[Goal, float | None, str]]) -> str:

@@ -1,59 +1,67 @@
-"""bench_suite's part optimizers: bench_optimizers on the shapes of whole models, an optimizer at a time.
+"""bench_suite's part optimizers: steps on the shapes of whole models, whole updates of those that ask for more, and
+what the quicker ways to the same step are worth: their drift from float64, and their loss curves.
 
-Then whole updates of those that ask for more than a step, and what the quicker ways to the same step are worth: their
-drift from float64, and their loss curves.
+It is one list of items in the order of their worth; a call goes as far down as its time lets it.
 """
 
-import json
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness import device as devices
-from harness.config import CONFIGS
-from harness.sweep.process import die_with_parent
 from optimizers import list_optimizers
 from scripts.bench import drift
-from scripts.suite import curves, exactness, updates
+from scripts.suite import curves, exactness, steps, updates
 from scripts.suite.exactness import CUDA_ALONE, shown
 from scripts.suite.folder import Deadline, Folder
+from scripts.suite.match import Match
 from scripts.suite.step_table import table
+from scripts.suite.steps import OURS, Unit, Way
 from scripts.suite.throughput import step_seconds
-from scripts.suite.train import opened
+from scripts.suite.train import opened, write_tokens
 
 FILE, TABLE = "optimizers.json", "optimizers.md"
 RESERVE = 10  # seconds that a call keeps for its tables
-# The order in which a short time is spent: what the papers' claims are about comes first.
-FIRST = ["soap", "sophia_g", "muon", "lion", "shampoo", "mkor", "kfac", "adahessian", "sophia_h", "lamb", "adamw"]
-# Other keywords than the YAML's: quicker ways to the same step, and GPU-only ones.
-WAYS: list[tuple[str, dict[str, str]]] = [
+LEAST = RESERVE + 30  # that must be left to begin a unit, or a drift
+QUICK = {"stagger": "true", "projection_dtype": "tf32"}  # a QR is slow on a GPU: see what Cholesky makes of it first
+# Ways other than the YAML's: quicker ones to the same step, and some that a GPU alone has.
+WAYS: list[tuple[str, Way]] = [
+    ("soap", {**QUICK, "qr": "cholesky"}),
+    ("soap", QUICK),
     ("soap", {"stagger": "true"}),
-    ("soap", {"projection_dtype": "tf32"}),
-    ("soap", {"projection_dtype": "bfloat16"}),
-    ("soap", {"qr": "cholesky"}),
-    ("soap", {"gram": "triton"}),
-    ("soap", {"stagger": "true", "projection_dtype": "tf32", "qr": "cholesky", "gram": "triton"}),
-    ("soap", {"stagger": "true", "qr": "cholesky"}),
+    ("soap", {**QUICK, "qr": "cholesky", "gram": "triton"}),
+    ("soap", {"stagger": "true", "projection_dtype": "bfloat16"}),
     ("shampoo", {"stagger": "true"}),
     ("shampoo", {"block": "1024", "stagger": "true"}),
     ("kfac", {"stagger": "true"}),
     ("kfac", {"method": "inverse"}),
 ]
+# What comes first at the first model. The first whole update follows the step of its optimizer.
+FIRST: list[tuple[str, Way]] = [
+    ("soap", {}), WAYS[0], ("sophia_g", {}), ("lion", {}), ("muon", {}), ("shampoo", {}), ("adahessian", {}),
+    ("mkor", {}), ("kfac", {}),
+]  # fmt: skip
+FIRST_UPDATE = "sophia_g"
+# Their products need so much memory that the search for a size of pass that fits takes several compilations.
+LAST_UPDATES = ("adahessian", "sophia_h")
 
 
-class Cut(TimeoutError):
-    """Its time was over; rows: of the rounds that ended before."""
+@dataclass(frozen=True)
+class Item:
+    """Something to measure.
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        super().__init__()
-        self.rows = rows
+    Attributes:
+        least: seconds that must be left to begin it.
+        left: how much of it is missing.
+        run: measures that, as far as the time goes; True: nothing was measured in this call before, so that what does
+            not end in it never will.
+    """
+
+    least: float
+    left: Callable[[], int]
+    run: Callable[[bool], None]
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,10 @@ class Plan:
     drift_bed: drift.Bed
     curve_bed: curves.Bed
 
-    def ways(self) -> list[tuple[str, dict[str, str]]]:
+    def names(self) -> list[str]:
+        return [info.name for info in list_optimizers() if not self.only or info.name in self.only]
+
+    def ways(self) -> list[tuple[str, Way]]:
         """Those of WAYS that are asked for and that the device has."""
         here = [(n, way) for n, way in WAYS if self.device != "cpu" or not set(way.values()) & set(CUDA_ALONE)]
         return [(name, way) for name, way in here if not self.only or name in self.only]
@@ -93,135 +104,150 @@ class Plan:
             for name, way in self.ways()
         ]  # fmt: skip
 
-    def names(self) -> list[str]:
-        """Of the optimizers, in order."""
-        names = [info.name for info in list_optimizers()]
-        ordered = [*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)]
-        return [n for n in ordered if not self.only or n in self.only]
+    def units(self, model: str) -> list[Unit]:
+        """Those of FIRST, the other ways, the other optimizers."""
+        known = [*self.ways(), *((name, Way()) for name in self.names())]
+        first = [each for each in FIRST if each in known]
+        return [Unit(model, name, way) for name, way in [*first, *(each for each in known if each not in first)]]
 
     def updates(self, folder: Folder) -> updates.Updates:
         """Of those whose updates are more than a gradient and a step."""
+        beyond = updates.beyond_steps(self.names())
+        beyond.sort(key=lambda name: (name != FIRST_UPDATE, name in LAST_UPDATES))
         return updates.Updates(
             models=self.models[:1], vocabulary=self.vocabulary, tokens=updates.tokens_of(folder, self.tokens),
             context=self.context, seconds=self.seconds, rounds=min(self.rounds, updates.ROUNDS),
-            variants=[f"{updates.VARIANT}{name}" for name in updates.beyond_steps(self.names())],
+            variants=[f"{updates.VARIANT}{name}" for name in beyond],
             nanogpt=None, programs=[], device=self.device, commit=self.commit, bed=self.curve_bed,
         )  # fmt: skip
 
-    def units(self) -> list[dict[str, Any]]:
-        """What a row is of: model, optimizer, and as `way` other keywords than its YAML's; in order."""
-        units = [*((name, dict[str, str]()) for name in self.names()), *self.ways()]
-        return [{"model": model, "optimizer": name, "way": way} for model in self.models for name, way in units]
+
+@dataclass(frozen=True)
+class Work:
+    """A call: what it adds to, and until when."""
+
+    plan: Plan
+    book: dict[str, Any]
+    folder: Folder
+    deadline: Deadline
+    say: Callable[[str], None]
+
+    def items(self, whole: updates.Updates, rates: dict[str, Any], scratch: Path) -> list[Item]:
+        """In the order of their worth. rates: the book of throughput.json, which whole updates go into."""
+        first, *others = self.plan.models
+        found = []
+        call = (whole, rates, self.folder, self.deadline, self.say, scratch)
+        matches = [Match(*call, *each) for each in whole.matches()]
+        early = [match for match in matches if match.variant == f"{updates.VARIANT}{FIRST_UPDATE}"]
+        for unit in self.plan.units(first):
+            found.append(self.step(unit))
+            if (unit.optimizer, unit.way) == (FIRST_UPDATE, {}):
+                found += [self.update(match) for match in early]
+        found += [self.update(match) for match in matches if match not in early]
+        found += [self.drift(*each) for each in exactness.asked(self.plan.drift_bed, self.plan.only)]
+        found += [self.step(unit) for model in others for unit in self.plan.units(model)]
+        return [*found, self.curves()]
+
+    def step(self, unit: Unit) -> Item:
+        plan, book = self.plan, self.book
+
+        def run(fresh: bool) -> None:
+            self.say(f"{unit.model}: {shown(unit.optimizer, unit.way)}")
+            about = {**unit.about(), "commit": plan.commit}
+            try:
+                found = steps.measure(unit, plan.vocabulary, plan.context, plan.rounds, plan.device, plan.references,
+                                      self.deadline.left - RESERVE)  # fmt: skip
+            except ValueError as error:
+                book["failures"].append({**about, "error": str(error)})
+                return
+            book["rows"] += [{**row, **about} for row in found.rows]
+            book["failures"] += [{**about, **each} for each in found.failures]
+            if found.cut and fresh and not found.rows:  # else it gets a whole call, the next one
+                book["failures"].append({**about, "error": self.late})
+
+        return Item(LEAST, lambda: not steps.done(unit, book), run)
+
+    def update(self, match: Match) -> Item:
+        return Item(updates.LEAST, match.left, lambda fresh: updates.run(match, fresh, self.late))
+
+    def drift(self, ways: exactness.Ways, way: Way) -> Item:
+        bed, rows = self.plan.drift_bed, self.book["drift"]
+
+        def run(fresh: bool) -> None:
+            self.say(f"{shown(ways.optimizer, way)}: drift from float64 over {bed.updates} updates")
+            found = exactness.measure(bed, ways, way, self.deadline.left - RESERVE, self.late if fresh else "")
+            rows.extend({**row, "commit": self.plan.commit} for row in found)
+
+        return Item(LEAST, lambda: not exactness.done(ways, way, rows), run)
+
+    def curves(self) -> Item:
+        pairs, bed, rows = self.plan.pairs(), self.plan.curve_bed, self.book["curves"]
+
+        def run(fresh: bool) -> None:
+            curves.measure(pairs, bed, rows, self.deadline, RESERVE, self.say, self.plan.commit)
+
+        return Item(LEAST, lambda: curves.left(pairs, bed, rows), run)
+
+    @property
+    def late(self) -> str:
+        return f"did not end within {self.deadline.minutes:g} minutes"
 
 
 def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], None]) -> int:
-    """All that is missing, as far as the time goes; the file is whole after every optimizer. How many are left."""
+    """All that is missing, as far as the time goes; the files are whole after every item. How much is left."""
     identity = {
         **{"context": plan.context, "vocabulary": plan.vocabulary, "device": devices.device_name(plan.device)},
     }
     book, whole = folder.read(FILE, identity), plan.updates(folder)
-    opened(whole, folder)  # or say at once that it is of other settings
+    rates = opened(whole, folder)  # or say at once that it is of other settings
     for key in ("rows", "failures", "drift", "curves"):
         book.setdefault(key, [])
-    # What failed is tried again once the code is another.
-    book["failures"] = [each for each in book["failures"] if each.get("commit") == plan.commit]
-
-    def failed(about: Mapping[str, Any], error: str) -> None:
-        book["failures"].append({**about, "error": error, "commit": plan.commit})
-
-    fresh = True  # nothing was measured in this call yet
-    left = [about for about in plan.units() if not done(about, book)]
-    for about in left:
-        model, optimizer, way = about["model"], about["optimizer"], about["way"]
-        if deadline.left < RESERVE + 30 and not fresh:
-            break
-        say(f"{model}: {shown(optimizer, way)}")
-        try:
-            found = measure(plan, model, optimizer, way, deadline.left - RESERVE)
-        except TimeoutError as error:
-            if not fresh:
-                break  # it gets a whole call, the next one
-            if not (found := getattr(error, "rows", [])):
-                failed(about, f"did not end within {deadline.minutes:g} minutes")
-        except ValueError as error:
-            found = []
-            failed(about, str(error))
-        book["rows"] += [{**row, **about, "commit": plan.commit} for row in found]
-        fresh = False
-        keep(book, folder)
-    rounds = updates.measure(whole, folder, deadline, fresh, say)
-    keep(book, folder)
-    book["drift"] = [row for row in book["drift"] if not row.get("error") or row.get("commit") == plan.commit]
-    drifts = exactness.measure(plan.drift_bed, plan.only, book, deadline, RESERVE, say)
-    for row in book["drift"]:
-        row.setdefault("commit", plan.commit)
-    keep(book, folder)
-    pairs = curves.measure(plan.pairs(), plan.curve_bed, book["curves"], deadline, RESERVE, say)
-    keep(book, folder)
-    return sum(not done(about, book) for about in left) + rounds + drifts + pairs
-
-
-def done(about: Mapping[str, Any], book: Mapping[str, Any]) -> bool:
-    """Whether it was measured, or cannot be."""
-    return any(about.items() <= row.items() for row in [*book["rows"], *book["failures"]])
-
-
-def measure(plan: Plan, model: str, optimizer: str, way: dict[str, str], seconds: float) -> list[dict[str, Any]]:
-    """bench_optimizers' rows, measured in a process of its own. Raises Cut, or ValueError with its last words."""
-
-    def read() -> list[dict[str, Any]]:
-        # With other keywords than its YAML's, ours alone: the references stand beside the plain one.
-        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
-        return [row for row in rows if not way or row["implementation"].startswith("halfstep")]
-
-    shape = yaml.safe_load((CONFIGS / "model" / f"{model}.yaml").read_text(encoding="utf-8"))
-    given = [r for r in plan.references if r.partition("=")[0] == optimizer]
+        # What failed is tried again once the code is another; not what stood beside ours, which is there.
+        book[key] = [each for each in book[key] if not each.get("error") or each.get("commit") == plan.commit
+                     or not each.get("implementation", OURS).startswith(OURS)]  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "rows.json"
-        line = [
-            sys.executable, "-m", "scripts.bench_optimizers", "--only", optimizer, "--json", str(file),
-            "--layers", str(shape["layers"]), "--width", str(shape["width"]), "--vocabulary", str(plan.vocabulary),
-            "--tokens", str(plan.context), "--rounds", str(plan.rounds), "--device", plan.device,
-        ]  # fmt: skip
-        line += [word for key, value in way.items() for word in ("--set", f"{optimizer}.{key}={value}")]
-        line += [word for reference in given for word in ("--reference", reference)]
-        process = subprocess.Popen(
-            line, cwd=CONFIGS.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            preexec_fn=die_with_parent,
-        )  # fmt: skip
-        try:
-            _, words = process.communicate(timeout=max(1.0, seconds))
-        except subprocess.TimeoutExpired:
-            raise Cut(read()) from None
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-        if process.returncode:
-            raise ValueError((words.strip().splitlines() or ["it ended without a word"])[-1][:300])
-        return read()
+        write_tokens(whole, Path(scratch))
+        items = Work(plan, book, folder, deadline, say).items(whole, rates, Path(scratch))
+        fresh = True
+        for item in items:
+            if item.left() and (fresh or deadline.fits(item.least)):
+                item.run(fresh)
+                keep(book, folder)
+                fresh = False
+        keep(book, folder)
+        return sum(item.left() for item in items)
 
 
 def keep(book: dict[str, Any], folder: Folder) -> None:
     """Write the file and the table; what is beside a whole step as soon as part train, or an update here, has one.
 
     updates: what throughput.json has of whole ones.
-    share_of_step: with the hooks' time, which was measured on one pass of `context` tokens and counts for every one
-        of the step's: times the step's tokens over the context.
+    share_of_step: of an optimizer with hooks, what its whole update takes beyond AdamW's, where that was measured. Else
+        with the hooks' time, which was measured on one pass of `context` tokens and counts for every one of the
+        step's: times the step's tokens over the context.
+    share_is: which of the two; None: of an optimizer without hooks.
     worst_over_median_step: (step + largest) / (step + median) of the optimizer's own steps, hooks left out.
     """
+    book["updates"] = updates.rows(folder)
+    book["tokens"] = updates.tokens_of(folder, 0) or None  # of a whole update
+    whole = {(each["optimizer"], each["model"]): each["extra_share"] for each in book["updates"] if "ratio" in each}
     for row in book["rows"]:
         row["share_of_step"] = row["hooks_ms_per_update"] = row["worst_over_median_step"] = row["step_tokens"] = None
+        row["share_is"] = None
         seconds = step_seconds(folder, row["model"]) or updates.adamw_seconds(folder, row["model"])
         if seconds is None:
             continue
         step = 1e3 * seconds
-        row["step_tokens"] = updates.tokens_of(folder, 0)
-        if row["hooks_ms_per_step"] is not None:
-            row["hooks_ms_per_update"] = row["hooks_ms_per_step"] * row["step_tokens"] / book["identity"]["context"]
-        row["share_of_step"] = (row["amortised_ms"] + (row["hooks_ms_per_update"] or 0.0)) / step
+        row["step_tokens"] = book["tokens"]
+        row["share_of_step"] = row["amortised_ms"] / step
         if row.get("worst_ms") is not None:
             row["worst_over_median_step"] = (step + row["worst_ms"]) / (step + row["median_ms"])
-    book["updates"] = updates.rows(folder)
+        if row["hooks_ms_per_step"] is not None:
+            row["hooks_ms_per_update"] = row["hooks_ms_per_step"] * row["step_tokens"] / book["identity"]["context"]
+            row["share_of_step"] += row["hooks_ms_per_update"] / step
+            row["share_is"] = "scaled"
+            plain = row["implementation"].startswith(OURS) and not row["way"]
+            if plain and (known := whole.get((row["optimizer"], row["model"]))) is not None:
+                row["share_of_step"], row["share_is"] = known, "of whole updates"
     folder.write(FILE, book)
     folder.write_table(TABLE, table(book))

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.suite import optimizers, throughput
+from scripts.suite import beside, optimizers, throughput
 from scripts.suite.folder import Cell, figure, markdown
+from scripts.suite.goals import MODEL
 
 NONE = "None has been measured yet: `make bench-suite` does it, a part at a time, and `make tables` puts it here.\n"
 
@@ -23,21 +24,27 @@ def _device(place: Path) -> str:
     if known is None:
         return ""
     text = f"**{known['identity']['device']}**; all tables, commits and commands are in `{_named(place)}`.\n"
-    if rates and rates["rows"]:
-        text += f"\n{_rates(rates)}"
+    if rates and (shown := _rates(rates)):
+        text += f"\n{shown}"
     if steps and steps["rows"]:
         text += f"\n{_steps(steps)}"
     return text
 
 
 def _rates(book: Mapping[str, Any]) -> str:
+    """Empty where nothing but whole updates of part optimizers was measured."""
+
+    def ratio(row: Mapping[str, Any]) -> str:
+        value, theirs = beside.nanogpt(book, row["model"])
+        return f"{value:.2f}x of {theirs}" if row["system"] == "halfstep" and value is not None else ""
+
     columns: dict[str, Cell] = {
         "model": "model", "system": lambda row: _system(row), "tokens/s": figure("tokens_per_second"),
         "MFU": figure("mfu", 1, 100, " %"), "of the best product's rate": figure("of_matmul", 1, 100, " %"),
-        "beside nanoGPT": lambda row: f"{row['beside']['median']:.2f}x" if row["beside"] else "",
+        "beside nanoGPT": ratio,
     }  # fmt: skip
     rows = [row for row in book["rows"] if row["system"] != "halfstep" or row["variant"] == throughput.PLAIN]
-    return markdown(columns, sorted(rows, key=lambda row: (row["model"], row["system"])))
+    return markdown(columns, sorted(rows, key=lambda row: (row["model"], row["system"]))) if rows else ""
 
 
 def _system(row: Mapping[str, Any]) -> str:
@@ -45,8 +52,10 @@ def _system(row: Mapping[str, Any]) -> str:
 
 
 def _steps(book: Mapping[str, Any]) -> str:
-    """Of the first model: each optimizer by its YAML, whatever of ours is quickest, and its references."""
-    model = book["rows"][0]["model"]
+    """Of GPT-2 125M or, without it, of the first model: each optimizer by its YAML, whatever of ours
+    is quickest, and its references.
+    """
+    model = next((row["model"] for row in book["rows"] if row["model"] == MODEL), book["rows"][0]["model"])
     rows = []
     for name in dict.fromkeys(row["optimizer"] for row in book["rows"]):
         mine = [row for row in book["rows"] if (row["model"], row["optimizer"]) == (model, name)]

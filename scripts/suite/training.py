@@ -35,11 +35,23 @@ class Job:
     experiment: Callable[[], str]
 
 
-def train(experiments: Mapping[str, str], overrides: Sequence[str], seconds: float) -> tuple[bool, dict[str, str]]:
+def train(experiments: Mapping[str, str], overrides: Sequence[str], seconds: float) -> bool:
+    """As `attempt`, for who can use them only together: ValueError where one fails."""
+    whole, failed, place = attempt(experiments, overrides, seconds)
+    if whole and failed:
+        why = next(iter(failed.values()))
+        raise ValueError(f"a run did not end: {why}; {place / 'jobs.jsonl'} tells of every one")
+    return whole
+
+
+def attempt(
+    experiments: Mapping[str, str], overrides: Sequence[str], seconds: float
+) -> tuple[bool, dict[str, str], Path]:
     """Train them, one after another, until they end or the time does.
 
     Returns whether each had its turn (False: the time was over, or Ctrl-C), and a sentence on what failed, by name:
-    the first alone, for a process in which one run failed may have nothing left for the next, its memory say.
+    the first alone, for a process in which one run failed may have nothing left for the next, its memory say. And the
+    sweep's folder.
     Raises ValueError where none was begun: the command itself is wrong.
     """
     line, place = command(experiments, RUNS / "suite", overrides)
@@ -53,7 +65,7 @@ def train(experiments: Mapping[str, str], overrides: Sequence[str], seconds: flo
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        return False, _first_failure(experiments, place)
+        return False, _first_failure(experiments, place), place
     failed = _first_failure(experiments, place)
     if code and not failed:
         there = outcomes(place)
@@ -61,7 +73,7 @@ def train(experiments: Mapping[str, str], overrides: Sequence[str], seconds: flo
         if code > 0 or died is None:
             raise ValueError(f"train.py ended with {code}, before any run: {place} holds what it was given")
         failed = {died: f"its process was killed by the signal {signal.Signals(-code).name}"}
-    return True, failed
+    return True, failed, place
 
 
 def _ended(process: "subprocess.Popen[bytes]", place: Path, jobs: int, seconds: float) -> int:

@@ -6,10 +6,8 @@ matches are those of part train, with the variant optimizer=NAME; the rounds are
 
 import json
 import statistics
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from harness.keywords import bind
@@ -18,8 +16,7 @@ from optimizers import build_optimizer, find
 from scripts.bench.contenders import recipe
 from scripts.bench.timing import spread
 from scripts.study.cost import passes_per_step
-from scripts.suite import train
-from scripts.suite.folder import Cell, Deadline, Folder, commits, figure, markdown
+from scripts.suite.folder import Cell, Folder, commits, figure, markdown
 from scripts.suite.match import Match
 from scripts.suite.throughput import FILE, PLAIN
 from scripts.suite.train_plan import Plan
@@ -60,26 +57,14 @@ def tokens_of(folder: Folder, otherwise: int) -> int:
     return int(book["identity"]["tokens"]) if book else otherwise
 
 
-def measure(plan: Updates, folder: Folder, deadline: Deadline, fresh: bool, say: Callable[[str], None]) -> int:
-    """All that is missing, as far as the time goes, into throughput.json. How many rounds are left.
-
-    fresh: nothing was measured in this call yet. A match that has a whole call and no round to show for it has failed,
-        so that what comes after it has its turn.
+def run(match: Match, fresh: bool, late: str) -> None:
+    """As far as the time goes. fresh: it has a whole call; without a round to show for it it has failed, with the
+    words `late`, so that what comes after it has its turn.
     """
-    if not plan.variants:
-        return 0
-    book = train.opened(plan, folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        train.write_tokens(plan, Path(scratch))
-        matches = [Match(plan, book, folder, deadline, say, Path(scratch), *match) for match in plan.matches()]
-        for match in matches:
-            if match.left() and deadline.fits(LEAST):
-                rounds = len(book["rounds"])
-                match.run()
-                if fresh and match.left() and len(book["rounds"]) == rounds:
-                    match.fail(("halfstep", match.variant), f"no round ended within {deadline.minutes:g} minutes")
-                fresh = False
-    return sum(match.left() for match in matches)
+    rounds = len(match.book["rounds"])
+    match.run()
+    if fresh and match.left() and len(match.book["rounds"]) == rounds:
+        match.fail(("halfstep", match.variant), late)
 
 
 def adamw_seconds(folder: Folder, model: str) -> float | None:
