@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,17 +9,14 @@ import yaml
 
 from harness.claims.claim_file import find_claim
 from harness.claims.planned import composed
-from harness.records import find_runs, read_run
+from harness.records import find_runs
 from harness.tuning.trials import tuning_of
 from scripts import bench_suite
 from scripts.study.training import Training
 from scripts.suite import claims as suite_claims
-from scripts.suite import corpus, rates
-from scripts.suite.claim_plan import STAGES, Plan, check_data
+from scripts.suite.claim_plan import STAGES, Plan
 from scripts.suite.folder import Folder
-from scripts.suite.pace import GUESS, MARGIN, START, Pace, note_starts
-from scripts.suite.training import Job
-from tests.claimed import change, train
+from scripts.suite.pace import MARGIN, START, Pace
 from tests.study import write_run
 from tests.tuned import Pretended
 
@@ -59,44 +55,6 @@ def test_claims_come_in_order_and_only_what_fits_begins(tmp_path, monkeypatch, c
     assert choose(todo, known, 0.1 * expected, begun=True) == []
     assert choose(todo, known, 0.1 * expected, begun=False) == todo[:1]  # the call has nothing else to do
     assert choose(todo, known, 1e9, begun=False) == todo[: suite_claims.MOST]
-
-
-def test_a_later_run_of_the_stage_is_taken_where_the_first_does_not_fit():
-    def job(name, kind, stage, left, tokens=100):
-        return Job(name, kind, stage, left, tokens, str)
-
-    long, short, later = job("long", "slow", 0, 4000), job("short", "fast", 0, 1000), job("later", "fast", 1, 10)
-    pace = Pace({"slow": 1.0, "fast": 0.01}, 0.01, {"slow": {"first": 9.0}, "fast": {"first": 5.0, "next": 1.0}})
-    assert suite_claims.choose([long, short, later], pace, 100, begun=True) == [short]
-    assert suite_claims.choose([short, later], pace, 100, begun=True) == [short, later]
-    assert suite_claims.choose([long], pace, 250 * MARGIN + 9, begun=True) == [long]
-    assert suite_claims.choose([long], pace, 250 * MARGIN + 8, begun=True) == []
-    assert pace.seconds(short, first=False) == 1 + MARGIN * 10
-    other = job("other", "new", 0, 10, tokens=300)
-    assert pace.seconds(other, first=True) == 9 + MARGIN * 10 * GUESS * 0.01 * 300
-    assert suite_claims.choose([other], pace, 10, begun=True) == [other]
-
-
-def test_the_pace_is_of_the_newest_run_and_a_start_is_told_apart(tmp_path):
-    runs = []
-    for seed, (hour, seconds) in enumerate({"03": 0.3, "01": 0.1, "02": 0.2}.items()):
-        place = write_run(tmp_path, seed=seed, steps=100, seconds_per_step=seconds)
-        change(place, "manifest.json", started=f"2026-01-01T{hour}:00:00Z", ended=f"2026-01-01T{hour}:01:40Z")
-        runs.append(("kind", read_run(place)))
-    cut = write_run(tmp_path, seed=9, steps=100, status="running", until=50, seconds_per_step=9.0)
-    runs.append(("kind", read_run(cut)))
-    pace = Pace.of(runs, {})
-    between = 0.01 + 0.002 + 0.001  # evaluation, checkpoints and logging, of an update
-    assert pace.updates == {"kind": pytest.approx(0.3 + between)}
-    assert pace.per_token == pytest.approx((0.3 + between) / 1024)
-    assert Pace.of(runs[-1:], {}).updates == {"kind": pytest.approx(9 + between)}  # for want of one that ended
-    starts = {"kind": {"next": 7.0}}
-    begun = datetime(2026, 1, 1, 1, tzinfo=UTC).timestamp()
-    note_starts(starts, runs[1:2], begun)
-    assert starts == {"kind": {"first": pytest.approx(100 - 10 - 100 * between, abs=0.1), "next": 7.0}}
-    change(runs[2][1].folder, "manifest.json", resumes=[{"at": "now"}])
-    note_starts(starts, [("other", read_run(runs[2][1].folder))], begun)
-    assert list(starts) == ["kind"]  # the clock of what went on goes back further
 
 
 def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_path, monkeypatch, capsys):
@@ -172,22 +130,6 @@ def test_each_arm_gets_as_many_trials_before_the_runs_take_the_best_rate(tmp_pat
         Plan("small", [], [], {"muon": 0.5}, 4, []).find("muon_2x", folder, book["rates"])
 
 
-def test_rates_are_known_by_their_names():
-    section = {"name": "x", "adamw_lr": 1e-3, "lr": 2, "lr_decay": 0.5, "color": 1.0, "my_lr": None, "no_lr": 0.0}
-    assert list(rates.rates_of(section).items()) == [("optimizer.lr", 2.0), ("optimizer.adamw_lr", 1e-3)]
-
-
-def test_what_a_note_says_beside_the_rates_stays():
-    scale = {"arms": {"new": {"note": "a guess; power 1/4"}, "old": {}}, "parts": {"a": {}, "b": {}}}
-    for part in scale["parts"]:
-        rates.put(scale, part, "new", {"optimizer.lr": 1.0}, 4, "the best of 4")
-    rates.put(scale, "a", "old", {"optimizer.lr": 1.0}, 0, "by hand")
-    assert [arm["note"] for arm in scale["arms"].values()] == ["the best of 4; power 1/4", "by hand"]
-    rates.put(scale, "b", "new", {"optimizer.lr": 1.0}, 4, "the best of 4", ["optimizer.lr"])
-    assert scale["arms"]["new"]["note"] == "the best of 4, lr (b) at an end of what was tried; power 1/4"
-    assert scale["arms"]["new"]["at_an_end"] == ["lr (b)"]
-
-
 @pytest.fixture
 def pretended(tmp_path, monkeypatch):
     """Claims whose runs end at once, but for those whose names hold one of `broken`: what was begun."""
@@ -220,34 +162,6 @@ def pretended(tmp_path, monkeypatch):
     monkeypatch.setattr(suite_claims, "attempt", attempt)
     line = ["--part", "claims", "--device", "cpu", "--output", str(tmp_path / "device"), "--minutes", "1e6"]
     return lambda *more: bench_suite.main([*line, *more]), begun, broken
-
-
-def test_an_arm_names_what_its_trials_are_about(tmp_path):
-    claim = find_claim("mkor")
-    sweep = rates.Sweep.of(claim, "small", "30m", "kfac", 4)
-    assert sweep.about == "damping and kl_clip"
-    damping, clip = sweep.tuner.space.values()
-    assert (damping.low, damping.high) == (1e-4, 1e-1)  # of configs/tuning.yaml
-    assert (clip.low, clip.high) == (1e-3 / 4, 1e-3 * 4)
-    settings = [each.values["optimizer"] for each in sweep.trials]
-    assert len({each["damping"] for each in settings}) == len({each["kl_clip"] for each in settings}) == 4
-    assert {each["lr"] for each in settings} == {0.1}
-    assert rates.Sweep.of(claim, "small", "30m", "lamb", 4).about == "its rates"
-    claim.scale("small").arms["kfac"].sweep[:] = ["optimizer.method"]
-    with pytest.raises(ValueError, match=r"arms.kfac.sweep: optimizer.method is eigen: name keys"):
-        rates.Sweep.of(claim, "small", "30m", "kfac", 4)
-
-
-def test_where_all_trials_diverge_the_claims_own_rate_stands(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    sweep = rates.Sweep.of(find_claim("muon_2x"), "small", "30m", "adamw", 2)
-    for each in sweep.trials:
-        assert sweep.row("30m", "adamw") is None
-        Pretended(limit=0.0).write(each)
-    row = sweep.row("30m", "adamw")
-    assert row["rates"] == {"optimizer.lr": 2e-3}
-    assert (row["diverged"], row["loss"], row["at_an_end"]) == (2, None, [])
-    assert "diverged; " in rates.table([row])
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(pretended, tmp_path, capsys):
@@ -289,60 +203,6 @@ def test_an_arm_whose_trials_fail_keeps_nothing_waiting(pretended, tmp_path, cap
     broken.clear()
     call("--only", "muon_2x,adahessian_lm")
     assert "nothing is left of this part" in capsys.readouterr().out
-
-
-def test_a_claim_on_another_corpus_is_a_file_of_its_own(tmp_path):
-    data = check_data(["data=local", "data.files=[a.jsonl,b.jsonl]", "eval.tokens=1000"])
-    claim = Plan("small", [], data, {"soap": 0.5}, 0, []).find("soap_40_35", Folder(tmp_path), []).claim
-    assert claim.name == "soap_40_35.local"
-    chosen = claim.scale("small").overrides("30m_large", "soap")
-    assert (chosen["data"], chosen["data.files"]) == ("local", ["a.jsonl", "b.jsonl"])
-    assert (chosen["batch.tokens"], chosen["optimizer.lr"]) == (131072, 0.5)
-    assert claim.scale("small").overrides("30m_large", "adamw")["optimizer.lr"] == 2e-3
-    assert claim.scale("small").may_say.endswith("On data=local, not on the corpus of the claim.")
-
-
-def test_a_corpus_may_be_corrected_until_it_has_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    wrong, right = (Plan("small", [], ["data=local", f"data.files={name}"], {}, 0, []) for name in ("c.txt", "d.txt"))
-    found = wrong.find("soap_40_35", Folder(tmp_path), [])
-    assert not found.claim.path.exists()  # until the corpus is there
-    found.write()
-    assert right.find("soap_40_35", Folder(tmp_path), []).claim.scale("small").config["data.files"] == "d.txt"
-    train(found.claim, "small", Path("results/runs"))
-    with pytest.raises(ValueError, match=r"soap_40_35.local.yaml was written for other --data"):
-        right.find("soap_40_35", Folder(tmp_path), [])
-    wrong.find("soap_40_35", Folder(tmp_path), [])
-
-
-@pytest.mark.parametrize(
-    ("data", "told"),
-    [
-        (["data=nowhere"], "--data: the arm sgd of tiny/pico: data=nowhere is not there"),
-        (["data=local", "data.files=none-*.txt"], "--data: data.files: there is no file at none-*.txt"),
-        (["data=local", "data.files=a.txt", "data.tokenizer=bytes", "data.val_share=0.5", "eval.tokens=65536"],
-         "--data: eval.tokens asks for 512 windows"),
-    ],
-)  # fmt: skip
-def test_a_corpus_is_looked_at_before_anything_is_written(tmp_path, monkeypatch, capsys, data, told):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text("".join(f"line {i} of a text\n" for i in range(3000)))
-    line = ["--part", "claims", "--device", "cpu", "--scale", "tiny", "--output", "device", "--only", "adahessian_lm"]
-    with pytest.raises(SystemExit, match="2"):
-        bench_suite.main([*line, "--set", f"data.dir={tmp_path / 'cache'}", "--data", *data])
-    assert told in capsys.readouterr().err
-    assert not list(tmp_path.rglob("*.yaml"))
-    assert not (tmp_path / "results").exists()
-
-
-def test_runs_on_other_tokens_and_of_another_device_are_refused(tmp_path):
-    run = read_run(write_run(tmp_path / "study"))
-    key = corpus.section(run.config)
-    corpus.refuse_others([run], {key: "abc", "another": "xyz"}, "NVIDIA H100")
-    with pytest.raises(ValueError, match=r"was trained on other tokens than --data prepares now"):
-        corpus.refuse_others([run], {key: "xyz"}, None)
-    with pytest.raises(ValueError, match=r"is of the device NVIDIA H100 and not of NVIDIA H200"):
-        corpus.refuse_others([run], {}, "NVIDIA H200")
 
 
 def test_what_has_ended_is_shared_with_arms_that_know_their_rate(pretended, tmp_path):
