@@ -1,5 +1,10 @@
 """The compiled model: evaluation takes the training graph, and runs of one process share what is alike alone."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -58,3 +63,23 @@ def test_a_run_without_hooks_shares_its_graph_with_none_that_has_some(graphs):
         for step in range(2):
             optimizer.step(objective.bind(step, tiny_batch(step)))
         assert len(graphs) == made
+
+
+class Pool:
+    """What torch keeps of its compile workers."""
+
+    running = True
+
+    def __init__(self):
+        worker = "import subprocess; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+        self.process = subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True)
+        self.worker = int(self.process.stdout.readline())
+
+
+def test_compile_workers_are_ended_and_not_waited_for():
+    pool = Pool()
+    device._end_workers([pool, object()])  # the second: a pool that ends by itself
+    assert pool.process.returncode == -signal.SIGKILL
+    assert not pool.running
+    state = Path(f"/proc/{pool.worker}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
