@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,5 +82,15 @@ def test_compile_workers_are_ended_and_not_waited_for():
     device._end_workers([pool, object()])  # the second: a pool that ends by itself
     assert pool.process.returncode == -signal.SIGKILL
     assert not pool.running
-    state = Path(f"/proc/{pool.worker}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    until = time.monotonic() + 10
+    while alive(pool.worker) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not alive(pool.worker)
+
+
+def alive(process):
+    state = Path(f"/proc/{process}/stat")
+    try:
+        return state.read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
