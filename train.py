@@ -166,6 +166,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     found = ranks.agree(checkpoint.newest(checkpoints, folder.digest) if before and ranks.first else None)
     if found:
         torch.set_num_threads(found[1]["threads"])
+        objective.sizes.found |= found[1].get("sizes", {}) if same else {}
     folder.open(
         {
             "study": cfg.study,
@@ -174,6 +175,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
             "resolved": {
                 "device": place, "dtype": str(dtype).removeprefix("torch."), "compile": compiled,
                 "micro": objective.micro, "kernels": kernels,
+                "curvature_micro": objective.sizes.found,  # on CUDA, from the first such pass on
             },
             "ranks": ranks.world,
             "seed": cfg.seed,
@@ -211,7 +213,8 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     def save(step: int) -> None:
         if ranks.first:
             state = {"config_hash": folder.digest, "threads": torch.get_num_threads(), "clock": clock.state(),
-                     "ledger": ledger.state(), "recorder": recorder.state()}  # fmt: skip
+                     "ledger": ledger.state(), "recorder": recorder.state(),
+                     "sizes": objective.sizes.found}  # fmt: skip
             folder.sync()
             checkpoint.save(checkpoints, step, model, optimizer, state)
         ranks.agree(None)
