@@ -151,7 +151,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     objective = Objective(
         model, sequences=cfg.sequences, flops_per_token=model.flops_per_token(cfg.context), clock=clock, ledger=ledger,
         seed=cfg.seed, ranks=ranks, forward=device.compiled(model) if compiled else model, dtype=dtype,
-        grad_clip=cfg.grad_clip,
+        grad_clip=cfg.grad_clip, reserve=state_to_come(cfg, optimizer, model),
     )  # fmt: skip
     # A run that goes on keeps its micro-batches and its threads: others would give other bits.
     same = before is not None and before["ranks"] == ranks.world
@@ -251,6 +251,15 @@ def check_optimizer(cfg: Config, place: str = "cpu") -> tuple[Callable[[torch.nn
 
     build(torch.nn.Linear(2, 2, device=place))
     return build, info.charges
+
+
+def state_to_come(cfg: Config, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> int:
+    """Bytes of the optimizer's state: what it says it will keep; of a stranger's class two tensors a parameter."""
+    info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
+    announced = info.treatments(optimizer, model, cfg.batch.tokens)
+    if announced is None:
+        return 2 * sum(p.numel() * max(4, p.element_size()) for p in model.parameters())
+    return sum(each.state_bytes for each in announced.values())
 
 
 def load_data(cfg: Config, ranks: Ranks) -> data.Dataset:

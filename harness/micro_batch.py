@@ -15,6 +15,7 @@ from harness.distributed import Ranks
 CPU_TOKENS = 4096
 # On a GPU a pass of this many fills the chip, and every larger one that does not fit costs a compilation to find out.
 CUDA_TOKENS = 2**16
+PIECES = 16  # this part of a GPU's memory is left free in trials
 
 
 def divisors(number: int) -> list[int]:
@@ -80,12 +81,13 @@ class PassSizes:
     for 64 sequences in a training pass on 80 GB, and for 16 of those. What fits is found by trying, on a CUDA device,
     at the first pass of its kind; a CPU takes as many as in a training pass.
 
+    reserve: bytes to leave free in trials, for the optimizer's state: it comes after the first pass.
     found: goes into checkpoints. A run that goes on would find another size where another process shares the card, and
         add up its micro-batches in another order.
     """
 
-    def __init__(self, params: Sequence[Tensor], ranks: Ranks, clock: Clock) -> None:
-        self.params, self.ranks, self.clock = params, ranks, clock
+    def __init__(self, params: Sequence[Tensor], ranks: Ranks, clock: Clock, reserve: int) -> None:
+        self.params, self.ranks, self.clock, self.reserve = params, ranks, clock, reserve
         self.found: dict[str, int] = {}
 
     def of(self, kind: str, micro: int, sequences: int, attempt: Callable[[int], None]) -> int:
@@ -98,15 +100,18 @@ class PassSizes:
         Raises:
             ValueError: not even one sequence fits.
         """
+
+        def with_room(size: int) -> None:
+            later = self.room()
+            attempt(size)
+            del later
+
         if not limited(self.params[0].device):
             return micro
         if kind not in self.found:
             with self.clock.paused("compile"):
-                # In the first step two tensors of state may be missing yet, and the gradient.
-                later = [torch.empty_like(p) for p in self.params for _ in range(2 + (p.grad is None))]
                 sizes = sorted({min(size, sequences) for size in divisors(micro)}, reverse=True)
-                size = self.ranks.agree(largest_that_fits(sizes, attempt))
-                del later
+                size = self.ranks.agree(largest_that_fits(sizes, with_room))
                 forget_peak(str(self.params[0].device))  # what did not fit is no part of the run
             if size is None:
                 raise ValueError(
@@ -115,6 +120,19 @@ class PassSizes:
                 )
             self.found[kind] = size
         return min(micro, self.found[kind])
+
+    def room(self) -> list[Tensor]:
+        """Memory held in a trial for what comes later: the optimizer's state, gradients, and what lies in pieces."""
+        device = self.params[0].device
+        if not limited(device):
+            return []
+        gradients = [torch.empty_like(p) for p in self.params if p.grad is None]
+        return [*gradients, torch.empty(self.reserve + in_pieces(device), dtype=torch.uint8, device=device)]
+
+
+def in_pieces(device: torch.device) -> int:
+    """Bytes that the allocator may hold between others' and cannot give: with SOAP 5.7 GB of 86 were seen."""
+    return torch.cuda.get_device_properties(device).total_memory // PIECES if device.type == "cuda" else 0
 
 
 def limited(device: torch.device) -> bool:

@@ -42,6 +42,7 @@ class Objective:
         forward: the model, compiled perhaps; the loss on drawn labels is compiled then, too.
         dtype: of the passes; float32 runs them without autocast.
         grad_clip: largest 2-norm of the gradient that `__call__` leaves; None: no clipping.
+        reserve: bytes that passes must leave free on a CUDA device: the optimizer's state, which comes after the first.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Objective:
         forward: Callable[..., Tensor] | None = None,
         dtype: torch.dtype = torch.float32,
         grad_clip: float | None = None,
+        reserve: int = 0,
     ) -> None:
         self.model = model
         self.forward = model if forward is None else forward
@@ -79,7 +81,7 @@ class Objective:
         self._weightless = False
         self.hessian = Hessian(model, self.params, self._autocast)
         self.drawn = DrawnLoss(model, self._autocast)
-        self.sizes = PassSizes(self.params, self.ranks, clock)
+        self.sizes = PassSizes(self.params, self.ranks, clock, reserve)
 
     @property
     def num_tokens(self) -> int:
@@ -193,10 +195,12 @@ class Objective:
 
     def attempt(self, micro: int, context: int) -> None:
         """One training pass on `micro` sequences of zeros, for nothing but to see that the memory holds it."""
+        later = self.sizes.room()
         tokens = torch.zeros(micro, context, dtype=torch.int64, device=self.device)
         with self._autocast():
             loss = self.forward(tokens, tokens.clone())  # of one and the same tensor the compiler makes another graph
         loss.backward()
+        del later
         for p in self.params:
             p.grad = None
 

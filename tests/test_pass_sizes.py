@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import train
 from harness import micro_batch
+from harness.objective import Objective
 from models.gpt import GPT
 from tests.command import in_process, interrupted, manifest, rows
 from tests.test_resume import assert_same_run
@@ -30,8 +32,8 @@ def crowded(monkeypatch, fits: int):
 
 def passes(objective):
     """(sequences, part of the clock) of every pass from now on."""
-    made = []
-    objective.model.register_forward_pre_hook(lambda _, args: made.append((len(args[0]), objective.clock._marks[-1][0])))
+    made, marks = [], objective.clock._marks
+    objective.model.register_forward_pre_hook(lambda _, args: made.append((len(args[0]), marks[-1][0])))
     return made
 
 
@@ -99,6 +101,45 @@ def test_trials_leave_the_gradient_and_the_peak_of_memory_alone(monkeypatch):
     objective.sampled_grads()
     assert all(torch.equal(p.grad, was) for p, was in zip(objective.params, before, strict=True))
     assert forgotten == ["cpu", "cpu"]
+
+
+def test_trials_leave_room_for_the_state_and_the_gradient(monkeypatch):
+    crowded(monkeypatch, fits=2)
+    objective = tiny_objective(model := tiny_model())
+    objective.sizes.reserve = 1000
+    held = sum(each.numel() * each.element_size() for each in objective.sizes.room())
+    assert held == 1000 + 4 * sum(p.numel() for p in model.parameters())
+    objective.bind(0, tiny_batch()).narrow(0.25)()
+    assert [each.numel() for each in objective.sizes.room()] == [1000]
+
+
+def test_a_device_without_room_for_the_state(monkeypatch):
+    crowded(monkeypatch, fits=100)
+    objective = tiny_objective(tiny_model()).bind(0, tiny_batch())
+    made = passes(objective)
+
+    def full():
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(objective.sizes, "room", full)
+    with pytest.raises(ValueError, match="do not fit the memory"):
+        objective.sampled_grads()
+    with pytest.raises(ValueError, match="not even one sequence"):
+        micro_batch.resolve_micro("auto", SEQUENCES, 1, 16, "cuda", objective.attempt)
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "tensors"),
+    [(("optimizer=sophia_g",), 2), (("optimizer=lion",), 1),
+     (("optimizer=external", "optimizer._target_=torch.optim.NAdam", "optimizer.lr=1e-3"), 2)],
+)  # fmt: skip
+def test_a_run_knows_its_state_beforehand(optimizer, tensors, here, monkeypatch):
+    built = []
+    monkeypatch.setattr(train, "Objective", lambda *a, **k: built.append(k["reserve"]) or Objective(*a, **k))
+    assert in_process(*optimizer, "run_dir=run", "steps=1").code == 0
+    total = manifest(here / "run")["parameters"]["total"]
+    assert built == [pytest.approx(tensors * 4 * total, rel=0.01)]
 
 
 def test_not_even_one_sequence(monkeypatch):
