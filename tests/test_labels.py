@@ -10,6 +10,7 @@ from torch._inductor.utils import run_and_get_code
 
 from harness import device, labels
 from tests.tiny import SEQUENCES, VOCABULARY, tiny_batch, tiny_model, tiny_objective
+from tests.waits import Waits
 
 WAYS = [labels.draw, labels.draw_by_blocks]
 SIZES = [1, 8, 127, 128, 129, 1000]  # one block, part of one, several
@@ -79,6 +80,14 @@ def test_no_number_draws_what_has_no_probability(way):
     logits[..., 140:150] = 0.0  # neither the first block nor the last has any
     drawn = way(logits, torch.tensor([[0.0, 0.5, 1 - 2**-24]]))
     assert drawn.tolist() == [[140, 145, 149]]
+
+
+def test_the_draw_waits_for_no_device():
+    logits, numbers = logits_and_numbers(300)
+    with Waits([logits, numbers]) as waits:
+        labels.draw_by_blocks(logits, numbers)
+    assert waits.found == []
+    assert labels.draw_by_blocks(logits.to("meta"), numbers.to("meta")).shape == numbers.shape
 
 
 def test_logits_that_are_not_numbers_still_give_labels():
