@@ -19,7 +19,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from harness import device as devices
@@ -41,6 +42,7 @@ HARDWARE = Path("results/hardware")
 REHEARSAL = Path("results/runs/rehearsal")
 MODELS = {"train": "gpt2_125m,gpt2_355m,gpt2_770m", "optimizers": "gpt2_125m,gpt2_355m"}
 VOCABULARY = 50304  # GPT-2's, as train.py pads it
+Run = Callable[[Folder, Deadline, Callable[[str], None]], int]  # how much of a part is left after a call
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,28 +56,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device = devices.resolve_device(options.device)
         place = REHEARSAL if options.rehearse else HARDWARE / folder_name(devices.device_name(device))
         call = Call(options.part, arguments, devices.describe(device), commit_of(options.commit))
-        folder = Folder(options.output or place, call)
-        left = PARTS[options.part](options, device, folder, call.git["commit"], deadline)
+        folder = Folder(options.output or place, call, options.again)
+        run = PARTS[options.part](options, device, call.git["commit"])
+        with folder.held():
+            left = run(folder, deadline, say)
         print(f"\n{(folder.path / TABLES[options.part]).read_text(encoding='utf-8')}")
         print(f"{left} left: the same command goes on" if left else "nothing is left of this part")
 
 
-def train(options: argparse.Namespace, device: str, folder: Folder, commit: str | None, deadline: Deadline) -> int:
-    """The part of that name; how much of it is left."""
+def train(options: argparse.Namespace, device: str, commit: str | None) -> Run:
     tokens, context = _tokens(options), _context(options)
     suite_train.divides(tokens, context)
+    variants = [suite_train.check_variant(text, tokens // context) for text in _words(options.variants)]
+    if options.nanogpt is None and any(text.startswith("nanogpt:") for text in variants):
+        raise ValueError("--variants nanogpt:... are nanoGPT's: give --nanogpt, the path of a checkout of it")
     nanogpt, programs = suite_train.peers(options.nanogpt, options.track3, device, say)
     plan = suite_train.Plan(
         models=_models(options, "train"), vocabulary=_vocabulary(options), tokens=tokens, context=context,
         seconds=_seconds(options),
         rounds=options.rounds or (2 if options.rehearse else 5),
-        variants=[suite_train.check_variant(text, tokens // context) for text in _words(options.variants)],
+        variants=variants,
         nanogpt=nanogpt, programs=programs, device=device, commit=commit, bed=_curves(options, device),
     )  # fmt: skip
-    return suite_train.run(plan, folder, deadline, say)
+    return partial(suite_train.run, plan)
 
 
-def optimizers(options: argparse.Namespace, device: str, folder: Folder, commit: str | None, deadline: Deadline) -> int:
+def optimizers(options: argparse.Namespace, device: str, commit: str | None) -> Run:
     known, only = {info.name for info in list_optimizers()}, _words(options.only)
     references = [(name, Path(path).absolute()) for name, path in pairs(options.reference, "--reference", "NAME=PATH")]
     for name in [*only, *(name for name, _ in references)]:
@@ -92,10 +98,10 @@ def optimizers(options: argparse.Namespace, device: str, folder: Folder, commit:
         references=[f"{name}={path}" for name, path in references],
         commit=commit, drift_bed=_drift(options, device), curve_bed=_curves(options, device),
     )  # fmt: skip
-    return suite_optimizers.run(plan, folder, deadline, say)
+    return partial(suite_optimizers.run, plan)
 
 
-def claims(options: argparse.Namespace, device: str, folder: Folder, commit: str | None, deadline: Deadline) -> int:
+def claims(options: argparse.Namespace, device: str, commit: str | None) -> Run:
     known, only = {stage.claim for stage in STAGES}, _words(options.only)
     for name in only:
         if name not in known:
@@ -107,13 +113,15 @@ def claims(options: argparse.Namespace, device: str, folder: Folder, commit: str
     for name, rate in pairs(options.rates, "--rates", "OPTIMIZER=RATE"):
         if not re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?", rate):
             raise ValueError(f"--rates {name}={rate}: give a learning rate, as in --rates {name}=1e-3")
+        if name not in (there := [info.name for info in list_optimizers()]):
+            raise ValueError(f"--rates {name}: no optimizer of that name is registered; {nearest(name, there)}")
         rates[name] = float(rate)
     trials = (2 if options.rehearse else suite_claims.TRIALS) if options.trials is None else options.trials
     if trials < 0:
         raise ValueError(f"--trials must be at least 0, not {trials}")
     overrides = [f"device={device}", *options.set]
     plan = Plan(scale, only, data, rates, trials, overrides, options.rehearse)
-    return suite_claims.run(plan, folder, deadline, say)
+    return partial(suite_claims.run, plan)
 
 
 PARTS = {"train": train, "optimizers": optimizers, "claims": claims}
@@ -197,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, help=f"the folder of results (default: {HARDWARE}/<device>/)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--commit", help="of this tree, where it is a copy without git")
+    add("--again", action="store_true", help="measure anew what another commit measured")
     add("--rehearse", action="store_true", help=f"tiny models and a few updates, into {REHEARSAL}/")
     group = parser.add_argument_group("train and optimizers")
     add = group.add_argument

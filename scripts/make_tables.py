@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.claims.claim import Claim
+from harness.claims.claim import CLAIMS, Claim
 from harness.claims.claim_file import SCALES, list_claims, read_claim
 from harness.claims.verdict import Verdict, verify
 from harness.compare.comparison import Comparison, compare
@@ -128,6 +128,12 @@ def block(name: str, root: Path, found: dict[Path, str]) -> str:
 
 def study_table(study: Path, baseline: str = "adamw") -> str:
     """Standings, and speed-ups where there are any, in Markdown."""
+    name, dot, _ = study.name.partition(".")
+    if dot and (CLAIMS / f"{name}.yaml").is_file():
+        raise ValueError(
+            f"{study} has runs of a claim file that is not there: keep the one that bench_suite wrote in "
+            f"results/{HARDWARE}/<device>/claims"
+        )
     runs = find_runs(study)
     if all(run.optimizer != baseline for run in runs):
         raise ValueError(

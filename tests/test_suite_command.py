@@ -26,6 +26,7 @@ from tests.command import environment
             "must be auto, flash, cudnn, efficient, fa3, fa4, not math",
         ),
         (["--part", "train", "--variants", "nanogpt:optimizer=soap"], "optimizer is halfstep's alone"),
+        (["--part", "train", "--variants", "nanogpt:micro=2"], "are nanoGPT's: give --nanogpt"),
         (["--part", "train", "--variants", "micro=0"], "micro must be a whole number of at least 1"),
         (["--part", "train", "--variants", "micro=3"], "micro=3 does not divide the 4 sequences of an update"),
         (["--part", "train", "--nanogpt", "nowhere"], "nowhere is no checkout of nanoGPT: it holds no model.py"),
@@ -35,6 +36,7 @@ from tests.command import environment
         (["--part", "claims", "--data", "data.files=x"], "--data: the first must be data=NAME"),
         (["--part", "claims", "--data", "data=local", "steps=3"], "--data steps is no key of a corpus"),
         (["--part", "claims", "--rates", "adamw=fast"], "--rates adamw=fast: give a learning rate"),
+        (["--part", "claims", "--rates", "adamv=1e-3"], "no optimizer of that name is registered; did you mean adamw"),
         (["--part", "claims", "--set", "steps=3"], "steps=3 would change what a claim fixes"),
     ],
 )

@@ -80,8 +80,10 @@ def _serve(pipe: Connection, make: Make) -> None:
 
 
 def _told(error: Exception) -> str:
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first}"[:300]
+    """The first line, or the one on the memory that the compiler wrapped in its own."""
+    lines = str(error).strip().splitlines()
+    line = next(filter(out_of_memory, lines), next(iter(lines), ""))
+    return f"{type(error).__name__}: {line}"[:300]
 
 
 def out_of_memory(sentence: str) -> bool:

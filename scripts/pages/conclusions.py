@@ -14,7 +14,8 @@ WORDS = """\
 A verdict is of the first statement of a claim that is tested in a part of its runs. *Reproduced*: the whole 95 %
 interval is on the claim's side of its figure, less the tolerance that was fixed beforehand. *Refuted*: all of it is on
 the other side, by the paper's own protocol. *Not seen at this scale*: the same, by another protocol, which proves
-nothing about the paper's. *Underpowered*: anything else."""
+nothing about the paper's. *Underpowered*: anything else. `>2`, and `…` for an end of an interval, lie beyond the
+lengths that were run; `?` is not known."""
 
 ORDER = ("reproduced", "refuted", "not seen at this scale", "underpowered")
 UNEQUAL = "unequal tuning: "  # as verdict.warnings have it

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from harness import atomic
 from harness.claims.claim import Claim
 from harness.claims.claim_file import find_claim, read_claim
 from scripts.suite.folder import Folder
@@ -99,7 +100,6 @@ class Plan:
         with tempfile.TemporaryDirectory() as scratch:
             claim = _written(values, Path(scratch) / path.name)
         sweeps, rows = self._rated(claim, scale, swept)
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not self.rehearsal and path.is_file():
             self._refuse_others(path, scale)
         return Found(_written(values, path), sweeps, rows)
@@ -157,5 +157,5 @@ def check_data(data: Sequence[str]) -> list[str]:
 
 
 def _written(values: Mapping[str, Any], path: Path) -> Claim:
-    path.write_text(yaml.safe_dump(dict(values), sort_keys=False, width=120), encoding="utf-8")
+    atomic.write_text(path, yaml.safe_dump(dict(values), sort_keys=False, width=120))  # a call may be killed here
     return read_claim(path)

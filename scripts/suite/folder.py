@@ -1,9 +1,12 @@
 """Where bench_suite keeps what it measured, so that the next call goes on from there, and the tables made from it."""
 
+import fcntl
 import json
+import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +60,22 @@ class Folder:
 
     path: Path
     call: Call | None = None  # none: nobody asks who measured
+    again: bool = False  # what another commit measured is forgotten as it is read
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Two calls would lose one another's rounds, and be timed beside each other: ValueError for the second."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        place = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.call:
+                self._sign(self.call)
+            yield
+        except BlockingIOError:
+            raise ValueError(f"{self.path} is another call's, which still runs: wait for its end") from None
+        finally:
+            os.close(place)
 
     def read(self, name: str, identity: Mapping[str, Any]) -> dict[str, Any]:
         """What earlier calls left in a JSON file; an empty result where there is none.
@@ -77,6 +96,10 @@ class Folder:
                     f"{file} was measured with {key}={known.get(key)} and not {value}: move it away, or "
                     "give another --output"
                 )
+        if self.again and self.call:
+            now = self.call.git["commit"]
+            lists = {key: rows for key, rows in held.items() if isinstance(rows, list)}
+            held |= {key: [row for row in rows if row.get("commit") == now] for key, rows in lists.items()}
         return held
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
@@ -92,7 +115,10 @@ class Folder:
         file = self.path / "manifest.json"
         held: dict[str, Any] = {"schema": 1, "calls": []}
         if file.is_file():
-            held = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                held = json.loads(file.read_text(encoding="utf-8"))
+            except json.JSONDecodeError:
+                raise ValueError(f"{file} is none of bench_suite's: move it away, or give another --output") from None
         calls = [each for each in held["calls"] if (each["part"], each["begun"]) != (call.part, call.begun)]
         held |= {"device": call.device, "versions": versions(), "git": call.git}
         held["calls"] = [*calls, call.entry()]

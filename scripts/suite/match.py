@@ -6,7 +6,7 @@ Every round goes into throughput.json as it ends. A variant of halfstep's meets 
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from scripts.bench.side import Make, Side
 from scripts.bench.stand import periods
 from scripts.bench.timing import best_products
 from scripts.suite.folder import Deadline, Folder
-from scripts.suite.program import ROUNDS, SECONDS, Program
+from scripts.suite.program import MOST, ROUNDS, SECONDS, Program
 from scripts.suite.throughput import PLAIN, keep
 from scripts.suite.train_plan import Plan, changes_of
 
@@ -35,17 +35,18 @@ class Match:
     place: Path
     model: str
     variant: str
+    sizes: dict[tuple[str, str], int] = field(default_factory=dict)  # sequences per pass of the sides that are resident
 
     def run(self) -> None:
         try:
-            if self.sides_left():
-                self.meet()
+            while self.sides_left() and self.meet():
+                pass
             self.run_programs()
         except TimeoutError:
             self.say(f"{self.model}: the time of this call is over; the same command goes on")
 
-    def meet(self) -> None:
-        """The rounds of the sides, the programs' turns in between."""
+    def meet(self) -> bool:
+        """The rounds of the sides, the programs' turns in between. True: all over again, one needs smaller passes."""
         sides = {key: makes for key, makes in self.sides().items() if not self.failed(*key)}
         steps, resident, longest = {}, {}, 0.0
         with ExitStack() as stack:
@@ -67,43 +68,66 @@ class Match:
                 resident[key] = one
                 longest += (steps[key] + 3) * update
             if "matmul_flops" not in self.book and resident:
-                first = next(iter(resident.values()))
-                setting = self.plan.setting(self.model, self.place)
-                self.book["matmul_flops"] = first.ask(self.time, best_products, setting)
+                self.best_product(next(iter(resident.values())))
             self.book["device"] = devices.describe(self.plan.device)
             while self.sides_left() and resident and self.deadline.fits(1.3 * longest + RESERVE):
                 before = self.deadline.left
-                self.round(resident, steps)
+                if not self.round(resident, steps):
+                    return True
                 longest = max(longest, before - self.deadline.left)
                 if self.number % 2:
                     self.run_programs(1)
+        return False
 
     def fitting(self, stack: ExitStack, key: tuple[str, str], makes: dict[int, Make]) -> Side:
         """The side with the first number of sequences per pass whose update fits the memory.
 
         What did not fit is noted at once, and what did: every try is a compilation, and the next call has none to lose.
         """
-        about = {"model": self.model, "system": key[0], "variant": key[1]}
-        known = [each for each in self.book["micros"] if about.items() <= each.items()]
-        small = {each["micro"] for each in known if each["fits"]}
+        mine = [each for each in self.book["micros"] if self.about(key).items() <= each.items()]
+        known = {(each["micro"], each["fits"]) for each in mine}
+        small = min((micro for micro, fits in known if fits), default=max(makes))
         for micro, make in makes.items():
-            if micro > min(small, default=micro) or any(e["micro"] == micro and not e["fits"] for e in known):
+            if micro > small or (micro, False) in known:
                 continue
             one = stack.enter_context(Side(make))
             try:
-                one.ask(self.time, side.turn, 2)
-                fits = True
+                self.first_turn(one)
             except ValueError as error:
                 one.end()
                 if not side.out_of_memory(str(error)):
                     raise
-                fits = False
-            if not any((e["micro"], e["fits"]) == (micro, fits) for e in known):
-                self.book["micros"].append({**about, "micro": micro, "fits": fits, "commit": self.plan.commit})
-                keep(self.book, self.folder)
-            if fits:
-                return one
+                self.note(key, micro, False)
+                continue
+            self.note(key, micro, True)
+            self.sizes[key] = micro
+            return one
         raise ValueError(f"not even {min(makes)} sequences per pass fit the memory")
+
+    def first_turn(self, one: Side) -> None:
+        """Compilation and all, for which it has half a call at the most: one that hangs must not take every call."""
+        most = 30 * self.deadline.minutes
+        try:
+            one.ask(min(self.time, most), side.turn, 2)
+        except TimeoutError:
+            if self.time <= 0:
+                raise
+            raise ValueError(f"its first updates did not end within {most:.0f} s") from None
+
+    def note(self, key: tuple[str, str], micro: int, fits: bool) -> None:
+        row = {**self.about(key), "micro": micro, "fits": fits, "commit": self.plan.commit}
+        if row not in self.book["micros"]:
+            self.book["micros"].append(row)
+            keep(self.book, self.folder)
+
+    def about(self, key: tuple[str, str]) -> dict[str, Any]:
+        return {"model": self.model, "system": key[0], "variant": key[1]}
+
+    def best_product(self, one: Side) -> None:
+        try:
+            self.book["matmul_flops"] = one.ask(self.time, best_products, self.plan.setting(self.model, self.place))
+        except ValueError as error:  # the next match asks again
+            self.say(f"the best product's rate is not known yet: {error}")
 
     @property
     def time(self) -> float:
@@ -139,21 +163,29 @@ class Match:
         """Of the next round."""
         return 1 + max((row["round"] for row in self.rows), default=-1)
 
-    def round(self, resident: dict[tuple[str, str], Side], steps: dict[tuple[str, str], int]) -> None:
-        """One that fails is out of the match; the rates of the others are kept."""
-        found = []
+    def round(self, resident: dict[tuple[str, str], Side], steps: dict[tuple[str, str], int]) -> bool:
+        """One that fails is out of the match; the rates of the others are kept.
+
+        False: one ran out of memory, which was enough until another came in beside it, and needs smaller passes.
+        """
+        found, enough = [], True
         for key, one in list(resident.items()):
             try:
                 seconds = one.ask(self.time, side.turn, steps[key])
                 about = one.ask(self.time, side.about)
             except ValueError as error:
                 resident.pop(key).end()
-                self.fail(key, str(error))
+                if side.out_of_memory(str(error)):
+                    enough = False
+                    self.note(key, self.sizes[key], False)
+                else:
+                    self.fail(key, str(error))
                 continue
             rate = steps[key] * self.plan.tokens / seconds
             found.append({"system": key[0], "variant": key[1], "tokens_per_second": rate, **about})
         if found:
             self.add(self.number, found)
+        return enough
 
     def run_programs(self, most: int = ROUNDS) -> None:
         """So many turns of each that is left, as far as the time goes, in the round before."""
@@ -170,7 +202,10 @@ class Match:
         loops = [row["micro_batch"] for row in self.rows if (row["system"], row["variant"]) == (program.system, PLAIN)]
         micro = loops[-1] if program.as_loop and loops else program.micro_batch
         try:
-            rate = program.rate(micro, folder, self.time)
+            rate = program.rate(micro, folder, allowed := min(self.time, MOST))
+        except TimeoutError:  # it had enough
+            self.fail((program.system, program.variant), f"it did not end within {allowed:.0f} s")
+            return
         except ValueError as error:
             self.fail((program.system, program.variant), str(error))
             return
@@ -210,6 +245,5 @@ class Match:
 
     def fail(self, key: tuple[str, str], why: str) -> None:
         self.say(f"{self.model}: {key[0]} ({key[1]}) does not run: {why}")
-        self.book["failures"].append({"model": self.model, "system": key[0], "variant": key[1], "error": why,
-                                      "commit": self.plan.commit})  # fmt: skip
+        self.book["failures"].append({**self.about(key), "error": why, "commit": self.plan.commit})
         keep(self.book, self.folder)

@@ -1,6 +1,7 @@
 """Programs of others that time themselves. One starts anew for every turn, which takes a minute and more."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from harness.sweep.process import die_with_parent
 
 ROUNDS = 2  # turns of each, every other round of the sides
-SECONDS = 200  # that must be left for one
+SECONDS, MOST = 180, 300  # that must be left for one, and that it has: what hangs must not take every call
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,13 @@ class Program:
     as_loop: bool = False
 
 
+ERROR = re.compile(r"\w(Error|Exception)\b|^Stop\w+")
+
+
 class Reader:
     """Its lines, as it prints them, errors too; it is killed after so many seconds, or at the end of the `with`.
 
-    said: the last line that was not empty. TimeoutError is raised by the line that would have come too late.
+    The line that would have come too late raises TimeoutError. said: the last line that names an error, or the last.
     """
 
     def __init__(self, words: list[str], folder: Path, seconds: float, environment: dict[str, str]) -> None:
@@ -65,7 +69,7 @@ class Reader:
     def __iter__(self) -> Iterator[str]:
         assert self._process.stdout
         for line in self._process.stdout:
-            self.said = line.strip() or self.said
+            self.said = line.strip() if ERROR.search(line) or not ERROR.search(self.said) else self.said
             yield line
         if self._over.is_set():
             raise TimeoutError

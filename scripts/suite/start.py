@@ -71,7 +71,8 @@ def measure_start(
         f"batch.tokens={tokens}", f"context={context}", f"device={device}", f"eval.tokens={evaluated}", "study=start",
         "eval.every=1000000", "checkpoint.every=null", f"log.every={LOGGED}", f"steps={UPDATES}",
     ]  # fmt: skip
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
+    caches = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled"), "TRITON_CACHE_DIR": str(scratch / "triton")}
+    environment = {**os.environ, **caches}
     for cache, last in [("cold", 0), ("warm", UPDATES)]:
         place = scratch / cache
         seconds = _train([*line, f"run_dir={place}"], place, environment, last, deadline)
