@@ -151,7 +151,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     objective = Objective(
         model, sequences=cfg.sequences, flops_per_token=model.flops_per_token(cfg.context), clock=clock, ledger=ledger,
         seed=cfg.seed, ranks=ranks, forward=device.compiled(model) if compiled else model, dtype=dtype,
-        grad_clip=cfg.grad_clip,
+        grad_clip=cfg.grad_clip, reserve=state_to_come(cfg, optimizer, model),
     )  # fmt: skip
     # A run that goes on keeps its micro-batches and its threads: others would give other bits.
     same = before is not None and before["ranks"] == ranks.world
@@ -166,6 +166,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     found = ranks.agree(checkpoint.newest(checkpoints, folder.digest) if before and ranks.first else None)
     if found:
         torch.set_num_threads(found[1]["threads"])
+        objective.sizes.found |= found[1].get("sizes", {}) if same else {}
     folder.open(
         {
             "study": cfg.study,
@@ -174,6 +175,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
             "resolved": {
                 "device": place, "dtype": str(dtype).removeprefix("torch."), "compile": compiled,
                 "micro": objective.micro, "kernels": kernels,
+                "curvature_micro": objective.sizes.found,  # on CUDA, from the first such pass on
             },
             "ranks": ranks.world,
             "seed": cfg.seed,
@@ -211,7 +213,8 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     def save(step: int) -> None:
         if ranks.first:
             state = {"config_hash": folder.digest, "threads": torch.get_num_threads(), "clock": clock.state(),
-                     "ledger": ledger.state(), "recorder": recorder.state()}  # fmt: skip
+                     "ledger": ledger.state(), "recorder": recorder.state(),
+                     "sizes": objective.sizes.found}  # fmt: skip
             folder.sync()
             checkpoint.save(checkpoints, step, model, optimizer, state)
         ranks.agree(None)
@@ -248,6 +251,15 @@ def check_optimizer(cfg: Config, place: str = "cpu") -> tuple[Callable[[torch.nn
 
     build(torch.nn.Linear(2, 2, device=place))
     return build, info.charges
+
+
+def state_to_come(cfg: Config, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> int:
+    """Bytes of the optimizer's state: what it says it will keep; of a stranger's class two tensors a parameter."""
+    info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
+    announced = info.treatments(optimizer, model, cfg.batch.tokens)
+    if announced is None:
+        return 2 * sum(p.numel() * max(4, p.element_size()) for p in model.parameters())
+    return sum(each.state_bytes for each in announced.values())
 
 
 def load_data(cfg: Config, ranks: Ranks) -> data.Dataset:

@@ -1,8 +1,12 @@
 """What the run computes on: `auto` made definite, and the device's peak for MFU."""
 
+import atexit
 import os
 import platform
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +71,29 @@ def compiled(model: nn.Module) -> Callable[..., Tensor]:
     config = torch._dynamo.config
     config.skip_nnmodule_hook_guards = False
     config.recompile_limit = max(config.recompile_limit, GRAPHS)
+    leave_at_once()
     return torch.compile(model, dynamic=False)
+
+
+@cache
+def leave_at_once() -> None:
+    """At exit torch waits for its compile workers, before 2.13 now and then for five minutes (pytorch issue 162199)."""
+    from torch._inductor import async_compile  # its own handler is registered, and so runs after ours
+
+    atexit.register(_end_workers, async_compile._pool_set)
+
+
+def _end_workers(pools: Iterable[Any]) -> None:
+    for pool in pools:
+        if process := getattr(pool, "process", None):  # of workers; other pools end by themselves
+            pool.running = False  # nobody is to be told, nor to complain
+            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            found = workers.read_text().split() if workers.exists() else []  # else they see it within a minute
+            process.kill()
+            process.wait()
+            for worker in found:
+                with suppress(ProcessLookupError):
+                    os.kill(int(worker), signal.SIGKILL)
 
 
 def device_name(device: str) -> str:

@@ -6,15 +6,17 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from harness.clock import Clock
 from harness.distributed import Ranks
 from harness.flops import Ledger
 from harness.hessian import Hessian
+from harness.labels import DrawnLoss
+from harness.micro_batch import PassSizes
 
 Batch = tuple[Tensor, Tensor]
 
@@ -35,11 +37,12 @@ class Objective:
     Args:
         model: tokens (B, T), targets (B, T) -> mean loss; tokens alone -> logits (B, T, V).
         sequences: in the global batch, over all ranks.
-        micro: sequences per pass.
+        micro: sequences per pass; of the passes for the curvature, at most.
         flops_per_token: of one forward and backward pass.
-        forward: the model, compiled perhaps.
+        forward: the model, compiled perhaps; the loss on drawn labels is compiled then, too.
         dtype: of the passes; float32 runs them without autocast.
         grad_clip: largest 2-norm of the gradient that `__call__` leaves; None: no clipping.
+        reserve: bytes that passes must leave free on a CUDA device: the optimizer's state, which comes after the first.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Objective:
         forward: Callable[..., Tensor] | None = None,
         dtype: torch.dtype = torch.float32,
         grad_clip: float | None = None,
+        reserve: int = 0,
     ) -> None:
         self.model = model
         self.forward = model if forward is None else forward
@@ -76,6 +80,8 @@ class Objective:
         self._batch: Batch | None = None
         self._weightless = False
         self.hessian = Hessian(model, self.params, self._autocast)
+        self.drawn = DrawnLoss(model, self._autocast)
+        self.sizes = PassSizes(self.params, self.ranks, clock, reserve)
 
     @property
     def num_tokens(self) -> int:
@@ -115,7 +121,7 @@ class Objective:
             p.grad = None
         total = torch.zeros((), device=self.device, dtype=self._wide)
         totals = [torch.zeros_like(p) for p in self.params]
-        for inputs, targets, parts in self._passes():
+        for inputs, targets, parts in self._passes(self._hessian_size(v)):
             with self.clock.part(part):
                 loss, grads = self.hessian.gradient(inputs, targets, parts)
                 for p, g in zip(self.params, grads, strict=True):
@@ -146,13 +152,10 @@ class Objective:
     def sampled_grads(self) -> list[Tensor]:
         with self.clock.part("curvature"):
             totals = [torch.zeros_like(p) for p in self.params]
-            for i, (inputs, _, parts) in enumerate(self._passes()):
-                with self._autocast():
-                    logits = self.forward(inputs)
-                labels = self._draw_labels(logits, first=i * self.micro)
-                loss = F.cross_entropy(logits.flatten(0, 1).to(self._wide), labels.flatten()) / parts
-                grads = torch.autograd.grad(loss, self.params, allow_unused=True, materialize_grads=True)
-                torch._foreach_add_(totals, list(grads))
+            size = self._size("sampled", lambda tokens: self._drawn_grads(tokens, self._uniform(tokens, 0), 1.0))
+            for i, (inputs, _, parts) in enumerate(self._passes(size)):
+                grads = self._drawn_grads(inputs, self._uniform(inputs, first=i * size), parts)
+                torch._foreach_add_(totals, grads)
             self.ranks.sum_(totals)
             self._charge_passes("curvature")
         return totals
@@ -161,7 +164,7 @@ class Objective:
     def hvp(self, v: Sequence[Tensor]) -> list[Tensor]:
         with self.clock.part("curvature"):
             totals = [torch.zeros_like(p) for p in self.params]
-            for inputs, targets, parts in self._passes():
+            for inputs, targets, parts in self._passes(self._hessian_size(v)):
                 grads = self.hessian.gradient(inputs, targets, parts)[1]
                 torch._foreach_add_(totals, self.hessian.products(grads, v))
             self.ranks.sum_(totals)
@@ -192,24 +195,43 @@ class Objective:
 
     def attempt(self, micro: int, context: int) -> None:
         """One training pass on `micro` sequences of zeros, for nothing but to see that the memory holds it."""
+        later = self.sizes.room()
         tokens = torch.zeros(micro, context, dtype=torch.int64, device=self.device)
         with self._autocast():
             loss = self.forward(tokens, tokens.clone())  # of one and the same tensor the compiler makes another graph
         loss.backward()
+        del later
         for p in self.params:
             p.grad = None
 
-    def _passes(self) -> Iterator[tuple[Tensor, Tensor, float]]:
+    def _passes(self, size: int | None = None) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Micro-batches of this rank, and what to divide each mean by so that they add up to the global mean."""
         assert self._batch is not None, "bind a batch first"
         inputs, targets = self._batch
-        for i in range(0, len(inputs), self.micro):
-            chunk = inputs[i : i + self.micro]
-            yield (
-                chunk,
-                targets[i : i + self.micro],
-                math.inf if self._weightless else self.sequences / len(chunk),
-            )
+        size = size or self.micro
+        for i in range(0, len(inputs), size):
+            chunk = inputs[i : i + size]
+            yield chunk, targets[i : i + size], math.inf if self._weightless else self.sequences / len(chunk)
+
+    def _size(self, kind: str, attempt: Callable[[Tensor], Any]) -> int:
+        """Sequences of a pass for the curvature, found by attempts on tokens (B, T)."""
+        assert self._batch is not None, "bind a batch first"
+        sequences, context = self._batch[0].shape
+
+        def on_zeros(size: int) -> None:
+            attempt(torch.zeros(size, context, dtype=torch.int64, device=self.device))
+
+        return self.sizes.of(kind, self.micro, sequences, on_zeros)
+
+    def _hessian_size(self, v: Sequence[Tensor]) -> int:
+        def attempt(tokens: Tensor) -> None:
+            self.hessian.products(self.hessian.gradient(tokens, tokens, 1.0)[1], v)
+
+        return self._size("hessian", attempt)
+
+    def _drawn_grads(self, inputs: Tensor, uniform: Tensor, parts: float) -> list[Tensor]:
+        loss = (self.drawn.eager if self.forward is self.model else self.drawn.compiled)(inputs, uniform) / parts
+        return list(torch.autograd.grad(loss, self.params, allow_unused=True, materialize_grads=True))
 
     def _finish(self, total: Tensor) -> None:
         """Reduce and clip the gradient in `.grad`, and charge for the pass that made it."""
@@ -228,22 +250,13 @@ class Objective:
             gradient, products = self.hessian.flops(inputs, targets, v)
         return self.sequences * gradient, self.sequences * products
 
-    @torch.no_grad()
-    def _draw_labels(self, logits: Tensor, first: int) -> Tensor:
-        """Labels (B, T) ~ softmax(logits); those of a sequence depend on (seed, step, sequence) alone.
-
-        By inverting the cumulative distribution, a sequence at a time: one uniform number per token, and never a second
-        tensor of the logits' whole size (B, T, V).
-        """
-        labels = []
-        for j, row in enumerate(logits):  # (T, V)
-            sequence = (first + j) * self.ranks.world + self.ranks.rank
-            generator = self.generator(("labels", sequence))
-            uniform = torch.rand(len(row), 1, generator=generator, device=row.device, dtype=self._wide)
-            cumulative = row.to(self._wide).softmax(-1).cumsum(-1)
-            drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-            labels.append(drawn.squeeze(-1).clamp_(max=row.shape[-1] - 1))
-        return torch.stack(labels)
+    def _uniform(self, inputs: Tensor, first: int) -> Tensor:
+        """A number in [0, 1) for each token (B, T); those of a sequence depend on (seed, step, sequence) alone."""
+        rows = []
+        for i in range(first, first + len(inputs)):
+            generator = self.generator(("labels", i * self.ranks.world + self.ranks.rank))
+            rows.append(torch.rand(inputs.shape[1], generator=generator, device=self.device, dtype=self._wide))
+        return torch.stack(rows)
 
     def _clip(self) -> tuple[Tensor, Tensor, Tensor]:
         """Norms of the gradients that there are, of all of them together, and whether they were clipped."""

@@ -78,7 +78,8 @@ class Recorder:
                 row["val/loss"] = val_loss
             row |= {f"flops/{kind}": flops for kind, flops in self.ledger.at(step).items()}
             row |= {f"seconds/{part}": seconds for part, seconds in self.clock.seconds().items()}
-            row["memory/peak"] = peak_memory(self.device)
+            # Trials of what fits are forgotten, and with them what was before: the rows remember that.
+            row["memory/peak"] = max(peak_memory(self.device), (self._previous or {}).get("memory/peak", 0))
             row |= self._throughput(row)
             if step > 0:
                 row["gradient/clipped"] = self.clipped.item() / step

@@ -14,8 +14,6 @@ told apart.
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shape, place, checkouts, wanted = read_options(options)
         compiled = devices.resolve_compile({"true": True, "false": False}.get(options.compile, "auto"), place)
         compile_kernels(compiled)  # or say why not
+        if compiled:
+            devices.leave_at_once()
         result: dict[str, Any] = {
             "setting": {**vars(shape), "rounds": options.rounds},
             "machine": {**devices.describe(place), "kernels": choose_kernels(place, shape.tokens)},
@@ -187,5 +187,3 @@ def show(rows: Rows, console: Console) -> None:
 
 if __name__ == "__main__":
     main()
-    sys.stdout.flush()
-    os._exit(0)  # torch waits for its compile workers at exit, up to five minutes, and now and then it has to

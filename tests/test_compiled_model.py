@@ -1,5 +1,11 @@
 """The compiled model: evaluation takes the training graph, and runs of one process share what is alike alone."""
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -58,3 +64,33 @@ def test_a_run_without_hooks_shares_its_graph_with_none_that_has_some(graphs):
         for step in range(2):
             optimizer.step(objective.bind(step, tiny_batch(step)))
         assert len(graphs) == made
+
+
+class Pool:
+    """What torch keeps of its compile workers."""
+
+    running = True
+
+    def __init__(self):
+        worker = "import subprocess; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+        self.process = subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True)
+        self.worker = int(self.process.stdout.readline())
+
+
+def test_compile_workers_are_ended_and_not_waited_for():
+    pool = Pool()
+    device._end_workers([pool, object()])  # the second: a pool that ends by itself
+    assert pool.process.returncode == -signal.SIGKILL
+    assert not pool.running
+    until = time.monotonic() + 10
+    while alive(pool.worker) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not alive(pool.worker)
+
+
+def alive(process):
+    state = Path(f"/proc/{process}/stat")
+    try:
+        return state.read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False

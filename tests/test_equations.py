@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import optimizers
+from harness.labels import draw
 from optimizers.curvature import GaussNewtonBartlett
 from optimizers.muon import newton_schulz
 from optimizers.param_groups import decayed
@@ -162,7 +163,7 @@ def drawn_gradient(run: Recording, step: int, sequences: int) -> list[Tensor]:
     """Gradient of the mean loss, at the weights of a step, on the labels that this step drew."""
     model, inputs = run.at(step), tiny_batch(step)[0][:sequences]
     run.objective.bind(step, tiny_batch(step))
-    labels = run.objective._draw_labels(model(inputs), 0)
+    labels = draw(model(inputs), run.objective._uniform(inputs, 0))
     return list(torch.autograd.grad(model(inputs, labels), list(model.parameters())))
 
 

@@ -63,7 +63,8 @@ def test_a_devices_tables_are_made_from_their_json(copied):
     row = {"system": "halfstep", "variant": "plain", "model": "gpt2_125m", "tokens_per_second": 600e3, "lowest": 9.0,
            "highest": 11.0, "beside": None, "mfu": 0.518, "of_matmul": None, "micro_batch": 1, "peak_bytes": 1,
            "syncs_per_update": 0, "rounds": 1}  # fmt: skip
-    identity = {"device": "GPU", "tokens": 8, "context": 4, "vocabulary": 256, "dtype": "torch.float32"}
+    identity = {"device": "NVIDIA H100", "tokens": 524_288, "context": 1024, "vocabulary": 50_304,
+                "dtype": "torch.bfloat16"}  # fmt: skip
     theirs = {**row, "system": "nanogpt", "variant": "bench.py", "tokens_per_second": 500e3, "mfu": 0.432}
     start = {
         "model": "gpt2_125m",
@@ -92,7 +93,7 @@ def test_a_devices_tables_are_made_from_their_json(copied):
     assert place / "table.md" not in found
     assert place.parent / "table.md" not in found
     summary = found[place.parent / "summary.md"]
-    assert "**GPU**; all tables, commits and commands are in `results/hardware/gpu`" in summary
+    assert "**NVIDIA H100**; all tables, commits and commands are in `results/hardware/gpu`" in summary
     assert "| gpt2_125m | nanogpt, bench.py | 500,000 | 43.2 % |" in summary
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from harness import labels
 from tests.tiny import CONTEXT, SEQUENCES, VOCABULARY, tiny_batch, tiny_model, tiny_objective, train, weights
 
 STOCK = {
@@ -113,26 +114,15 @@ def test_a_gradient_and_a_product_in_one_pass_are_those_of_two(micro):
         assert torch.allclose(one, other, rtol=1e-9, atol=1e-15)
 
 
-def test_labels_are_drawn_from_the_models_own_softmax():
-    model = tiny_model()
-    objective = tiny_objective(model).bind(0, tiny_batch())
-    logits = torch.randn(1, 1, 8) * 2
-    draws = torch.cat([objective.bind(s, tiny_batch())._draw_labels(logits, 0).flatten() for s in range(4000)])
-    expected = logits.flatten().softmax(0)
-    found = torch.bincount(draws, minlength=8) / len(draws)
-    sigma = (expected * (1 - expected) / len(draws)).sqrt()
-    assert ((found - expected).abs() < 4.5 * sigma).all()
-
-
 def test_sampled_gradients_are_those_of_the_drawn_labels_and_leave_grad_alone():
     model = tiny_model(dtype=torch.float64)
     objective = tiny_objective(model, micro=4, grad_clip=1e-3).bind(7, tiny_batch())
     sampled = objective.sampled_grads()
     assert all(p.grad is None for p in model.parameters())
     inputs, _ = tiny_batch()
-    labels = objective._draw_labels(model(inputs), 0)
-    assert not torch.equal(labels, tiny_batch()[1])
-    expected = torch.autograd.grad(model(inputs, labels), list(model.parameters()))
+    drawn = labels.draw(model(inputs), objective._uniform(inputs, 0))
+    assert not torch.equal(drawn, tiny_batch()[1])
+    expected = torch.autograd.grad(model(inputs, drawn), list(model.parameters()))
     assert max((a - b).abs().max().item() for a, b in zip(sampled, expected, strict=True)) < 1e-12
 
 

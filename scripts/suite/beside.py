@@ -17,7 +17,8 @@ def nanogpt(book: Mapping[str, Any], model: str) -> tuple[float | None, str]:
                  default=None)  # fmt: skip
     if ours is None or theirs is None:
         return None, ""
-    said = f"its fastest, {theirs['variant']}, {theirs['rounds']} rounds"
+    rounds = f"{theirs['rounds']} round{'s' * (theirs['rounds'] > 1)}"
+    said = f"its fastest, {theirs['variant']}, {rounds}"
     if theirs["variant"] == PLAIN and ours["beside"]:
         return ours["beside"]["median"], said
     return ours["tokens_per_second"] / theirs["tokens_per_second"], said

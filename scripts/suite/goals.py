@@ -9,7 +9,7 @@ from scripts.suite.folder import markdown
 # What the goals are about.
 DEVICES = ("H100", "H200")
 MODEL, TOKENS = "gpt2_125m", 524_288  # per update
-SETTING = {"tokens": TOKENS, "context": 1024, "vocabulary": 50_304}
+SETTING = {"tokens": TOKENS, "context": 1024, "vocabulary": 50_304, "dtype": "torch.bfloat16"}
 
 SHOWN = {"times": "{:.2f}x", "share": "{:.1%}", "seconds": "{:.1f} s", "rate": "{:,.0f}", "ms": "{:.2f} ms"}
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from scripts.suite import goals
+from scripts.suite import beside, goals
 from scripts.suite.folder import Cell, figure, markdown
 from scripts.suite.goals import Goal
 
@@ -18,8 +18,8 @@ PUBLISHED: list[dict[str, Any]] = [
 
 
 def table(book: Mapping[str, Any]) -> str:
-    """Markdown; empty but on CUDA, which all of it is about."""
-    if (book.get("device") or {}).get("type") != "cuda":
+    """Markdown; empty but for the device and the setting that all of it is about."""
+    if not goals.judged(book["identity"], book["identity"]["device"]):
         return ""
     return goals.table(_found(book)) + _published(book)
 
@@ -33,7 +33,7 @@ def _found(book: Mapping[str, Any]) -> Iterator[tuple[Goal, float | None, str]]:
         row = _row(book, model)
         return _rounds(row) if row else ""
 
-    ratio, theirs = _beside_nanogpt(book)
+    ratio, theirs = beside.nanogpt(book, SMALL)
     yield Goal("125M, beside nanoGPT's tokens/s", "times", at_least=1.25), ratio, theirs
     yield Goal("125M, of the best bf16 product's rate", "share", at_least=0.6), ours(SMALL, "of_matmul"), rounds(SMALL)
     yield Goal("125M, tokens/s", "rate", at_least=580e3), ours(SMALL, "tokens_per_second"), rounds(SMALL)
@@ -56,19 +56,6 @@ def _row(book: Mapping[str, Any], model: str) -> dict[str, Any] | None:
     """Halfstep's as it is."""
     mine = (r for r in book["rows"] if (r["model"], r["system"], r["variant"]) == (model, "halfstep", "plain"))
     return next(mine, None)
-
-
-def _beside_nanogpt(book: Mapping[str, Any]) -> tuple[float | None, str]:
-    """Halfstep as it is beside whatever runs fastest of nanoGPT's: round by round with its loop, else the medians."""
-    ours = _row(book, SMALL)
-    rows = [row for row in book["rows"] if (row["model"], row["system"]) == (SMALL, "nanogpt")]
-    if ours is None or not rows:
-        return None, ""
-    theirs = max(rows, key=lambda row: row["tokens_per_second"])
-    said = f"its fastest, {theirs['variant']}, {_rounds(theirs)}"
-    if theirs["variant"] == "plain" and ours["beside"]:
-        return ours["beside"]["median"], said
-    return ours["tokens_per_second"] / theirs["tokens_per_second"], said
 
 
 def _published(book: Mapping[str, Any]) -> str:

@@ -55,7 +55,7 @@ def run(plan: Plan, folder: Folder, deadline: Deadline, say: Callable[[str], Non
         if start.left(model, book) and deadline.left > RESERVE:
             start.add(book, folder, deadline, say, place, model, plan.tokens, plan.context, plan.device, plan.commit)
     keep(book, folder)
-    pairs = curves.measure([plan.pair], plan.bed, book["curves"], deadline, RESERVE, say)
+    pairs = curves.measure([plan.pair], plan.bed, book["curves"], deadline, RESERVE, say, plan.commit)
     keep(book, folder)
     return sum(match.left() for match in matches) + start.left(model, book) + pairs
 

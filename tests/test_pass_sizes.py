@@ -1,0 +1,163 @@
+"""Passes for the curvature that do not fit the memory: smaller ones, found once, off the clock, kept when resumed."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import train
+from harness import micro_batch
+from harness.objective import Objective
+from models.gpt import GPT
+from tests.command import in_process, interrupted, manifest, rows
+from tests.test_resume import assert_same_run
+from tests.tiny import SEQUENCES, tiny_batch, tiny_model, tiny_objective, weights
+
+
+def crowded(monkeypatch, fits: int):
+    """A device that runs out of memory above `fits` sequences in a pass with gradients."""
+    monkeypatch.setattr(micro_batch, "limited", lambda _: True)
+    forward = GPT.forward
+    memory = SimpleNamespace(fits=fits)
+
+    def limited_forward(self, tokens, targets=None):
+        logits_or_loss = forward(self, tokens, targets)
+        if torch.is_grad_enabled() and len(tokens) > memory.fits:
+            raise torch.cuda.OutOfMemoryError
+        return logits_or_loss
+
+    monkeypatch.setattr(GPT, "forward", limited_forward)
+    return memory
+
+
+def passes(objective):
+    """(sequences, part of the clock) of every pass from now on."""
+    made, marks = [], objective.clock._marks
+    objective.model.register_forward_pre_hook(lambda _, args: made.append((len(args[0]), marks[-1][0])))
+    return made
+
+
+METHODS = ["sampled_grads", "hvp", "gradient_and_hvp"]
+
+
+def call(objective, method: str) -> list[torch.Tensor]:
+    v = [torch.randn(p.shape, generator=torch.Generator().manual_seed(0), dtype=p.dtype) for p in objective.params]
+    found = getattr(objective.bind(5, tiny_batch()), method)(*([] if method == "sampled_grads" else [v]))
+    if method != "gradient_and_hvp":
+        return found
+    return [found[0], *found[1], *(p.grad.clone() for p in objective.params), objective.record.norm]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("fits", "size"), [(1, 1), (3, 2), (100, 8)])
+def test_what_fits_changes_nothing_but_rounding(method, fits, size, monkeypatch):
+    plain = tiny_objective(tiny_model(dtype=torch.float64))
+    expected = call(plain, method)
+    crowded(monkeypatch, fits)
+    objective = tiny_objective(tiny_model(dtype=torch.float64))
+    for ours, whole in zip(call(objective, method), expected, strict=True):
+        assert (ours - whole).norm() <= 1e-12 * whole.norm()
+    assert set(objective.sizes.found.values()) == {size}
+    assert objective.ledger == plain.ledger
+    assert plain.sizes.found == {}  # on a CPU nothing is tried
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_search_is_made_once_and_is_nobodys_time(method, monkeypatch):
+    crowded(monkeypatch, fits=2)
+    objective = tiny_objective(tiny_model())
+    made = passes(objective)
+    call(objective, method)
+    counted = [size for size, part in made if part == "counting"]
+    assert [size for size, part in made if part == "compile"] == [8, 4, 2]
+    real = [(size, part) for size, part in made if part not in ("compile", "counting")]
+    part = "gradient" if method == "gradient_and_hvp" else "curvature"
+    assert real == SEQUENCES // 2 * [(2, part)]
+    made.clear()
+    call(objective, method)
+    assert made == real
+    assert set(counted) <= {1}
+
+
+def test_no_more_sequences_are_tried_than_there_are(monkeypatch):
+    crowded(monkeypatch, fits=100)
+    objective = tiny_objective(tiny_model())
+    made = passes(objective)
+    objective.bind(0, tiny_batch()).narrow(3 / SEQUENCES).sampled_grads()
+    assert made == [(3, "compile"), (3, "curvature")]
+    made.clear()
+    objective.sampled_grads()
+    assert [size for size, _ in made] == [3, 3, 2]  # what was tried holds for a larger part as well
+
+
+def test_trials_leave_the_gradient_and_the_peak_of_memory_alone(monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(micro_batch, "forget_peak", forgotten.append)
+    objective = tiny_objective(tiny_model()).bind(0, tiny_batch())
+    objective()
+    before = [p.grad.clone() for p in objective.params]
+    crowded(monkeypatch, fits=2)
+    objective.hvp(weights(objective.model))
+    objective.sampled_grads()
+    assert all(torch.equal(p.grad, was) for p, was in zip(objective.params, before, strict=True))
+    assert forgotten == ["cpu", "cpu"]
+
+
+def test_trials_leave_room_for_the_state_and_the_gradient(monkeypatch):
+    crowded(monkeypatch, fits=2)
+    objective = tiny_objective(model := tiny_model())
+    objective.sizes.reserve = 1000
+    held = sum(each.numel() * each.element_size() for each in objective.sizes.room())
+    assert held == 1000 + 4 * sum(p.numel() for p in model.parameters())
+    objective.bind(0, tiny_batch()).narrow(0.25)()
+    assert [each.numel() for each in objective.sizes.room()] == [1000]
+
+
+def test_a_device_without_room_for_the_state(monkeypatch):
+    crowded(monkeypatch, fits=100)
+    objective = tiny_objective(tiny_model()).bind(0, tiny_batch())
+    made = passes(objective)
+
+    def full():
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(objective.sizes, "room", full)
+    with pytest.raises(ValueError, match="do not fit the memory"):
+        objective.sampled_grads()
+    with pytest.raises(ValueError, match="not even one sequence"):
+        micro_batch.resolve_micro("auto", SEQUENCES, 1, 16, "cuda", objective.attempt)
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "tensors"),
+    [(("optimizer=sophia_g",), 2), (("optimizer=lion",), 1),
+     (("optimizer=external", "optimizer._target_=torch.optim.NAdam", "optimizer.lr=1e-3"), 2)],
+)  # fmt: skip
+def test_a_run_knows_its_state_beforehand(optimizer, tensors, here, monkeypatch):
+    built = []
+    monkeypatch.setattr(train, "Objective", lambda *a, **k: built.append(k["reserve"]) or Objective(*a, **k))
+    assert in_process(*optimizer, "run_dir=run", "steps=1").code == 0
+    total = manifest(here / "run")["parameters"]["total"]
+    assert built == [pytest.approx(tensors * 4 * total, rel=0.01)]
+
+
+def test_not_even_one_sequence(monkeypatch):
+    crowded(monkeypatch, fits=0)
+    with pytest.raises(ValueError, match=r"passes for the curvature do not fit the memory of cpu, not even with one"):
+        tiny_objective(tiny_model()).bind(0, tiny_batch()).sampled_grads()
+
+
+def test_a_resumed_run_keeps_its_sizes(here, monkeypatch):
+    """Whatever fits by then: another order of adding up would be other bits."""
+    arguments = ("optimizer=adahessian", "steps=6", "checkpoint.every=2", "batch.micro=4")
+    memory = crowded(monkeypatch, fits=2)
+    assert in_process(*arguments, "run_dir=whole").code == 0
+    interrupted(*arguments, "run_dir=cut", at=3)
+    memory.fits = 1000
+    assert in_process(*arguments, "run_dir=large").code == 0
+    assert in_process(*arguments, "run_dir=cut", "resume=true").code == 0
+    sizes = {name: manifest(here / name)["resolved"]["curvature_micro"] for name in ("whole", "cut", "large")}
+    assert sizes == {"whole": {"hessian": 2}, "cut": {"hessian": 2}, "large": {"hessian": 4}}
+    assert_same_run(here / "cut", here / "whole")
+    assert rows(here / "large") != rows(here / "whole")  # so it would have shown
