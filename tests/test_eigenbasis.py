@@ -54,7 +54,7 @@ def test_cholesky_is_orthonormal_in_float32_where_columns_are_short_and_long():
     power = drifted(200, 1e6, torch.float32)
     q, sound = cholesky_orthonormal(power)
     assert sound
-    assert (q.T @ q - torch.eye(200)).abs().max() < 5e-7
+    assert (q.T @ q - torch.eye(200)).abs().max() < 1e-6  # eight of float32's eps; whose kernels differ in the last
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

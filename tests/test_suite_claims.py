@@ -30,6 +30,7 @@ def test_claims_come_in_order_and_only_what_fits_begins(tmp_path, monkeypatch, c
     begun = []
     monkeypatch.setattr(suite_claims, "check_arms", lambda *_: None)
     monkeypatch.setattr(suite_claims, "prepare", lambda *_: {})
+
     def attempt(jobs, overrides, seconds):
         begun.append((jobs, overrides))
         return False, {}, None

@@ -1,6 +1,5 @@
 """The trials of bench_suite's claims: which keys they are about, and what is told of the best."""
 
-
 import pytest
 
 from harness.claims.claim_file import find_claim
