@@ -5,9 +5,8 @@ from typing import Any
 
 from scripts.suite import beside, goals
 from scripts.suite.folder import Cell, figure, markdown
-from scripts.suite.goals import Goal
+from scripts.suite.goals import MODEL, Goal
 
-SMALL = "gpt2_125m"
 LARGER = ("gpt2_355m", "gpt2_770m")
 # At 524,288 tokens per update, per GPU; MFU at 855 MFLOP per token and 989 TFLOP/s, as ours is.
 PUBLISHED: list[dict[str, Any]] = [
@@ -26,21 +25,21 @@ def table(book: Mapping[str, Any]) -> str:
 
 def _found(book: Mapping[str, Any]) -> Iterator[tuple[Goal, float | None, str]]:
     def ours(model: str, key: str) -> float | None:
-        value = (_row(book, model) or {}).get(key)
+        value = (beside.ours(book, model) or {}).get(key)
         return None if value is None else float(value)
 
     def rounds(model: str) -> str:
-        row = _row(book, model)
-        return _rounds(row) if row else ""
+        row = beside.ours(book, model)
+        return beside.rounds(row) if row else ""
 
-    ratio, theirs = beside.nanogpt(book, SMALL)
+    ratio, theirs = beside.nanogpt(book, MODEL)
     yield Goal("125M, beside nanoGPT's tokens/s", "times", at_least=1.25), ratio, theirs
-    yield Goal("125M, of the best bf16 product's rate", "share", at_least=0.6), ours(SMALL, "of_matmul"), rounds(SMALL)
-    yield Goal("125M, tokens/s", "rate", at_least=580e3), ours(SMALL, "tokens_per_second"), rounds(SMALL)
-    for model in (SMALL, *LARGER):
+    yield Goal("125M, of the best bf16 product's rate", "share", at_least=0.6), ours(MODEL, "of_matmul"), rounds(MODEL)
+    yield Goal("125M, tokens/s", "rate", at_least=580e3), ours(MODEL, "tokens_per_second"), rounds(MODEL)
+    for model in (MODEL, *LARGER):
         name = model.removeprefix("gpt2_").upper()
         yield Goal(f"{name}, MFU", "share", at_least=0.5), ours(model, "mfu"), rounds(model)
-    start = {row["cache"]: row for row in book["start"] if row["model"] == SMALL}
+    start = {row["cache"]: row for row in book["start"] if row["model"] == MODEL}
     for cache, most in (("cold", 60.0), ("warm", 15.0)):
         seconds = start.get(cache, {}).get("first_update_seconds")
         yield Goal(f"125M, from the command to the first update, {cache} cache", "seconds", at_most=most), seconds, ""
@@ -48,18 +47,8 @@ def _found(book: Mapping[str, Any]) -> Iterator[tuple[Goal, float | None, str]]:
     yield Goal("125M, input and logging, of a step", "share", at_most=0.005), max(shares, default=None), ""
 
 
-def _rounds(row: Mapping[str, Any]) -> str:
-    return f"{row['rounds']} round{'s' * (row['rounds'] > 1)}"
-
-
-def _row(book: Mapping[str, Any], model: str) -> dict[str, Any] | None:
-    """Halfstep's as it is."""
-    mine = (r for r in book["rows"] if (r["model"], r["system"], r["variant"]) == (model, "halfstep", "plain"))
-    return next(mine, None)
-
-
 def _published(book: Mapping[str, Any]) -> str:
-    rate = (_row(book, SMALL) or {}).get("tokens_per_second")
+    rate = (beside.ours(book, MODEL) or {}).get("tokens_per_second")
     rows = [{**each, "ours": rate / each["rate"] if rate else None} for each in PUBLISHED]
     columns: dict[str, Cell] = {
         "published": "source", "on": "hardware", "tokens/s per GPU": figure("rate"),

@@ -17,9 +17,10 @@ from scripts.bench.contenders import Halfstep, NanoGPT, recipe
 from scripts.bench.side import Make, Side
 from scripts.bench.stand import periods
 from scripts.bench.timing import best_products
+from scripts.suite.beside import PLAIN
 from scripts.suite.folder import Deadline, Folder
 from scripts.suite.program import MOST, ROUNDS, SECONDS, Program
-from scripts.suite.throughput import PLAIN, keep
+from scripts.suite.throughput import keep
 from scripts.suite.train_plan import Plan, changes_of
 
 RESERVE = 20  # seconds that a call keeps for its tables

@@ -231,11 +231,12 @@ def keep(book: dict[str, Any], folder: Folder) -> None:
     book["updates"] = updates.rows(folder)
     book["tokens"] = updates.tokens_of(folder, 0) or None  # of a whole update
     whole = {(each["optimizer"], each["model"]): each["extra_share"] for each in book["updates"] if "ratio" in each}
+    models = {row["model"] for row in book["rows"]}
+    known = {model: step_seconds(folder, model) or updates.adamw_seconds(folder, model) for model in models}
     for row in book["rows"]:
         row["share_of_step"] = row["hooks_ms_per_update"] = row["worst_over_median_step"] = row["step_tokens"] = None
         row["share_is"] = None
-        seconds = step_seconds(folder, row["model"]) or updates.adamw_seconds(folder, row["model"])
-        if seconds is None:
+        if (seconds := known[row["model"]]) is None:
             continue
         step = 1e3 * seconds
         row["step_tokens"] = book["tokens"]
@@ -247,7 +248,7 @@ def keep(book: dict[str, Any], folder: Folder) -> None:
             row["share_of_step"] += row["hooks_ms_per_update"] / step
             row["share_is"] = "scaled"
             plain = row["implementation"].startswith(OURS) and not row["way"]
-            if plain and (known := whole.get((row["optimizer"], row["model"]))) is not None:
-                row["share_of_step"], row["share_is"] = known, "of whole updates"
+            if plain and (share := whole.get((row["optimizer"], row["model"]))) is not None:
+                row["share_of_step"], row["share_is"] = share, "of whole updates"
     folder.write(FILE, book)
     folder.write_table(TABLE, table(book))

@@ -14,8 +14,9 @@ from typing import Any
 from harness.config import CONFIGS
 from harness.micro_batch import CUDA_TOKENS
 from harness.sweep.process import die_with_parent
+from scripts.suite.beside import PLAIN
 from scripts.suite.folder import Deadline, Folder
-from scripts.suite.throughput import PLAIN, keep
+from scripts.suite.throughput import keep
 
 SYSTEM = "train.py"  # its name among the failures
 LOGGED = 10  # updates between rows, as in configs/train.yaml

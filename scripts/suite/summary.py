@@ -43,12 +43,12 @@ def _rates(book: Mapping[str, Any]) -> str:
         "MFU": figure("mfu", 1, 100, " %"), "of the best product's rate": figure("of_matmul", 1, 100, " %"),
         "beside nanoGPT": ratio,
     }  # fmt: skip
-    rows = [row for row in book["rows"] if row["system"] != "halfstep" or row["variant"] == throughput.PLAIN]
+    rows = [row for row in book["rows"] if row["system"] != "halfstep" or row["variant"] == beside.PLAIN]
     return markdown(columns, sorted(rows, key=lambda row: (row["model"], row["system"]))) if rows else ""
 
 
 def _system(row: Mapping[str, Any]) -> str:
-    return str(row["system"]) if row["variant"] == throughput.PLAIN else f"{row['system']}, {row['variant']}"
+    return str(row["system"]) if row["variant"] == beside.PLAIN else f"{row['system']}, {row['variant']}"
 
 
 def _steps(book: Mapping[str, Any]) -> str:

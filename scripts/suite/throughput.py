@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from scripts.bench.timing import spread
-from scripts.suite import curves, marks
+from scripts.suite import beside, curves, marks
+from scripts.suite.beside import PLAIN
 from scripts.suite.folder import Cell, Folder, commits, figure, markdown
 
 FILE, TABLE = "throughput.json", "throughput.md"
-PLAIN = "plain"
 
 
 def keep(book: dict[str, Any], folder: Folder) -> None:
@@ -95,5 +95,5 @@ def step_seconds(folder: Folder, model: str) -> float | None:
     if not path.is_file():
         return None
     book: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    mine = [r for r in book["rows"] if (r["model"], r["system"], r["variant"]) == (model, "halfstep", PLAIN)]
-    return book["identity"]["tokens"] / mine[0]["tokens_per_second"] if mine else None
+    row = beside.ours(book, model)
+    return book["identity"]["tokens"] / row["tokens_per_second"] if row else None

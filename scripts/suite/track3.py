@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from data.shards import Writer
+from scripts.suite.beside import PLAIN
 from scripts.suite.program import Program, Reader
-from scripts.suite.throughput import PLAIN
 
 SCRIPT = Path("records/track_3_optimization/train_gpt_simple.py")
 MODEL = "gpt2_125m"  # the one that has its numbers

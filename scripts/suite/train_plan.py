@@ -11,8 +11,8 @@ from harness.config import CONFIGS
 from harness.micro_batch import CPU_TOKENS, CUDA_TOKENS, divisors
 from scripts.bench.contenders import Setting
 from scripts.suite import curves
+from scripts.suite.beside import PLAIN
 from scripts.suite.program import Program
-from scripts.suite.throughput import PLAIN
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from optimizers import build_optimizer, find
 from scripts.bench.contenders import recipe
 from scripts.bench.timing import spread
 from scripts.study.cost import passes_per_step
+from scripts.suite.beside import PLAIN
 from scripts.suite.folder import Cell, Folder, commits, figure, markdown
 from scripts.suite.match import Match
-from scripts.suite.throughput import FILE, PLAIN
+from scripts.suite.throughput import FILE
 from scripts.suite.train_plan import Plan
 
 VARIANT = "optimizer="
