@@ -31,8 +31,8 @@ from scripts.bench import drift
 from scripts.bench.pairs import pairs
 from scripts.bench.references import find_references
 from scripts.study.sweep import refuse_fixed
+from scripts.suite import claim_book, curves, throughput
 from scripts.suite import claims as suite_claims
-from scripts.suite import curves, throughput
 from scripts.suite import optimizers as suite_optimizers
 from scripts.suite import train as suite_train
 from scripts.suite.claim_plan import STAGES, Plan, check_data
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with folder.held():
             left = run(folder, deadline, say)
         table = (folder.path / TABLES[options.part]).read_text(encoding="utf-8")
-        print(f"\n{table.partition(suite_claims.REST)[0]}")
+        print(f"\n{table.partition(claim_book.REST)[0]}")
         print(f"{left} left: the same command goes on" if left else "nothing is left of this part")
 
 
@@ -126,7 +126,7 @@ def claims(options: argparse.Namespace, device: str, commit: str | None) -> Run:
 
 
 PARTS = {"train": train, "optimizers": optimizers, "claims": claims}
-TABLES = {"train": throughput.TABLE, "optimizers": suite_optimizers.TABLE, "claims": suite_claims.TABLE}
+TABLES = {"train": throughput.TABLE, "optimizers": suite_optimizers.TABLE, "claims": claim_book.TABLE}
 
 
 # Options that are not of every part.

@@ -19,14 +19,12 @@ from harness.records import ENDED, Run, read_run
 from scripts.publish import copy_run
 from scripts.study.claim_cost import check_arms
 from scripts.study.sweep import RUNS
-from scripts.suite.claim_book import FILE, REST, TABLE, Runs, commit, conclude, keep, read, runs_of
+from scripts.suite.claim_book import Runs, commit, conclude, keep, read, runs_of
 from scripts.suite.claim_plan import Found, Plan
 from scripts.suite.corpus import prepare, refuse_others, within
 from scripts.suite.folder import Deadline, Folder
 from scripts.suite.pace import Pace, note_starts
 from scripts.suite.training import Job, attempt, updates_kept
-
-__all__ = ["FILE", "REST", "TABLE", "TRIALS", "run"]
 
 RESERVE = 15  # seconds that a call keeps for verdicts and tables
 TRIALS = 4  # of each arm's learning rate
