@@ -26,6 +26,8 @@ import torch
 import data
 import models
 import optimizers
+from conventions.keywords import bind, construct, in_section
+from conventions.sentence import BAD_INPUT, sentence
 from data.loader import Loader, evaluation_batches
 from harness import checkpoint, device, tracker
 from harness.clock import Clock
@@ -34,14 +36,12 @@ from harness.distributed import Ranks, join
 from harness.evaluate import evaluate
 from harness.flops import Ledger, uncharged_per_step
 from harness.kernels import choose_kernels
-from harness.keywords import bind, construct, in_section
 from harness.micro_batch import resolve_micro
 from harness.objective import Objective
 from harness.progress import ProgressDisplay
 from harness.recorder import Recorder
 from harness.run_folder import RunFolder
 from harness.schedule import build_schedule, set_lr
-from harness.sentence import BAD_INPUT, sentence
 
 
 def main(values: dict[str, Any]) -> str:

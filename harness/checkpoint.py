@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from harness.sentence import sentence
+from conventions.sentence import sentence
 
 KEPT = 2  # the newest, and one before it in case the newest is damaged
 

@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config import CONFIGS
-from harness.sentence import BAD_INPUT, complain, nearest, on_first_rank, sentence
+from conventions.config_keys import CONFIGS
+from conventions.sentence import BAD_INPUT, complain, nearest, on_first_rank, sentence
 from harness.sweep import jobs
 
 EXPECTED = (*BAD_INPUT, HydraException, OmegaConfBaseException)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.keywords import construct
+from conventions.config_keys import optimizer_label
+from conventions.keywords import construct
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # What a run is does not depend on where it is kept, how it is watched or how often it is saved.
 UNHASHED = ("run_dir", "resume", "tracker", "launcher", "checkpoint", "study")
 
@@ -147,9 +147,3 @@ def default_run_dir(config: Config, digest: str) -> Path:
     """results/runs/<study>/<model>-<data>-<optimizer>-s<seed>-<hash8>."""
     names = (config.model["name"], config.data["name"], optimizer_label(config.optimizer), f"s{config.seed}")
     return Path("results/runs") / config.study / "-".join((*names, digest[:8]))
-
-
-def optimizer_label(section: Mapping[str, Any]) -> str:
-    """The registered name, or an external class's own in lower case."""
-    target = section.get("_target_")
-    return str(target).rpartition(".")[2].lower() if target else str(section["name"])

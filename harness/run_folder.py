@@ -1,4 +1,4 @@
-"""A run's folder while the run is writing it: config, manifest, metrics and the lock. Read back by harness.records.
+"""A run's folder while the run is writing it: config, manifest, metrics and the lock. Read back by judge.records.
 
 Every file is replaced atomically, metrics.jsonl is appended to by whole lines: a kill at any moment leaves a folder
 that reads, and that `resume=true` goes on from.
@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
+from conventions.sentence import DISK_FULL
 from harness.config import UNHASHED, differing_keys
 from harness.origin import command, git_state, versions
-from harness.sentence import DISK_FULL
 
 SCHEMA = 1
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.sentence import nearest
+from conventions.sentence import nearest
 from harness.wandb_tracker import WandbTracker
 
 

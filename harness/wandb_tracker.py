@@ -19,9 +19,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Literal, TypeVar
 
-from harness.config import config_hash, optimizer_label
-from harness.records import read_run
-from harness.sentence import sentence
+from conventions.config_keys import optimizer_label
+from conventions.run_format import read_rows
+from conventions.sentence import sentence
+from harness.config import config_hash
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -128,7 +129,7 @@ class WandbTracker:
             synced = _put_aside(self._files)
             self._next = self._run.starting_step if self._mode == "online" else synced
             atexit.register(self._cut)  # after the client's own hook, and so before it
-            for row in read_run(self.folder).rows:
+            for row in read_rows(self.folder / "metrics.jsonl"):
                 self._send(row)
         except FAILURES as error:
             self._fail(error)

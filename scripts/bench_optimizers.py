@@ -25,13 +25,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from harness import atomic
+from conventions import atomic
+from conventions.config_keys import CONFIGS
+from conventions.keywords import bind, in_section
+from conventions.sentence import nearest, one_sentence
 from harness import device as devices
-from harness.config import CONFIGS
 from harness.kernels import choose_kernels
-from harness.keywords import bind, in_section
 from harness.origin import git_state, versions
-from harness.sentence import nearest, one_sentence
 from optimizers import OptimizerInfo, list_optimizers
 from optimizers.kernels import compile_kernels
 from scripts.bench.pairs import pairs

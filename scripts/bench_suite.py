@@ -23,9 +23,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from conventions.config_keys import CONFIGS
+from conventions.sentence import nearest, one_sentence
 from harness import device as devices
-from harness.config import CONFIGS
-from harness.sentence import nearest, one_sentence
 from optimizers import list_optimizers
 from scripts.bench import drift
 from scripts.bench.pairs import pairs

@@ -24,8 +24,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from conventions.sentence import one_sentence
 from harness import device as devices
-from harness.sentence import one_sentence
 from scripts.bench import side
 from scripts.bench.contenders import Contender, Halfstep, NanoGPT, Setting, find_model
 from scripts.bench.parts import floors

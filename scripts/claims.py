@@ -7,8 +7,8 @@
     python -m scripts.claims verify sophia_2x                     # the verdict, with 95 % intervals
     python -m scripts.claims table sophia_2x --format latex
 
-A claim is a file, configs/claim/<name>.yaml, or any YAML given by its path; harness/claims/claim.py says what is in
-it, harness/claims/verdict.py what the verdicts mean. Its runs are in results/runs/<claim>-<scale>-<part>/. verify and
+A claim is a file, configs/claim/<name>.yaml, or any YAML given by its path; judge/claims/claim.py says what is in
+it, judge/claims/verdict.py what the verdicts mean. Its runs are in results/runs/<claim>-<scale>-<part>/. verify and
 table read folders only: a smoke's runs count as the first of the whole claim's.
 """
 
@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from harness.claims.claim import Claim
-from harness.claims.claim_file import SCALES, find_claim, list_claims
-from harness.claims.planned import Planned, find_planned, planned
-from harness.claims.verdict import verify
+from conventions.sentence import cut_short, nearest, one_sentence
 from harness.command_line import composed
 from harness.config import parse
-from harness.sentence import cut_short, nearest, one_sentence
+from judge.claims.claim import Claim
+from judge.claims.claim_file import SCALES, find_claim, list_claims
+from judge.claims.planned import Planned, find_planned, planned
+from judge.claims.verdict import verify
 from scripts.pages.claim_table import FORMATS, as_json, render, show
 from scripts.study.sweep import RUNS, command, refuse_fixed
 from scripts.study.sweep import run as run_sweep

@@ -20,11 +20,11 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from harness.compare.comparison import Comparison, compare
-from harness.records import find_runs
-from harness.sentence import one_sentence
-from harness.tuning.trials import tuning_of, with_tuning
+from conventions.sentence import one_sentence
 from harness.wandb_tracker import FAILURES
+from judge.comparison import Comparison, compare
+from judge.records import find_runs
+from judge.tuning.trials import tuning_of, with_tuning
 
 PATIENCE = 10.0  # seconds for W&B's server to answer at all
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import dedent, fill
 
 import optimizers
-from harness.config import CONFIGS
+from conventions.config_keys import CONFIGS
 from optimizers import OptimizerInfo
 from scripts.list_optimizers import GPT2, costed, model_flops, passes
 

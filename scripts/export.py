@@ -15,9 +15,9 @@ from pathlib import Path
 import yaml
 from safetensors.torch import load_file
 
+from conventions.keywords import bind
+from conventions.sentence import one_sentence
 from harness.checkpoint import newest
-from harness.keywords import bind
-from harness.sentence import one_sentence
 from models import build_model, find
 from models.gpt import GPT
 from models.hf import to_transformers

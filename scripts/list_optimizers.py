@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 import optimizers
+from conventions.sentence import one_sentence
 from harness.command_line import answer_help, composed
 from harness.config import Config, parse
-from harness.sentence import one_sentence
 from models import GPT
 from scripts.study.cost import Cost, cost
 from train import check_model, check_optimizer

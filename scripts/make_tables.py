@@ -18,15 +18,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.claims.claim import CLAIMS, Claim
-from harness.claims.claim_file import SCALES, list_claims, read_claim, with_others
-from harness.claims.verdict import Verdict, verify
-from harness.compare.comparison import Comparison, compare
-from harness.config import CONFIGS
-from harness.quantity import AXIS, TITLE, loss
-from harness.records import find_runs
-from harness.sentence import one_sentence
-from harness.tuning.trials import SUFFIX, tuning_of, with_tuning
+from conventions.config_keys import CONFIGS
+from conventions.quantity import AXIS, TITLE, loss
+from conventions.sentence import one_sentence
+from judge.claims.claim import CLAIMS, Claim
+from judge.claims.claim_file import SCALES, list_claims, read_claim, with_others
+from judge.claims.verdict import Verdict, verify
+from judge.comparison import Comparison, compare
+from judge.records import find_runs
+from judge.tuning.trials import SUFFIX, tuning_of, with_tuning
 from scripts.pages.claim_table import overview, render
 from scripts.pages.conclusions import page
 from scripts.pages.grid import Grid, markdown

@@ -13,10 +13,11 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.compare.comparison import Comparison, compare
-from harness.records import AXES, find_runs
-from harness.sentence import one_sentence
-from harness.tuning.trials import Tuning, tuning_of
+from conventions.run_format import AXES
+from conventions.sentence import one_sentence
+from judge.comparison import Comparison, compare
+from judge.records import find_runs
+from judge.tuning.trials import Tuning, tuning_of
 from scripts.pages import bars, figures, tuning_figure
 from scripts.pages.canvas import SILENT, Drawing, by_optimizer
 

@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import data
-from harness.config import CONFIGS
-from harness.keywords import bind, in_section
-from harness.sentence import nearest, one_sentence
+from conventions.config_keys import CONFIGS
+from conventions.keywords import bind, in_section
+from conventions.sentence import nearest, one_sentence
 
 
 def main() -> None:

@@ -17,9 +17,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.records import ENDED, Run, find_runs
-from harness.sentence import nearest, one_sentence
-from harness.tuning.trials import CHOICE, PLAN
+from conventions.run_format import ENDED
+from conventions.sentence import nearest, one_sentence
+from judge.records import Run, find_runs
+from judge.tuning.trials import CHOICE, PLAN
 
 RESULTS = Path("results")
 KEPT = ("config.yaml", "metrics.jsonl", "manifest.json")  # the last makes a folder a run

@@ -19,15 +19,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness import atomic, quantity
-from harness.compare.arms import Arm
-from harness.compare.comparison import Comparison, compare
-from harness.compare.fairness import endings
-from harness.compare.timing import device_of
-from harness.quantity import TITLE
-from harness.records import AXES, Run, find_runs
-from harness.sentence import one_sentence
-from harness.tuning.trials import Tuning, tuning_of, with_tuning
+from conventions import atomic, quantity
+from conventions.quantity import TITLE
+from conventions.run_format import AXES
+from conventions.sentence import one_sentence
+from judge.arms import Arm
+from judge.comparison import Comparison, compare
+from judge.fairness import endings
+from judge.records import Run, find_runs
+from judge.timing import device_of
+from judge.tuning.trials import Tuning, tuning_of, with_tuning
 from scripts.pages import bars, figures, tables, tuning_figure
 from scripts.pages.canvas import Drawing, Style, by_optimizer, style_of
 

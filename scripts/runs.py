@@ -17,9 +17,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.records import find_runs
-from harness.sentence import one_sentence
+from conventions.sentence import one_sentence
 from harness.sweep.watch import EVERY, Reader, Row, Watch, row_of, runs_table
+from judge.records import find_runs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence():
         runs = find_runs(options.folder)
     width = None if sys.stdout.isatty() else 160  # a file or a pipe has no edge at which to break names
-    Console(width=width).print(runs_table([row_of(run.name, run) for run in runs]))
+    Console(width=width).print(runs_table([row_of(run.name, Reader(run.folder).read()) for run in runs]))
 
 
 def watch(folder: Path) -> None:

@@ -4,8 +4,8 @@
     python -m scripts.speedup results/runs/my_study --target 3.28 --json
 
 Expect two tables: final losses with what it cost to reach the baseline's, and for each optimizer and rule the
-speed-up in steps, FLOPs and seconds, its 95 % interval and the verdict. harness/compare/speedup.py says what the rules
-measure and the verdicts mean, harness/compare/ladder.py how the interval is made. `>2` and `<0.5` mean beyond the
+speed-up in steps, FLOPs and seconds, its 95 % interval and the verdict. judge/speedup.py says what the rules
+measure and the verdicts mean, judge/ladder.py how the interval is made. `>2` and `<0.5` mean beyond the
 ladder of run lengths: with --json these are numbers, and `censored` is "above" or "below". `low` or `high` is
 null where the interval leaves the ladder; both are where there is none.
 """
@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.compare.comparison import Comparison, Standing, compare
-from harness.compare.speedup import Row
-from harness.quantity import AXIS, TITLE, loss
-from harness.records import find_runs
-from harness.sentence import cut_short, one_sentence
-from harness.tuning.trials import tuning_of, with_tuning
+from conventions.quantity import AXIS, TITLE, loss
+from conventions.sentence import cut_short, one_sentence
+from judge.comparison import Comparison, Standing, compare
+from judge.records import find_runs
+from judge.speedup import Row
+from judge.tuning.trials import tuning_of, with_tuning
 
 COLORS = {"faster": "green", "slower": "red", "diverged": "red"}
 

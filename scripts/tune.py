@@ -14,8 +14,8 @@ trials come on top of those before. launcher=local unless another is given; ever
 import sys
 from collections.abc import Sequence
 
+from conventions.sentence import one_sentence
 from harness.command_line import answer_help
-from harness.sentence import one_sentence
 from scripts.pages import tuning_figure
 from scripts.study.training import train_all
 from scripts.study.tuner import TRIALS, Tuner, launcher_of, split, told

@@ -25,13 +25,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
-from harness import atomic
-from harness.compare.comparison import Comparison
-from harness.compare.speedup import Row
+from conventions import atomic
+from conventions.quantity import TITLE
+from conventions.sentence import one_sentence
 from harness.config import parse
-from harness.quantity import TITLE
-from harness.sentence import one_sentence
-from harness.tuning.trials import Tuning
+from judge.comparison import Comparison
+from judge.speedup import Row
+from judge.tuning.trials import Tuning
 from scripts import report
 from scripts.pages import tuning_figure
 from scripts.study.conformance import Row as Check
@@ -42,7 +42,7 @@ from scripts.study.verdict_study import BASELINE, Study
 from train import check_optimizer
 
 VERDICTS = Path("results/verdicts")
-TOO_SMALL = "runs too small"  # as harness.compare.speedup begins to say it
+TOO_SMALL = "runs too small"  # as judge.speedup begins to say it
 
 
 @dataclass(frozen=True)

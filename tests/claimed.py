@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from harness.claims.claim import Claim
-from harness.claims.claim_file import read_claim
-from harness.claims.planned import composed, planned
-from harness.claims.verdict import Verdict, verify
+from judge.claims.claim import Claim
+from judge.claims.claim_file import read_claim
+from judge.claims.planned import composed, planned
+from judge.claims.verdict import Verdict, verify
 from tests.study import write_run
 
 SPEEDUP = {"says": "twice as fast", "measure": "speedup", "arm": "new", "against": "old", "at_least": 1.5,

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.sentence import complain
+from conventions.sentence import complain
 from tests.command import ROOT, TIMED, environment, manifest, rows
 from tests.slurm_cluster import ask, cluster, missing
 

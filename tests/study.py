@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from harness.compare.comparison import Comparison, compare
-from harness.compare.speedup import Row
-from harness.records import find_runs
+from judge.comparison import Comparison, compare
+from judge.records import find_runs
+from judge.speedup import Row
 
 FLOOR, GAIN, POWER = 2.0, 9.0, 0.35  # L(T) = 2 + 9 T^-.35 for the baseline
 

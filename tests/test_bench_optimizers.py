@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from harness import atomic
+from conventions import atomic
 from optimizers import find, kernels
 from scripts import bench_optimizers
 from scripts.bench import rounds as bench_rounds

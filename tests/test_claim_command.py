@@ -11,10 +11,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from harness.claims.claim_file import find_claim, list_claims, read_claim
-from harness.claims.planned import composed
-from harness.config import CONFIGS, parse
-from harness.records import read_run
+from conventions.config_keys import CONFIGS
+from harness.config import parse
+from judge.claims.claim_file import find_claim, list_claims, read_claim
+from judge.claims.planned import composed
+from judge.records import read_run
 from scripts.claims import main
 from scripts.pages.claim_table import as_json, render, show
 from scripts.study import claim_cost

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from harness.claims.claim import Claim
-from harness.claims.claim_file import CLAIMS, SCALES, find_claim, list_claims, read_claim
-from harness.claims.planned import GROUPS, MACHINE, composed, planned
-from harness.compare.arms import flatten, within
-from harness.compare.speedup import FEWEST_UPDATES
-from harness.config import CONFIGS
+from conventions.config_keys import CONFIGS, flatten, within
+from judge.claims.claim import Claim
+from judge.claims.claim_file import CLAIMS, SCALES, find_claim, list_claims, read_claim
+from judge.claims.planned import GROUPS, MACHINE, composed, planned
+from judge.speedup import FEWEST_UPDATES
 from scripts.claims import main
 from scripts.study.claim_cost import check_arms
 from tests.claimed import OTHER, SPEEDUP, scale, write_claim

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from harness.claims.claim_file import read_claim
+from judge.claims.claim_file import read_claim
 from scripts.pages.claim_table import render, show
 from tests.claimed import SPEEDUP, change, scale, train, verified, write_claim
 

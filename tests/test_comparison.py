@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.compare.ladder import Speedup
+from judge.ladder import Speedup
 from tests.study import compared, row, write_run, write_study
 
 

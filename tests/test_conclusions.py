@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.claims.claim_file import read_claim
+from judge.claims.claim_file import read_claim
 from scripts.pages.conclusions import page
 from tests.claimed import OTHER, SPEEDUP, change, scale, train, verified, write_claim
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.records import find_runs, read_run
 from harness.wandb_tracker import group_of
+from judge.records import find_runs, read_run
 from scripts.dashboard import main
 from tests.mirror import bare_client, mirror, open_folder, server
 from tests.study import compared, write_run, write_study

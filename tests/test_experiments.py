@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 import data
 import models
 import optimizers
+from conventions.config_keys import CONFIGS
+from conventions.keywords import bind, construct
 from harness import tracker
-from harness.config import CONFIGS, differing_keys, parse
-from harness.keywords import bind, construct
+from harness.config import differing_keys, parse
 from harness.schedule import build_schedule
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 import optimizers
-from harness.keywords import bind
+from conventions.keywords import bind
 from tests.command import in_process, manifest, rows
 from tests.tiny import goes_on_to_the_same_bits, tiny_batch, tiny_model, tiny_objective, train, weights
 

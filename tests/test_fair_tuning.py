@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness.compare.comparison import Comparison
-from harness.tuning.search import Range
-from harness.tuning.trials import tuning_of, with_tuning, write_plan
+from judge.comparison import Comparison
+from judge.tuning.search import Range
+from judge.tuning.trials import tuning_of, with_tuning, write_plan
 from scripts.make_tables import study_table
 from scripts.pages.tuning_table import tuning_table
 from tests.study import compared, write_run, write_study

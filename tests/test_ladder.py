@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.compare.ladder import Ladder, Speedup, half_width, pooled_spread
+from judge.ladder import Ladder, Speedup, half_width, pooled_spread
 
 LENGTHS = (500, 1000, 2000)
 

@@ -212,12 +212,12 @@ def test_a_run_is_read_as_it_grows(tmp_path):
     assert reader.read().step == 0
     grow(folder, {"step": 100, "val/loss": 3.0}, {"step": 110, "val/loss": None, "train/loss": 2.9}, torn='{"step": 12')
     run = reader.read()
-    assert (run.step, run.last("val/loss"), run.last("train/loss"), run.status) == (110, 3.0, 2.9, "cut")
+    assert (run.step, run.newest.get("val/loss"), run.newest.get("train/loss"), run.status) == (110, 3.0, 2.9, "cut")
     grow(folder, torn='0, "val/loss": 2.5}\n')
-    assert (reader.read().step, reader.read().last("val/loss")) == (120, 2.5)
+    assert (reader.read().step, reader.read().newest.get("val/loss")) == (120, 2.5)
     (folder / ".new").write_text('{"schema": 1, "step": 90}\n')
     os.replace(folder / ".new", folder / "metrics.jsonl")  # as a run that goes on from a checkpoint drops rows
-    assert (reader.read().step, reader.read().last("val/loss")) == (90, None)
+    assert (reader.read().step, reader.read().newest.get("val/loss")) == (90, None)
     assert Reader(tmp_path / "none").read() is None
 
 
@@ -228,8 +228,8 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys):
         run = Reader(folder).read()
         watch.show(lambda: [row_of("a", run), Row("b", "queued")], now=True)
         watch.show(lambda: [row_of("a", run), Row("b", "queued")], now=True)  # nothing new
-    loss = f"{run.last('val/loss'):.4f}"
-    assert run.last("throughput/tokens_per_second") is None
+    loss = f"{run.newest.get('val/loss'):.4f}"
+    assert run.newest.get("throughput/tokens_per_second") is None
     assert capsys.readouterr().out == f"a  running  step 250/1,000  loss {loss}  84.0 s left\n"
     watch.show(lambda: [Row("a", "finished", 1000, 1000, 2.5), Row("b", "failed")], now=True)
     assert capsys.readouterr().out == "a  finished  step 1,000/1,000  loss 2.5000\nb  failed\n"

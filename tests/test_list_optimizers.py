@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import optimizers
-from harness.config import CONFIGS
+from conventions.config_keys import CONFIGS
 from optimizers.registry import REGISTRY
 from scripts.document_optimizers import PAGE, page
 from scripts.list_optimizers import everyone, one

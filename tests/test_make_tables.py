@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.config import CONFIGS
+from conventions.config_keys import CONFIGS
 from scripts import make_tables, publish
 from scripts.make_tables import tables
 from scripts.suite import optimizers

@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import optimizers
+from conventions.keywords import bind
 from harness.command_line import composed
 from harness.config import parse
 from harness.flops import rehearse, uncharged_per_step
-from harness.keywords import bind
 from harness.objective import Objective
 from harness.recorder import state_bytes
 from optimizers.param_groups import check_cover

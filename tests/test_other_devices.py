@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from conventions.keywords import bind
 from harness import objective as objectives
-from harness.keywords import bind
 from optimizers import build_optimizer, find, list_optimizers
 from optimizers.activations import Activations
 from optimizers.mkor_h import MkorH

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.compare.comparison import compare
-from harness.records import find_runs
-from harness.tuning.search import Range
-from harness.tuning.trials import tuning_of, write_plan
+from judge.comparison import compare
+from judge.records import find_runs
+from judge.tuning.search import Range
+from judge.tuning.trials import tuning_of, write_plan
 from scripts.pages.bars import shares
 from scripts.pages.figures import FINEST, thinned
 from scripts.plot import drawn, main

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from harness.records import find_runs
+from judge.records import find_runs
 from scripts import publish
 from tests.claimed import change
 from tests.study import write_run

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from harness import quantity
-from harness.compare.comparison import compare
-from harness.records import find_runs
-from harness.tuning.search import Range
-from harness.tuning.trials import write_plan
+from conventions import quantity
+from judge.comparison import compare
+from judge.records import find_runs
+from judge.tuning.search import Range
+from judge.tuning.trials import write_plan
 from scripts.report import LARGEST, main, render
 from tests.study import write_run, write_study
 

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from harness.compare.curve import crossing
-from harness.compare.ladder import Speedup
-from harness.compare.speedup import verdict_on
-from harness.records import Point
+from judge.curve import crossing
+from judge.ladder import Speedup
+from judge.records import Point
+from judge.speedup import verdict_on
 from tests.study import compared, law, row, write_run, write_study
 
 CPU = {"device.type": "cpu", "device.name": "Xeon"}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.claims.claim_file import find_claim
-from harness.claims.planned import composed
-from harness.records import find_runs
-from harness.tuning.trials import tuning_of
+from judge.claims.claim_file import find_claim
+from judge.claims.planned import composed
+from judge.records import find_runs
+from judge.tuning.trials import tuning_of
 from scripts import bench_suite
 from scripts.study.training import Training
 from scripts.suite import claims as suite_claims

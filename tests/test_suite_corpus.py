@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import read_run
+from judge.records import read_run
 from scripts import bench_suite
 from scripts.suite import corpus
 from scripts.suite.claim_plan import Plan, check_data

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from harness.records import read_run
+from judge.records import read_run
 from scripts.suite import claims as suite_claims
 from scripts.suite.pace import GUESS, MARGIN, Pace, note_starts
 from scripts.suite.training import Job

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.claims.claim_file import find_claim
+from judge.claims.claim_file import find_claim
 from scripts.suite import rates
 from tests.tuned import Pretended
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.tuning.search import Range
-from harness.tuning.trials import tuning_of, with_tuning, write_plan
+from judge.tuning.search import Range
+from judge.tuning.trials import tuning_of, with_tuning, write_plan
 from scripts.pages import tables
 from scripts.pages.figures import curves
 from scripts.report import render

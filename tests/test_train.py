@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import train
+from conventions.config_keys import CONFIGS
 from harness import checkpoint
-from harness.config import CONFIGS
-from harness.records import read_run
+from judge.records import read_run
 
 SMALL = [
     *("model=gpt2_pico", "steps=6", "batch.tokens=256", "context=32", "log.every=1"),

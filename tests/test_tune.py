@@ -10,12 +10,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from conventions.config_keys import CONFIGS, flatten
 from harness.command_line import composed
-from harness.compare.arms import flatten
-from harness.config import CONFIGS, config_hash
-from harness.records import find_runs
-from harness.tuning.search import Range, apply, search_space, settings
-from harness.tuning.trials import tuning_of, unequal, with_tuning
+from harness.config import config_hash
+from judge.records import find_runs
+from judge.tuning.search import Range, apply, search_space, settings
+from judge.tuning.trials import tuning_of, unequal, with_tuning
 from scripts import report, tune
 from scripts.pages import tuning_figure
 from scripts.publish import publish

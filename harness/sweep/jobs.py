@@ -11,7 +11,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from harness.sentence import on_first_rank
+from conventions.sentence import on_first_rank
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from conventions.keywords import bind, construct
+from conventions.sentence import nearest
 from harness.config import config_hash, default_run_dir, parse
-from harness.keywords import bind, construct
-from harness.sentence import nearest
 from harness.sweep.jobs import Job, refuse_shared_folders
 from harness.sweep.local import LocalQueue
 from harness.sweep.slurm import SlurmArray

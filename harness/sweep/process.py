@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
-from harness.config import CONFIGS
-from harness.records import read_run
+from conventions.config_keys import CONFIGS
+from conventions.run_format import read_status
 from harness.sweep.jobs import Job
 
 GRACE = 10.0  # seconds between asking a run to stop and killing it, which costs it nothing that a checkpoint holds
@@ -76,7 +76,7 @@ class JobProcess:
 
     def outcome(self) -> tuple[str, str | None]:
         """What became of a job that has ended: a status as jobs.jsonl has it, and what to say of it."""
-        code, status = self._process.returncode, self._run_status()
+        code, status = self._process.returncode, read_status(self.job.run) if self.job.run else None
         # torchrun ends with 1 whatever its ranks ended with, which it prints; those it stops itself have SIGTERM.
         of_ranks = re.findall(r"exitcode +: -(\d+) ", self._said()) if self.ranks > 1 else []
         killed = [-code] if code < 0 else [int(by) for by in of_ranks if int(by) != signal.SIGTERM]
@@ -87,12 +87,6 @@ class JobProcess:
         if code == 128 + signal.SIGINT or (self.ranks > 1 and status == "cut"):
             return "cut", "interrupted"
         return "failed", self._last_words()
-
-    def _run_status(self) -> str | None:
-        try:
-            return read_run(self.job.run).status if self.job.run else None
-        except (ValueError, OSError):
-            return None
 
     def _said(self) -> str:
         with open(self.job.log, "rb") as log:

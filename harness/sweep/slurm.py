@@ -17,8 +17,8 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.config import CONFIGS
-from harness.sentence import sentence
+from conventions.config_keys import CONFIGS
+from conventions.sentence import sentence
 from harness.sweep.board import Board
 from harness.sweep.jobs import Job, outcomes
 from harness.sweep.process import JobProcess

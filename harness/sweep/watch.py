@@ -23,8 +23,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness import quantity
-from harness.records import Loader, Run
+from conventions import quantity
+from conventions.run_format import Loader, Status, seen_status
 
 EVERY = 1.0  # seconds between two looks at the folders
 LINE_EVERY = 30.0  # seconds, at least, between two lines of one run that say no more than that it goes on
@@ -67,29 +67,43 @@ class Row:
         return "  ".join(part for part in parts if part)
 
 
-def row_of(name: str, run: Run | None, status: str | None = None) -> Row:
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, by its folder."""
+
+    name: str
+    status: Status
+    steps: int  # planned, in updates
+    newest: dict[str, Any]  # of every metric the newest value that is not null
+
+    @property
+    def step(self) -> int:
+        """Updates made so far."""
+        return int(self.newest.get("step", 0))
+
+    @property
+    def last_loss(self) -> float | None:
+        """The newest validation loss, or for want of one the newest training loss; nats per token."""
+        return self.newest.get("val/loss", self.newest.get("train/loss"))
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until a running run ends, if it goes on as it has; None where there is nothing to tell it by."""
+        spent = [self.newest.get(f"seconds/{part}", 0.0) for part in ("total", "evaluate", "checkpoint")]
+        if self.status != "running" or not self.step or not any(spent):
+            return None
+        return sum(spent) / self.step * (self.steps - self.step)
+
+
+def row_of(name: str, run: Progress | None, status: str | None = None) -> Row:
     """A run's row; `status` is what whoever launched it knows better than its folder."""
     if run is None:
         return Row(name, status or "queued")
     status = status or run.status
     going = status == "running"
-    speed = run.last("throughput/tokens_per_second") if going else None
-    left = time_left(run) if going else None
-    return Row(name, status, run.step, run.steps, last_loss(run), speed, left, run.last("seconds/total"))
-
-
-def last_loss(run: Run) -> float | None:
-    """The newest validation loss, or for want of one the newest training loss."""
-    loss = run.last("val/loss")
-    return run.last("train/loss") if loss is None else loss
-
-
-def time_left(run: Run) -> float | None:
-    """Seconds until a running run ends, if it goes on as it has; None where there is nothing to tell it by."""
-    spent = [run.last(f"seconds/{part}") or 0.0 for part in ("total", "evaluate", "checkpoint")]
-    if run.status != "running" or not run.step or not any(spent):
-        return None
-    return sum(spent) / run.step * (run.steps - run.step)
+    speed = run.newest.get("throughput/tokens_per_second") if going else None
+    left = run.time_left if going else None
+    return Row(name, status, run.step, run.steps, run.last_loss, speed, left, run.newest.get("seconds/total"))
 
 
 class Reader:
@@ -97,20 +111,21 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._config: dict[str, Any] | None = None
+        self._steps: int | None = None
         self._newest: dict[str, Any] = {}
         self._file, self._read = 0, 0  # which metrics.jsonl, and how many bytes of it
 
-    def read(self) -> Run | None:
+    def read(self) -> Progress | None:
         """The run as it stands; None while there is none, or nothing that reads."""
         try:
-            if self._config is None:
+            if self._steps is None:
                 config = yaml.load((self.folder / "config.yaml").read_text(), Loader)
-                self._config = {"steps": int(config["steps"]), "seed": config["seed"], "optimizer": config["optimizer"]}
+                self._steps = int(config["steps"])
             manifest = json.loads((self.folder / "manifest.json").read_text())
             self._fold()
-            run = Run(self.folder, self._config, manifest, [self._newest] if self._newest else [])
-            return run if run.status in COLORS else None
+            status = seen_status(self.folder, manifest["status"])
+            name = str(manifest.get("name") or self.folder.name)
+            return Progress(name, status, self._steps, self._newest) if status in COLORS else None
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
             return None
 

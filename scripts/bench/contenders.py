@@ -14,13 +14,13 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from conventions.config_keys import CONFIGS
+from conventions.keywords import bind
 from data.loader import Loader
 from harness import device as devices
 from harness.clock import Clock
-from harness.config import CONFIGS
 from harness.flops import Ledger
 from harness.kernels import choose_kernels
-from harness.keywords import bind
 from harness.objective import Objective
 from harness.schedule import set_lr
 from models import build_model

@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from harness.sentence import nearest
+from conventions.sentence import nearest
 from optimizers.param_groups import decayed, hidden_matrices
 from scripts.bench.stand import Contender, Stand, compared_passes, periods
 

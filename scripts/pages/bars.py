@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from harness.compare.comparison import Comparison
-from harness.records import Run
+from judge.comparison import Comparison
+from judge.records import Run
 from scripts.pages.canvas import Drawing, bars, style_of, total
 
 # Within the clock, what an update takes; outside it, what a run takes besides.

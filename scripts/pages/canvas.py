@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from harness.compare.comparison import Comparison
-from harness.config import optimizer_label
-from harness.quantity import short
+from conventions.config_keys import optimizer_label
+from conventions.quantity import short
+from judge.comparison import Comparison
 
 # After Okabe and Ito, whose colours colour-blind readers tell apart; the light ones are darker here, to stand out from
 # white by 3 to 1. The baseline is the black one. Dashes and marks say the same once more, for print without colours.

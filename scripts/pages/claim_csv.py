@@ -3,8 +3,8 @@
 import csv
 import io
 
-from harness.claims.measure import values
-from harness.claims.verdict import Verdict
+from judge.claims.measure import values
+from judge.claims.verdict import Verdict
 from scripts.pages.others import number, subjects
 
 

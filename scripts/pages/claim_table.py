@@ -8,14 +8,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import quantity
-from harness.claims.claim import Figure, Other, Quantity, Statement
-from harness.claims.measure import values
-from harness.claims.verdict import Finding, Verdict
-from harness.compare.arms import Arm, plain
-from harness.compare.ladder import Speedup
-from harness.quantity import TITLE
-from harness.records import AXES
+from conventions import quantity
+from conventions.config_keys import plain
+from conventions.quantity import TITLE
+from conventions.run_format import AXES
+from judge.arms import Arm
+from judge.claims.claim import Figure, Other, Quantity, Statement
+from judge.claims.measure import values
+from judge.claims.verdict import Finding, Verdict
+from judge.ladder import Speedup
 from scripts.pages.claim_csv import claim_csv
 from scripts.pages.grid import Grid, latex, markdown
 from scripts.pages.others import others_grid, others_lines, subjects, unit

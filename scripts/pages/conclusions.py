@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from harness.claims.claim_file import SCALES
-from harness.claims.verdict import Finding, Verdict
-from harness.compare.timing import device_of, untimed
-from harness.quantity import TITLE, short
-from harness.records import Run
+from conventions.quantity import TITLE, short
+from judge.claims.claim_file import SCALES
+from judge.claims.verdict import Finding, Verdict
+from judge.records import Run
+from judge.timing import device_of, untimed
 from scripts.pages.claim_table import OURS, RECALLED, came_out, claimed
 from scripts.pages.grid import Grid, markdown
 from scripts.pages.others import beside, number, others_lines, unit

@@ -4,13 +4,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from harness.compare.arms import Arm, plain
-from harness.compare.comparison import Comparison
-from harness.compare.curve import mean_curve
-from harness.compare.ladder import RUNGS
-from harness.compare.speedup import ladder_of, matched_length
-from harness.quantity import TITLE
-from harness.records import Point
+from conventions.config_keys import plain
+from conventions.quantity import TITLE
+from judge.arms import Arm
+from judge.comparison import Comparison
+from judge.curve import mean_curve
+from judge.ladder import RUNGS
+from judge.records import Point
+from judge.speedup import ladder_of, matched_length
 from scripts.pages.canvas import GREY, Drawing, by_optimizer, canvas, caption, style_of, ticks
 
 # Scales of the curves: x, y. The first tenth of training falls off a cliff, which a logarithm of x spreads out.

@@ -1,8 +1,8 @@
 """What others measured of the same thing, as a table beside a claim's own."""
 
-from harness.claims.claim import Claim, Other, Statement
-from harness.compare.arms import plain
-from harness.quantity import TITLE
+from conventions.config_keys import plain
+from conventions.quantity import TITLE
+from judge.claims.claim import Claim, Other, Statement
 from scripts.pages.grid import Grid
 
 

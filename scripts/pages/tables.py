@@ -4,16 +4,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness import quantity
-from harness.compare.arms import plain
-from harness.compare.comparison import Comparison, Standing
-from harness.compare.fairness import endings, unfair, unlike
-from harness.compare.ladder import RUNGS, SEEDS
-from harness.compare.speedup import Row
-from harness.compare.timing import device_of
-from harness.quantity import AXIS, TITLE
-from harness.records import Run
-from harness.tuning.trials import Tuning
+from conventions import quantity
+from conventions.config_keys import plain
+from conventions.quantity import AXIS, TITLE
+from judge.comparison import Comparison, Standing
+from judge.fairness import endings, unfair, unlike
+from judge.ladder import RUNGS, SEEDS
+from judge.records import Run
+from judge.speedup import Row
+from judge.timing import device_of
+from judge.tuning.trials import Tuning
 from scripts.pages.canvas import style_of
 from scripts.pages.figures import curves_of
 

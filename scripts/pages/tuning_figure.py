@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config import optimizer_label
-from harness.tuning.trials import Tuning
+from conventions.config_keys import optimizer_label
+from judge.tuning.trials import Tuning
 from scripts.pages.canvas import Drawing, Style, canvas, caption, style, ticks
 
 KINDS = ("svg", "png")

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from harness import quantity
-from harness.compare.arms import plain
-from harness.compare.timing import device_of
-from harness.records import find_runs
-from harness.tuning.trials import Tuning, tuning_of
+from conventions import quantity
+from conventions.config_keys import plain
+from judge.records import find_runs
+from judge.timing import device_of
+from judge.tuning.trials import Tuning, tuning_of
 from scripts.pages.grid import Grid, markdown
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as workspaces
 
-from harness import quantity
-from harness.compare.arms import Arm
-from harness.compare.comparison import Comparison, Standing
-from harness.quantity import TITLE
+from conventions import quantity
+from conventions.quantity import TITLE
 from harness.wandb_tracker import AXES, group_of
+from judge.arms import Arm
+from judge.comparison import Comparison, Standing
 from scripts.pages.canvas import by_optimizer
 
 LOSS = "val/loss"

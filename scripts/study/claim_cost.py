@@ -20,16 +20,16 @@ from rich.text import Text
 
 import models
 import optimizers
-from harness import quantity
-from harness.claims.claim import Claim
-from harness.claims.planned import Planned, composed
+from conventions import quantity
+from conventions.keywords import construct
+from conventions.run_format import ENDED
 from harness.config import Config, parse
 from harness.device import device_name, resolve_device, resolve_dtype
 from harness.flops import rehearse
 from harness.hessian import Hessian
-from harness.keywords import construct
-from harness.records import ENDED
 from harness.schedule import build_schedule
+from judge.claims.claim import Claim
+from judge.claims.planned import Planned, composed
 from scripts.study.cost import Build, passes_per_step
 from train import check_model, check_optimizer
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from harness.compare.timing import device_of
+from conventions.run_format import ENDED
 from harness.config import Config, config_hash
 from harness.device import resolve_device, resolve_dtype
 from harness.distributed import Ranks
-from harness.records import ENDED, Run, read_run
+from judge.records import Run, read_run
+from judge.timing import device_of
 from scripts.publish import copy_run
 from scripts.study.sweep import RUNS
 from scripts.study.training import Training

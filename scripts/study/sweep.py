@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from harness.config import CONFIGS
+from conventions.config_keys import CONFIGS
 from harness.sweep.process import die_with_parent
 
 RUNS = Path("results/runs")

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from conventions.run_format import ENDED
 from harness.config import config_hash, default_run_dir, parse
-from harness.records import ENDED, read_run
+from judge.records import read_run
 from scripts.study.sweep import command, run
 
 GROUPS = ("model", "data", "optimizer", "schedule", "tracker")  # whose options the config has in it already

@@ -11,15 +11,16 @@ from typing import Any
 import yaml
 
 import optimizers
-from harness import quantity
-from harness.claims.planned import MACHINE
+from conventions import quantity
+from conventions.config_keys import flatten, plain, within
 from harness.command_line import composed
-from harness.compare.arms import INDIFFERENT, flatten, plain, settings, within
 from harness.config import parse
-from harness.records import find_runs
-from harness.tuning.search import Space, Wanted, apply, neighbours, search_space
-from harness.tuning.search import settings as quasi_random
-from harness.tuning.trials import Tuning, tuning_of, write_choice, write_plan
+from judge.arms import INDIFFERENT, settings
+from judge.claims.planned import MACHINE
+from judge.records import find_runs
+from judge.tuning.search import Space, Wanted, apply, neighbours, search_space
+from judge.tuning.search import settings as quasi_random
+from judge.tuning.trials import Tuning, tuning_of, write_choice, write_plan
 from scripts.study.sweep import RUNS
 from scripts.study.training import Training
 from train import check_model, check_optimizer

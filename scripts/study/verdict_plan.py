@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from harness import quantity
+from conventions import quantity
 from harness.config import parse
 from harness.device import device_name, resolve_device
 from harness.sweep.local import cores, visible_gpus

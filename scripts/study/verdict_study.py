@@ -10,13 +10,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import optimizers
-from harness.compare.comparison import Comparison, compare
-from harness.config import CONFIGS, config_hash, parse
-from harness.keywords import construct
-from harness.records import read_run
-from harness.sentence import nearest
-from harness.tuning.search import apply
-from harness.tuning.trials import Tuning, tuning_folder, tuning_of, with_tuning
+from conventions.config_keys import CONFIGS
+from conventions.keywords import construct
+from conventions.sentence import nearest
+from harness.config import config_hash, parse
+from judge.comparison import Comparison, compare
+from judge.records import read_run
+from judge.tuning.search import apply
+from judge.tuning.trials import Tuning, tuning_folder, tuning_of, with_tuning
 from optimizers.registry import ALLOW_TARGETS
 from scripts.study.published import Published
 from scripts.study.sweep import RUNS, refuse_fixed

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.claims.claim import Claim
-from harness.claims.planned import Planned, find_planned
-from harness.claims.verdict import Verdict, verify
-from harness.records import ENDED, Run
+from conventions.run_format import ENDED
+from judge.claims.claim import Claim
+from judge.claims.planned import Planned, find_planned
+from judge.claims.verdict import Verdict, verify
+from judge.records import Run
 from scripts.pages.claim_table import as_json, render
 from scripts.pages.conclusions import by_claim, section, summary
 from scripts.study.sweep import RUNS

@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from harness import atomic
-from harness.claims.claim import Claim
-from harness.claims.claim_file import find_claim, read_claim
-from harness.claims.planned import composed
+from conventions import atomic
+from judge.claims.claim import Claim
+from judge.claims.claim_file import find_claim, read_claim
+from judge.claims.planned import composed
 from scripts.study.sweep import RUNS
 from scripts.suite.folder import Folder
 from scripts.suite.rates import KEY, Row, Sweep, put

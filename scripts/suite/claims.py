@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.claims.claim_file import find_claim
-from harness.claims.planned import Planned, composed
-from harness.records import ENDED, Run, read_run
+from conventions.run_format import ENDED
+from judge.claims.claim_file import find_claim
+from judge.claims.planned import Planned, composed
+from judge.records import Run, read_run
 from scripts.publish import copy_run
 from scripts.study.claim_cost import check_arms
 from scripts.study.sweep import RUNS

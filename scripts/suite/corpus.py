@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import data
+from conventions.keywords import bind, in_section
+from conventions.sentence import BAD_INPUT, sentence
 from data.loader import evaluation_batches
-from harness.claims.claim import Claim
-from harness.claims.planned import composed
-from harness.keywords import bind, in_section
-from harness.records import Run
-from harness.sentence import BAD_INPUT, sentence
+from judge.claims.claim import Claim
+from judge.claims.planned import composed
+from judge.records import Run
 
 Section = str  # of a config: its data's keys, as JSON
 

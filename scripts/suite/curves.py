@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.command_line import composed
-from harness.records import Run, read_run
+from judge.records import Run, read_run
 from scripts.study.sweep import RUNS
 from scripts.study.training import Training
 from scripts.suite.folder import Cell, Deadline, commits, figure, markdown

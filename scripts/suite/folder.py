@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import atomic
+from conventions import atomic
 from harness.origin import git_state, versions
 
 Render = Callable[[Mapping[str, Any]], str]

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from harness.records import ENDED, Run
+from conventions.run_format import ENDED
+from judge.records import Run
 from scripts.suite.training import Job
 
 MARGIN = 1.2  # on what updates are expected to take

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.claims.claim import Claim
-from harness.claims.planned import composed
-from harness.compare.arms import flatten
+from conventions.config_keys import flatten
+from conventions.run_format import ENDED
 from harness.config import config_hash
-from harness.records import ENDED, Run, read_run
-from harness.tuning.search import Range, Space, search_space
-from harness.tuning.trials import SUFFIX
+from judge.claims.claim import Claim
+from judge.claims.planned import composed
+from judge.records import Run, read_run
+from judge.tuning.search import Range, Space, search_space
+from judge.tuning.trials import SUFFIX
 from scripts.study.sweep import RUNS
 from scripts.study.training import Training
 from scripts.study.tuner import SEED, Tuner

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.config import CONFIGS
+from conventions.config_keys import CONFIGS
 from harness.micro_batch import CUDA_TOKENS
 from harness.sweep.process import die_with_parent
 from scripts.suite.beside import PLAIN

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from harness.config import CONFIGS
+from conventions.config_keys import CONFIGS
 from harness.sweep.process import die_with_parent
 
 Way = dict[str, str]  # keywords other than the YAML's

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from conventions.config_keys import CONFIGS
 from harness import device as devices
-from harness.config import CONFIGS
 from harness.micro_batch import CPU_TOKENS, CUDA_TOKENS, divisors
 from scripts.bench.contenders import Setting
 from scripts.suite import curves

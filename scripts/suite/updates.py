@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.keywords import bind
+from conventions.keywords import bind
 from models.gpt import GPT
 from optimizers import build_optimizer, find
 from scripts.bench.contenders import recipe

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.claims.claim import Claim, Figure, Scale, Statement
-from harness.claims.measure import Measured, Trained, measure
-from harness.claims.planned import Planned, apart, composed, planned, read_studies, sort_runs
-from harness.compare.arms import Arm, refuse_strangers
-from harness.compare.fairness import endings, provenance, unlike
-from harness.compare.ladder import Speedup
-from harness.compare.timing import untimed
-from harness.records import Run
+from judge.arms import Arm, refuse_strangers
+from judge.claims.claim import Claim, Figure, Scale, Statement
+from judge.claims.measure import Measured, Trained, measure
+from judge.claims.planned import Planned, apart, composed, planned, read_studies, sort_runs
+from judge.fairness import endings, provenance, unlike
+from judge.ladder import Speedup
+from judge.records import Run
+from judge.timing import untimed
 
 EXACT = 1e-9
 

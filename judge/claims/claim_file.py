@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness.claims.claim import CLAIMS, Claim, Figure, Other, Part, Quantity, Recipe, Scale, Statement
-from harness.compare.ladder import RUNGS
-from harness.keywords import construct
-from harness.sentence import nearest
+from conventions.keywords import construct
+from conventions.sentence import nearest
+from judge.claims.claim import CLAIMS, Claim, Figure, Other, Part, Quantity, Recipe, Scale, Statement
+from judge.ladder import RUNGS
 
 SCALES = ("paper", "small", "tiny")
 OURS = ("study", "run_dir", "resume", "seed", "steps", "launcher", "tracker")  # what no arm may set

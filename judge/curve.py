@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.records import Point, Run
+from judge.records import Point, Run
 
 
 def mean_curve(runs: Sequence[Run]) -> list[Point]:

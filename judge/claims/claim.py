@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.compare.speedup import RULES, soap
-from harness.config import CONFIGS
-from harness.sentence import nearest
+from conventions.config_keys import CONFIGS
+from conventions.sentence import nearest
+from judge.speedup import RULES, soap
 
 CLAIMS = CONFIGS / "claim"
 PAPER = "paper"  # the scale of the paper's own protocol

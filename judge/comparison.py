@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.compare import speedup
-from harness.compare.arms import (
+from judge import speedup
+from judge.arms import (
     Arm,
     best_arm,
     common_length,
@@ -21,11 +21,11 @@ from harness.compare.arms import (
     refuse_strangers,
     tried,
 )
-from harness.compare.curve import crossing, mean_curve
-from harness.compare.fairness import endings, provenance, unfair
-from harness.compare.speedup import Row
-from harness.compare.timing import untimed
-from harness.records import Point, Run
+from judge.curve import crossing, mean_curve
+from judge.fairness import endings, provenance, unfair
+from judge.records import Point, Run
+from judge.speedup import Row
+from judge.timing import untimed
 
 
 @dataclass(frozen=True)

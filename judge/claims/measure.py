@@ -1,6 +1,6 @@
 """The numbers that a claim's statements are about, each with its 95 % interval: of arms, at T, over seeds.
 
-    speedup      of an arm over another, by a rule of harness.compare.speedup, in steps, FLOPs and seconds
+    speedup      of an arm over another, by a rule of judge.speedup, in steps, FLOPs and seconds
     value        of a quantity: Student's t over seeds
     difference   arm - against of a quantity: Welch's t
     ratio        arm / against of a quantity: Welch's t on the logarithms
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from harness.claims.claim import Quantity, Statement
-from harness.compare.arms import Arm
-from harness.compare.ladder import CONFIDENCE, SEEDS, Speedup, half_width
-from harness.compare.speedup import RULES, UNKNOWN, too_small
-from harness.compare.timing import unsteady, untimed
-from harness.records import Run
+from judge.arms import Arm
+from judge.claims.claim import Quantity, Statement
+from judge.ladder import CONFIDENCE, SEEDS, Speedup, half_width
+from judge.records import Run
+from judge.speedup import RULES, UNKNOWN, too_small
+from judge.timing import unsteady, untimed
 
 
 @dataclass(frozen=True)

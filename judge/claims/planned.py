@@ -15,11 +15,13 @@ from typing import Any
 
 import yaml
 
+from conventions.config_keys import differing_keys, flatten, plain, within
+from conventions.run_format import ENDED
 from harness import command_line
-from harness.claims.claim import Claim
-from harness.compare.arms import INDIFFERENT, Arm, differing_keys, flatten, plain, settings, within, without_copies
 from harness.config import parse
-from harness.records import ENDED, Run, find_runs
+from judge.arms import INDIFFERENT, Arm, settings, without_copies
+from judge.claims.claim import Claim
+from judge.records import Run, find_runs
 
 MACHINE = ("device", "dtype", "compile", "batch.micro")  # how a run is computed; fairness looks at these
 GROUPS = ("model", "data", "optimizer", "schedule", "tracker", "launcher")

@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from harness.compare.arms import Arm, mismatches, plain
-from harness.records import Run
+from conventions.config_keys import plain
+from judge.arms import Arm, mismatches
+from judge.records import Run
 
 # `auto` hides these in the config: only the manifest knows.
 HIDDEN = {"dtype": ("resolved", "dtype"), "ranks": ("ranks",), "data.fingerprint": ("data", "fingerprint")}

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from harness.compare.arms import Arm
-from harness.records import Run
+from judge.arms import Arm
+from judge.records import Run
 
 STEADY = 1.25  # between runs of one arm, whose steps are the same work
 

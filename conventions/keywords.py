@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Union
 
-from harness.sentence import nearest
+from conventions.sentence import nearest
 
 # Keys that choose the callable of a section, and are not for it.
 CHOOSERS = {"model": ("name", "family"), "data": ("name",), "optimizer": ("name", "_target_"), "tracker": ("name",)}

@@ -4,24 +4,17 @@ for run in find_runs("results/runs/my_study"):
     print(run.name, run.status, run.final_loss)
 """
 
-import fcntl
 import json
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-SCHEMA = 1
-Status = Literal["finished", "diverged", "failed", "running", "cut"]
-ENDED = ("finished", "diverged")  # nothing is left to do
-STATUSES = ("finished", "diverged", "failed", "running")  # as manifests say it; only a reader can see "cut"
-# The three axes a loss is held against: what they are called here, and where a row keeps them (cumulative).
-AXES = {"steps": "step", "flops": "flops/total", "seconds": "seconds/total"}
+from conventions.run_format import SCHEMA, STATUSES, Loader, Status, first_line, read_rows, seen_status
 
 
 @dataclass(frozen=True)
@@ -70,8 +63,7 @@ class Run:
     @cached_property
     def status(self) -> Status:
         """The manifest's word, but "cut" for a run that says "running" while nobody holds its lock."""
-        status = self.manifest["status"]
-        return "cut" if status == "running" and not _locked(self.folder / "run.lock") else status
+        return seen_status(self.folder, self.manifest["status"])
 
     @cached_property
     def points(self) -> list[Point]:
@@ -134,10 +126,7 @@ def read_run(folder: Path) -> Run:
             raise ValueError(f"{folder / 'config.yaml'} has no usable {key!r}: restore it, or move the folder away")
     if not {"name", "_target_"} & set(config["optimizer"]):
         raise ValueError(f"{folder / 'config.yaml'} does not name its optimizer: restore it, or move the folder away")
-    return Run(folder, config, manifest, _rows(folder / "metrics.jsonl"))
-
-
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a thousand configs in a second, not in ten
+    return Run(folder, config, manifest, read_rows(folder / "metrics.jsonl"))
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -153,60 +142,7 @@ def _mapping(path: Path, parse: Any) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: restore it, or move the folder away") from None
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is broken ({_first_line(error)}): restore it, or move the folder away") from None
+        raise ValueError(f"{path} is broken ({first_line(error)}): restore it, or move the folder away") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is broken (not a mapping): restore it, or move the folder away")
     return value
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """A kill can tear the last line, which is then ignored; anywhere else a broken line is an error."""
-    rows: list[dict[str, Any]] = []
-    if not path.exists():
-        return rows  # killed before the first row
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        last = number == len(lines)  # what follows the last newline: nothing, or a torn row
-        if not line.strip() and last:
-            break
-        try:
-            row = json.loads(line, parse_constant=lambda name: None)  # NaN and Infinity, should anyone write them
-            step = row["step"]
-            if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-                raise ValueError(f"step is {step!r}")
-        except (ValueError, TypeError, KeyError) as error:
-            if last:
-                break
-            raise ValueError(f"{path}, line {number}, is broken ({_first_line(error)}): cut the file there") from None
-        if row.get("schema", SCHEMA) != SCHEMA:
-            raise ValueError(f"{path}, line {number}, is of schema {row['schema']!r} and this halfstep reads {SCHEMA}")
-        row = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
-        }
-        if rows and step < rows[-1]["step"]:
-            raise ValueError(
-                f"{path}, line {number}, goes back from step {rows[-1]['step']} to {step}: two programs "
-                "wrote this run; move the folder away and train it again"
-            )
-        if rows and step == rows[-1]["step"]:
-            rows[-1] |= row
-        else:
-            rows.append(row)
-    return rows
-
-
-def _locked(path: Path) -> bool:
-    """Whether a live process holds the run's lock. A shared lock is asked for and given back at once."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # held; or a file system without locks, where the manifest's word stands
-    return False
-
-
-def _first_line(error: BaseException) -> str:
-    text = f"no {error}" if isinstance(error, KeyError) else str(error)
-    return " ".join(text.split())[:120]

@@ -27,12 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.compare.arms import Arm
-from harness.compare.curve import crossing, mean_curve
-from harness.compare.ladder import RUNGS, SEEDS, Censored, Ladder, Speedup, half_width
-from harness.compare.timing import unsteady, untimed
-from harness.quantity import TITLE
-from harness.records import AXES, Run
+from conventions.quantity import TITLE
+from conventions.run_format import AXES
+from judge.arms import Arm
+from judge.curve import crossing, mean_curve
+from judge.ladder import RUNGS, SEEDS, Censored, Ladder, Speedup, half_width
+from judge.records import Run
+from judge.timing import unsteady, untimed
 
 SMALL = 1.25  # the largest ratio, either way, that "no difference seen" can have missed
 UNKNOWN = Speedup(None)

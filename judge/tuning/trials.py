@@ -17,13 +17,14 @@ from typing import Any
 
 import yaml
 
-from harness import atomic
-from harness.compare.arms import flatten, plain
-from harness.compare.comparison import Comparison
-from harness.compare.fairness import unlike
-from harness.keywords import construct
-from harness.records import ENDED, Run, find_runs
-from harness.tuning.search import EDGE, Range, Space, value_of
+from conventions import atomic
+from conventions.config_keys import flatten, plain
+from conventions.keywords import construct
+from conventions.run_format import ENDED
+from judge.comparison import Comparison
+from judge.fairness import unlike
+from judge.records import Run, find_runs
+from judge.tuning.search import EDGE, Range, Space, value_of
 
 SUFFIX = "-tuning"  # of the folder beside the study's
 PLAN, CHOICE = "tuning.yaml", "tuned.yaml"  # written before the first trial, and after the last

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from omegaconf import OmegaConf
 
-from harness.config import CONFIGS
-from harness.keywords import construct
-from harness.sentence import nearest
+from conventions.config_keys import CONFIGS
+from conventions.keywords import construct
+from conventions.sentence import nearest
 
 RANGES = CONFIGS / "tuning.yaml"
 DIGITS = 3  # of a value that is tried: nobody can tell closer ones apart

@@ -5,16 +5,16 @@ several arms of one optimizer: a sweep over its learning rate, for one.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from harness.compare.ladder import SEEDS
-from harness.config import optimizer_label
-from harness.records import Run
-from harness.sentence import nearest
+from conventions.config_keys import differing_keys, flatten, optimizer_label, plain, within
+from conventions.sentence import nearest
+from judge.ladder import SEEDS
+from judge.records import Run
 
 # What varies within an arm, what decides nothing about the weights, and the data (a fingerprint tells it).
 INDIFFERENT = (
@@ -58,14 +58,6 @@ class Arm:
         return math.inf if self.diverged(length) or not len(losses) else float(losses.mean())
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
 def settings(run: Run) -> dict[str, Any]:
     """The config keys that make the run's arm, dotted."""
     return {key: value for key, value in flatten(run.config).items() if not within(key, INDIFFERENT)}
@@ -88,12 +80,6 @@ def group_arms(runs: Sequence[Run]) -> list[Arm]:
             marks = [f"{key.removeprefix('optimizer.')}={plain(chosen.get(key))}" for key in differing]
             arms.append(Arm(optimizer, chosen, group, " ".join([optimizer, *marks])))
     return sorted(arms, key=lambda arm: arm.label)
-
-
-def differing_keys(many: Sequence[dict[str, Any]]) -> list[str]:
-    """Keys whose values are not the same in all of them."""
-    keys = sorted({key for one in many for key in one})
-    return [key for key in keys if any(one.get(key) != many[0].get(key) for one in many[1:])]
 
 
 def mismatches(one: Arm, other: Arm) -> list[tuple[str, Any, Any]]:
@@ -186,12 +172,3 @@ def without_copies(runs: Sequence[Run], one_arm: bool = False) -> list[Run]:
             own = None if one_arm else sorted(settings(run).items())
             chosen[repr((own, run.seed, run.steps))] = run
     return sorted(chosen.values(), key=lambda run: str(run.folder))
-
-
-def within(key: str, sections: Iterable[str]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
-
-
-def plain(value: Any) -> str:
-    """A config value as a person would write it."""
-    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)

@@ -1,0 +1,37 @@
+"""The keys of a run's config: where they are defined, dotted names for them, and how values are printed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def differing_keys(many: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys whose values are not the same in all of these flat configs; a missing key counts as null."""
+    keys = sorted({key for one in many for key in one})
+    return [key for key in keys if any(one.get(key) != many[0].get(key) for one in many[1:])]
+
+
+def within(key: str, sections: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these sections or lies inside one of them."""
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def plain(value: Any) -> str:
+    """A config value as a person would write it."""
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+
+
+def optimizer_label(section: Mapping[str, Any]) -> str:
+    """The registered name, or an external class's own in lower case."""
+    target = section.get("_target_")
+    return str(target).rpartition(".")[2].lower() if target else str(section["name"])

@@ -1,0 +1,89 @@
+"""The format of a run's folder, which harness writes and judge reads: schema, statuses, rows, and the lock."""
+
+import fcntl
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+SCHEMA = 1
+Status = Literal["finished", "diverged", "failed", "running", "cut"]
+ENDED = ("finished", "diverged")  # nothing is left to do
+STATUSES = ("finished", "diverged", "failed", "running")  # as manifests say it; only a reader can see "cut"
+# The three axes a loss is held against: what they are called here, and where a row keeps them (cumulative).
+AXES = {"steps": "step", "flops": "flops/total", "seconds": "seconds/total"}
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a thousand configs in a second, not in ten
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a live process holds the run's lock. A shared lock is asked for and given back at once."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # held; or a file system without locks, where the manifest's word stands
+    return False
+
+
+def seen_status(folder: Path, status: Status) -> Status:
+    """The manifest's word, but "cut" for a run that says "running" while nobody holds its lock."""
+    return "cut" if status == "running" and not is_locked(folder / "run.lock") else status
+
+
+def read_status(folder: Path) -> Status | None:
+    """The status of the run in a folder; None while there is none, or nothing that reads."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return seen_status(folder, manifest["status"]) if manifest["status"] in STATUSES else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, in order, two of one step merged; none where the file is not there.
+
+    A kill can tear the last line, which is then ignored; anywhere else a broken line is a ValueError
+    that names the file and the line. What is not finite becomes None.
+    """
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows  # killed before the first row
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        last = number == len(lines)  # what follows the last newline: nothing, or a torn row
+        if not line.strip() and last:
+            break
+        try:
+            row = json.loads(line, parse_constant=lambda name: None)  # NaN and Infinity, should anyone write them
+            step = row["step"]
+            if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+                raise ValueError(f"step is {step!r}")
+        except (ValueError, TypeError, KeyError) as error:
+            if last:
+                break
+            raise ValueError(f"{path}, line {number}, is broken ({first_line(error)}): cut the file there") from None
+        if row.get("schema", SCHEMA) != SCHEMA:
+            raise ValueError(f"{path}, line {number}, is of schema {row['schema']!r} and this halfstep reads {SCHEMA}")
+        row = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+        }
+        if rows and step < rows[-1]["step"]:
+            raise ValueError(
+                f"{path}, line {number}, goes back from step {rows[-1]['step']} to {step}: two programs "
+                "wrote this run; move the folder away and train it again"
+            )
+        if rows and step == rows[-1]["step"]:
+            rows[-1] |= row
+        else:
+            rows.append(row)
+    return rows
+
+
+def first_line(error: BaseException) -> str:
+    """At most 120 characters of what an exception says."""
+    text = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())[:120]
