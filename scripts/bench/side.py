@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from harness.device import peak_memory
-from harness.sweep.process import die_with_parent
+from harness.process import die_with_parent
 from scripts.bench.contenders import LOG_EVERY, Contender, Setting
 from scripts.bench.parts import parts as parts_of
 

@@ -1,14 +1,13 @@
 """A sweep of runs that a program plans: each is an experiment of Hydra's, and train.py's own `-m` turns them."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from conventions.config_keys import CONFIGS
-from harness.sweep.process import die_with_parent
+from harness.process import Process
 
 RUNS = Path("results/runs")
 # What a person may choose for runs whose file fixes the rest: where and how they are computed, kept and watched.
@@ -39,10 +38,6 @@ def command(experiments: Mapping[str, str], study: Path, overrides: Sequence[str
 
 
 def run(line: Sequence[str]) -> int:
-    """Its exit code. Ctrl-C reaches the sweep too, which stops its runs and ends with 130."""
-    process = subprocess.Popen(line, preexec_fn=die_with_parent)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    """The sweep's exit code. Ctrl-C is passed on to it: it stops its runs and ends with 130."""
+    ending = Process(line).wait()
+    return 1 if ending.code is None else ending.code

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.sweep.process import die_with_parent
+from harness.process import die_with_parent
 
 ROUNDS = 2  # turns of each, every other round of the sides
 SECONDS, MOST = 180, 300  # that must be left for one, and that it has: what hangs must not take every call

@@ -13,7 +13,7 @@ from typing import Any
 
 from conventions.config_keys import CONFIGS
 from harness.micro_batch import CUDA_TOKENS
-from harness.sweep.process import die_with_parent
+from harness.process import die_with_parent
 from scripts.suite.beside import PLAIN
 from scripts.suite.folder import Deadline, Folder
 from scripts.suite.throughput import keep

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from conventions.config_keys import CONFIGS
-from harness.sweep.process import die_with_parent
+from harness.process import die_with_parent
 
 Way = dict[str, str]  # keywords other than the YAML's
 OURS = "halfstep"  # and what begins with it

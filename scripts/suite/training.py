@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.process import die_with_parent
 from harness.sweep.jobs import outcomes
-from harness.sweep.process import die_with_parent
 from scripts.study.sweep import RUNS, command
 
 POLL = 1.0  # seconds
