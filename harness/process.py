@@ -4,12 +4,15 @@
         ending = process.wait(timeout=60)
     print(ending.code, ending.last_words)
 
-Every process that the project starts and waits for is one of these: runs of a sweep, sweeps, programs of others.
+Every process that the project starts and waits for is one of these: runs of a sweep, sweeps, programs of others, and, as
+a `Conversation`, workers that answer questions.
 """
 
 import ctypes
+import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -57,6 +60,8 @@ class Process:
         folder: where it runs; None: where this process does.
     """
 
+    talks = False  # whether its standard input and output are pipes to this process
+
     def __init__(
         self,
         line: Sequence[str],
@@ -75,6 +80,10 @@ class Process:
                 file = stack.enter_context(open(log, "ab"))
                 self._log_from = file.tell()
                 streams |= {"stdout": file, "stderr": subprocess.STDOUT}
+            if self.talks:
+                streams |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+                if log is not None:
+                    streams["stderr"] = file
             # A session of its own: Ctrl-C in the terminal is for this process, which then sees to its children.
             self._process = subprocess.Popen(
                 line, cwd=folder, env={**os.environ, **(environment or {})}, start_new_session=True,
@@ -150,6 +159,59 @@ class Process:
         name = signal.Signals(-code).name if code < 0 else None
         how = f"killed by {name}" if name else f"ended with exit code {code}"
         return Ending(None if name else code, name, self._timed_out, _last_words(self.output()) or how)
+
+
+class Conversation(Process):
+    """A process that answers questions: a line of JSON on its standard input, a line on its standard output.
+
+    What it prints besides goes to its log where it moves that to standard error, as `answer` does.
+    """
+
+    talks = True
+
+    def ask(self, question: Any) -> None:
+        """Put a question; `hear` has its answer, in the order in which they were put."""
+        assert self._process.stdin
+        with suppress(BrokenPipeError):  # it has died, which `hear` finds
+            self._process.stdin.write((json.dumps(question) + "\n").encode())
+            self._process.stdin.flush()
+
+    def hear(self, timeout: float | None = None) -> Any:
+        """The next answer.
+
+        Raises:
+            TimeoutError: there was none for so many seconds.
+            ValueError: the process has ended; its last words.
+        """
+        assert self._process.stdout
+        end = None if timeout is None else time.monotonic() + timeout
+        while b"\n" not in self._heard:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if not select.select([self._process.stdout], [], [], left)[0]:
+                raise TimeoutError
+            more = os.read(self._process.stdout.fileno(), 2**16)
+            if not more:
+                self._process.wait()
+                raise ValueError(self.ending().last_words)
+            self._heard += more
+        line, _, self._heard = self._heard.partition(b"\n")
+        return json.loads(line)
+
+    def kill(self) -> None:
+        super().kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):
+                pipe.close()  # type: ignore[union-attr]
+
+    _heard = b""
+
+
+def answer(reply: Callable[[Any], Any]) -> None:
+    """Be the other side of a `Conversation`: answer each question, until there are no more."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what anybody else prints is no answer
+    for line in sys.stdin:
+        print(json.dumps(reply(json.loads(line))), file=answers)
 
 
 def _last_words(output: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.process import Process
+from harness.process import Conversation, Process
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); " + SLEEP
@@ -85,7 +85,7 @@ def test_it_heeds_an_interrupt_where_its_parent_does_not(tmp_path):
 def test_it_dies_with_its_parent(tmp_path):
     program = f"""
 import sys
-from harness.process import Process
+from harness.process import Conversation, Process
 process = Process([sys.executable, "-c", "import os; print(os.getpid(), flush=True); {SLEEP}"])
 process.wait()
 """
@@ -112,3 +112,38 @@ def alive(pid: int) -> bool:
 def wait_until_dead(pid: int) -> None:
     while alive(pid):
         time.sleep(0.01)
+
+
+WORKER = """
+import os, time
+from harness.process import answer
+def reply(question):
+    print("printed besides")
+    if question == "die":
+        os._exit(3)
+    time.sleep(question.get("sleep", 0))
+    return {"twice": 2 * question["number"]}
+answer(reply)
+"""
+
+
+def test_a_conversation_answers_in_order_and_prints_to_its_log(tmp_path):
+    with Conversation([sys.executable, "-c", WORKER], tmp_path / "log") as worker:
+        for number in (1, 2):
+            worker.ask({"number": number})
+        assert [worker.hear(60), worker.hear(60)] == [{"twice": 2}, {"twice": 4}]
+        worker.ask({"number": 1, "sleep": 600})
+        with pytest.raises(TimeoutError):
+            worker.hear(0.01)
+    assert worker.ended()
+    assert worker.output() == "printed besides\n" * 3
+
+
+def test_who_dies_in_a_conversation_leaves_its_last_words(tmp_path):
+    with Conversation([sys.executable, "-c", WORKER], tmp_path / "log") as worker:
+        worker.ask("die")
+        with pytest.raises(ValueError, match="printed besides"):
+            worker.hear(60)
+        worker.ask("again")
+        with pytest.raises(ValueError, match="printed besides"):
+            worker.hear(60)
