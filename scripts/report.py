@@ -3,9 +3,9 @@
     python -m scripts.report results/runs/my_study --baseline adamw
     python -m scripts.report results/runs/my_study --output report.html
 
-Expect FOLDER/report.html: what is unlike, the verdicts, final losses, speed-ups, curves against steps, FLOPs and
-seconds, the ladder, learning rates, where the cost went, what was lost, and every run's config and manifest. The same
-runs give the same bytes. scripts/plot.py writes the figures one by one, for papers.
+Expect FOLDER/report.html: what is unlike, the verdicts (of a race, in which each optimizer ran once, who led), final
+losses, speed-ups, curves against steps, FLOPs and seconds, the ladder, learning rates, where the cost went, what was
+lost, and every run's config and manifest. The same runs give the same bytes. scripts/plot.py writes the figures one by one, for papers.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from conventions import atomic, quantity
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from conventions.sentence import one_sentence
+from judge import race
 from judge.arms import Arm
 from judge.comparison import Comparison, compare
 from judge.fairness import endings
@@ -70,20 +71,24 @@ def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, T
     mismatches, unequal = tables.mismatches(comparison)
     (shares, kinds), (outside, outside_colors) = bars.shares(comparison), bars.outside(comparison)
     anchors = {str(run.folder): f"run-{number}" for run, number in zip(comparison.runs, count(1), strict=False)}
+    racing = race.is_race(comparison)
+    notes = race.notes(comparison) if racing else comparison.notes
     return template.render(
-        title=f"Faster than {comparison.baseline}?",
+        title=f"A race against {comparison.baseline}" if racing else f"Faster than {comparison.baseline}?",
         facts=_facts(comparison),
         baseline=comparison.baseline,
         mismatches=mismatches,
         unequal=unequal,
-        verdicts=[tables.verdict(comparison, each) for each in comparison.standings[1:]],
+        race=tables.race_table(comparison) if racing else None,
+        verdicts=[] if racing else [tables.verdict(comparison, each) for each in comparison.standings[1:]],
         missing=tables.missing(comparison),
         titles=list(TITLE.values()),
         length=comparison.length,
         target=quantity.loss(comparison.target),
         standings=[tables.standing(each) for each in comparison.standings],
-        speedups=tables.speedups(comparison),
+        speedups=[] if racing else tables.speedups(comparison),
         swatch=lambda label: _swatch(styles[label]),
+        color=lambda label: styles[label].color,
         patch=_patch,
         legend=[(each.arm.label, styles[each.arm.label].name) for each in comparison.standings if each.seeds],
         curves=_curves(comparison),
@@ -107,7 +112,7 @@ def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, T
         kinds=kinds,
         oddities=tables.oddities(comparison),
         anchor=lambda run: anchors[str(run.folder)],
-        notes=[note for note in comparison.notes if note not in set(endings(comparison.runs))],  # a table has those
+        notes=[note for note in notes if note not in set(endings(comparison.runs))],  # a table has those
         arms=[_arm(arm.label, arm.runs, comparison, details) for arm in _with_copies(comparison)],
     )
 

@@ -4,7 +4,8 @@
     python -m scripts.speedup results/runs/my_study --target 3.28 --json
 
 Expect two tables: final losses with what it cost to reach the baseline's, and for each optimizer and rule the
-speed-up in steps, FLOPs and seconds, its 95 % interval and the verdict. judge/speedup.py says what the rules
+speed-up in steps, FLOPs and seconds, its 95 % interval and the verdict. Where each optimizer has one run of one length
+there is a race instead: the first table, who led, and what a verdict would take. judge/speedup.py says what the rules
 measure and the verdicts mean, judge/ladder.py how the interval is made. `>2` and `<0.5` mean beyond the
 ladder of run lengths: with --json these are numbers, and `censored` is "above" or "below". `low` or `high` is
 null where the interval leaves the ladder; both are where there is none.
@@ -22,6 +23,7 @@ from rich.text import Text
 
 from conventions.quantity import AXIS, TITLE, loss
 from conventions.sentence import cut_short, one_sentence
+from judge import race
 from judge.comparison import Comparison, Standing, compare
 from judge.records import find_runs
 from judge.speedup import Row
@@ -50,24 +52,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """The warnings, both tables, and what there is to know about them."""
+    """The warnings, both tables (of a race the first, and who led), and what there is to know about them."""
     for warning in comparison.warnings:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
-    console.print(standings_table(comparison))
-    console.print(speedup_table(comparison))
-    for note in comparison.notes:
+    racing = race.is_race(comparison)
+    console.print(standings_table(comparison, race.places(comparison) if racing else []))
+    if racing:
+        console.print(race.leader(comparison), style="bold", highlight=False, markup=False)
+        console.print(race.verdict_takes(comparison), highlight=False, markup=False)
+    else:
+        console.print(speedup_table(comparison))
+    for note in race.notes(comparison) if racing else comparison.notes:
         console.print(f"- {note}", style="dim", highlight=False, markup=False)
 
 
-def standings_table(comparison: Comparison) -> Table:
-    """A line for each optimizer: its final loss, what the target cost it, and the speed-up that this is."""
+def standings_table(comparison: Comparison, places: Sequence[Standing] = ()) -> Table:
+    """A line for each optimizer: its final loss, what the target cost it, and the speed-up that this is.
+
+    places: of a race those that finished, the first in front; the others follow.
+    """
     when = "" if comparison.length is None else f" after {comparison.length:,} updates"
     aim = "" if comparison.target is None else f", and what {comparison.target:.4f} cost (speed-up)"
-    table = Table(title=f"Validation loss{when}{aim}", box=SIMPLE_HEAD)
+    table = Table(title=f"{'A race: v' if places else 'V'}alidation loss{when}{aim}", box=SIMPLE_HEAD)
     table.add_column("optimizer", overflow="fold")
     for column in ("final loss", *TITLE.values()):
         table.add_column(column, justify="right")
-    for standing in comparison.standings:
+    for standing in [*places, *(each for each in comparison.standings if each not in places)]:
         table.add_row(Text(standing.arm.label), loss(standing.loss, standing.spread), *_way(standing))
     return table
 

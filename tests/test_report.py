@@ -231,7 +231,7 @@ def test_a_newcomer_that_was_tuned_more_is_red(tmp_path, one_scale):
     lines = {line[0].split()[0]: [cell.split() for cell in line[1:4]] for line in page.tables["trials"][1:]}
     assert lines == {"adamw": [["2"], ["0"], ["0"]], "soap": [["3", "more", "than", "adamw"], ["0"], ["1"]]}
     assert '<b class="lost">3</b>' in source
-    warnings = source[source.index('class="warnings"') : source.index('class="verdicts"')]
+    warnings = source[source.index('class="warnings"') : source.index('class="race"')]
     assert "unequal tuning: soap got 3 trials of 1,000 updates, adamw 2 trials of 1,000 updates" in warnings
     assert "Final validation loss against optimizer.lr" in source
 
@@ -240,15 +240,27 @@ def test_the_same_runs_give_the_same_bytes(study, source):
     assert render(compare(find_runs(study), "adamw")) == source
 
 
-def test_one_seed_one_length_on_a_cpu(tmp_path, one_scale):
-    """What the demo has: a page without verdicts that still says what it knows."""
+def test_one_seed_of_one_length_is_a_race(tmp_path, one_scale):
+    """The demo's page shows who led, says once what a verdict takes, and has no badge of it."""
     write_study(
         tmp_path, {"lion": 0.9, "muon": 1.4}, ladder=(2000,), seeds=1, flops_per_step=None,
         manifest={"device.type": "cpu", "device.name": "a CPU"},
     )  # fmt: skip
-    source = render(compare(find_runs(tmp_path), "adamw"))
-    text = " ".join(" ".join(Page(source).text).split())
-    assert "A figure for the speed-up takes adamw runs of three lengths and a verdict takes three seeds" in text
+    comparison = compare(find_runs(tmp_path), "adamw")
+    page = Page(source := render(comparison))
+    text = " ".join(" ".join(page.text).split())
+    assert "A race against adamw" in text
+    muon = comparison.standings[1]
+    updates = f"{muon.reached.steps:,.0f} of 2,000 updates: {muon.rows['steps'].speedup.value:.2f} times as fast"
+    assert f"muon led: it came to adamw's final loss, {comparison.target:.4f}, after {updates}" in text
+    assert text.count("make verdict OPTIMIZER=muon") == text.count("A verdict takes") == 1
+    places = [re.sub(r"<[^>]+>|\s+", " ", each).split()[0] for each in re.findall(r"(?s)<li><b>.*?</li>", source)]
+    assert places == ["muon", "adamw", "lion"]
+    (bar,) = [each for each in re.findall(r"width:([\d.]+)%", source) if float(each) < 99]
+    assert float(bar) == pytest.approx(100 * muon.reached.steps / 2000, abs=0.1)
+    assert "speedups" not in page.tables
+    assert 'class="verdicts"' not in source
+    assert "underpowered" not in source.partition("<style>")[0] + source.partition("</style>")[2]
     assert "Validation loss against FLOPs" not in source
     assert "no verdict in seconds" in text
 

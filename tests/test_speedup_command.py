@@ -23,6 +23,19 @@ def test_the_command_prints_a_table(tmp_path, capsys, monkeypatch):
     assert "faster" in shown
 
 
+def test_a_race_says_once_what_a_verdict_takes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    main([str(write_study(tmp_path, {"soap": 1.3, "lion": 0.7}, ladder=(2000,), seeds=1))])
+    shown = capsys.readouterr().out
+    comparison = compared(tmp_path)
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith(("  soap", "  adamw", "  lion"))] == [
+        "soap", "adamw", "lion",
+    ]  # fmt: skip
+    assert f"soap led: it came to adamw's final loss, {comparison.target:.4f}, after" in shown
+    assert "underpowered" not in shown
+    assert " ".join(shown.split()).count("A verdict takes 3 seeds") == 1
+
+
 def run_command(*arguments):
     return subprocess.run([sys.executable, "-m", "scripts.speedup", *arguments], capture_output=True, text=True)
 

@@ -7,6 +7,7 @@ from typing import Any
 from conventions import quantity
 from conventions.config_keys import plain
 from conventions.quantity import AXIS, TITLE
+from judge import race
 from judge.comparison import Comparison, Standing
 from judge.fairness import endings, unfair, unlike
 from judge.ladder import RUNGS, SEEDS
@@ -46,6 +47,26 @@ def verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
     everywhere = ("diverged", *(word for word, axes in by_word.items() if len(axes) == len(TITLE)))
     where = {word: "" if word in everywhere else f" in {listed(axes)}" for word, axes in by_word.items()}
     return {"label": label, "words": where, "text": " ".join(text)}
+
+
+def race_table(comparison: Comparison) -> dict[str, Any]:
+    """A race: who led, a line for each optimizer that finished, in the order of their places, and what decides."""
+    lines = []
+    for each in race.places(comparison):
+        updates = each.reached.steps if each.reached else None
+        row = each.rows.get("steps")
+        lines.append(
+            {
+                "label": each.arm.label,
+                "name": style_of(comparison)[each.arm.label].name,
+                "share": min(1.0, updates / comparison.length) if updates and comparison.length else None,
+                "updates": "never" if updates is None else f"{updates:,.0f}",
+                "times": f"{row.speedup}x" if row and row.speedup.known and updates else "",
+                "loss": quantity.loss(each.loss),
+            }
+        )
+    goal, takes = race.goal(comparison), race.verdict_takes(comparison)
+    return {"leader": race.leader(comparison), "goal": goal, "takes": takes, "lines": lines}
 
 
 def missing(comparison: Comparison) -> str:
