@@ -24,9 +24,6 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constrain
 # One thread per process: two processes of two threads each on two cores take three times as long.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
-DEMO := results/demo
-DEMO_RUNS := demo_adamw,demo_lion,demo_muon,demo_sophia_g,demo_soap,demo_mkor
-
 .DEFAULT_GOAL := help
 .PHONY: help install demo verdict test test-all test-slurm docs tables lint format bench-train bench-optimizers bench-suite clean
 
@@ -52,12 +49,9 @@ $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
 	$(PIP) -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
-demo: install ## train 6 optimizers for minutes on the embedded corpus, then a table and results/demo/report.html
-	@echo "Six optimizers, one budget. Runs that are finished are kept, and one that was cut off goes on."
-	$(RUN) train.py -m experiment=$(DEMO_RUNS) resume=true
-	$(RUN) -m scripts.speedup $(DEMO) --baseline adamw
-	$(RUN) -m scripts.report $(DEMO) --output $(DEMO)/report.html
-	@echo "The curves are in $(DEMO)/report.html. make demo again shows the same runs; rm -r $(DEMO) first to train anew."
+demo: install ## race 6 optimizers for minutes on the embedded corpus: a live table, who led, and results/demo/report.html
+	$(RUN) -m scripts.demo
+	@echo "The page is results/demo/report.html. make demo again shows the same runs; rm -r results/demo first to train anew."
 
 verdict: install ## is it faster than AdamW? OPTIMIZER=lion or my_package.MyOpt, SCALE=tiny or small; a page in results/verdicts
 	@test -n "$(OPTIMIZER)" || { echo "halfstep: give the optimizer, as in make verdict OPTIMIZER=lion" >&2; exit 2; }

@@ -1,20 +1,19 @@
-"""Trains the demo's optimizers side by side over this machine's cores or GPUs, then prints their race and draws its page.
+"""Trains the demo's optimizers side by side over this machine's cores or GPUs, prints who led, and draws the page.
 
-    python -m scripts.demo                        # make demo
-    python -m scripts.demo launcher.jobs=1        # one after another
+    python -m scripts.demo        # make demo
 
-The runs are the experiments configs/experiment/demo_*.yaml. Expect how long they will take, by a probe (the very same
-sweep over a few updates), a live table, then the table of who led and results/demo/report.html. Finished runs are kept,
-and one that was cut off goes on. Each run has one thread: a model this small leaves nothing for a second one to do.
+The runs are the experiments configs/experiment/demo_*.yaml. Expect how long they will take, by a probe (the same sweep
+over a few updates), a live table, then the race's table and results/demo/report.html. Finished runs are kept, and one
+that was cut off goes on. Each run has one thread: so small a model leaves nothing for a second one to do.
 """
 
 import argparse
-import heapq
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,17 +21,71 @@ from conventions import quantity
 from conventions.config_keys import CONFIGS
 from conventions.run_format import ENDED, read_rows, read_status
 from conventions.sentence import one_sentence
+from harness.process import Process
 from harness.sweep.local import cores, visible_gpus
 from scripts import report, speedup
 
-DEMO = Path("results/demo")
-PROBED = 20  # updates of a probe; its first half warms up
+EXPERIMENTS = CONFIGS / "experiment"
+FOLDER = "results/demo"
+PROBED = 20  # updates of each run in the probe; the first half of them warms up
+SWEEP = (sys.executable, str(CONFIGS.parent / "train.py"), "-m", "launcher=local", "launcher.threads=1", "resume=true")
 
 
-def main(overrides: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("overrides", nargs="*", help="launcher.jobs=..., device=..., as train.py takes them")
-    options = parser.parse_args(overrides)
+    parser.parse_args(arguments)
     with one_sentence():
-        runs = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONFIGS / "experiment").glob("demo_*.yaml"))}
-        left = {name: run for name, run in runs.items() if read_status(Path(run["run_dir"])) not in ENDED}
+        plan = _read("demo")
+        names = sorted(path.stem for path in EXPERIMENTS.glob("demo_*.yaml"))
+        left = [name for name in names if read_status(Path(_read(name)["run_dir"])) not in ENDED]
+        if left:
+            print(f"{len(left)} runs of {plan['steps']:,} updates; a probe of {PROBED} updates each ...", flush=True)
+            print(
+                f"They take about {quantity.seconds(probe(left, plan))} on this machine as busy as it is.", flush=True
+            )
+            if code := Process([*SWEEP, f"experiment={','.join(left)}"]).wait().code:
+                raise SystemExit(code)
+    speedup.main([FOLDER])
+    report.main([FOLDER])
+
+
+def probe(names: Sequence[str], plan: Mapping[str, Any]) -> float:
+    """Seconds that the runs will take side by side, measured by the same sweep over a few updates of each.
+
+    Raises ValueError if a run of the probe fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="halfstep-probe-") as folder:
+        few = {"steps": PROBED, "eval.every": PROBED, "log.every": PROBED // 2}
+        place = {"run_dir": f"{folder}/${{optimizer.name}}", "hydra.sweep.dir": f"{folder}/sweep"}
+        overrides = [f"{key}={value}" for key, value in {**few, **place}.items()]
+        began = time.monotonic()
+        with Process([*SWEEP, f"experiment={','.join(names)}", *overrides], log=Path(folder, "log")) as process:
+            if (ending := process.wait()).code:
+                raise ValueError(f"the probe failed: {ending.last_words}")
+        own = time.monotonic() - began  # starting the processes and preparing the corpus are in it
+        work = [remaining(read_rows(path), plan) for path in Path(folder).glob("*/metrics.jsonl")]
+    return own + span(work, len(visible_gpus()) or cores())
+
+
+def remaining(rows: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> float:
+    """Seconds of the planned run beyond those of its probe, whose rows these are: updates and evaluations."""
+    at = {row["step"]: row for row in rows}
+    update = (at[PROBED]["seconds/total"] - at[PROBED // 2]["seconds/total"]) / (PROBED - PROBED // 2)
+    evaluation = at[PROBED]["seconds/evaluate"] / 2  # before the first update and after the last
+    return (plan["steps"] - PROBED) * update + (plan["steps"] // plan["eval"]["every"] - 1) * evaluation
+
+
+def span(work: Sequence[float], places: int) -> float:
+    """Seconds from the first start to the last end, where each place takes the next run as soon as it is free."""
+    free = [0.0] * places
+    for seconds in work:
+        free[free.index(min(free))] += seconds
+    return max(free)
+
+
+def _read(experiment: str) -> dict[str, Any]:
+    return yaml.safe_load((EXPERIMENTS / f"{experiment}.yaml").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,8 @@
 
 Expect FOLDER/report.html: what is unlike, the verdicts (of a race, in which each optimizer ran once, who led), final
 losses, speed-ups, curves against steps, FLOPs and seconds, the ladder, learning rates, where the cost went, what was
-lost, and every run's config and manifest. The same runs give the same bytes. scripts/plot.py writes the figures one by one, for papers.
+lost, and every run's config and manifest. The same runs give the same bytes. scripts/plot.py writes the figures one by
+one, for papers.
 """
 
 import argparse

@@ -1,9 +1,13 @@
 """A race: which studies are one, who led it, and in what order the others came."""
 
+import re
+
 import pytest
 
 from judge import race
+from scripts.report import render
 from tests.study import compared, write_run, write_study
+from tests.test_report import Page, one_scale  # noqa: F401 (a fixture)
 
 
 def racing(folder, speedups, **options):
@@ -46,3 +50,28 @@ def test_another_target_is_not_called_the_baselines(tmp_path, target, words):
 def test_what_is_too_small_for_any_verdict_is_noted(tmp_path):
     comparison = compared(write_study(tmp_path, {"soap": 1.3}, ladder=(1000,), length=1000, seeds=1))
     assert race.notes(comparison)[0].startswith("runs too small for a verdict")
+
+
+def test_the_page_of_a_race(tmp_path, one_scale):  # noqa: F811
+    """The demo's page shows who led, says once what a verdict takes, and has no badge of it."""
+    write_study(
+        tmp_path, {"lion": 0.9, "muon": 1.4}, ladder=(2000,), seeds=1, flops_per_step=None,
+        manifest={"device.type": "cpu", "device.name": "a CPU"},
+    )  # fmt: skip
+    comparison = compared(tmp_path)
+    page = Page(source := render(comparison))
+    text = " ".join(" ".join(page.text).split())
+    assert "A race against adamw" in text
+    muon = comparison.standings[1]
+    updates = f"{muon.reached.steps:,.0f} of 2,000 updates: {muon.rows['steps'].speedup.value:.2f} times as fast"
+    assert f"muon led: it came to adamw's final loss, {comparison.target:.4f}, after {updates}" in text
+    assert text.count("make verdict OPTIMIZER=muon") == text.count("A verdict takes") == 1
+    places = [re.sub(r"<[^>]+>|\s+", " ", each).split()[0] for each in re.findall(r"(?s)<li><b>.*?</li>", source)]
+    assert places == ["muon", "adamw", "lion"]
+    (bar,) = [each for each in re.findall(r"width:([\d.]+)%", source) if float(each) < 99]
+    assert float(bar) == pytest.approx(100 * muon.reached.steps / 2000, abs=0.1)
+    assert "speedups" not in page.tables
+    assert 'class="verdicts"' not in source
+    assert "underpowered" not in source.partition("<style>")[0] + source.partition("</style>")[2]
+    assert "Validation loss against FLOPs" not in source
+    assert "no verdict in seconds" in text

@@ -240,31 +240,6 @@ def test_the_same_runs_give_the_same_bytes(study, source):
     assert render(compare(find_runs(study), "adamw")) == source
 
 
-def test_one_seed_of_one_length_is_a_race(tmp_path, one_scale):
-    """The demo's page shows who led, says once what a verdict takes, and has no badge of it."""
-    write_study(
-        tmp_path, {"lion": 0.9, "muon": 1.4}, ladder=(2000,), seeds=1, flops_per_step=None,
-        manifest={"device.type": "cpu", "device.name": "a CPU"},
-    )  # fmt: skip
-    comparison = compare(find_runs(tmp_path), "adamw")
-    page = Page(source := render(comparison))
-    text = " ".join(" ".join(page.text).split())
-    assert "A race against adamw" in text
-    muon = comparison.standings[1]
-    updates = f"{muon.reached.steps:,.0f} of 2,000 updates: {muon.rows['steps'].speedup.value:.2f} times as fast"
-    assert f"muon led: it came to adamw's final loss, {comparison.target:.4f}, after {updates}" in text
-    assert text.count("make verdict OPTIMIZER=muon") == text.count("A verdict takes") == 1
-    places = [re.sub(r"<[^>]+>|\s+", " ", each).split()[0] for each in re.findall(r"(?s)<li><b>.*?</li>", source)]
-    assert places == ["muon", "adamw", "lion"]
-    (bar,) = [each for each in re.findall(r"width:([\d.]+)%", source) if float(each) < 99]
-    assert float(bar) == pytest.approx(100 * muon.reached.steps / 2000, abs=0.1)
-    assert "speedups" not in page.tables
-    assert 'class="verdicts"' not in source
-    assert "underpowered" not in source.partition("<style>")[0] + source.partition("</style>")[2]
-    assert "Validation loss against FLOPs" not in source
-    assert "no verdict in seconds" in text
-
-
 def test_the_baseline_alone_still_has_a_page(tmp_path, one_scale):
     write_study(tmp_path, {}, seeds=1)
     page = Page(render(compare(find_runs(tmp_path), "adamw")))
