@@ -34,12 +34,13 @@ from harness.clock import Clock
 from harness.config import Config, config_hash, default_run_dir, parse
 from harness.distributed import Ranks, join
 from harness.evaluate import evaluate
-from harness.flops import Ledger, uncharged_per_step
+from harness.flops import Ledger
 from harness.kernels import choose_kernels
 from harness.micro_batch import resolve_micro
 from harness.objective import Objective
 from harness.progress import ProgressDisplay
 from harness.recorder import Recorder
+from harness.rehearsal import uncharged_per_step
 from harness.run_folder import RunFolder
 from harness.schedule import build_schedule, set_lr
 

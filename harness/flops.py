@@ -1,14 +1,12 @@
 """The ledger of FLOPs, and a counter for what no formula covers. A multiply-add is 2 FLOPs."""
 
-import copy
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
-from torch.nn import Parameter
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -16,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 class Ledger:
     """FLOPs since the run began: the model's own passes, those for curvature, the optimizer's matrix work.
 
-    `optimizer` is None where it is unknown: a stranger's class that could not be counted.
+    `optimizer` is None where it is unknown: an external class that could not be counted.
     """
 
     model: int = 0
@@ -100,9 +98,15 @@ MAPPING: dict[Any, Any] = {
 }
 
 
-def counter() -> FlopCounterMode:
-    """torch's FLOP counter, taught the linear algebra that it misses."""
-    return FlopCounterMode(display=False, custom_mapping=MAPPING)
+@contextmanager
+def counter() -> Iterator[FlopCounterMode]:
+    """torch's FLOP counter, with formulas for the linear algebra that it misses.
+
+    What is compiled runs uncompiled meanwhile: the counter would not see into it. And the compiler, called under a
+    counter, gives a function up for the rest of the process.
+    """
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False, custom_mapping=MAPPING) as counted:
+        yield counted
 
 
 def count(function: Callable[[], Any]) -> int:
@@ -110,115 +114,3 @@ def count(function: Callable[[], Any]) -> int:
     with counter() as counted:
         function()
     return counted.get_total_flops()
-
-
-class Rehearsal:
-    """An Objective of random gradients, to run an optimizer's step outside any run. It costs no pass.
-
-    Hooks on a model's modules would see nothing of that: where there are any, give the model, and the gradients are
-    those of a pass over one token.
-    """
-
-    def __init__(self, params: list[Parameter], hooked: nn.Module | None = None) -> None:
-        self.params = params
-        self.hooked = hooked
-        self.num_tokens = 1
-        self.step = 0
-        self.charged = 0
-        self.share = 1.0
-        self.passes = {"gradient": 0.0, "sampled_grads": 0.0, "hvp": 0.0, "joint_hvp": 0.0}  # whole batches
-
-    def _random(self) -> list[Tensor]:
-        return [torch.randn(p.shape, device=p.device, dtype=p.dtype) for p in self.params]
-
-    def __call__(self) -> Tensor:
-        self.passes["gradient"] += self.share
-        if self.hooked is not None:
-            return one_token_pass(self.hooked)
-        for p, g in zip(self.params, self._random(), strict=True):
-            p.grad = g
-        return self.loss()
-
-    def backward(self) -> None:
-        """Some classes ask the loss for it."""
-
-    def loss(self) -> Tensor:
-        return torch.ones((), device=self.params[0].device)
-
-    def sampled_grads(self) -> list[Tensor]:
-        self.passes["sampled_grads"] += self.share
-        return self._random()
-
-    def hvp(self, v: Sequence[Tensor]) -> list[Tensor]:
-        self.passes["hvp"] += self.share
-        return [x.clone() for x in v]
-
-    def gradient_and_hvp(self, v: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        self.passes["joint_hvp"] += self.share
-        return self(), [x.clone() for x in v]
-
-    def narrow(self, share: float) -> "Rehearsal":
-        part = copy.copy(self)  # whose passes are counted with the whole's
-        part.share = self.share * share
-        return part
-
-    def generator(self, key: Hashable) -> Generator:
-        return Generator(self.params[0].device).manual_seed(0)
-
-    def mean_(self, tensors: Sequence[Tensor]) -> None:
-        """One rank's mean is its own."""
-
-    def charge(self, flops: int) -> None:
-        self.charged += flops
-
-
-@torch.enable_grad()
-def one_token_pass(model: nn.Module) -> Tensor:
-    """The loss of a token, and its gradients: the shortest pass that runs every layer."""
-    model.zero_grad()
-    token = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
-    loss = model(token, token)
-    loss.backward()
-    return loss.detach()
-
-
-def rehearse(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module, steps: int) -> tuple[int, int]:
-    """FLOPs of an optimizer's first `steps` steps on a copy of the model: (counted, charged by itself).
-
-    What its hooks do during the model's passes counts, the passes themselves do not.
-    """
-    twin = copy.deepcopy(model)
-    optimizer = build(twin)
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in twin.modules())
-    objective = Rehearsal([p for p in twin.parameters() if p.requires_grad], twin if hooked else None)
-    with counter() as counted:
-        for objective.step in range(steps):
-            optimizer.step(objective)  # type: ignore[arg-type]
-    passes = round(objective.passes["gradient"]) * count(lambda: one_token_pass(copy.deepcopy(model))) if hooked else 0
-    return counted.get_total_flops() - passes, objective.charged
-
-
-def uncharged_per_step(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module) -> float | None:
-    """FLOPs per step of a class that never charges, over one period of its refreshes; None where that fails.
-
-    The period is the largest whole number among the keywords that speak of one. The first period is left out: methods
-    that precondition compute their first basis differently.
-    """
-    try:
-        probe = build(copy.deepcopy(model))
-        period = max([1, *(_periods(probe.param_groups[0]))])
-        counted, charged = rehearse(build, model, 2 * period)
-        if charged:
-            return 0.0
-        return (counted - rehearse(build, model, period)[0]) / period
-    except Exception:  # a stranger's class may fail in any way on random gradients; then nothing is claimed of it
-        return None
-
-
-def _periods(group: dict[str, Any]) -> list[int]:
-    words = ("freq", "every", "interval", "update_step", "period")
-    return [
-        value
-        for key, value in group.items()
-        if any(word in key for word in words) and isinstance(value, int) and 1 < value <= 100
-    ]

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import optimizers
+from harness.rehearsal import Rehearsal
 from models import build_model
 from scripts.bench import floor
 from scripts.bench.floor import Work, product_rate, work
@@ -108,38 +109,6 @@ def place(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-class Given:
-    """An Objective whose gradients and estimates are there already."""
-
-    def __init__(self, params: list[Tensor]) -> None:
-        self.params, self.num_tokens, self.step = params, 1, 0
-        self.gradients = [torch.randn_like(p) for p in params]
-        self.estimates = [torch.randn_like(p) for p in params]
-
-    def __call__(self) -> Tensor:
-        for p, g in zip(self.params, self.gradients, strict=True):
-            p.grad = g
-        return torch.ones(())
-
-    def narrow(self, share: float) -> "Given":
-        return self
-
-    def sampled_grads(self) -> list[Tensor]:
-        return self.estimates
-
-    def hvp(self, v: list[Tensor]) -> list[Tensor]:
-        return self.estimates
-
-    def gradient_and_hvp(self, v: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        return self(), self.estimates
-
-    def generator(self, key: object) -> torch.Generator:
-        return torch.Generator().manual_seed(0)
-
-    def charge(self, flops: int) -> None:
-        """Nobody counts."""
-
-
 HOOKED = ("kfac", "mkor", "mkor_h")
 PERIOD = 10
 
@@ -149,14 +118,20 @@ def test_no_eager_step_moves_less_than_is_announced(name):
     """Each tensor counted once; what only moves weights, gradients, moments and estimates moves just that."""
     info, model = optimizers.find(name), tiny_model(width=32)
     optimizer = info.build(model, **keywords(name))
-    objective = Given(list(model.parameters()))
-    for objective.step in range(PERIOD):
-        optimizer.step(objective)
+    params = list(model.parameters())
+    gradients, estimates = ([torch.randn_like(p) for p in params] for _ in range(2))
+
+    def gradient(step: int) -> None:
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = g
+
+    objective = Rehearsal(params, gradient, lambda step: estimates)
+    objective.steps(optimizer, PERIOD)
     moved = 0
-    for objective.step in range(PERIOD, 2 * PERIOD):
+    for _ in range(PERIOD):
         state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor) and v.ndim]
-        with Traffic(objective.gradients, [*objective.params, *objective.estimates, *state]) as traffic:
-            optimizer.step(objective)
+        with Traffic(gradients, [*params, *estimates, *state]) as traffic:
+            objective.steps(optimizer, 1)
         moved += traffic.bytes
     least = work(info, optimizer, model)
     assert least is not None

@@ -13,9 +13,9 @@ import optimizers
 from conventions.keywords import bind
 from harness.command_line import composed
 from harness.config import parse
-from harness.flops import rehearse, uncharged_per_step
 from harness.objective import Objective
 from harness.recorder import state_bytes
+from harness.rehearsal import rehearse, uncharged_per_step
 from optimizers.param_groups import check_cover
 from optimizers.registry import OptimizerInfo
 from tests.command import complaint, in_process, manifest, rows

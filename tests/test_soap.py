@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import optimizers
-from harness.flops import Rehearsal
+from harness.rehearsal import Rehearsal
 from optimizers.param_groups import decayed
 from optimizers.soap import SOAP
 from tests.test_eigenbasis import drawn

@@ -6,7 +6,7 @@ from torch.nn import Parameter
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import optimizers
-from harness.flops import rehearse
+from harness.rehearsal import rehearse
 from optimizers.soap import SOAP
 from tests.test_eigenbasis import drawn
 from tests.test_equations import Recording

@@ -3,8 +3,8 @@
 import pytest
 
 import optimizers
-from harness.flops import rehearse
 from harness.recorder import tensor_bytes
+from harness.rehearsal import rehearse
 from tests.test_optimizers import NAMES, keywords
 from tests.tiny import tiny_model, tiny_objective, train
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.rehearsal import Rehearsal
 from models import build_model
 from optimizers import build_optimizer
 from scripts.bench.contenders import recipe
@@ -46,16 +47,6 @@ class Bed:
         return rows[:, :-1], rows[:, 1:]
 
 
-class Given:
-    """An Objective whose gradient is there already."""
-
-    def __call__(self) -> Tensor:
-        return torch.zeros(())
-
-    def charge(self, flops: int) -> None:
-        """Nobody counts."""
-
-
 def drift(bed: Bed, name: str, exact: Way, ways: Sequence[Way]) -> list[dict[str, Any]]:
     """A row for each way.
 
@@ -76,7 +67,7 @@ def drift(bed: Bed, name: str, exact: Way, ways: Sequence[Way]) -> list[dict[str
         model.zero_grad()
         model(*bed.batch(step, text)).backward()
         before = [p.detach().clone() for p in model.parameters()]
-        reference.step(Given())  # type: ignore[arg-type]
+        step_along(reference, model)
         moves = [p.detach() - was for p, was in zip(model.parameters(), before, strict=True)]
         for number, (twin, optimizer) in enumerate(twins):
             for q, p, was in zip(twin.parameters(), model.parameters(), before, strict=True):
@@ -84,7 +75,7 @@ def drift(bed: Bed, name: str, exact: Way, ways: Sequence[Way]) -> list[dict[str
                 q.data.copy_(was)
                 q.grad = p.grad.to(q.dtype)
             start = [q.detach().double() for q in twin.parameters()]
-            optimizer.step(Given())  # type: ignore[arg-type]
+            step_along(optimizer, twin)
             off = [q.detach() - s - m for q, s, m in zip(twin.parameters(), start, moves, strict=True)]
             if step == 0:  # the state that begins is the reference's: a first basis is chosen by rounding in part
                 _begin(twin, optimizer, model, reference)
@@ -96,6 +87,11 @@ def drift(bed: Bed, name: str, exact: Way, ways: Sequence[Way]) -> list[dict[str
         {"optimizer": name, "way": way, "updates": bed.updates, "drift": each[-1], "largest": max(each), "skew": apart}
         for way, each, apart in zip(ways, drifts, skew, strict=True)
     ]
+
+
+def step_along(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """One step along the gradient that is in `.grad` already."""
+    Rehearsal(list(model.parameters()), gradient=lambda step: None).steps(optimizer, 1)
 
 
 def skewness(optimizer: torch.optim.Optimizer) -> float | None:

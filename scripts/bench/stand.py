@@ -1,6 +1,6 @@
 """What bench_optimizers times: an optimizer on its own copy of a model, given gradients that are not on its bill."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, lcm
@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 from harness.clock import Clock
 from harness.recorder import state_bytes
+from harness.rehearsal import Rehearsal
 from models import build_model
 from optimizers import OptimizerInfo
 from optimizers.curvature import Hutchinson
@@ -76,53 +77,6 @@ class Stand:
         for block in self.blocks:
             x = block(x)
         x.square().mean().backward()
-
-
-class Given:
-    """An Objective whose every answer is at hand: the clock stands meanwhile.
-
-    Args:
-        spare: another stand, without hooks; a pass on it beside each of ours says what the hooks cost.
-    """
-
-    def __init__(self, stand: Stand, spare: Stand) -> None:
-        self.stand, self.spare = stand, spare
-        self.params, self.num_tokens, self.step = stand.params, stand.shape.tokens, 0
-        self.activations: Any = None  # of an optimizer with hooks
-        self.asked: dict[int, int] = {}  # by step: matrix FLOPs charged, and estimates of a curvature
-
-    def __call__(self) -> Tensor:
-        with self.stand.clock.part("given"):
-            if self.activations is not None and any(layer.recording for layer in self.activations.layers):
-                compared_passes(self.stand, self.spare, self.step)
-            self.stand.load(self.step)
-            return self.loss()
-
-    def loss(self) -> Tensor:
-        return torch.ones((), device=self.stand.device)
-
-    def _estimate(self) -> list[Tensor]:
-        self.charge(1)
-        with self.stand.clock.part("given"):
-            return [g.clone() for g in self.stand.gradients(self.step + 1)]
-
-    def sampled_grads(self) -> list[Tensor]:
-        return self._estimate()
-
-    def hvp(self, v: Sequence[Tensor]) -> list[Tensor]:
-        return self._estimate()
-
-    def narrow(self, share: float) -> "Given":
-        return self
-
-    def generator(self, key: Hashable) -> Generator:
-        return Generator(self.stand.device).manual_seed(0)
-
-    def mean_(self, tensors: Sequence[Tensor]) -> None:
-        """One rank's mean is its own."""
-
-    def charge(self, flops: int) -> None:
-        self.asked[self.step] = self.asked.get(self.step, 0) + flops
 
 
 def compared_passes(hooked: Stand, bare: Stand, step: int) -> None:
@@ -210,10 +164,26 @@ def periods(keywords: dict[str, Any]) -> list[int]:
 
 
 def ours(info: OptimizerInfo, keywords: dict[str, Any], stand: Stand, spare: Stand) -> Contender:
-    """The registered optimizer, as train.py would build it; a step that charges more than the least refreshes."""
+    """The registered optimizer, as train.py would build it; a step that charges more than the least refreshes.
+
+    Args:
+        spare: another stand, without hooks; a pass on it beside each of ours says what the hooks cost.
+    """
     optimizer = info.build(stand.model, **keywords)
-    objective = Given(stand, spare)
-    objective.activations = getattr(optimizer, "activations", None)
+    layers = optimizer.activations.layers if hasattr(optimizer, "activations") else []
+
+    def gradient(step: int) -> None:
+        with stand.clock.part("given"):
+            if any(layer.recording for layer in layers):
+                compared_passes(stand, spare, step)
+            stand.load(step)
+
+    def estimate(step: int) -> list[Tensor]:
+        objective.charge(1)  # a step that estimates a curvature refreshes
+        with stand.clock.part("given"):
+            return [g.clone() for g in stand.gradients(step + 1)]
+
+    objective = Rehearsal(stand.params, gradient, estimate, stand.shape.tokens)
 
     def advance(n: int) -> None:
         objective.step = n
@@ -222,8 +192,8 @@ def ours(info: OptimizerInfo, keywords: dict[str, Any], stand: Stand, spare: Sta
     period = lcm(*periods(keywords))
 
     def refreshes(n: int) -> bool:
-        of_a_period = [objective.asked.get(objective.step - i, 0) for i in range(period)]
-        return objective.asked.get(objective.step - (objective.step - n) % period, 0) > min(of_a_period)
+        of_a_period = [objective.charges.get(objective.step - i, 0) for i in range(period)]
+        return objective.charges.get(objective.step - (objective.step - n) % period, 0) > min(of_a_period)
 
     return Contender("halfstep", stand, advance, period, refreshes, [optimizer])
 

@@ -25,8 +25,8 @@ from conventions.keywords import construct
 from conventions.run_format import ENDED
 from harness.config import Config, parse
 from harness.device import device_name, resolve_device, resolve_dtype
-from harness.flops import rehearse
 from harness.hessian import Hessian
+from harness.rehearsal import rehearse
 from harness.schedule import build_schedule
 from judge.claims.claim import Claim
 from judge.claims.planned import Planned, composed

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.flops import rehearse, uncharged_per_step
+from harness.rehearsal import rehearse, uncharged_per_step
 from optimizers.param_groups import check_cover
 from scripts.study.toy import AFTER, BEFORE, SEQUENCES, Build, resumed, tiny_model, tiny_objective, train
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from harness.flops import Rehearsal, uncharged_per_step
 from harness.recorder import tensor_bytes
+from harness.rehearsal import Rehearsal, uncharged_per_step
 from models.gpt import GPT
 from optimizers.registry import OptimizerInfo
 from optimizers.treatment import Treatment
@@ -49,9 +49,8 @@ def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> Co
     if announced is not None:
         state = sum(found.state_bytes for found in announced.values())
         return Cost(announced, True, state, sum(found.flops for found in announced.values()), passes)
-    objective = Rehearsal([p for p in model.parameters() if p.requires_grad])
     optimizer = build(model)
-    optimizer.step(objective)  # type: ignore[arg-type]
+    Rehearsal.on(model).steps(optimizer, 1)
     kept = {
         name: Treatment("as its package does", tensor_bytes(optimizer.state.get(p, {})))
         for name, p in model.named_parameters()
@@ -65,11 +64,8 @@ def passes_per_step(build: Build) -> dict[str, float]:
     optimizer = build(model)
     periods = [v for k, v in vars(optimizer).items() if k.startswith("every") and isinstance(v, int)]
     steps = math.lcm(*periods)
-    hooked = any(module._forward_hooks for module in model.modules())
-    objective = Rehearsal(list(model.parameters()), model if hooked else None)
-    before: dict[str, float] = {}
-    for objective.step in range(2 * steps):
-        if objective.step == steps:
-            before = dict(objective.passes)
-        optimizer.step(objective)  # type: ignore[arg-type]
+    objective = Rehearsal.on(model)
+    objective.steps(optimizer, steps)
+    before = dict(objective.passes)
+    objective.steps(optimizer, steps)
     return {kind: (number - before[kind]) / steps for kind, number in objective.passes.items()}
