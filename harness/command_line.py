@@ -24,7 +24,8 @@ from harness.sweep import jobs
 
 EXPECTED = (*BAD_INPUT, HydraException, OmegaConfBaseException)
 # A section whose keys are the keywords of an optimizer takes any key here: the signature check names the wrong ones.
-OPEN_SECTION = re.compile(r"^(optimizer\.[^=]+=)")
+# So do the options of sbatch, which SLURM checks.
+OPEN_SECTION = re.compile(r"^(optimizer\.[^=]+=|launcher\.sbatch[^=]*=)")
 
 
 def answer_help(about: str | None) -> None:

@@ -55,7 +55,7 @@ class Launcher(BasicLauncher):
         common = set.intersection(*map(set, job_overrides))
         jobs = []
         for number, overrides in enumerate(job_overrides, first):
-            own = [o for o in [*of_all, *overrides] if not o.startswith(OF_THE_SWEEP)]
+            own = [o for o in [*of_all, *overrides] if not o.lstrip("+").startswith(OF_THE_SWEEP)]
             run, different = self._run_folder(overrides), [o.lstrip("+") for o in overrides if o not in common]
             label = f"{number}: {' '.join(different) or (run.name if run else 'the only one')}"
             jobs.append(Job(Path(config.hydra.sweep.dir), number, own, run, label))
