@@ -25,7 +25,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constrain
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo verdict test test-all test-slurm docs tables lint format bench-train bench-optimizers bench-suite clean
+.PHONY: help install demo verdict test test-all test-slurm docs site tables lint format bench-train bench-optimizers bench-suite clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,7 +78,10 @@ format: install ## lay the code out as lint wants it
 docs: install ## write docs/optimizers.md anew, out of the code
 	$(RUN) -m scripts.document_optimizers
 
-tables: install ## write every table in results/ and README anew, out of the committed runs
+site: install ## build docs/ into site/, plain files that a browser opens: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+tables: install ## write every table in results/, README and docs/ anew, out of the committed runs
 	$(RUN) -m scripts.make_tables
 
 bench-train: install ## tokens per second; beside nanoGPT's own model and loop with NANOGPT=path/to/its/checkout

@@ -1,15 +1,15 @@
-"""Writes every table under results/, and those in README.md, out of the committed run folders. `make tables`.
+"""Writes every table under results/, and those in README.md and docs/, out of the committed run folders. `make tables`.
 
     python -m scripts.make_tables           # writes those that differ, and names them
     python -m scripts.make_tables --check   # writes nothing; exit code 2 if one differs or is of no runs
 
 A device's tables are results/hardware/<device>/throughput.md and optimizers.md, out of bench_suite's JSON beside them;
-results/hardware/summary.md has the figures of all devices for README.
+results/hardware/summary.md has the figures of all devices for docs/gpu.md.
 A study's table is results/<study>/table.md, and a tuning's, which lists its trials. A claim's are
 results/claims/<claim>-<scale>.md, .tex and .csv, out of the studies results/<claim>-<scale>-<part>; its file is in
 configs/claim, or where bench_suite wrote it, results/hardware/<device>/claims. results/claims/verdicts.md has a line on
-each of them, conclusions.md what the papers and others found beside it. In README a table stands between two comments,
-`<!-- results/<study>/table.md -->` and `<!-- end -->`.
+each of them, conclusions.md what the papers and others found beside it. In README and docs/ a table stands between two
+comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tables(root: Path) -> dict[Path, str]:
-    """Every table below `root`, as its runs make it: README's last."""
+    """Every table below `root`, as its runs make it, and last the pages that show some of them."""
     results = root / "results"
     found, claimed = claim_tables(results)
     for study in sorted(path for path in results.iterdir() if path.is_dir() and path.name not in claimed):
@@ -76,9 +76,8 @@ def tables(root: Path) -> dict[Path, str]:
                 if (place / part.FILE).is_file():
                     found[place / part.TABLE] = part.table(json.loads((place / part.FILE).read_text(encoding="utf-8")))
         found[results / HARDWARE / "summary.md"] = summary(devices)
-    readme = root / "README.md"
-    found[readme] = BLOCK.sub(lambda match: block(match[1], root, found), readme.read_text())
-    return found
+    pages = {path: path.read_text(encoding="utf-8") for path in (root / "README.md", *(root / "docs").glob("*.md"))}
+    return found | {path: with_tables(text, path, root, found) for path, text in pages.items() if BLOCK.search(text)}
 
 
 def _orphans(root: Path, found: Mapping[Path, str]) -> list[Path]:
@@ -133,10 +132,16 @@ def has_runs(study: Path) -> bool:
     return any(study.rglob("manifest.json"))
 
 
-def block(name: str, root: Path, found: dict[Path, str]) -> str:
-    if root / name not in found:
-        raise ValueError(f"README.md wants {name}, which no study makes: publish its runs, or take the block away")
-    return f"<!-- {name} -->\n{found[root / name]}<!-- end -->"
+def with_tables(text: str, path: Path, root: Path, found: Mapping[Path, str]) -> str:
+    """A page with the tables that its comments ask for. Raises ValueError where no study makes one of them."""
+
+    def block(match: re.Match[str]) -> str:
+        name, here = match[1], path.relative_to(root)
+        if root / name not in found:
+            raise ValueError(f"{here} wants {name}, which no study makes: publish its runs, or take the block away")
+        return f"<!-- {name} -->\n{found[root / name]}<!-- end -->"
+
+    return BLOCK.sub(block, text)
 
 
 def study_table(study: Path, baseline: str = "adamw") -> str:

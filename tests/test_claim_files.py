@@ -1,7 +1,6 @@
 """The claims' files: each composes at every scale; whatever is wrong with one is a sentence that names file and key."""
 
 import re
-import textwrap
 from collections.abc import Iterator
 
 import pytest
@@ -233,10 +232,9 @@ def test_a_strangers_claim_needs_one_file(tmp_path, capsys):
     assert yaml.safe_load(planned(read_claim(path), "tiny", ["only"], [0])[-1].experiment())["optimizer"]["lr"] == 1e-3
 
 
-def test_the_claim_in_the_readme_is_one(tmp_path):
-    text = (CONFIGS.parent / "README.md").read_text()
-    block = text[text.index("    sentence: ") :].partition("\n\n")[0]
-    (tmp_path / "mine.yaml").write_text(textwrap.dedent(block))
+def test_the_claim_in_the_documentation_is_one(tmp_path):
+    text = (CONFIGS.parent / "docs" / "claims.md").read_text()
+    (tmp_path / "mine.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
     claim = read_claim(tmp_path / "mine.yaml")
     assert composed(claim, "tiny", "pico", "radam")["optimizer"]["_target_"] == "torch.optim.RAdam"
     check_arms(claim, "tiny", ["pico"])

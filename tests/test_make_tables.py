@@ -35,6 +35,8 @@ def copied(tmp_path):
     """README and a small part of results/, to change at will."""
     shutil.copytree(ROOT / "results" / "demo_of_six", tmp_path / "results" / "study")
     (tmp_path / "README.md").write_text("Above.\n<!-- results/study/table.md -->\nold\n<!-- end -->\nBelow.\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "page.md").write_text("No table.\n")
     return tmp_path
 
 
@@ -51,9 +53,19 @@ def test_a_changed_run_changes_its_table_and_readme(copied):
     assert after[readme] == f"Above.\n<!-- results/study/table.md -->\n{after[table]}<!-- end -->\nBelow.\n"
 
 
-def test_a_table_that_no_study_makes_is_refused(copied):
-    shutil.move(copied / "results" / "study", copied / "results" / "other")
-    with pytest.raises(ValueError, match=r"README.md wants results/study/table.md, which no study makes"):
+def test_a_page_of_the_documentation_has_its_tables_too(copied):
+    page = copied / "docs" / "page.md"
+    page.write_text("Above.\n<!-- results/study/table.md -->\n<!-- end -->\nBelow.\n")
+    found = tables(copied)
+    table = found[copied / "results" / "study" / "table.md"]
+    assert found[page] == f"Above.\n<!-- results/study/table.md -->\n{table}<!-- end -->\nBelow.\n"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/page.md"])
+def test_a_table_that_no_study_makes_is_refused(copied, page):
+    (copied / "README.md").write_text("No table.\n")
+    (copied / page).write_text("<!-- results/other/table.md -->\n<!-- end -->\n")
+    with pytest.raises(ValueError, match=rf"{page} wants results/other/table.md, which no study makes"):
         tables(copied)
 
 
