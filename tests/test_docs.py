@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import ROOT, environment, in_process, manifest
-from tests.rehearsal import DRAWING, FENCE, PROGRAMS, Rehearsal, commands
+from tests.command_rehearsal import DRAWING, FENCE, PROGRAMS, CommandRehearsal, commands
 from tests.study import write_run
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,7 +63,7 @@ def here(place, monkeypatch):
 @pytest.fixture
 def rehearse(here, monkeypatch):
     """The function that rehearses one command line."""
-    return Rehearsal(monkeypatch)
+    return CommandRehearsal(monkeypatch)
 
 
 @pytest.mark.parametrize(("page", "command"), examples())
@@ -76,7 +76,7 @@ def test_a_command_works(page, command, rehearse):
     "command", [line for _, line in examples() if re.search(rf"scripts\.({'|'.join(DRAWING)})\b", line)]
 )
 def test_a_command_draws(command, here, monkeypatch):
-    Rehearsal(monkeypatch, drawing=True)(command)
+    CommandRehearsal(monkeypatch, drawing=True)(command)
 
 
 def test_what_has_no_rehearsal_fails(rehearse):

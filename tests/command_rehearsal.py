@@ -32,7 +32,7 @@ INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)})\s[^`]+)`")
 TOOLS = ("pytest", "ruff", "mypy", "mkdocs", "pip", "venv", "tests.slurm")  # `python -m TOOL`: what it does is its own
 READING = ("speedup", "publish", "runs")  # they run, on a small study
 DRAWING = ("report", "plot", "dashboard")  # they do so in the slow tests
-LONG = ("verdict", "claims", "bench", "bench_suite", "bench_train", "bench_optimizers", "export", "make_tables")
+LONG = ("demo", "verdict", "claims", "bench", "bench_suite", "bench_train", "bench_optimizers", "export", "make_tables")
 COMPOSING = ("tune", "list_optimizers")  # their arguments are train.py's, and some of their own
 OWN = re.compile(r"(trials|range\.[^=]+)=")
 
@@ -49,7 +49,7 @@ class Parsed(Exception):
     """A program has taken its arguments, and would begin."""
 
 
-class Rehearsal:
+class CommandRehearsal:
     """Call it with a command line.
 
     drawing: whether programs that draw are run as well, which takes seconds.
