@@ -23,12 +23,11 @@ from typing import Any
 
 import torch
 
-import data
-import models
 import optimizers
-from conventions.keywords import bind, construct, in_section
+from conventions.keywords import bind, construct
 from conventions.sentence import BAD_INPUT, sentence
 from data.loader import Loader, evaluation_batches
+from data.plan import check_data
 from harness import checkpoint, device, tracker
 from harness.clock import Clock
 from harness.config import Config, config_hash, default_run_dir, parse
@@ -43,6 +42,8 @@ from harness.recorder import Recorder
 from harness.rehearsal import uncharged_per_step
 from harness.run_folder import RunFolder
 from harness.schedule import build_schedule, set_lr
+from models.plan import check_model
+from optimizers.plan import check_optimizer
 
 
 def main(values: dict[str, Any]) -> str:
@@ -136,23 +137,25 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     """The data, the model, the optimizer, and the harness that joins and watches them."""
     # All that the config can get wrong is found before the data is touched: a large corpus takes hours to prepare.
     schedule = construct(build_schedule, cfg.schedule, "schedule", cfg.steps)
-    build_model, build_optimizer, charges = check_model(cfg), *check_optimizer(cfg, place)
+    build_model = check_model(cfg.model, cfg.context, cfg.seed)
+    planned = check_optimizer(cfg.optimizer, cfg.allow_targets, place)
+    load_data = check_data(cfg.data)
     make_tracker = tracker.find(cfg.tracker["name"])
     tracker_keywords = bind(make_tracker, cfg.tracker, "tracker", ["folder", "config", "manifest"])
     compiled = device.resolve_compile(cfg.compile, place)
     optimizers.compile_kernels(compiled)
-    dataset = load_data(cfg, ranks)
+    dataset = ranks.first_before_others(lambda: load_data(quiet=not ranks.first))
 
     kernels = choose_kernels(place, cfg.context)
     model = build_model(dataset.vocabulary).to(place)
-    optimizer = build_optimizer(model)
+    optimizer = planned.build(model)
     dtype = device.resolve_dtype(cfg.dtype, place)
     clock = Clock(place)
-    ledger = Ledger(uncharged_per_step=0.0 if charges else uncharged_per_step(build_optimizer, model))
+    ledger = Ledger(uncharged_per_step=0.0 if planned.info.charges else uncharged_per_step(planned.build, model))
     objective = Objective(
         model, sequences=cfg.sequences, flops_per_token=model.flops_per_token(cfg.context), clock=clock, ledger=ledger,
         seed=cfg.seed, ranks=ranks, forward=device.compiled(model) if compiled else model, dtype=dtype,
-        grad_clip=cfg.grad_clip, reserve=state_to_come(cfg, optimizer, model),
+        grad_clip=cfg.grad_clip, reserve=planned.state_bytes(optimizer, model, cfg.batch.tokens),
     )  # fmt: skip
     # A run that goes on keeps its micro-batches and its threads: others would give other bits.
     same = before is not None and before["ranks"] == ranks.world
@@ -221,58 +224,6 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
         ranks.agree(None)
 
     return Parts(cfg, clock, loader, schedule, objective, optimizer, recorder, evaluate_now, save, sinks, start)
-
-
-def check_model(cfg: Config) -> Callable[[int], models.GPT]:
-    """How to build the model once the data's vocabulary is known; a trial on no memory finds what is impossible."""
-    wanted = bind(models.padded_vocabulary, {"vocabulary": cfg.model["vocabulary"]}, "model", ["tokens"])
-    section = {key: value for key, value in cfg.model.items() if key != "vocabulary"}
-    keywords = bind(models.find(cfg.model["family"]), section, "model", ["vocabulary"])
-
-    def build(tokens: int) -> models.GPT:
-        with in_section("model", [*keywords, "vocabulary"]):
-            vocabulary = models.padded_vocabulary(**wanted, tokens=tokens)
-            return models.build_model(cfg.model["family"], cfg.seed, **keywords, vocabulary=vocabulary)
-
-    with in_section("model", keywords), torch.device("meta"):
-        context = models.find(cfg.model["family"])(**keywords, vocabulary=64).context
-    if cfg.context > context:
-        raise ValueError(f"context={cfg.context} is longer than model.context={context}: lower it or raise the model's")
-    return build
-
-
-def check_optimizer(cfg: Config, place: str = "cpu") -> tuple[Callable[[torch.nn.Module], torch.optim.Optimizer], bool]:
-    """How to build the optimizer, and whether it charges its own FLOPs; a trial on one layer finds bad keywords."""
-    info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
-    keywords = bind(info.constructor, cfg.optimizer, "optimizer", ["params"])
-
-    def build(model: torch.nn.Module) -> torch.optim.Optimizer:
-        with in_section("optimizer", keywords):
-            return info.build(model, **keywords)
-
-    build(torch.nn.Linear(2, 2, device=place))
-    return build, info.charges
-
-
-def state_to_come(cfg: Config, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> int:
-    """Bytes of the optimizer's state: what it says it will keep; of a stranger's class two tensors a parameter."""
-    info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
-    announced = info.treatments(optimizer, model, cfg.batch.tokens)
-    if announced is None:
-        return 2 * sum(p.numel() * max(4, p.element_size()) for p in model.parameters())
-    return sum(each.state_bytes for each in announced.values())
-
-
-def load_data(cfg: Config, ranks: Ranks) -> data.Dataset:
-    """The corpus: the first rank prepares it where it is missing, the others wait and find it."""
-    keywords = bind(data.find(cfg.data["name"]), cfg.data, "data")
-    if not ranks.first:
-        ranks.agree(None)
-    with in_section("data", keywords):
-        dataset = data.load(cfg.data["name"], quiet=not ranks.first, **keywords)
-    if ranks.first:
-        ranks.agree(None)
-    return dataset
 
 
 if __name__ == "__main__":

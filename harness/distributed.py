@@ -4,7 +4,7 @@ import atexit
 import functools
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -52,6 +52,15 @@ class Ranks:
         with self._others():
             dist.broadcast_object_list(values, src=0, group=_patient_group())
         return values[0]
+
+    def first_before_others(self, call: Callable[[], T]) -> T:
+        """What `call` returns. The first rank calls it alone, the others after it: they find its files."""
+        if not self.first:
+            self.agree(None)
+        result = call()
+        if self.first:
+            self.agree(None)
+        return result
 
     @contextmanager
     def _others(self) -> Iterator[None]:

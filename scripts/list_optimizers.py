@@ -21,8 +21,9 @@ from conventions.sentence import one_sentence
 from harness.command_line import answer_help, composed
 from harness.config import Config, parse
 from models import GPT
+from models.plan import check_model
+from optimizers.plan import check_optimizer
 from scripts.study.cost import Cost, cost
-from train import check_model, check_optimizer
 
 GPT2 = {"model": "gpt2_125m", "batch.tokens": "524288", "data": "synthetic"}  # whose vocabulary is GPT-2's
 VOCABULARIES = {"bytes": 256, "gpt2": 50257}
@@ -85,9 +86,9 @@ def one(arguments: Sequence[str]) -> str:
 def costed(arguments: Sequence[str]) -> tuple[Config, GPT, Cost]:
     """What an update of a run with these arguments costs. ValueError says what is wrong with them."""
     cfg = parse(composed(arguments))
-    build_model = check_model(cfg)
-    build, _ = check_optimizer(cfg, "meta")
-    info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
+    build_model = check_model(cfg.model, cfg.context, cfg.seed)
+    planned = check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")
+    info, build = planned.info, planned.build
     # What announces its own cost needs no memory; a stranger has to be tried on a model that is there.
     with torch.device("cpu" if info.treat is None else "meta"):
         model = build_model(vocabulary(cfg))

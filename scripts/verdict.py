@@ -32,6 +32,7 @@ from harness.config import parse
 from judge.comparison import Comparison
 from judge.speedup import Row
 from judge.tuning.trials import Tuning
+from optimizers.plan import check_optimizer
 from scripts import report
 from scripts.pages import tuning_figure
 from scripts.study.conformance import Row as Check
@@ -39,7 +40,6 @@ from scripts.study.conformance import conformance
 from scripts.study.tuner import Tuner, launcher_of
 from scripts.study.verdict_plan import print_plan
 from scripts.study.verdict_study import BASELINE, Study
-from train import check_optimizer
 
 VERDICTS = Path("results/verdicts")
 TOO_SMALL = "runs too small"  # as judge.speedup begins to say it
@@ -157,8 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _checked(tuner: Tuner, place: Path) -> list[Check]:
     """The rows of conformance. Raises ValueError if the class cannot be trained at all."""
-    build, charges = check_optimizer(parse(tuner.values))
-    checks = conformance(build, charges)
+    cfg = parse(tuner.values)
+    planned = check_optimizer(cfg.optimizer, cfg.allow_targets)
+    checks = conformance(planned.build, planned.info.charges)
     for check in checks:
         print(f"  {'pass' if check.passed else 'FAIL'}  {check.name}: {check.said}", flush=True)
     atomic.write_text(place / "conformance.json", json.dumps([asdict(check) for check in checks], indent=1) + "\n")

@@ -17,10 +17,10 @@ from harness.objective import Objective
 from harness.recorder import state_bytes
 from harness.rehearsal import rehearse, uncharged_per_step
 from optimizers.param_groups import check_cover
+from optimizers.plan import check_optimizer
 from optimizers.registry import OptimizerInfo
 from tests.command import complaint, in_process, manifest, rows
 from tests.tiny import goes_on_to_the_same_bits, tiny_batch, tiny_model, tiny_objective, train, weights
-from train import check_optimizer
 
 NAMES = [info.name for info in optimizers.list_optimizers()]
 CONFIGS = Path(__file__).parent.parent / "configs" / "optimizer"
@@ -239,8 +239,8 @@ def test_targets_that_are_refused(target, complaint):
 def test_what_wants_cuda_is_refused_on_a_cpu_alone(keyword):
     cfg = parse(composed(["optimizer=soap", f"optimizer.{keyword}"]))
     with pytest.raises(ValueError, match=r"optimizer\.(gram|projection_dtype) must be .* on no CUDA device"):
-        check_optimizer(cfg, "cpu")
-    check_optimizer(cfg, "meta")  # for want of a GPU
+        check_optimizer(cfg.optimizer, cfg.allow_targets, "cpu")
+    check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")  # for want of a GPU
 
 
 def test_unknown_names_are_answered_with_the_nearest():

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+import data.plan
 import train
 from harness import checkpoint
 from optimizers import build_optimizer, list_optimizers
@@ -182,9 +183,9 @@ def test_a_checkpoint_from_another_run(here, cut):
 
 def test_tokens_that_changed_while_the_run_was_down(here, cut, monkeypatch):
     before = contents(cut)
-    load = train.data.load
+    load = data.plan.load
     monkeypatch.setattr(
-        train.data, "load", lambda *a, **k: train.data.Dataset(**{**vars(load(*a, **k)), "fingerprint": "other"})
+        data.plan, "load", lambda *a, **k: data.Dataset(**{**vars(load(*a, **k)), "fingerprint": "other"})
     )
     assert "cut was begun on other tokens" in complaint(in_process(*EVERY_THREE, "run_dir=cut", "resume=true"))
     assert {**contents(cut), "run.lock": ()} == {**before, "run.lock": ()}

@@ -10,6 +10,7 @@ import yaml
 
 from harness.config import parse
 from harness.device import resolve_device, resolve_dtype
+from optimizers.plan import check_optimizer
 from scripts import publish, verdict
 from scripts.study import verdict_study
 from scripts.study.conformance import Row as Check
@@ -18,7 +19,6 @@ from scripts.study.tuner import Tuner
 from scripts.study.verdict_plan import print_plan
 from scripts.study.verdict_study import SCALES, Study, overrides_of
 from tests.tuned import Pretended
-from train import check_optimizer
 
 
 class Sound(torch.optim.SGD):
@@ -89,8 +89,9 @@ def scale(monkeypatch, folder: Path, steps: int) -> None:
 
 def rows(optimizer: str) -> dict[str, str]:
     """{check: what was found} of those that failed."""
-    build, charges = check_optimizer(parse(Tuner.of(["model=gpt2_pico", *overrides_of(optimizer)], 1).values))
-    return {row.name: row.said for row in conformance(build, charges) if not row.passed}
+    cfg = parse(Tuner.of(["model=gpt2_pico", *overrides_of(optimizer)], 1).values)
+    planned = check_optimizer(cfg.optimizer, cfg.allow_targets)
+    return {row.name: row.said for row in conformance(planned.build, planned.info.charges) if not row.passed}
 
 
 def sentence(capsys, *arguments: str) -> str:

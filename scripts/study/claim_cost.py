@@ -19,7 +19,6 @@ from rich.table import Table
 from rich.text import Text
 
 import models
-import optimizers
 from conventions import quantity
 from conventions.keywords import construct
 from conventions.run_format import ENDED
@@ -30,8 +29,9 @@ from harness.rehearsal import rehearse
 from harness.schedule import build_schedule
 from judge.claims.claim import Claim
 from judge.claims.planned import Planned, composed
+from models.plan import check_model
+from optimizers.plan import check_optimizer
 from scripts.study.cost import Build, passes_per_step
-from train import check_model, check_optimizer
 
 GPT2_TOKENS, BYTE_TOKENS = 50257, 256
 ROW_BYTES = 1400  # of metrics.jsonl
@@ -67,8 +67,8 @@ def check_arms(claim: Claim, scale: str, parts: Sequence[str]) -> None:
         for arm in claim.scale(scale).arms_of(part):
             cfg = parse(composed(claim, scale, part, arm))
             try:
-                check_model(cfg)
-                check_optimizer(cfg, "meta")
+                check_model(cfg.model, cfg.context, cfg.seed)
+                check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")
                 for steps in claim.scale(scale).lengths(part, arm):
                     construct(build_schedule, cfg.schedule, "schedule", steps)
             except ValueError as error:
@@ -130,8 +130,8 @@ def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], Cost]:
     """What a run of this config costs, by its length in updates. `speeds` keeps what was measured of each model."""
     with torch.device("meta"):
         model = _model(cfg)
-    info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
-    build, _ = check_optimizer(cfg, "meta")
+    planned = check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")
+    info, build = planned.info, planned.build
     per_token = model.flops_per_token(cfg.context)
     gradient = per_token * cfg.batch.tokens
     treatments = info.treatments(build(model), model, cfg.batch.tokens)

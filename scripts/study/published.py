@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from conventions.run_format import ENDED
+from data.plan import check_data
 from harness.config import Config, config_hash
 from harness.device import resolve_device, resolve_dtype
-from harness.distributed import Ranks
 from judge.records import Run, read_run
 from judge.timing import device_of
 from scripts.publish import copy_run
 from scripts.study.sweep import RUNS
 from scripts.study.training import Training
-from train import load_data
 
 RESULTS = RUNS.parent
 READY = ("stdlib", "synthetic")  # corpora that are prepared in a second
@@ -82,7 +81,7 @@ class Published:
 
     @cached_property
     def _fingerprint(self) -> str:
-        return load_data(self.cfg, Ranks()).fingerprint
+        return check_data(self.cfg.data)().fingerprint
 
 
 def _study(run: Run) -> str:

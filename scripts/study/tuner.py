@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-import optimizers
 from conventions import quantity
 from conventions.config_keys import flatten, plain, within
 from harness.command_line import composed
@@ -21,9 +20,10 @@ from judge.records import find_runs
 from judge.tuning.search import Space, Wanted, apply, neighbours, search_space
 from judge.tuning.search import settings as quasi_random
 from judge.tuning.trials import Tuning, tuning_of, write_choice, write_plan
+from models.plan import check_model
+from optimizers.plan import check_optimizer
 from scripts.study.sweep import RUNS
 from scripts.study.training import Training
-from train import check_model, check_optimizer
 
 TRIALS, SEED = 8, 1000
 AGAIN = 3  # the best, and its neighbours on either side
@@ -52,9 +52,9 @@ class Tuner:
             raise ValueError(f"steps must be at least 2 and trials at least 1, not {cfg.steps} and {trials}")
         if cfg.run_dir or cfg.resume:
             raise ValueError("run_dir and resume are not for a tuning: study names its folder, and it always resumes")
-        check_model(cfg)
-        check_optimizer(cfg, "cpu" if cfg.device == "cpu" else "meta")  # the runs may have a GPU that is not here
-        info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
+        check_model(cfg.model, cfg.context, cfg.seed)
+        device = "cpu" if cfg.device == "cpu" else "meta"  # the runs may have a GPU that is not here
+        info = check_optimizer(cfg.optimizer, cfg.allow_targets, device).info
         optimizer = str(cfg.optimizer.get("_target_") or cfg.optimizer["name"])
         values["optimizer"] = {**_searchable(info.constructor), **values["optimizer"]}
         space = search_space(optimizer, flatten(values), ranges)

@@ -1,0 +1,22 @@
+"""A corpus as a config asks for it, checked before anything is prepared."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from conventions.keywords import bind, in_section
+from data import Dataset, find, load
+
+
+def check_data(section: Mapping[str, Any]) -> Callable[..., Dataset]:
+    """A function that loads the corpus of a config's `data` section, prepared first where it is not yet (`data.load`).
+
+    Raises:
+        ValueError: a sentence that names the key, and the remedy.
+    """
+    keywords = bind(find(section["name"]), section, "data")
+
+    def prepare(quiet: bool = False) -> Dataset:
+        with in_section("data", keywords):
+            return load(section["name"], quiet=quiet, **keywords)
+
+    return prepare

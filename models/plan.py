@@ -1,0 +1,36 @@
+"""A model as a config asks for it, checked before its data is there."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from conventions.keywords import bind, in_section
+from models import GPT, build_model, find, padded_vocabulary
+
+
+def check_model(section: Mapping[str, Any], context: int, seed: int) -> Callable[[int], GPT]:
+    """A function that builds the model for data with so many distinct tokens, from a config's `model` section.
+
+    Args:
+        context: tokens of the sequences that it will be trained on.
+        seed: of its initial weights.
+
+    Raises:
+        ValueError: a sentence that names the key, and the remedy; a model built on no memory finds impossible shapes.
+    """
+    family = find(section["family"])
+    of_vocabulary = bind(padded_vocabulary, {"vocabulary": section["vocabulary"]}, "model", ["tokens"])
+    shape = {key: value for key, value in section.items() if key != "vocabulary"}
+    keywords = bind(family, shape, "model", ["vocabulary"])
+
+    def build(tokens: int) -> GPT:
+        with in_section("model", [*keywords, "vocabulary"]):
+            vocabulary = padded_vocabulary(**of_vocabulary, tokens=tokens)
+            return build_model(section["family"], seed, **keywords, vocabulary=vocabulary)
+
+    with in_section("model", keywords), torch.device("meta"):
+        longest = family(**keywords, vocabulary=64).context
+    if context > longest:
+        raise ValueError(f"context={context} is longer than model.context={longest}: lower it or raise the model's")
+    return build

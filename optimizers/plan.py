@@ -1,0 +1,46 @@
+"""An optimizer as a config asks for it, checked before there is a model.
+
+This is the only file here that needs something of ours from outside, the binding of keys. Nothing here imports it, so
+the folder can be taken home without it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn, optim
+
+from conventions.keywords import bind, in_section
+from optimizers.registry import OptimizerInfo, find
+
+
+@dataclass(frozen=True)
+class OptimizerPlan:
+    """An entry of the registry and the keywords that a config gives it."""
+
+    info: OptimizerInfo
+    keywords: dict[str, Any]
+
+    def build(self, model: nn.Module) -> optim.Optimizer:
+        """The optimizer over the model's parameters; a ValueError names the key that is wrong."""
+        with in_section("optimizer", self.keywords):
+            return self.info.build(model, **self.keywords)
+
+    def state_bytes(self, optimizer: optim.Optimizer, model: nn.Module, tokens: int) -> int:
+        """Bytes of the state to come, for a batch of so many tokens; of an external class two tensors a parameter."""
+        announced = self.info.treatments(optimizer, model, tokens)
+        if announced is None:
+            return 2 * sum(p.numel() * max(4, p.element_size()) for p in model.parameters())
+        return sum(each.state_bytes for each in announced.values())
+
+
+def check_optimizer(section: Mapping[str, Any], allow_targets: Sequence[str], device: str = "cpu") -> OptimizerPlan:
+    """The plan of a config's `optimizer` section; building it for one layer on `device` finds bad keywords.
+
+    Raises:
+        ValueError: a sentence that names the key, and the remedy.
+    """
+    info = find(section["name"], section.get("_target_"), allow_targets)
+    plan = OptimizerPlan(info, bind(info.constructor, section, "optimizer", ["params"]))
+    plan.build(nn.Linear(2, 2, device=device))
+    return plan
