@@ -21,8 +21,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constraints.txt
-# One thread per process: two processes of two threads each on two cores take three times as long.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
+# One thread per process: two processes of two threads each on two cores take three times as long. A file's tests stay
+# in one process, so that what they share is computed once.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo verdict test test-all test-slurm docs site tables lint format bench-train bench-optimizers bench-suite clean

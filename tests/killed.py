@@ -7,18 +7,20 @@ forked from one that has imported everything and computed nothing, so that each 
 """
 
 import builtins
+import gc
 import io
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401  (an optimizer would, at length, in every child)
 
 from harness import run_folder
-from tests.command import in_process
+from tests.command import composed, trained
 
 CHANGES = ("replace", "fsync", "mkdir", "rmdir", "unlink")
 
@@ -53,22 +55,26 @@ def dying(fatal: int) -> None:
     run_folder._write = counted(write, lambda path, mode, text, *_, **__: write(path, mode, text[: len(text) // 2]))
 
 
-def child(*arguments: str, fatal: int = 0) -> int:
-    """The exit code of the command in a forked process; -9 where it was killed."""
+def child(*arguments: str, run_dir: str, fatal: int = 0) -> int:
+    """The exit code of the run in a forked process; -9 where it was killed."""
     process = os.fork()
     if process == 0:
-        dying(fatal)
-        ended = in_process(*arguments)
-        os.write(2, ended.err.encode())
-        os._exit(ended.code)
+        code = 1
+        with suppress(Exception):
+            dying(fatal)
+            code = int(trained(*arguments, run_dir=run_dir, resume=True) != "finished")
+        os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def main(folder: Path, first: int, every: int, *arguments: str) -> None:
     fatal = first
+    composed(*arguments)  # once for all
+    gc.collect()
+    gc.freeze()
     while True:
-        run = (*arguments, f"run_dir={folder / str(fatal)}", "resume=true")
-        codes = [child(*run, fatal=fatal), child(*run, fatal=fatal), child(*run)]
+        where = str(folder / str(fatal))
+        codes = [child(*arguments, run_dir=where, fatal=n) for n in (fatal, fatal, 0)]
         assert codes in ([-9, -9, 0], [-9, 0, 0], [0, 0, 0]), codes
         if codes[0] == 0:
             break

@@ -135,7 +135,7 @@ def is_rank(process, parent, rank):
 def test_ranks_may_come_and_go(here):
     """A run that one process began goes on with two, on the same batches, though not to the same bits."""
     assert in_process("run_dir=one").code == 0
-    interrupted("run_dir=cut", at=5)
+    interrupted(run_dir="cut", at=5)
     done = torchrun(*SMALL, "run_dir=cut", "resume=true", cwd=here)
     assert (done.returncode, done.stderr) == (0, "")
     assert_same_curve(rows(here / "cut"), rows(here / "one"))

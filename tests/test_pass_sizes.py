@@ -9,7 +9,7 @@ import train
 from harness import micro_batch
 from harness.objective import Objective
 from models.gpt import GPT
-from tests.command import in_process, interrupted, manifest, rows
+from tests.command import interrupted, manifest, rows, trained
 from tests.test_resume import assert_same_run
 from tests.tiny import SEQUENCES, tiny_batch, tiny_model, tiny_objective, weights
 
@@ -137,7 +137,7 @@ def test_a_device_without_room_for_the_state(monkeypatch):
 def test_a_run_knows_its_state_beforehand(optimizer, tensors, here, monkeypatch):
     built = []
     monkeypatch.setattr(train, "Objective", lambda *a, **k: built.append(k["reserve"]) or Objective(*a, **k))
-    assert in_process(*optimizer, "run_dir=run", "steps=1").code == 0
+    trained(*optimizer, "steps=1", run_dir="run")
     total = manifest(here / "run")["parameters"]["total"]
     assert built == [pytest.approx(tensors * 4 * total, rel=0.01)]
 
@@ -152,11 +152,11 @@ def test_a_resumed_run_keeps_its_sizes(here, monkeypatch):
     """Whatever fits by then: another order of adding up would be other bits."""
     arguments = ("optimizer=adahessian", "steps=6", "checkpoint.every=2", "batch.micro=4")
     memory = crowded(monkeypatch, fits=2)
-    assert in_process(*arguments, "run_dir=whole").code == 0
-    interrupted(*arguments, "run_dir=cut", at=3)
+    trained(*arguments, run_dir="whole")
+    interrupted(*arguments, run_dir="cut", at=3)
     memory.fits = 1000
-    assert in_process(*arguments, "run_dir=large").code == 0
-    assert in_process(*arguments, "run_dir=cut", "resume=true").code == 0
+    trained(*arguments, run_dir="large")
+    trained(*arguments, run_dir="cut", resume=True)
     sizes = {name: manifest(here / name)["resolved"]["curvature_micro"] for name in ("whole", "cut", "large")}
     assert sizes == {"whole": {"hessian": 2}, "cut": {"hessian": 2}, "large": {"hessian": 4}}
     assert_same_run(here / "cut", here / "whole")
