@@ -89,7 +89,16 @@ def mismatches(one: Arm, other: Arm) -> list[tuple[str, Any, Any]]:
 
 
 def refuse_strangers(runs: Sequence[Run]) -> None:
-    """Raises ValueError, naming the key, if the runs trained or evaluated on different things."""
+    """Raises ValueError, naming the key, if the runs trained or evaluated on different things.
+
+    Nor are runs of ours compared with foreign ones, whose data nobody has fingerprinted.
+    """
+    ours, foreign = ([run for run in runs if bool(run.known("origin")) is foreign] for foreign in (False, True))
+    if ours and foreign:
+        raise ValueError(
+            f"{ours[0].folder} was trained here and {foreign[0].folder} elsewhere: they are never compared; "
+            "keep them in separate folders, or give a narrower one"
+        )
     identities = [(run, _identity(run)) for run in runs if run.rows]
     for run, identity in identities[1:]:
         first, other = identities[0]

@@ -8,7 +8,10 @@ from judge.arms import Arm, mismatches
 from judge.records import Run
 
 # `auto` hides these in the config: only the manifest knows.
-HIDDEN = {"dtype": ("resolved", "dtype"), "ranks": ("ranks",), "data.fingerprint": ("data", "fingerprint")}
+HIDDEN = {
+    **{"dtype": ("resolved", "dtype"), "ranks": ("ranks",), "data.fingerprint": ("data", "fingerprint")},
+    "weights": ("origin", "weights"),  # of foreign runs whose last loss is of averaged weights
+}
 SEEDS = "seed (the order of the data)"
 
 

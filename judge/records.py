@@ -60,6 +60,11 @@ class Run:
         section = self.config["optimizer"]
         return str(section.get("_target_") or section["name"])
 
+    def section(self, key: str) -> dict[str, Any]:
+        """A group of the config. Of a foreign run it may be a plain word, its name, or unknown, and then empty."""
+        value = self.config.get(key)
+        return value if isinstance(value, dict) else {} if value is None else {"name": str(value)}
+
     @cached_property
     def status(self) -> Status:
         """The manifest's word, but "cut" for a run that says "running" while nobody holds its lock."""

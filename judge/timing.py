@@ -19,6 +19,8 @@ def untimed(runs: Sequence[Run]) -> str | None:
     devices = sorted({device_of(run) for run in runs})
     if len(devices) > 1:
         return f"run on unlike hardware ({'; '.join(devices)}): no verdict in seconds"
+    if not all(run.known("device") for run in runs):
+        return "run on a device that is unknown: no verdict in seconds"
     if any(run.known("device", "type") == "cpu" for run in runs):
         return "timed on a CPU that others may share: no verdict in seconds"
     return None

@@ -137,14 +137,19 @@ def _with_copies(comparison: Comparison) -> list[Arm]:
 
 def _facts(comparison: Comparison) -> str:
     run = next((run for run in comparison.runs if run.rows), comparison.runs[0])
-    config, model = run.config, run.config.get("model", {})
+    model, data, context = run.section("model"), run.section("data"), run.config.get("context")
     studies = sorted({str(run.manifest.get("study") or run.folder.parent.name) for run in comparison.runs})
     shape = ", ".join(f"{model[key]} {word}" for key, word in SHAPE.items() if key in model)
+    tokens, origin = (
+        run.section("batch").get("tokens"),
+        run.known("origin", "repository") or run.known("origin", "format"),
+    )
     facts = [
         f"Study {', '.join(studies)}: {len(comparison.runs)} runs",
-        f"{model.get('name')} ({shape})",
-        f"{config.get('data', {}).get('name')}, context {config.get('context')}",
-        f"{config.get('batch', {}).get('tokens'):,} tokens per update",
+        f"trained elsewhere ({origin})" if origin else "",
+        " ".join(filter(None, [model.get("name", "an unknown model"), shape and f"({shape})"])),
+        data.get("name", "unknown data") + (f", context {context}" if context else ""),
+        f"{tokens:,} tokens per update" if tokens else "",
         ", ".join(sorted({device_of(run) for run in comparison.runs if run.rows})),
     ]
     return "; ".join(fact for fact in facts if fact) + "."

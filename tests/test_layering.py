@@ -20,7 +20,7 @@ NAMES = {info.name for info in optimizers.list_optimizers()}
 
 # What reads run folders, and what answers before a run begins.
 WITHOUT_TORCH = ["harness.command_line", "scripts.speedup", "scripts.report", "scripts.runs", "scripts.claims"]
-WITHOUT_TORCH += ["scripts.plot", "scripts.dashboard"]
+WITHOUT_TORCH += ["scripts.plot", "scripts.dashboard", "scripts.adopt"]
 
 
 def relative(path: Path) -> str:

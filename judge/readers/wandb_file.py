@@ -1,0 +1,81 @@
+"""Reads the .wandb file of an offline run: LevelDB's log format around records of W&B's own protocol."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from judge.readers.log import Line, Log, Value, optional, source_of
+from judge.readers.table import flat
+
+FORMAT = "W&B offline file (.wandb)"
+MAGIC, HEADER, BLOCK = b":W&B", 7, 32768
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+def recognises(path: Path) -> bool:
+    return path.is_file() and path.suffix == ".wandb"
+
+
+def read(path: Path) -> list[Log]:
+    """One log of the whole history, with the run's own config. Columns are W&B's, `_step` and `_runtime` too."""
+    protocol = optional("wandb.proto.wandb_internal_pb2", f"{path} needs W&B's client")
+    config: dict[str, Any] = {}
+    lines: list[Line] = []
+    name, notes, torn = str(path), [], False
+    for data in _records(path):
+        if data is None:
+            torn = True
+            break
+        record = protocol.Record()
+        try:
+            record.ParseFromString(data)
+            for update in [*record.run.config.update, *record.config.update]:
+                config[update.key or ".".join(update.nested_key)] = json.loads(update.value_json)
+            name = record.run.display_name or name
+            history = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+            row = flat({key: json.loads(text) for key, text in history.items()})
+        except Exception as error:  # the protocol's own error, or JSON's
+            raise ValueError(f"{path} holds a record that W&B's client cannot read ({str(error)[:80]})") from None
+        if history:
+            lines.append(Line(0, numbers({"_step": record.history.step.num, **row})))
+    if torn:
+        notes.append("the file ends in the middle of a record: the run was cut off")
+    if not lines:
+        raise ValueError(f"{path} holds no history: the run logged nothing")
+    config.pop("_wandb", None)
+    return [Log(name, source_of(path, FORMAT), lines, {}, flat(config), tuple(notes))]
+
+
+def numbers(row: dict[str, Any]) -> dict[str, Value]:
+    """What of a row is a number or a word; histograms, pictures and lists are not."""
+    kept = {key: value for key, value in row.items() if isinstance(value, int | float | str) and value != ""}
+    return {key: value if isinstance(value, str) else float(value) for key, value in kept.items()}
+
+
+def _records(path: Path) -> Iterator[bytes | None]:
+    """The records in order; None last where the file is cut off."""
+    data = path.read_bytes()
+    if data[:4] != MAGIC:
+        raise ValueError(f"{path} is no .wandb file: it does not begin with {MAGIC.decode()}")
+    place, parts = HEADER, b""
+    while place + HEADER <= len(data):
+        left = BLOCK - place % BLOCK
+        if left < HEADER:  # the rest of a block that no header fits into
+            place += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        piece = data[place + HEADER : place + HEADER + length]
+        if kind == 0 and length == 0:  # preallocated
+            break
+        if kind not in (FULL, FIRST, MIDDLE, LAST) or len(piece) < length:
+            yield None
+            return
+        place += HEADER + length
+        parts = piece if kind in (FULL, FIRST) else parts + piece
+        if kind in (FULL, LAST):
+            yield parts
+            parts = b""
+    if parts:
+        yield None
