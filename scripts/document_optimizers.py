@@ -15,17 +15,18 @@ from scripts.list_optimizers import GPT2, costed, model_flops, passes
 
 PAGE = CONFIGS.parent / "docs" / "optimizers.md"
 HEAD = """\
-# Optimizers
+# The optimizers
 
-Every optimizer of the registry: its equations, its keys and defaults, what it costs, what is known to go wrong, and the
-tests that hold it against its equations in float64 and against others' code. Written by `make docs` out of the code;
-costs are those of {model} with {tokens:,} tokens per update, whose gradient is {flops:,.0f} TFLOPs. What is done with
-which parameter: `python -m scripts.list_optimizers model=gpt2_125m optimizer=soap`.
+This page describes every optimizer of halfstep: its equations, its keys with their defaults, its cost, what is known to
+go wrong, and the tests that compare it with its equations in float64 and with the code of others. `make docs` writes
+this page from the code. The costs are those of {model} with {tokens:,} tokens per update; the gradient of such an
+update takes {flops:,.0f} TFLOPs. `python -m scripts.list_optimizers model=gpt2_125m optimizer=soap` shows how an
+optimizer treats each parameter.
 
 {table}
 
-Anyone else's class runs too: `optimizer=external optimizer._target_=package.module.Class`. Configs for some of them:
-{strangers}.
+halfstep also trains classes of other packages, with `optimizer=external optimizer._target_=package.module.Class`; see
+[Any optimizer](any-optimizer.md). These configs choose such a class: {external}.
 """
 
 
@@ -39,12 +40,13 @@ def page() -> str:
     infos = optimizers.list_optimizers()
     sections, rows = zip(*(section(info) for info in infos), strict=True)
     cfg, model, _ = costed([f"{key}={value}" for key, value in GPT2.items()])
-    header = ["optimizer", "state, bytes per parameter", "matrix FLOPs, of the model's", "extra passes, of a gradient"]
+    shares = ["matrix FLOPs, share of the model's", "extra passes, share of a gradient"]
+    header = ["optimizer", "state, bytes per parameter", *shares]
     lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * 4, *rows]]
-    strangers = [f"[{name}](../configs/optimizer/{name}.yaml)" for name in external_configs()]
+    external = [f"[{name}](../configs/optimizer/{name}.yaml)" for name in external_configs()]
     head = HEAD.format(
         model=cfg.model["name"], tokens=cfg.batch.tokens, flops=model_flops(cfg, model) / 1e12,
-        table="\n".join(lines), strangers=", ".join(strangers),
+        table="\n".join(lines), external=", ".join(external),
     )  # fmt: skip
     return "\n".join([head, *sections])
 
