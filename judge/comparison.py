@@ -24,7 +24,7 @@ from judge.arms import (
 from judge.curve import crossing, mean_curve
 from judge.fairness import endings, provenance, unfair
 from judge.records import Point, Run
-from judge.speedup import Row
+from judge.row import Row
 from judge.timing import untimed
 
 

@@ -8,7 +8,7 @@ from math import inf
 
 from judge.comparison import Comparison, Standing
 from judge.ladder import RUNGS, SEEDS
-from judge.speedup import too_small
+from judge.row import too_small
 
 
 def is_race(comparison: Comparison) -> bool:

@@ -26,7 +26,7 @@ from conventions.sentence import cut_short, one_sentence
 from judge import race
 from judge.comparison import Comparison, Standing, compare
 from judge.records import find_runs
-from judge.speedup import Row
+from judge.row import Row
 from judge.tuning.trials import tuning_of, with_tuning
 
 COLORS = {"faster": "green", "slower": "red", "diverged": "red"}

@@ -30,7 +30,7 @@ from conventions.quantity import TITLE
 from conventions.sentence import one_sentence
 from harness.config import parse
 from judge.comparison import Comparison
-from judge.speedup import Row
+from judge.row import Row
 from judge.tuning.trials import Tuning
 from optimizers.plan import check_optimizer
 from scripts import report
@@ -42,7 +42,7 @@ from scripts.study.verdict_plan import print_plan
 from scripts.study.verdict_study import BASELINE, Study
 
 VERDICTS = Path("results/verdicts")
-TOO_SMALL = "runs too small"  # as judge.speedup begins to say it
+TOO_SMALL = "runs too small"  # as judge.row begins to say it
 
 
 @dataclass(frozen=True)

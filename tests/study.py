@@ -10,7 +10,7 @@ import yaml
 
 from judge.comparison import Comparison, compare
 from judge.records import find_runs
-from judge.speedup import Row
+from judge.row import Row
 
 FLOOR, GAIN, POWER = 2.0, 9.0, 0.35  # L(T) = 2 + 9 T^-.35 for the baseline
 

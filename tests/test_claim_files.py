@@ -10,7 +10,7 @@ from conventions.config_keys import CONFIGS, flatten, within
 from judge.claims.claim import Claim
 from judge.claims.claim_file import CLAIMS, SCALES, find_claim, list_claims, read_claim
 from judge.claims.planned import GROUPS, MACHINE, composed, planned
-from judge.speedup import FEWEST_UPDATES
+from judge.row import FEWEST_UPDATES
 from scripts.claims import main
 from scripts.study.claim_cost import check_arms
 from tests.claimed import OTHER, SPEEDUP, scale, write_claim

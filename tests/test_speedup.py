@@ -8,7 +8,7 @@ import pytest
 from judge.curve import crossing
 from judge.ladder import Speedup
 from judge.records import Point
-from judge.speedup import verdict_on
+from judge.row import verdict_on
 from tests.study import compared, law, row, write_run, write_study
 
 CPU = {"device.type": "cpu", "device.name": "Xeon"}

@@ -20,7 +20,8 @@ from judge.arms import Arm
 from judge.claims.claim import Quantity, Statement
 from judge.ladder import CONFIDENCE, SEEDS, Speedup, half_width
 from judge.records import Run
-from judge.speedup import RULES, UNKNOWN, too_small
+from judge.row import UNKNOWN, too_small
+from judge.speedup import RULES
 from judge.timing import unsteady, untimed
 
 

@@ -12,7 +12,7 @@ from judge.comparison import Comparison, Standing
 from judge.fairness import endings, unfair, unlike
 from judge.ladder import RUNGS, SEEDS
 from judge.records import Run
-from judge.speedup import Row
+from judge.row import Row
 from judge.timing import device_of
 from judge.tuning.trials import Tuning
 from scripts.pages.canvas import style_of
