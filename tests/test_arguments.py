@@ -137,10 +137,7 @@ def test_the_real_command_says_the_same(here, arguments):
     assert not list(here.iterdir())
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    ["optimizer=adamm", "optimizer.betas=[.9]", "model.vocabulary=100", "batch.tokens=100"],
-)
-def test_a_handful_by_the_real_command(here, arguments):
-    assert re.search(WRONG[arguments], complaint(real(*arguments.split(), cwd=here)))
+def test_one_by_the_real_command(here):
+    arguments = "optimizer.betas=[.9]"
+    assert re.search(WRONG[arguments], complaint(real(arguments, cwd=here)))
     assert not list(here.iterdir())

@@ -13,7 +13,7 @@ import torch
 
 import optimizers
 from tests import ranks
-from tests.command import ROOT, SMALL, contents, environment, in_process, interrupted, manifest, rows
+from tests.command import ROOT, SMALL, contents, environment, interrupted, manifest, rows, trained
 
 NAMES = [info.name for info in optimizers.list_optimizers()]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -38,12 +38,14 @@ def assert_same_curve(one, other):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [("optimizer=adamw", "batch.micro=1"), ("optimizer=sophia_g", "optimizer.every=2", "optimizer.share=0.25")],
-    ids=["adamw", "sophia_g"],
+    [
+        pytest.param(("optimizer=adamw", "batch.micro=1"), marks=pytest.mark.slow, id="adamw"),
+        pytest.param(("optimizer=sophia_g", "optimizer.every=2", "optimizer.share=0.25"), id="sophia_g"),
+    ],
 )
 def test_two_ranks_give_the_curve_of_one(here, optimizer):
     arguments = (*SMALL, *optimizer)
-    assert in_process(*arguments, "run_dir=one").code == 0
+    trained(*arguments, run_dir="one")
     done = torchrun(*arguments, "run_dir=two", cwd=here)
     assert (done.returncode, done.stderr) == (0, "")
     assert_same_curve(rows(here / "two"), rows(here / "one"))
@@ -94,6 +96,7 @@ def test_a_share_that_leaves_a_rank_with_nothing(computed):
     assert first["hvp 0.125"][0].abs().max() > 0
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_once_and_leaves_nothing(here):
     done = torchrun(*SMALL, "batch.tokens=384", cwd=here)
     assert done.returncode != 0
@@ -103,6 +106,7 @@ def test_what_is_wrong_is_said_once_and_leaves_nothing(here):
     assert not list(here.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the ranks are found in /proc")
 def test_a_rank_that_dies_does_not_leave_the_other_waiting(here):
     line = [*TORCHRUN, str(ROOT / "train.py"), *SMALL, "steps=100000", "run_dir=run"]
@@ -134,7 +138,7 @@ def is_rank(process, parent, rank):
 @pytest.mark.slow
 def test_ranks_may_come_and_go(here):
     """A run that one process began goes on with two, on the same batches, though not to the same bits."""
-    assert in_process("run_dir=one").code == 0
+    trained(run_dir="one")
     interrupted(run_dir="cut", at=5)
     done = torchrun(*SMALL, "run_dir=cut", "resume=true", cwd=here)
     assert (done.returncode, done.stderr) == (0, "")

@@ -18,7 +18,7 @@ from harness.sweep.jobs import Job, outcomes
 from harness.sweep.local import LocalQueue
 from harness.sweep.process import JobProcess
 from harness.sweep.watch import Reader, Row, Watch, row_of, tally
-from tests.command import ROOT, SMALL, complaint, end, in_process, manifest, rows, start
+from tests.command import ROOT, SMALL, complaint, end, in_process, manifest, rows, start, trained
 from tests.study import write_run
 
 LOCAL = ("-m", "launcher=local", "launcher.threads=1", "study=two")
@@ -46,10 +46,10 @@ def test_a_queue_over_this_machine(here):
     ]
     assert wrong in log.read_text()
     assert ended.out.splitlines()[0] == "0: seed=0  running"
-    assert in_process("-m", "seed=0", "study=alone").code == 0
-    (run,), (alone,) = here.glob("results/runs/two/*-s0-*"), here.glob("results/runs/alone/*-s0-*")
+    trained("seed=0", run_dir="alone")
+    (run,) = here.glob("results/runs/two/*-s0-*")
     assert f"0: seed=0  finished  step 6/6  loss {rows(run)[-1]['val/loss']:.4f}" in ended.out.splitlines()
-    assert rows(run) == rows(alone)
+    assert rows(run) == rows(here / "alone")
     assert manifest(run)["device"]["threads"] == 1
 
 
@@ -63,6 +63,7 @@ def test_a_job_out_of_time_is_stopped_and_the_sweep_goes_on(here):
     assert told[2].startswith("halfstep: 2 of the sweep's jobs cut off: ")
 
 
+@pytest.mark.slow
 def test_an_interrupted_queue_stops_its_jobs(here):
     launcher = start(*LOCAL, "launcher.jobs=1", "steps=1000000", "seed=0,1", cwd=here)
     try:

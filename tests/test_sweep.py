@@ -3,7 +3,7 @@
 import json
 
 import train
-from tests.command import complaint, in_process, manifest, real
+from tests.command import complaint, in_process, manifest
 
 
 def launcher(folder):
@@ -18,7 +18,7 @@ def test_a_launcher_without_a_sweep(here):
 
 
 def test_a_sweep_goes_on_after_a_job_that_failed(here):
-    ended = real("-m", "optimizer.lr=-1,1e-3", "study=two", "steps=2", cwd=here)
+    ended = in_process("-m", "optimizer.lr=-1,1e-3", "study=two", "steps=2")
     (jobs,) = here.glob("results/runs/two/.sweeps/*/jobs.jsonl")
     assert ended.code == 2
     assert "Traceback" not in ended.err
