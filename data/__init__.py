@@ -9,10 +9,10 @@
 A recipe's keywords are the keys of configs/data/<name>.yaml, where each is explained.
 """
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
+from conventions.sentence import nearest
 from data import existing, hub, local, stdlib, synthetic
 from data.dataset import Dataset
 from data.prepare import Recipe, prepared
@@ -35,9 +35,7 @@ __all__ = ["RECIPES", "Dataset", "find", "load"]
 def find(name: str) -> Callable[..., Recipe]:
     """The recipe of that name, whose signature is its section of the config; ValueError with the nearest."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(RECIPES)}"
-        raise ValueError(f"there is no recipe named {name}: {hint}")
+        raise ValueError(f"there is no recipe named {name}: {nearest(name, RECIPES)}")
     return RECIPES[name]
 
 
@@ -48,6 +46,6 @@ def load(name: str, *, quiet: bool = False, **keywords: Any) -> Dataset:
     names the key or the file and the remedy.
     """
     for key, value in keywords.items():
-        if value in ("", []):
+        if key != "dir" and value in ("", []):
             raise ValueError(f"{key} must not be empty")
     return prepared(name, find(name)(**keywords), quiet)

@@ -11,19 +11,22 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from data.shards import LARGEST_VOCABULARY, inspect, measure
+from conventions.paths import as_text, from_text
+from data.shards import Dtype, Shard, inspect, measure
 
-RECORD = "dataset.json"
+Entry = dict[str, Any]  # what dataset.json keeps of a shard
+
+RECORD, PROGRESS, LOCK = "dataset.json", "progress.json", "lock"  # in a prepared folder, beside the shards
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Dataset:
     name: str
-    train: tuple[Path, ...]  # shards
-    val: tuple[Path, ...]
+    train: tuple[Shard, ...]
+    val: tuple[Shard, ...]
     vocabulary: int  # token ids are below it
     tokenizer: str
     fingerprint: str  # 64 hex digits over the shards, tokenizer and vocabulary: equal means the same tokens
@@ -34,51 +37,53 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a recipe has made or found, before it is sealed."""
+    """The shards of a corpus that a recipe has made, or that were there, before `seal` records them."""
 
-    train: list[Path]
-    val: list[Path]
+    train: list[Shard]
+    val: list[Shard]
     vocabulary: int
     tokenizer: str
 
 
 def seal(folder: Path, name: str, identity: dict[str, Any], splits: Splits) -> Dataset:
-    """Read every shard once, take its hash, refuse ids beyond the vocabulary, and write dataset.json."""
-    if splits.vocabulary > LARGEST_VOCABULARY:
+    """Read every shard once, take its hash, refuse ids beyond the vocabulary, and write dataset.json.
+
+    Raises ValueError where a split is empty, or an id is beyond the vocabulary.
+    """
+    if not splits.train:
+        raise ValueError(f"there is no text for the training split of {name}; give more text, or a smaller val_share")
+    if not splits.val:
         raise ValueError(
-            f"vocabulary is {splits.vocabulary}, but the 16 bits of a shard's tokens hold {LARGEST_VOCABULARY}"
+            f"there is no text for the validation split of {name}: a share of its documents, or of a long text's "
+            "passages of 8 kB, is held out by hash, and there are too few of them; give more text, a larger val_share, "
+            "or a validation text of its own"
         )
-    for split, paths in (("training", splits.train), ("validation", splits.val)):
-        if not paths:
-            raise ValueError(f"there is no text for the {split} split of {name}; give more text, or another val_share")
-    paths = [*splits.train, *splits.val]
-    before = [path.stat() for path in paths if measure(path)]
+    shards = [*splits.train, *splits.val]
+    before = [shard.path.stat() for shard in shards if measure(shard)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        findings = list(pool.map(inspect, paths))
+        findings = list(pool.map(inspect, shards))
     entries = []
-    for path, stat, (digest, highest) in zip(paths, before, findings, strict=True):
+    for shard, stat, (digest, highest) in zip(shards, before, findings, strict=True):
+        path, layout = shard.path, measure(shard)
         if highest >= splits.vocabulary:
+            other = "" if layout.offset else f", or data.dtype, if its tokens are not {layout.dtype}"
             raise ValueError(
                 f"{path} holds the token id {highest}, beyond vocabulary={splits.vocabulary}; "
-                "give the vocabulary of the tokenizer that made it"
+                f"give the vocabulary of the tokenizer that made it{other}"
             )
-        file = path.name if path.parent == folder else str(path)
-        entries.append(
-            {
-                "file": file,
-                "tokens": measure(path)[1],
-                "size": stat.st_size,
-                "mtime_ns": stat.st_mtime_ns,
-                "sha256": digest,
-            }
-        )
+        entry = {
+            "file": path.name if path.parent == folder else as_text(path),
+            "tokens": layout.tokens,
+            "size": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+            "sha256": digest,
+        }
+        entries.append(entry if layout.offset or not shard.dtype else entry | {"dtype": shard.dtype})
     train, val = entries[: len(splits.train)], entries[len(splits.train) :]
-    decisive = [[entry["sha256"] for entry in half] for half in (train, val)]
-    marks = json.dumps([*decisive, splits.tokenizer, splits.vocabulary])
     record = {
         "schema": SCHEMA,
         "name": name,
-        "fingerprint": hashlib.sha256(marks.encode()).hexdigest(),
+        "fingerprint": _fingerprint(train, val, splits.tokenizer, splits.vocabulary),
         "tokenizer": splits.tokenizer,
         "vocabulary": splits.vocabulary,
         "identity": identity,
@@ -89,26 +94,32 @@ def seal(folder: Path, name: str, identity: dict[str, Any], splits: Splits) -> D
     return _dataset(folder, record)
 
 
+def _fingerprint(train: list[Entry], val: list[Entry], tokenizer: str, vocabulary: int) -> str:
+    # A file without a header has the same bytes, and so the same hash, whatever its tokens are taken for.
+    halves = [[f"{e['sha256']}{':uint32' * (e.get('dtype') == 'uint32')}" for e in half] for half in (train, val)]
+    return hashlib.sha256(json.dumps([*halves, tokenizer, vocabulary]).encode()).hexdigest()
+
+
 def reopen(folder: Path) -> Dataset | None:
     """The dataset of a folder, its shards checked; None where it was never finished.
 
-    Raises ValueError or FileNotFoundError naming the shard that is missing, short, foreign or changed.
+    Raises ValueError or FileNotFoundError naming the shard that is missing, cut short, no shard or changed.
     """
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         entries = [*record["train"], *record["val"]]
         dataset = _dataset(folder, record)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path} is damaged; delete {folder} and run again to prepare it anew") from None
     touched = False
     for entry in entries:
         try:
             touched |= _check(folder, entry)
         except (ValueError, FileNotFoundError) as error:
-            ours = not Path(entry["file"]).is_absolute()
+            ours = not entry["file"].startswith("/")
             remedy = (
                 f"delete {folder} and run again to prepare it anew"
                 if ours
@@ -121,27 +132,39 @@ def reopen(folder: Path) -> Dataset | None:
     return dataset
 
 
-def _check(folder: Path, entry: dict[str, Any]) -> bool:
+def _check(folder: Path, entry: Entry) -> bool:
     """Whether the record's time of change had to be renewed; ValueError where the content is another."""
-    path = folder / entry["file"]
-    _, held = measure(path)
-    stat = path.stat()
-    if (stat.st_size, stat.st_mtime_ns) == (entry["size"], entry["mtime_ns"]):
+    shard = _shard(folder, entry)
+    held = measure(shard).tokens
+    stat = shard.path.stat()
+    same = held == entry["tokens"] and stat.st_size == entry["size"]
+    if same and stat.st_mtime_ns == entry["mtime_ns"]:
         return False
-    if held != entry["tokens"] or inspect(path)[0] != entry["sha256"]:
-        raise ValueError(f"{path} has changed since its fingerprint was taken")
+    if not same or inspect(shard)[0] != entry["sha256"]:
+        raise ValueError(f"{shard.path} has changed since its fingerprint was taken")
     entry["mtime_ns"] = stat.st_mtime_ns
     return True
 
 
+def _shard(folder: Path, entry: Entry) -> Shard:
+    return Shard(folder / from_text(entry["file"]), entry.get("dtype"))
+
+
 def _dataset(folder: Path, record: dict[str, Any]) -> Dataset:
-    if record["schema"] != SCHEMA:
-        raise ValueError("another schema")
+    """The dataset that a record describes; any of a few exceptions where it is not as `seal` writes it."""
     train, val = record["train"], record["val"]
+    for entry in (*train, *val):
+        numbers = [entry["tokens"], entry["size"], entry["mtime_ns"]]
+        if not all(type(number) is int for number in numbers) or entry.get("dtype") not in (None, *get_args(Dtype)):
+            raise ValueError("no entry of ours")
+    marks = _fingerprint(train, val, record["tokenizer"], record["vocabulary"])
+    named = isinstance(record["name"], str)
+    if record["schema"] != SCHEMA or not (named and train and val) or record["fingerprint"] != marks:
+        raise ValueError("no record of ours")
     return Dataset(
         name=record["name"],
-        train=tuple(folder / entry["file"] for entry in train),
-        val=tuple(folder / entry["file"] for entry in val),
+        train=tuple(_shard(folder, entry) for entry in train),
+        val=tuple(_shard(folder, entry) for entry in val),
         vocabulary=record["vocabulary"],
         tokenizer=record["tokenizer"],
         fingerprint=record["fingerprint"],

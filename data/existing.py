@@ -3,18 +3,19 @@
     python train.py data=shards data.train=data/train.bin data.val=data/val.bin data.vocabulary=50257
 
 They are read where they lie and never written. What is kept of them is a dataset.json with their hashes, in a
-folder of its own under data.dir, so that a shard that changes between two runs is found.
+folder of its own under data.dir, so that a shard that changes between two runs is noticed.
 """
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conventions.paths import as_text, expanded
 from data.dataset import Splits
+from data.files import globbed, once
 from data.prepare import DIR
 from data.progress import Progress
-from data.shards import LARGEST_VOCABULARY
+from data.shards import LARGEST_VOCABULARY, Dtype, Shard, measure, smallest_dtype
 
 
 def shards(
@@ -22,45 +23,73 @@ def shards(
     val: str | list[str],
     vocabulary: int = 50257,
     tokenizer: str = "gpt2",
+    dtype: Dtype | None = None,
     dir: str = DIR,
 ) -> "Existing":
-    """train, val: paths or globs; a glob's files are read in the order of their names.
+    """Shards by their paths or globs; the files of a glob are read in the order of their names.
 
-    vocabulary: ids are below it; all are looked at once. tokenizer: a name, kept in the fingerprint.
+    vocabulary: ids are below it; all of them are checked, once. tokenizer: a name, kept in the fingerprint. dtype: of
+    the tokens of files without a header; None takes them for uint16, and refuses files that look wider.
+
+    Raises ValueError or FileNotFoundError, which name the key or the file.
     """
     if not 2 <= vocabulary <= LARGEST_VOCABULARY:
         raise ValueError(
-            f"vocabulary must be between 2 and {LARGEST_VOCABULARY}, what 16-bit tokens can name, not {vocabulary}"
+            f"vocabulary must be between 2 and {LARGEST_VOCABULARY}, what 32-bit tokens can name, not {vocabulary}"
         )
-    splits = Splits(found(train, "train"), found(val, "val"), vocabulary, tokenizer)
-    for path in splits.train:
-        if path in splits.val:
+    notes: list[str] = []
+    trained, held_out = (find_shards(given, key, notes) for given, key in ((train, "train"), (val, "val")))
+    apart = {path.resolve() for path in held_out}
+    for path in trained:
+        if path.resolve() in apart:
             raise ValueError(f"val: {path} is also in train; a run must not be judged by what it is trained on")
-    identity = {
-        "train": [str(path) for path in splits.train],
-        "val": [str(path) for path in splits.val],
+    identity: dict[str, Any] = {
+        "train": [as_text(path) for path in trained],
+        "val": [as_text(path) for path in held_out],
         "vocabulary": vocabulary,
         "tokenizer": tokenizer,
     }
-    return Existing(dir, identity, splits)
+    if dtype is not None:
+        identity["dtype"] = dtype
+    return Existing(
+        dir, identity, [Shard(path, dtype) for path in trained], [Shard(path, dtype) for path in held_out], notes
+    )
 
 
 @dataclass(frozen=True)
 class Existing:
+    """The recipe of shards that are there already: there is nothing to build."""
+
     dir: str
     identity: dict[str, Any]
-    splits: Splits
+    train: list[Shard]
+    val: list[Shard]
+    notes: list[str]
 
     def build(self, folder: Path, progress: Progress) -> Splits:
-        return self.splits
+        vocabulary = self.identity["vocabulary"]
+        for shard in (*self.train, *self.val):
+            layout = measure(shard)
+            if not layout.offset and not shard.dtype and smallest_dtype(vocabulary) != layout.dtype:
+                raise ValueError(
+                    f"{shard.path} has no header, and 16-bit tokens cannot name all ids below vocabulary={vocabulary}; "
+                    "give data.dtype=uint32 if its tokens have 32 bits, or else the vocabulary of its tokenizer"
+                )
+        for note in self.notes:
+            progress.say(note)
+        return Splits(self.train, self.val, vocabulary, self.identity["tokenizer"])
 
 
-def found(patterns: str | list[str], key: str) -> list[Path]:
+def find_shards(given: str | list[str], key: str, notes: list[str]) -> list[Path]:
+    """The files that paths and globs stand for, each once; what is listed again is noted.
+
+    Raises FileNotFoundError where a path or glob matches nothing.
+    """
     paths: list[Path] = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        path = Path(pattern).expanduser()
-        matches = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    for pattern in [given] if isinstance(given, str) else given:
+        path = expanded(pattern, f"data.{key}")
+        matches = [path] if path.is_file() else globbed(path)
         if not matches:
             raise FileNotFoundError(f"data.{key}: there is no shard at {pattern}")
         paths += [match.absolute() for match in matches]
-    return list(dict.fromkeys(paths))
+    return once(paths, key, notes)

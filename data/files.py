@@ -1,56 +1,161 @@
-"""Rows out of a person's own files: JSON lines, text and Parquet; the first two also as gz, bz2, xz or zst.
+"""Which files a person means: paths, globs and folders, and what of them is left out."""
 
-Every row carries the place after it, where reading can begin again: a byte offset into the uncompressed file
-with the number of lines before it, or a row of a Parquet table. What is broken is told by file and line.
-"""
-
-import bz2
-import codecs
+import fnmatch
 import glob
-import gzip
 import hashlib
-import io
-import json
-import lzma
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
 
-from data.text import Row, checked
+from conventions.paths import expanded
+from data import packed
+from data.dataset import LOCK, PROGRESS, RECORD
 
-PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-JSON_LINES, PLAIN_TEXT, TABLE = (".jsonl", ".json"), (".txt",), (".parquet",)
+JSON_LINES, PLAIN_TEXT, TABLE = (".jsonl", ".json", ".ndjson"), (".txt",), (".parquet",)
 KINDS = f"{', '.join(JSON_LINES + PLAIN_TEXT)} (also with .gz, .bz2, .xz or .zst) or .parquet"
-LINE_BYTES = 1 << 20  # a longer line of plain text is read in pieces
+NAMED = 5  # of the files that are left out for one reason
 
 
 def kind(path: Path) -> str | None:
-    """`.jsonl`, `.txt` and so on, whatever the file is packed in; None for what cannot be read."""
-    packed = path.suffix in PACKED or path.suffix == ".zst"
-    suffix = Path(path.stem).suffix if packed else path.suffix
-    return suffix if suffix in JSON_LINES + PLAIN_TEXT or (suffix in TABLE and not packed) else None
+    """The suffix of what is in a file, `.jsonl` say, whatever compresses it; None for what cannot be read."""
+    compressed = path.suffix.lower() in packed.SUFFIXES
+    suffix = Path(path.stem).suffix.lower() if compressed else path.suffix.lower()
+    return suffix if suffix in JSON_LINES + PLAIN_TEXT or (suffix in TABLE and not compressed) else None
 
 
-def expand(files: str | list[str], key: str) -> list[Path]:
-    """The files that a path, a glob, a folder (all it holds, at any depth) or a list of these stands for."""
+def expand(files: str | list[str], key: str, notes: list[str]) -> list[Path]:
+    """The files that a path, a glob, a folder (with all that it holds) or a list of these stands for.
+
+    A sentence is added to `notes` for what is there and is left out.
+    Raises ValueError or FileNotFoundError, which name the key, where nothing can be read.
+    """
     found: list[Path] = []
+    unread = LeftOut(key)
     for entry in [files] if isinstance(files, str) else files:
-        path = Path(entry).expanduser()
+        if not entry:
+            raise ValueError(f"{key} must not hold an empty path")
+        path = expanded(entry, f"data.{key}")
         if path.is_dir():
-            below = ((p, p.relative_to(path).parts) for p in path.rglob("*") if p.is_file() and kind(p))
-            matches = sorted(p for p, parts in below if not any(part.startswith(".") for part in parts))
+            matches = [file for file in sorted(below(path)) if unread.keeps(file, path)]
         elif path.is_file():
             matches = [path]
         else:
-            matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+            names = globbed(path)
+            matches = [name for name in names if name.is_file()]
+            unread.dead += [name for name in names if not name.exists()]
+            inside = {parent for name in matches for parent in name.parents}
+            unread.folders += [name for name in names if name.is_dir() and name not in inside]
         if not matches:
-            raise FileNotFoundError(f"data.{key}: there is no file at {entry}")
+            raise FileNotFoundError(f"data.{key}: there is no file at {entry}{unread.instead()}")
         found += [match.absolute() for match in matches]  # not resolved: a cache's links hide the suffix
     for path in found:
         if not kind(path):
             raise ValueError(f"{key}: {path} is of no kind that can be read; bring {KINDS}")
-    return list(dict.fromkeys(found))
+    notes += unread.sentences()
+    return once(found, key, notes)
+
+
+def once(paths: list[Path], key: str, notes: list[str]) -> list[Path]:
+    """Every path at its first place; those that are listed again are noted."""
+    counts = Counter(paths)
+    notes += [f"data.{key}: {path} is listed {n} times and read once" for path, n in counts.items() if n > 1]
+    return list(counts)
+
+
+class LeftOut:
+    """What lies in the folders and globs of a key and is not read, by the reason."""
+
+    def __init__(self, key: str):
+        self.key = key
+        self.others: list[Path] = []
+        self.hidden: list[Path] = []
+        self.dead: list[Path] = []
+        self.folders: list[Path] = []
+        self.empty: list[Path] = []
+
+    def keeps(self, path: Path, folder: Path) -> bool:
+        """Whether a path below a folder is read; remembers it otherwise."""
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            self.hidden += [path] if kind(path) else []
+        elif not path.exists():
+            self.dead.append(path)
+        elif not kind(path) or not path.is_file():
+            self.others.append(path)
+        else:
+            self.empty += [] if path.stat().st_size else [path]
+            return True
+        return False
+
+    def instead(self) -> str:
+        """What there is where nothing can be read, for the end of a sentence."""
+        return "".join(f"; {sentence.split(': ', 1)[1]}" for sentence in self.sentences())
+
+    def sentences(self) -> list[str]:
+        reasons = {
+            f"not {KINDS}": self.others,
+            "the name begins with a dot": self.hidden,
+            "a link that leads nowhere": self.dead,
+            "a folder, and the pattern takes no file in it": self.folders,
+        }
+        said = [f"data.{self.key}: left out {_names(paths)} ({why})" for why, paths in reasons.items() if paths]
+        return said + ([f"data.{self.key}: there is nothing in {_names(self.empty)}"] if self.empty else [])
+
+
+def _names(paths: list[Path]) -> str:
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    return ", ".join(map(str, paths[:NAMED])) + more
+
+
+def globbed(pattern: Path) -> list[Path]:
+    """What a glob stands for, in the order of the names. `**` takes files alone, and follows links as `below` does."""
+    parts = pattern.parts
+    if "**" not in parts:
+        return [Path(name) for name in sorted(glob.glob(str(pattern)))]
+    deep = parts.index("**")
+    tops = [Path(name) for name in glob.glob(str(Path(*parts[:deep])))]
+    files = {file for top in tops for file in below(top) if _fits(file.relative_to(top).parts, parts[deep:])}
+    return sorted(files, key=str)
+
+
+def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether the parts of a path fit those of a pattern; what begins with a dot needs one there."""
+    if not (parts and pattern):
+        return not parts and set(pattern) <= {"**"}
+    hidden = parts[0].startswith(".")
+    if pattern[0] == "**":
+        return _fits(parts, pattern[1:]) or (not hidden and _fits(parts[1:], pattern))
+    shown = not hidden or pattern[0].startswith(".")
+    return shown and fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """Everything below a folder but folders, at any depth, through links too; each folder once.
+
+    Folders are looked into before the links to them are, so that a file has its own path where it has one.
+    Raises OSError where a folder cannot be looked into.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        start, waiting = waiting[0], waiting[1:]
+        for place, folders, files in os.walk(start, onerror=refuse):
+            stat = os.stat(place)
+            mark = (stat.st_dev, stat.st_ino)
+            if mark in seen:
+                folders.clear()
+                continue
+            seen.add(mark)
+            if LOCK in files and (RECORD in files or PROGRESS in files):  # prepared by us: data.dir lies in here
+                folders.clear()
+                continue
+            if not any(part.startswith(".") for part in Path(place).relative_to(folder).parts):
+                waiting += [Path(place, name) for name in sorted(folders) if os.path.islink(Path(place, name))]
+            yield from (Path(place, name) for name in files)
 
 
 def stamp(paths: Iterable[Path]) -> str:
@@ -60,106 +165,3 @@ def stamp(paths: Iterable[Path]) -> str:
         stat = path.stat()
         digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-def read(path: Path, column: str, after: Any = None) -> Iterator[Row]:
-    """The rows of one file from the place `after` (None: all). column: the JSON key or Parquet column."""
-    try:
-        if kind(path) in TABLE:
-            yield from _table(path, column, after or 0)
-            return
-        offset, line = after or (0, 0)
-        size = path.stat().st_size or 1
-        with open(path, "rb") as raw:
-            file = unpack(path, raw)
-            skip(file, offset)
-            rows = _json_lines(file, path, column, offset, line) if kind(path) in JSON_LINES else None
-            for row in rows or _plain_text(file, path, offset, line):
-                yield row._replace(done=min(raw.tell() / size, 1.0))
-    except (EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{path} is cut short or damaged ({error}); bring a whole copy") from None
-    except OSError as error:
-        if error.errno is not None:  # the disk's trouble, and not the decompressor's
-            raise
-        raise ValueError(f"{path} is cut short or damaged ({error}); bring a whole copy") from None
-
-
-def unpack(path: Path, raw: BinaryIO) -> BinaryIO:
-    if path.suffix in PACKED:
-        return cast(BinaryIO, PACKED[path.suffix](raw, "rb"))
-    if path.suffix == ".zst":
-        # Not the package zstandard: it takes a file that is cut short for a whole one.
-        import pyarrow
-
-        return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"), 1 << 20))
-    return raw
-
-
-def skip(file: BinaryIO, offset: int) -> None:
-    while offset:
-        taken = len(file.read(min(offset, 1 << 20)))
-        if not taken:
-            raise EOFError("it holds less than was read before")
-        offset -= taken
-
-
-def _json_lines(file: BinaryIO, path: Path, column: str, offset: int, before: int) -> Iterator[Row]:
-    for number, line in enumerate(file, before + 1):
-        offset += len(line)
-        if line.isspace():
-            continue
-        try:
-            document = json.loads(line)
-        except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number} is not JSON ({error}); every line must be one object with its text "
-                f"under {column!r}"
-            ) from None
-        if not isinstance(document, dict) or column not in document:
-            keys = f"it has {', '.join(document)}" if isinstance(document, dict) else "it is no object"
-            raise ValueError(f"{path}, line {number} has no key {column!r} ({keys}); set data.column")
-        yield Row(checked(document[column], f"{path}, line {number}", column), (offset, number))
-
-
-def _plain_text(file: BinaryIO, path: Path, offset: int, number: int) -> Iterator[Row]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    piece = b"\n"
-    while piece:
-        piece = file.readline(LINE_BYTES)
-        whole = piece.endswith(b"\n")
-        try:
-            text = decoder.decode(piece, final=whole or not piece)
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number + 1} is not UTF-8 ({error.reason}); convert the file, "
-                "for example with iconv -t UTF-8"
-            ) from None
-        offset += len(piece)
-        number += whole
-        if text:
-            yield Row(text, (offset - len(decoder.getstate()[0]), number))
-
-
-def _table(path: Path, column: str, first: int) -> Iterator[Row]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is cut short or no Parquet file ({error}); bring a whole copy") from None
-    with table:
-        if column not in table.schema_arrow.names:
-            names = ", ".join(table.schema_arrow.names)
-            raise ValueError(f"{path} has no column {column!r} (it has {names}); set data.column")
-        total, begin = table.metadata.num_rows, 0
-        for group in range(table.num_row_groups):
-            end = begin + table.metadata.row_group(group).num_rows
-            if end > first:
-                number = begin
-                for batch in table.iter_batches(1024, row_groups=[group], columns=[column]):
-                    for text in batch.column(0).to_pylist():
-                        number += 1
-                        if number > first:
-                            yield Row(checked(text, f"{path}, row {number}", column), number, number / total)
-            begin = end

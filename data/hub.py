@@ -1,16 +1,17 @@
-"""Any corpus on the Hugging Face Hub that has a column of text, streamed: only its tokens land on the disk.
+"""Any corpus on the Hugging Face Hub that has a column of text. It is streamed: only its tokens are kept on the disk.
 
     python train.py data=openwebtext
     python train.py data=hub data.repository=roneneldan/TinyStories data.val_split=validation
 
-A preparation keeps to the commit it began with until it is done. A folder that holds Parquet or JSON lines, say
-a downloaded snapshot, can stand for the repository, and then no network is needed.
+A preparation that is interrupted goes on with the commit that it began with. A folder that holds Parquet or JSON
+lines, say a downloaded snapshot, can stand for the repository, and then no network is needed.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from conventions.paths import expanded, forget_empty
 from data.files import stamp
 from data.prepare import DIR
 from data.text import Document, Row, Rows, Text, check_share, check_tokens, checked, hold_out, passages
@@ -33,7 +34,7 @@ def hub(
     tokenizer: str = "gpt2",
     dir: str = DIR,
 ) -> Text:
-    """Without val_split a share of the text, chosen by its hash, is held out.
+    """The text in one column of a corpus on the Hub. Without val_split a share of it, chosen by its hash, is held out.
 
     The keywords are explained in configs/data/hub.yaml. Raises, while preparing, ModuleNotFoundError without
     `datasets`, ConnectionError without a network, ValueError where the repository has no such subset, revision,
@@ -42,6 +43,9 @@ def hub(
     if val_split is None:
         check_share(val_share)
     check_tokens(tokens)
+    forget_empty("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "XDG_CACHE_HOME")
+    if repository.startswith(("~", "$")):
+        repository = str(expanded(repository, "data.repository"))
     splits = [train_split] if val_split is None else [val_split, train_split]
     snapshot = sorted(path for path in Path(repository).rglob("*") if path.is_file())
 

@@ -9,12 +9,11 @@ eight draw the same global batch, and a run that was killed goes on with the bat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from data.shards import Stream
+from data.shards import Shard, Stream
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -29,7 +28,7 @@ class Loader:
 
     def __init__(
         self,
-        shards: Sequence[Path],
+        shards: Sequence[Shard],
         context: int,
         sequences: int,
         seed: int,
@@ -110,7 +109,7 @@ class Evaluation:
 
 
 def evaluation_batches(
-    shards: Sequence[Path],
+    shards: Sequence[Shard],
     context: int,
     tokens: int | None,
     micro: int,

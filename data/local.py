@@ -7,8 +7,9 @@ python train.py data=local data.files='shards/train-*.jsonl.bz2' data.val_files=
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from data.files import PLAIN_TEXT, expand, kind, read, stamp
+from data.files import PLAIN_TEXT, expand, kind, stamp
 from data.prepare import DIR
+from data.rows import read
 from data.text import Document, Row, Rows, Text, check_share, check_tokens, hold_out, passages
 
 
@@ -22,15 +23,18 @@ def local(
     tokenizer: str = "gpt2",
     dir: str = DIR,
 ) -> Text:
-    """Files, globs or folders. Without val_files a share of the text, chosen by its hash, is held out.
+    """The text in files, globs or folders. Without val_files a share of it, chosen by its hash, is held out.
 
     rows says what the lines of .txt files are (see data/text.py); in JSON lines and Parquet a row is a document.
     A file that changes in size or time of change gives another folder, and its tokens are made anew.
+    Raises ValueError or FileNotFoundError, which name the key or the file.
     """
-    held_out = expand(val_files, "val_files") if val_files else []
-    trained = expand(files, "files")
+    notes: list[str] = []
+    held_out = expand(val_files, "val_files", notes) if val_files else []
+    trained = expand(files, "files", notes)
+    apart = {path.resolve() for path in held_out}
     for path in trained:
-        if path.resolve() in {other.resolve() for other in held_out}:
+        if path.resolve() in apart:
             raise ValueError(f"val_files: {path} is also in files; a run must not be judged by what it is trained on")
     if not held_out:
         check_share(val_share)
@@ -65,4 +69,4 @@ def local(
         "tokens": tokens,
         "tokenizer": tokenizer,
     }
-    return Text(dir, identity, tokenizer, documents, tokens)
+    return Text(dir, identity, tokenizer, documents, tokens, notes)

@@ -7,7 +7,6 @@ that and goes on from the document it names.
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -21,15 +20,16 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from data.dataset import Dataset, Splits, reopen, seal, write_json
+from conventions.paths import expanded
+from conventions.sentence import DISK_FULL
+from data.dataset import LOCK, PROGRESS, Dataset, Splits, reopen, seal, write_json
 from data.progress import Progress
-from data.shards import Writer
+from data.shards import Dtype, Shard
+from data.writer import Writer
 
-DIR = os.environ.get("HALFSTEP_DATA") or "~/.cache/halfstep"  # where prepared corpora are kept
+DIR = os.environ.get("HALFSTEP_DATA") or "~/.cache/halfstep"  # where prepared corpora are kept; also for an empty dir
 FORMAT = 1  # raise it when the same recipe comes to give other tokens: old folders are then left alone
 DURABLE_EVERY = 5.0  # seconds of work that a kill may cost
-PROGRESS = "progress.json"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Item(NamedTuple):
@@ -41,7 +41,7 @@ class Item(NamedTuple):
 
 
 class Halves(NamedTuple):
-    train: np.ndarray  # (n,) uint16
+    train: np.ndarray  # (n,) uint16 or uint32
     val: np.ndarray
 
 
@@ -56,7 +56,7 @@ class Recipe(Protocol):
 def prepared(name: str, recipe: Recipe, quiet: bool = False) -> Dataset:
     """The recipe's dataset, made first where it is missing; other processes wait for the one that makes it."""
     marks = json.dumps([FORMAT, recipe.identity], sort_keys=True)
-    root = Path(recipe.dir).expanduser().absolute()
+    root = expanded(recipe.dir or DIR, "data.dir", "HALFSTEP_DATA").absolute()
     folder = root / f"{name}-{hashlib.sha256(marks.encode()).hexdigest()[:8]}"
     if dataset := reopen(folder):
         return dataset
@@ -70,7 +70,7 @@ def prepared(name: str, recipe: Recipe, quiet: bool = False) -> Dataset:
             progress.say(f"{name}: {dataset.train_tokens:,} training and {dataset.val_tokens:,} validation tokens")
             return dataset
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise OSError(
             f"no disk space is left for {folder}; free some and run again, and it goes on from where it stopped, "
@@ -83,9 +83,9 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
     """Only one process is inside. The kernel frees the lock of one that dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "w")  # noqa: SIM115  (the lock lasts as long as it is open)
+        file = open(folder / LOCK, "w")  # noqa: SIM115  (the lock lasts as long as it is open)
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise
         raise OSError(f"data.dir: {folder} cannot be written ({error.strerror}); choose another") from None
     with file:
@@ -103,13 +103,14 @@ def write(
     encode: Callable[[Any], Halves],
     progress: Progress,
     limit: int | None = None,
-) -> tuple[list[Path], list[Path]]:
-    """Shards of the training and of the validation split.
+    dtype: Dtype = "uint16",
+) -> tuple[list[Shard], list[Shard]]:
+    """Write the shards of the training and of the validation split.
 
-    items(after): the pieces of work after the position `after` (None: all). encode: a piece's tokens; it runs in
-    several threads. limit: training tokens after which to stop.
+    items(after): the pieces of work after the position `after` (None: all). encode: a piece's tokens, which `dtype`
+    holds; it runs in several threads. limit: training tokens after which to stop.
     """
-    after, train, val = _state(folder)
+    after, train, val = _state(folder, dtype)
     durable = time.monotonic()
     waiting: deque[tuple[Item, Future[Halves]]] = deque()
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -124,7 +125,8 @@ def write(
         if time.monotonic() - durable > DURABLE_EVERY:
             train.sync()
             val.sync()
-            write_json(folder / PROGRESS, {"after": item.after, "train": train.tokens, "val": val.tokens})
+            state = {"after": item.after, "train": train.tokens, "val": val.tokens}
+            write_json(folder / PROGRESS, {"state": state, "sha256": _digest(state)})
             durable = time.monotonic()
 
     pool = ThreadPoolExecutor(threads, "tokenize")
@@ -142,10 +144,18 @@ def write(
     return train.finish(), val.finish()
 
 
-def _state(folder: Path) -> tuple[Any, Writer, Writer]:
-    """Where an earlier run stopped, or the beginning."""
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def _state(folder: Path, dtype: Dtype) -> tuple[Any, Writer, Writer]:
+    """Where an earlier run stopped; the beginning, where it left nothing that can be gone on from."""
     try:
-        state = json.loads((folder / PROGRESS).read_text())
-        return state["after"], Writer(folder, "train", state["train"]), Writer(folder, "val", state["val"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None, Writer(folder, "train"), Writer(folder, "val")
+        record = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        state = record["state"]
+        if record["sha256"] == _digest(state):
+            train, val = (Writer(folder, split, state[split], dtype) for split in ("train", "val"))
+            return state["after"], train, val
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None, Writer(folder, "train", 0, dtype), Writer(folder, "val", 0, dtype)

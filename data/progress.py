@@ -50,7 +50,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         if self.bar:
-            self.bar.console.print(line, highlight=False, soft_wrap=True)
+            self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
         elif not self.quiet:
             print(line, file=sys.stderr, flush=True)
 

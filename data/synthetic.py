@@ -14,7 +14,7 @@ import numpy as np
 from data.dataset import Splits
 from data.prepare import DIR, Halves, Item, write
 from data.progress import Progress
-from data.shards import LARGEST_VOCABULARY
+from data.shards import LARGEST_VOCABULARY, smallest_dtype
 
 BLOCK = 1 << 20  # tokens in one piece of work
 STRIDE = 7919  # a prime: token * STRIDE + 1 spreads the followers over the vocabulary
@@ -52,8 +52,9 @@ class Synthetic:
     identity: dict[str, Any]
 
     def build(self, folder: Path, progress: Progress) -> Splits:
-        train, val = write(folder, self.blocks, self.generate, progress)
-        return Splits(train, val, self.identity["vocabulary"], "synthetic")
+        vocabulary = self.identity["vocabulary"]
+        train, val = write(folder, self.blocks, self.generate, progress, dtype=smallest_dtype(vocabulary))
+        return Splits(train, val, vocabulary, "synthetic")
 
     def blocks(self, after: int | None) -> Iterator[Item]:
         counts = self.identity["val_tokens"], self.identity["tokens"]
@@ -70,5 +71,5 @@ class Synthetic:
         values = generator.randint(0, vocabulary, size=count + count % 2, dtype=np.int64)
         if self.identity["structure"] == "pairs":
             values[1::2] = (values[0::2] * STRIDE + 1) % vocabulary
-        made, none = values[:count].astype(np.uint16), np.empty(0, np.uint16)
+        made, none = values[:count].astype(smallest_dtype(vocabulary)), np.empty(0, np.uint16)
         return Halves(made, none) if split else Halves(none, made)

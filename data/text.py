@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -115,17 +115,23 @@ def fraction(text: str) -> float:
 
 @dataclass(frozen=True)
 class Text:
-    """A corpus of text. documents(after): those that come after the position `after` (None: all)."""
+    """A corpus of text. documents(after): those that come after the position `after` (None: all).
+
+    notes: what a person should know of what is read, a sentence each; shown where it is prepared.
+    """
 
     dir: str
     identity: dict[str, Any]  # whatever decides the tokens: its hash names the folder
     tokenizer: str
     documents: Callable[[Any], Iterator[Document]]
     limit: int | None = None  # training tokens
+    notes: Sequence[str] = ()
 
     def build(self, folder: Path, progress: Progress) -> Splits:
+        for note in self.notes:
+            progress.say(note)
         tokenizer = build(self.tokenizer)
-        end = np.array([tokenizer.end], np.uint16)
+        end = np.array([tokenizer.end], tokenizer.dtype)
 
         def encode(documents: list[Document]) -> Halves:
             halves: tuple[list[np.ndarray], list[np.ndarray]] = [], []
@@ -135,7 +141,9 @@ class Text:
                     halves[held_out].append(end)
             return Halves(*(np.concatenate([end[:0], *half]) for half in halves))
 
-        train, val = write(folder, lambda after: batches(self.documents(after)), encode, progress, self.limit)
+        train, val = write(
+            folder, lambda after: batches(self.documents(after)), encode, progress, self.limit, tokenizer.dtype
+        )
         return Splits(train, val, tokenizer.vocabulary, tokenizer.name)
 
 

@@ -5,22 +5,30 @@ tokenizer.encode("Hello")      # array([15496], dtype=uint16)
 tokenizer.end                  # 50256, appended to every document
 """
 
+import contextlib
+import re
 import threading
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 
-from data.shards import LARGEST_VOCABULARY
+from conventions.paths import forget_empty
+from conventions.sentence import nearest
+from data.shards import Dtype, smallest_dtype
 
 PATIENCE = 25.0  # seconds for tiktoken to fetch its BPE files (1.5 MB), where they are not cached
+# tiktoken's regular expression gives up on a million spaces in a row; Llama 3's authors cut runs at this length.
+LONG_BLANK = re.compile(r"\s{25000}")
 
 
 class Tokenizer(Protocol):
     name: str
     vocabulary: int  # ids are below it
     end: int  # the id that ends a document
+    dtype: Dtype  # of the ids
 
-    def encode(self, text: str) -> np.ndarray: ...  # (n,) uint16, without the end; safe in many threads
+    def encode(self, text: str) -> np.ndarray: ...  # (n,) of dtype, without the end; safe in many threads
 
 
 class Bytes:
@@ -29,6 +37,7 @@ class Bytes:
     name = "bytes"
     vocabulary = 256
     end = 0
+    dtype: Dtype = "uint16"
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.uint16)
@@ -38,10 +47,11 @@ class Tiktoken:
     """An encoding of tiktoken's. A document that spells out a special token gets no special token for it.
 
     Raises ModuleNotFoundError without tiktoken, ConnectionError where its BPE files are neither cached nor to be
-    fetched, ValueError for an unknown encoding or one whose ids do not fit 16 bits.
+    fetched, ValueError for an unknown encoding.
     """
 
     def __init__(self, name: str):
+        forget_empty("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")
         try:
             import tiktoken
         except ModuleNotFoundError:
@@ -50,23 +60,31 @@ class Tiktoken:
             ) from None
         known = tiktoken.list_encoding_names()
         if name not in known:
-            raise ValueError(f"tokenizer must be bytes or one of {', '.join(known)}, not {name!r}")
+            hint = nearest(name.lower(), [*known, "bytes"])
+            with contextlib.suppress(KeyError):  # "gpt-4" is the name of a model, whose encoding tiktoken knows
+                hint = f"did you mean {tiktoken.encoding_name_for_model(name.lower())}?"
+            raise ValueError(f"tokenizer must be bytes or an encoding of tiktoken's, not {name!r}: {hint}")
         self.name = name
         self.encoding = patiently(tiktoken.get_encoding, name)
         self.vocabulary, self.end = self.encoding.n_vocab, self.encoding.eot_token
-        if self.vocabulary > LARGEST_VOCABULARY:
-            raise ValueError(
-                f"tokenizer {name} has {self.vocabulary} tokens, but a shard's 16 bits hold "
-                f"{LARGEST_VOCABULARY}; take tokenizer=gpt2"
-            )
+        self.dtype: Dtype = smallest_dtype(self.vocabulary)
 
     def encode(self, text: str) -> np.ndarray:
         try:
-            ids = self.encoding.encode_to_numpy(text, disallowed_special=())
+            return self._ids(text)
         except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell and UTF-8 cannot
-            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            ids = self.encoding.encode_to_numpy(whole, disallowed_special=())
-        return ids.astype(np.uint16)
+            return self.encode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        except ValueError as error:
+            ends = [match.end() for match in LONG_BLANK.finditer(text)]
+            if not ends or ends == [len(text)]:
+                raise ValueError(
+                    f"tokenizer {self.name} cannot encode the text that begins with {text[:40]!r} ({error}); "
+                    "take that text out, or another tokenizer"
+                ) from None
+            return np.concatenate([self.encode(text[a:b]) for a, b in pairwise([0, *ends, len(text)])])
+
+    def _ids(self, text: str) -> np.ndarray:
+        return self.encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
 
 
 def build(name: str) -> Tokenizer:

@@ -10,8 +10,10 @@ at once do the work once. Expect about 2 million GPT-2 tokens a second from ever
 
 import argparse
 import sys
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("recipe", help=", ".join(data.RECIPES))
     parser.add_argument("keys", nargs="*", metavar="key=value", help="of configs/data/<recipe>.yaml")
     given = parser.parse_args()
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a path may be no UTF-8
     try:
         with one_sentence():
             keywords = bind(data.find(given.recipe), section(given.recipe, given.keys), "data")
@@ -47,19 +50,36 @@ def main() -> None:
 def section(recipe: str, keys: list[str]) -> dict[str, Any]:
     """The recipe's YAML with `keys`, each key=value, written over it."""
     config = OmegaConf.load(CONFIGS / "data" / f"{recipe}.yaml")
+    hints = get_type_hints(data.find(recipe))
+    given = {}
     for key in keys:
-        name, equals, _ = key.partition("=")
+        name, equals, text = key.partition("=")
         if not equals:
             raise ValueError(f"{key!r} is not of the form key=value")
         if name not in list(config):  # `in` alone is False for a key that is still ???
             raise ValueError(f"data.{name} is no key of {recipe}: {nearest(name, map(str, config))}")
+        given[name] = value(text, hints.get(name))
     try:
-        merged = OmegaConf.merge(config, OmegaConf.from_dotlist(keys))
-        values = OmegaConf.to_container(merged, resolve=True)
+        values = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.create(given)), resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(str(error).split("\n")[0]) from None
+        why = str(error).split("\n")[0]
+        raise ValueError(f"{' '.join(keys)}: {why}; an environment variable is written $NAME") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items() if value != "???"}
+
+
+def value(text: str, hint: Any) -> Any:
+    """What is written after the `=`, as train.py reads it. What it cannot read is text, quoted or not.
+
+    A key that takes text takes `2024_01_15`, too, as it is written.
+    """
+    try:
+        override = OverridesParser.create().parse_override(f"key={text}")
+        read = text if override.is_sweep_override() else override.value()
+    except HydraException:
+        return text
+    number = isinstance(read, int | float) and (hint is str or str in get_args(hint))
+    return text if number else read
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.loader import Loader, evaluation_batches
-from data.shards import Writer
+from data.writer import Writer
 
 ORDER = [13, 97, 16, 37]  # the first windows of seed 0, epoch 0, of 100
 TOKENS = 1003  # 100 windows of 10, and two tokens over
@@ -16,7 +16,7 @@ TOKENS = 1003  # 100 windows of 10, and two tokens over
 @pytest.fixture
 def split(tmp_path, monkeypatch):
     """TOKENS tokens, each its own position, over shards of 64: many windows straddle two."""
-    monkeypatch.setattr("data.shards.SHARD_TOKENS", 64)
+    monkeypatch.setattr("data.writer.SHARD_TOKENS", 64)
     writer = Writer(tmp_path, "train")
     writer.write(np.arange(TOKENS, dtype=np.uint16))
     return writer.finish()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data import load
-from data.files import expand, read
+from data.rows import read
 from data.shards import Stream
 
 POEM = "".join(f"line {n} of a poem\n" + "\n" * (n % 3 == 0) for n in range(400))
@@ -91,7 +91,7 @@ def test_reading_begins_again_after_any_row(tmp_path, suffix, opener):
 
 
 def test_a_long_line_is_read_in_pieces_that_split_no_character(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.files.LINE_BYTES", 7)
+    monkeypatch.setattr("data.rows.LINE_BYTES", 7)
     text = "\u4e2d\u6587" * 20 + "\n" + "\u00e9" * 31
     (tmp_path / "a.txt").write_text(text)
     rows = list(read(tmp_path / "a.txt", "text"))
@@ -116,6 +116,38 @@ def test_text_files_as_documents_lines_and_articles(tmp_path):
     assert documents("lines") == [whole, "third"]
     assert documents("articles") == [whole[: whole.index(" = Two")], whole[whole.index(" = Two") :], "third"]
     assert documents("documents") == [*filter(None, whole.splitlines()), "third"]
+
+
+@pytest.mark.parametrize("opener", [open, gzip.open])
+def test_lines_that_end_in_cr_alone_are_lines(tmp_path, monkeypatch, opener):
+    """As on old Macs. The text keeps its ends; only where it is cut, and what is held out, follows from them."""
+    monkeypatch.setattr("data.text.PASSAGE", 200)
+    texts = [f"line {n}: \u00e9\u4e2d" for n in range(500)]
+    suffix = ".gz" if opener is gzip.open else ""
+    for line_bytes in (1 << 20, 64):  # and read in many pieces
+        monkeypatch.setattr("data.rows.LINE_BYTES", line_bytes)
+        with opener(tmp_path / f"a.txt{suffix}", "wb") as file:
+            file.write("\r".join(texts).encode())
+        with opener(tmp_path / f"b.jsonl{suffix}", "wb") as file:
+            file.write("\r".join(json.dumps({"text": text}) for text in texts).encode())
+        poem, table = str(tmp_path / f"a.txt{suffix}"), str(tmp_path / f"b.jsonl{suffix}")
+        for rows in (
+            list(read(tmp_path / f"a.txt{suffix}", "text")),
+            list(read(tmp_path / f"b.jsonl{suffix}", "text")),
+        ):
+            assert [row.text.removesuffix("\r") for row in rows] == texts
+        cut = local(tmp_path, files=poem, val_share=0.2)
+        pieces = documents_of(cut.train) + documents_of(cut.val)
+        assert sum(map(len, pieces)) == len("\r".join(texts))
+        assert len(pieces) > 10
+        documents = local(tmp_path, files=poem, rows="documents", val_share=0.2)
+        assert sorted(documents_of(documents.train) + documents_of(documents.val)) == sorted(texts)
+        objects = local(tmp_path, files=table, val_share=0.2)
+        assert objects.fingerprint == documents.fingerprint
+        after = [row.after for row in read(tmp_path / f"a.txt{suffix}", "text")]
+        for stop in (0, 7, 250, 498):
+            left = list(read(tmp_path / f"a.txt{suffix}", "text", after[stop]))
+            assert [row.text.removesuffix("\r") for row in left] == texts[stop + 1 :]
 
 
 def test_one_long_text_is_held_out_in_passages_and_none_is_lost(tmp_path, monkeypatch):
@@ -163,31 +195,6 @@ def test_a_token_limit(tmp_path):
     refused("tokens must be at least 1", tmp_path, files=str(path), tokens=0)
 
 
-def test_files_are_found_by_path_glob_folder_and_list(tmp_path):
-    for name in (
-        "b.jsonl",
-        "a.jsonl.gz",
-        "sub/c.txt",
-        "sub/notes.md",
-        "sub/.hidden/f.txt",
-        "d.parquet",
-        "e.parquet.gz",
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    names = [path.relative_to(tmp_path.resolve()).as_posix() for path in expand(str(tmp_path), "files")]
-    assert names == ["a.jsonl.gz", "b.jsonl", "d.parquet", "sub/c.txt"]
-    assert [path.name for path in expand(f"{tmp_path}/*.jsonl*", "files")] == ["a.jsonl.gz", "b.jsonl"]
-    assert [path.name for path in expand([f"{tmp_path}/b.jsonl", f"{tmp_path}/**/*.txt"], "files")] == [
-        "b.jsonl",
-        "c.txt",
-    ]
-    with pytest.raises(FileNotFoundError, match="no file at /nowhere"):
-        expand("/nowhere", "files")
-    with pytest.raises(ValueError, match=r"notes.md is of no kind that can be read"):
-        expand(f"{tmp_path}/sub/notes.md", "files")
-
-
 def test_broken_files_are_named_with_line_and_remedy(tmp_path):
     def broken(name, content):
         (tmp_path / name).write_bytes(content)
@@ -199,6 +206,12 @@ def test_broken_files_are_named_with_line_and_remedy(tmp_path):
         r"b.jsonl, line 2 has no key 'text' .it has body.; set data.column",
         **broken("b.jsonl", good + b'{"body": 1}\n'),
     )
+    refused(
+        r"deep.jsonl, line 2 is nested too deeply to be read; take that line out",
+        **broken("deep.jsonl", good + b'{"text": ' + b"[" * 200_000),
+    )
+    many = json.dumps({f"key{n}\n": n for n in range(20)})
+    refused(r"n.jsonl, line 1 has no key 'text' .it has 'key0.n', .* and 12 more.", **broken("n.jsonl", many.encode()))
     refused(r"c.jsonl, line 1 has no key 'text' .it is no object", **broken("c.jsonl", b"[1, 2]\n"))
     refused(r"d.jsonl, line 1: 'text' holds int, not text", **broken("d.jsonl", b'{"text": 1}\n'))
     refused(r"e.txt, line 2 is not UTF-8 .*iconv", **broken("e.txt", b"fine\n\xff\xfe\n"))
@@ -209,7 +222,11 @@ def test_broken_files_are_named_with_line_and_remedy(tmp_path):
     refused(r"j.jsonl.gz is cut short or damaged", **broken("j.jsonl.gz", good))
     refused(r"k.parquet is cut short or no Parquet file", **broken("k.parquet", b"PAR1 and then nothing"))
     refused("no text for the training split", **broken("l.jsonl", b'{"text": ""}\n'))
-    refused("no text for the validation split .*val_share", **broken("m.jsonl", good), val_share=1e-9)
+    refused(
+        "no text for the validation split .*too few of them; .* larger val_share",
+        **broken("m.jsonl", good),
+        val_share=1e-9,
+    )
     refused("val_share must be above 0", **broken("n.jsonl", good), val_share=0.0)
     refused("is also in files", **broken("o.jsonl", good), val_files=str(tmp_path / "o.jsonl"))
     with zst(tmp_path / "whole.zst", "wt") as file:

@@ -18,7 +18,8 @@ from data import load
 from data.dataset import Splits
 from data.prepare import Halves, Item, prepared, write
 from data.progress import Progress
-from data.shards import Stream
+from data.shards import Shard, Stream
+from scripts.prepare import section
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS, BLOCK = 60, 50
@@ -49,19 +50,19 @@ class Slow:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr("data.shards.SHARD_TOKENS", 1024)
+    monkeypatch.setattr("data.writer.SHARD_TOKENS", 1024)
     monkeypatch.setattr("data.prepare.DURABLE_EVERY", 0.0)
     monkeypatch.setattr("os.fsync", lambda file: None)  # for power cuts, which no test here makes
 
 
 def contents(dataset):
-    return {path.name: path.read_bytes() for path in (*dataset.train, *dataset.val)}
+    return {shard.path.name: shard.path.read_bytes() for shard in (*dataset.train, *dataset.val)}
 
 
 def test_the_order_of_the_work_decides_the_bytes(tmp_path):
     dataset = prepared("slow", Slow(tmp_path), quiet=True)
     assert (dataset.train_tokens, dataset.val_tokens) == (3000, 300)
-    assert [path.name for path in dataset.train] == [f"train_{shard:06d}.bin" for shard in range(3)]
+    assert [shard.path.name for shard in dataset.train] == [f"train_{shard:06d}.bin" for shard in range(3)]
     assert Stream(dataset.train).read(0, 3000).tolist() == list(range(3000))
     assert Stream(dataset.val).read(0, 300).tolist() == [b * BLOCK + i for b in range(BLOCKS) for i in range(5)]
     assert not (dataset.folder / "progress.json").exists()
@@ -84,13 +85,13 @@ def test_work_that_is_durable_is_not_done_again(tmp_path):
     with pytest.raises(ValueError, match="nobody expected"):
         prepared("slow", Slow(tmp_path, fail_at=55), quiet=True)
     (state,) = tmp_path.glob("*/progress.json")
-    assert json.loads(state.read_text())["after"] == 55 - 4 * threads
+    assert json.loads(state.read_text())["state"]["after"] == 55 - 4 * threads
 
 
 def test_kill_minus_nine_and_resume(tmp_path):
     """Killed twice in mid-air, the third run ends with the bytes of one that nobody touched."""
     program = (
-        "import sys, data.shards, data.prepare; data.shards.SHARD_TOKENS = 1024; data.prepare.DURABLE_EVERY = .03;"
+        "import sys, data.writer, data.prepare; data.writer.SHARD_TOKENS = 1024; data.prepare.DURABLE_EVERY = .03;"
         "from tests.test_prepare import Slow; data.prepare.prepared('slow', Slow(sys.argv[1], .01), quiet=True)"
     )
     whole = prepared("slow", Slow(tmp_path / "whole"), quiet=True)
@@ -106,9 +107,13 @@ def test_kill_minus_nine_and_resume(tmp_path):
     assert contents(prepared("slow", Slow(tmp_path / "cut"), quiet=True)) == contents(whole)
 
 
+def shards_in(folder, split):
+    return [Shard(path) for path in sorted(folder.glob(f"{split}_*.bin"))]
+
+
 def reached(folder):
     states = [json.loads(path.read_text()) for path in folder.glob("*/progress.json")]
-    return states[0]["train"] if states else 0
+    return states[0]["state"]["train"] if states else 0
 
 
 def test_a_torn_tail_is_cut_off(tmp_path):
@@ -133,11 +138,11 @@ def test_a_limit_is_kept_to_the_token_and_so_is_its_resumption(tmp_path):
         folder.mkdir(exist_ok=True)
         slow = Slow(folder, fail_at=fail_at)
         train, val = write(folder, slow.items, slow.encode, Progress("slow", quiet=True), limit=1234)
-        return [path.read_bytes() for path in (*train, *val)]
+        return [shard.path.read_bytes() for shard in (*train, *val)]
 
     whole = limited(tmp_path / "whole")
-    assert len(Stream(sorted(tmp_path.glob("whole/train*")))) == 1234
-    assert len(Stream(sorted(tmp_path.glob("whole/val*")))) == 25 * 5  # of the pieces it took
+    assert len(Stream(shards_in(tmp_path / "whole", "train"))) == 1234
+    assert len(Stream(shards_in(tmp_path / "whole", "val"))) == 25 * 5  # of the pieces it took
     with pytest.raises(ValueError, match="nobody expected"):
         limited(tmp_path / "cut", fail_at=20)
     assert limited(tmp_path / "cut") == whole
@@ -189,7 +194,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
 
 def test_shards_are_held_to_their_fingerprint(tmp_path):
     dataset = prepared("slow", Slow(tmp_path), quiet=True)
-    shard = dataset.train[1]
+    shard = dataset.train[1].path
     good = shard.read_bytes()
 
     def refused(sentence, kind=ValueError):
@@ -246,8 +251,29 @@ def test_the_program_prepares_and_answers_bad_input_in_one_sentence(tmp_path):
         (("synthetic", "tokens=0"), "data.tokens must be at least 1"),
         (("local",), "data.files is missing"),
         (("local", "files=/nowhere/*.txt"), "there is no file at /nowhere/*.txt"),
+        (("local", "files=${HOME}/x"), "Interpolation key 'HOME' not found; an environment variable is written $NAME"),
     ]:
         refused = run(*arguments)
         assert refused.returncode == 2
         assert sentence in refused.stderr
         assert refused.stderr.strip().count("\n") == 0
+
+
+def test_what_is_written_after_a_key_is_its_value_or_text():
+    """As train.py reads it; what its grammar does not read is taken as it is."""
+    for given, value in [
+        ("*.jsonl", "*.jsonl"),
+        ("@x", "@x"),
+        ("[a", "[a"),
+        ("[*.jsonl, b.txt]", ["*.jsonl", "b.txt"]),
+        ("~/caf\u00e9 \udcff.txt", "~/caf\u00e9 \udcff.txt"),
+        ("2024_01_15", "2024_01_15"),
+        ("1e3", "1e3"),
+        ("a,b", "a,b"),
+        ("a=b", "a=b"),
+        ("'a b'", "a b"),
+    ]:
+        assert section("local", [f"files={given}"])["files"] == value
+    assert section("local", ["files=a", "tokens=10_000"])["tokens"] == 10_000
+    assert section("local", ["files=a", "val_files=null"])["val_files"] is None
+    assert section("local", ["files=a", "val_share=0.5"])["val_share"] == 0.5

@@ -67,22 +67,42 @@ def test_gpt2_ids_are_tiktokens():
         assert tokenizer.encode(text).tolist() == encoding.encode_ordinary(text)
 
 
-def test_a_vocabulary_beyond_16_bits_is_refused(monkeypatch):
+def test_a_million_blanks_in_a_row_are_cut(monkeypatch):
+    """tiktoken gives up on them ("Max stack size exceeded"); what it can do in one piece stays in one piece."""
+    if "TIKTOKEN_CACHE_DIR" not in os.environ:
+        pytest.skip("TIKTOKEN_CACHE_DIR is not set: no BPE files")
+    tokenizer = build("gpt2")
+    blank = "begin" + " " * 1_000_000 + "end " + "\n" * 1_000_000 + "end"
+    assert tokenizer.encoding.decode(tokenizer.encode(blank).tolist()) == blank
+    short = "begin" + " " * 100_000 + "end"
+    assert tokenizer.encode(short).tolist() == tokenizer.encoding.encode_ordinary(short)
+
+
+def test_what_a_tokenizer_cannot_encode_is_named(monkeypatch):
     tiktoken = pytest.importorskip("tiktoken")
-    large = tiktoken.Encoding(
-        "large",
-        pat_str=".",
-        mergeable_ranks={b"a": 0},
-        special_tokens={"<|endoftext|>": 65536},
-    )
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: large)
-    with pytest.raises(ValueError, match="tokenizer cl100k_base has 65537 tokens"):
-        build("cl100k_base")
+
+    class Failing:
+        n_vocab, eot_token = 9, 8
+
+        def encode_to_numpy(self, text, disallowed_special):
+            raise ValueError("out of stack")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: Failing())
+    for text in ("once upon a time" * 9, "x" + " " * 60_000 + "y", " " * 25_000):
+        with pytest.raises(ValueError, match=r"tokenizer gpt2 cannot encode .* .out of stack.; take that text"):
+            build("gpt2").encode(text)
 
 
 def test_unknown_and_missing_tokenizers(monkeypatch):
-    with pytest.raises(ValueError, match="tokenizer must be bytes or one of gpt2, "):
-        build("gpt3")
+    for name, hint in [
+        ("gpt-2", "did you mean gpt2"),
+        ("GPT2", "did you mean gpt2"),
+        ("byte", "did you mean bytes"),
+        ("gpt-4", "did you mean cl100k_base"),
+        ("llama", "choose from bytes, cl100k_base"),
+    ]:
+        with pytest.raises(ValueError, match=rf"tokenizer must be bytes or .* not '{name}': {hint}"):
+            build(name)
     monkeypatch.setitem(sys.modules, "tiktoken", None)
     with pytest.raises(ModuleNotFoundError, match="pip install tiktoken, or take data=stdlib"):
         build("gpt2")

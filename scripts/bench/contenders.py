@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from conventions.config_keys import CONFIGS
 from conventions.keywords import bind
 from data.loader import Loader
+from data.shards import Shard
 from harness import device as devices
 from harness.clock import Clock
 from harness.flops import Ledger
@@ -140,7 +141,7 @@ class Halfstep:
             clock=self.clock, ledger=Ledger(), forward=setting.forward(self.model),
             dtype=setting.dtype, grad_clip=GRAD_CLIP,
         )  # fmt: skip
-        self.loader = Loader([setting.tokens], setting.context, setting.sequences, seed=0, device=setting.device)
+        self.loader = Loader([Shard(setting.tokens)], setting.context, setting.sequences, 0, device=setting.device)
         self.step = 0
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.shards import Writer
+from data.writer import Writer
 from scripts.suite.beside import PLAIN
 from scripts.suite.program import Program, Reader
 
