@@ -30,7 +30,7 @@ PROGRAMS = ("make", "python", "torchrun", "source", "git", "pip", "cd", "rm", "a
 INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)})\s[^`]+)`")
 
 TOOLS = ("pytest", "ruff", "mypy", "mkdocs", "pip", "venv", "tests.slurm")  # `python -m TOOL`: what it does is its own
-READING = ("speedup", "publish", "runs")  # they run, on a small study
+READING = ("speedup", "publish", "runs", "adopt")  # they run, on a small study
 DRAWING = ("report", "plot", "dashboard")  # they do so in the slow tests
 LONG = ("demo", "verdict", "claims", "bench", "bench_suite", "bench_train", "bench_optimizers", "export", "make_tables")
 COMPOSING = ("tune", "list_optimizers")  # their arguments are train.py's, and some of their own
@@ -108,9 +108,9 @@ class CommandRehearsal:
         elif program == "prepare":
             recipe, *keys = arguments
             bind(module.data.find(recipe), module.section(recipe, keys), "data")
-        elif program in self.running:  # W&B is not told, nobody watches
+        elif program in self.running and arguments[:1] != ["wandb:me/project"]:  # nobody watches, W&B is not asked
             module.main([word for word in arguments if word != "--watch"] + ["--print"] * (program == "dashboard"))
-        elif program in (*DRAWING, *LONG):
+        elif program in (*READING, *DRAWING, *LONG):
             self.parse(module, arguments)
         elif program == "document_optimizers":
             assert not arguments

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from scripts import adopt
 from tests.command import ROOT, environment, in_process, manifest
 from tests.command_rehearsal import DRAWING, FENCE, PROGRAMS, CommandRehearsal, commands
+from tests.foreign import TEXTS
 from tests.study import write_run
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,10 +47,17 @@ def place(tmp_path_factory, corpus):
         each for language, each in FENCE.findall((ROOT / "docs" / "claims.md").read_text()) if language == "yaml"
     )
     (here / "mine.yaml").write_text(block)
+    for optimizer, seed in itertools.product(("adamw", "muon"), range(3)):
+        (here / "logs").mkdir(exist_ok=True)
+        (here / "logs" / f"{optimizer}-s{seed}.log").write_text(
+            TEXTS["modded-nanogpt"].replace("3.9", f"3.{seed}{len(optimizer)}")
+        )
+    (here / "curves.csv").write_text("run,step,loss\nadamw-0,0,9\nadamw-0,9,4\nsoap-0,0,9\nsoap-0,9,3\n")
     (here / "my_package.py").write_text("import torch\n\n\nclass MyOpt(torch.optim.SGD):\n    pass\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         run = "results/runs/default/gpt2_nano-stdlib-adamw-s0-00000000"
+        adopt.main(["logs", "--study", "theirs", "--arm", "(adamw|muon)", "--seed", r"s(\d+)"])
         assert in_process(f"run_dir={run}", "optimizer=sophia_g", "optimizer.every=2").code == 0
     return here
 
