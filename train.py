@@ -161,7 +161,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     same = before is not None and before["ranks"] == ranks.world
     wanted = before["resolved"]["micro"] if before and same else cfg.batch.micro
     objective.micro = resolve_micro(wanted, cfg.sequences, ranks.world, cfg.context, place, objective.attempt)
-    device.forget_peak(place)
+    device.reset_peak_memory(place)
     spread = (ranks.rank, ranks.world, place)
     loader = Loader(dataset.train, cfg.context, cfg.sequences, cfg.seed, *spread)
     windows = evaluation_batches(dataset.val, cfg.context, cfg.eval.tokens, objective.micro, *spread)

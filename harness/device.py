@@ -125,8 +125,8 @@ def describe(device: str) -> dict[str, Any]:
     }
 
 
-def forget_peak(device: str) -> None:
-    """Of what ran in this process before: another run of the sweep, or a micro-batch that did not fit."""
+def reset_peak_memory(device: str) -> None:
+    """Begin `peak_memory` anew, without what ran before: another run of the sweep, or a pass that did not fit."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.flops import count
+from harness.micro_batch import MicroBatch, Share, count_targets
 
 Grads = Sequence[Tensor | None]
 
 
 class Hessian:
-    """Of the mean loss of a model in its parameters, a micro-batch at a time.
+    """The Hessian of a model's mean loss in its parameters, a micro-batch at a time.
 
     The model is the eager one, its attention by the math kernel: fused attention has no double backward, and neither
     has a compiled model.
@@ -25,11 +26,11 @@ class Hessian:
         self.model, self.params, self.autocast = model, params, autocast
         self._flops: dict[torch.Size, tuple[int, int]] = {}
 
-    def gradient(self, inputs: Tensor, targets: Tensor, parts: float) -> tuple[Tensor, Grads]:
-        """The mean loss over `parts`, and its gradient with the graph that `products` wants."""
+    def gradient(self, batch: MicroBatch) -> tuple[Share, Grads]:
+        """The micro-batch's part of the mean loss, and its gradient with the graph that `products` wants."""
         with sdpa_kernel(SDPBackend.MATH), self.autocast():
-            loss = self.model(inputs, targets) / parts
-        return loss, torch.autograd.grad(loss, self.params, create_graph=True, allow_unused=True)
+            share = batch.share(self.model(batch.inputs, batch.targets))
+        return share, torch.autograd.grad(share.whole, self.params, create_graph=True, allow_unused=True)
 
     def products(self, grads: Grads, v: Sequence[Tensor]) -> list[Tensor]:
         """H v, from a gradient whose graph is used up by it."""
@@ -42,7 +43,8 @@ class Hessian:
     def flops(self, inputs: Tensor, targets: Tensor, v: Sequence[Tensor]) -> tuple[int, int]:
         """FLOPs of the gradient and of the products, as counted on a first micro-batch of this shape."""
         if inputs.shape not in self._flops:
-            gradient = count(lambda: self.gradient(inputs, targets, 1.0))
-            both = count(lambda: self.products(self.gradient(inputs, targets, 1.0)[1], v))
+            batch = MicroBatch(inputs, targets, count_targets(targets))
+            gradient = count(lambda: self.gradient(batch))
+            both = count(lambda: self.products(self.gradient(batch)[1], v))
             self._flops[inputs.shape] = gradient, both - gradient
         return self._flops[inputs.shape]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conventions.targets import UNCOUNTED
 from harness import device
 
 BLOCK = 128  # entries of the vocabulary
@@ -61,24 +62,30 @@ def _invert(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class DrawnLoss:
-    """The mean loss of a model on labels drawn from its own softmax. The model is asked for nothing but logits."""
+    """A model's loss on labels drawn from its own softmax, summed over the targets that count.
+
+    The model is asked for nothing but logits.
+    """
 
     def __init__(self, model: nn.Module, autocast: Callable[[], AbstractContextManager[None]]) -> None:
         self.model, self.autocast = model, autocast
         self._compiled: Callable[..., Tensor] | None = None
 
-    def eager(self, tokens: Tensor, uniform: Tensor) -> Tensor:
-        """tokens: int64 (B, T). uniform: (B, T), in [0, 1). Returns a scalar of uniform's dtype."""
-        with self.autocast():
-            logits = self.model(tokens)
-        return cross_entropy(logits, draw(logits, uniform))
+    def eager(self, inputs: Tensor, targets: Tensor, uniform: Tensor) -> Tensor:
+        """Return the sum in nats, a scalar of uniform's dtype.
 
-    def compiled(self, tokens: Tensor, uniform: Tensor) -> Tensor:
+        inputs, targets: int64 (B, T); where a target is -100, no label is drawn. uniform: (B, T), in [0, 1).
+        """
+        with self.autocast():
+            logits = self.model(inputs)
+        return cross_entropy(logits, draw(logits, uniform), targets)
+
+    def compiled(self, inputs: Tensor, targets: Tensor, uniform: Tensor) -> Tensor:
         """As `eager`, in one graph: draw and loss read the logits in the dtype of the pass, as a training pass does."""
         if self._compiled is None:
             self._compiled = device.compiled(_InOnePiece(self.model))
         with self.autocast():
-            return self._compiled(tokens, uniform)
+            return self._compiled(inputs, targets, uniform)
 
 
 class _InOnePiece(nn.Module):
@@ -86,12 +93,13 @@ class _InOnePiece(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, uniform: Tensor) -> Tensor:
-        logits = self.model(tokens)
-        return cross_entropy(logits, draw_by_blocks(logits, uniform))
+    def forward(self, inputs: Tensor, targets: Tensor, uniform: Tensor) -> Tensor:
+        logits = self.model(inputs)
+        return cross_entropy(logits, draw_by_blocks(logits, uniform), targets)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss in nats per token, in fp32 at least."""
+def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Sum the loss on labels where the targets count: nats, a scalar in fp32 at least."""
     wide = torch.promote_types(logits.dtype, torch.float32)
-    return F.cross_entropy(logits.flatten(0, 1).to(wide), labels.flatten())
+    labels = labels.masked_fill(targets == UNCOUNTED, UNCOUNTED).flatten()
+    return F.cross_entropy(logits.flatten(0, 1).to(wide), labels, ignore_index=UNCOUNTED, reduction="sum")

@@ -1,21 +1,75 @@
-"""How many sequences one pass takes: `batch.micro=auto` made definite."""
+"""A micro-batch: its part of the mean over the global batch, and how many sequences it takes."""
 
 import gc
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from conventions.targets import UNCOUNTED
 from harness.clock import Clock
-from harness.device import forget_peak
+from harness.device import reset_peak_memory
 from harness.distributed import Ranks
 
 # On a CPU larger passes buy nothing once the matrices are a few thousand rows long, and cost cache and memory.
 CPU_TOKENS = 4096
 # On a GPU a pass of this many fills the chip, and every larger one that does not fit costs a compilation to find out.
 CUDA_TOKENS = 2**16
-PIECES = 16  # this part of a GPU's memory is left free in trials
+FRAGMENTED = 16  # one in so many bytes of a GPU's memory is left free in trials
+
+
+class Share(NamedTuple):
+    """A micro-batch's part of the mean over the global batch, a scalar each.
+
+    loss: of the mean loss, in nats per counted target.
+    auxiliary: of what the model adds to the loss for its gradient alone; None where it adds nothing.
+    """
+
+    loss: Tensor
+    auxiliary: Tensor | None
+
+    @property
+    def whole(self) -> Tensor:
+        """What is minimized: the loss and what is added to it."""
+        return self.loss if self.auxiliary is None else self.loss + self.auxiliary
+
+
+class MicroBatch(NamedTuple):
+    """The sequences of one pass, and how many targets count in the global batch that they are part of.
+
+    inputs, targets: int64 (B, T); a target of -100 is not counted.
+    counted: float64, a scalar: the counted targets of all micro-batches and ranks.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    counted: Tensor
+
+    def mean(self, summed: Tensor) -> Tensor:
+        """Turn a sum over this micro-batch's counted targets into its part of the mean over the global batch."""
+        size = self.targets.numel()
+        # Divided twice, as a mean over micro-batches of their means: where every target counts, its bits are kept.
+        return summed / size / (self.counted / size).to(summed.dtype)
+
+    def share(self, losses: Any) -> Share:
+        """Take the part of the global mean out of what a model returns for targets: its `Losses`.
+
+        Raises:
+            TypeError: the model returns something else, a mean for one.
+        """
+        if not hasattr(losses, "auxiliary"):
+            raise TypeError(
+                f"model: for targets it must return Losses(sum, count, auxiliary), not {type(losses).__name__}"
+            )
+        auxiliary = None if losses.auxiliary is None else self.mean(losses.auxiliary)
+        return Share(self.mean(losses.sum), auxiliary)
+
+
+def count_targets(targets: Tensor) -> Tensor:
+    """How many targets (B, T) count: float64, a scalar on their device, so that nothing waits for it."""
+    return (targets != UNCOUNTED).sum().double()
 
 
 def divisors(number: int) -> list[int]:
@@ -112,7 +166,7 @@ class PassSizes:
             with self.clock.paused("compile"):
                 sizes = sorted({min(size, sequences) for size in divisors(micro)}, reverse=True)
                 size = self.ranks.agree(largest_that_fits(sizes, with_room))
-                forget_peak(str(self.params[0].device))  # what did not fit is no part of the run
+                reset_peak_memory(str(self.params[0].device))  # what did not fit is no part of the run
             if size is None:
                 raise ValueError(
                     f"optimizer: its passes for the curvature do not fit the memory of {self.params[0].device}, not "
@@ -122,17 +176,17 @@ class PassSizes:
         return min(micro, self.found[kind])
 
     def room(self) -> list[Tensor]:
-        """Memory held in a trial for what comes later: the optimizer's state, gradients, and what lies in pieces."""
+        """Memory held in a trial for what comes later: the optimizer's state, gradients, and gaps between tensors."""
         device = self.params[0].device
         if not limited(device):
             return []
         gradients = [torch.empty_like(p) for p in self.params if p.grad is None]
-        return [*gradients, torch.empty(self.reserve + in_pieces(device), dtype=torch.uint8, device=device)]
+        return [*gradients, torch.empty(self.reserve + fragmented_bytes(device), dtype=torch.uint8, device=device)]
 
 
-def in_pieces(device: torch.device) -> int:
-    """Bytes that the allocator may hold between others' and cannot give: with SOAP 5.7 GB of 86 were seen."""
-    return torch.cuda.get_device_properties(device).total_memory // PIECES if device.type == "cuda" else 0
+def fragmented_bytes(device: torch.device) -> int:
+    """Bytes to leave free, as the allocator cannot use gaps between tensors: with SOAP they came to 5.7 GB of 86."""
+    return torch.cuda.get_device_properties(device).total_memory // FRAGMENTED if device.type == "cuda" else 0
 
 
 def limited(device: torch.device) -> bool:

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,14 +10,36 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from conventions.targets import UNCOUNTED
 from harness.clock import Clock
 from harness.distributed import Ranks
 from harness.flops import Ledger
 from harness.hessian import Hessian
 from harness.labels import DrawnLoss
-from harness.micro_batch import PassSizes
+from harness.micro_batch import MicroBatch, PassSizes, Share, count_targets
 
 Batch = tuple[Tensor, Tensor]
+
+
+class _Total:
+    """Shares of micro-batches, added up: the mean loss so far, and what the model adds to it."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.loss = torch.zeros((), device=device, dtype=dtype)
+        self.auxiliary: Tensor | None = None
+
+    def add(self, share: Share) -> None:
+        self.loss += share.loss.detach()
+        if share.auxiliary is not None:
+            self.auxiliary = share.auxiliary.detach() + (0.0 if self.auxiliary is None else self.auxiliary)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.loss] if self.auxiliary is None else [self.loss, self.auxiliary]
+
+    @property
+    def whole(self) -> Tensor:
+        return Share(self.loss, self.auxiliary).whole
 
 
 @dataclass
@@ -26,16 +47,19 @@ class StepRecord:
     """What the step's first `objective()` gave, as tensors on the device: nothing waits for them."""
 
     loss: Tensor | None = None
+    auxiliary: Tensor | None = None  # what the model adds to the loss for its gradient alone; None: nothing
     norms: Tensor | None = None  # of each parameter's gradient, of those that have one, before clipping
     norm: Tensor | None = None  # of the whole gradient, before clipping
     clipped: Tensor | None = None
 
 
 class Objective:
-    """Mean loss in nats per token over a global batch, all micro-batches and ranks; see optimizers.base.Objective.
+    """The mean loss over a global batch, all micro-batches and ranks; see optimizers.base.Objective.
+
+    It is in nats per counted target, with what the model adds to it for its gradient alone.
 
     Args:
-        model: tokens (B, T), targets (B, T) -> mean loss; tokens alone -> logits (B, T, V).
+        model: inputs (B, T), targets (B, T) -> Losses(sum, count, auxiliary); inputs alone -> logits (B, T, V).
         sequences: in the global batch, over all ranks.
         micro: sequences per pass; of the passes for the curvature, at most.
         flops_per_token: of one forward and backward pass.
@@ -56,7 +80,7 @@ class Objective:
         ledger: Ledger,
         seed: int = 0,
         ranks: Ranks | None = None,
-        forward: Callable[..., Tensor] | None = None,
+        forward: Callable[..., Any] | None = None,
         dtype: torch.dtype = torch.float32,
         grad_clip: float | None = None,
         reserve: int = 0,
@@ -78,7 +102,7 @@ class Objective:
         self.step = 0
         self.record = StepRecord()
         self._batch: Batch | None = None
-        self._weightless = False
+        self._counted: Tensor | None = None
         self.hessian = Hessian(model, self.params, self._autocast)
         self.drawn = DrawnLoss(model, self._autocast)
         self.sizes = PassSizes(self.params, self.ranks, clock, reserve)
@@ -89,12 +113,21 @@ class Objective:
         assert self._batch is not None, "bind a batch first"
         return self.sequences * self._batch[0].shape[1]
 
+    @property
+    def num_targets(self) -> Tensor:
+        """Counted targets of the global batch, a scalar; the first call after `bind` sums over the ranks."""
+        assert self._batch is not None, "bind a batch first"
+        if self._counted is None:
+            self._counted = count_targets(self._batch[1])
+            self.ranks.sum_([self._counted])
+        return self._counted
+
     def bind(self, step: int, batch: Batch) -> "Objective":
         """Take up the batch of a step: this rank's sequences, tokens and targets (B / ranks, T)."""
         self.step = step
         self.record = StepRecord()
-        self._batch = batch
-        # A stranger's optimizer may draw from the global generator: its draws too depend on (seed, step) alone.
+        self._batch, self._counted = batch, None
+        # An external optimizer may draw from the global generator: its draws too depend on (seed, step) alone.
         torch.manual_seed(self._entropy("global"))
         return self
 
@@ -104,30 +137,30 @@ class Objective:
         with self.clock.part("gradient" if first else "curvature"):
             for p in self.params:
                 p.grad = None
-            total = torch.zeros((), device=self.device, dtype=self._wide)
-            for inputs, targets, parts in self._passes():
+            total = _Total(self.device, self._wide)
+            for batch in self._passes():
                 with self._autocast():
-                    loss = self.forward(inputs, targets)
-                loss = loss / parts
-                loss.backward()
-                total += loss.detach()
+                    losses = self.forward(batch.inputs, batch.targets)
+                share = batch.share(losses)
+                share.whole.backward()
+                total.add(share)
             self._finish(total)
-        return total
+        return total.whole
 
     @torch.enable_grad()
     def gradient_and_hvp(self, v: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         part = "gradient" if self.record.loss is None else "curvature"
         for p in self.params:
             p.grad = None
-        total = torch.zeros((), device=self.device, dtype=self._wide)
+        total = _Total(self.device, self._wide)
         totals = [torch.zeros_like(p) for p in self.params]
-        for inputs, targets, parts in self._passes(self._hessian_size(v)):
+        for batch in self._passes(self._hessian_size(v)):
             with self.clock.part(part):
-                loss, grads = self.hessian.gradient(inputs, targets, parts)
+                share, grads = self.hessian.gradient(batch)
                 for p, g in zip(self.params, grads, strict=True):
                     if g is not None:
                         p.grad = g.detach().clone() if p.grad is None else p.grad.add_(g.detach())
-                total += loss.detach()
+                total.add(share)
             with self.clock.part("curvature"):
                 torch._foreach_add_(totals, self.hessian.products(grads, v))
         with self.clock.part("curvature"):
@@ -135,27 +168,27 @@ class Objective:
         with self.clock.part(part):
             self._finish(total)
         self.ledger.charge("curvature", self._hessian_flops(v)[1])
-        return total, totals
+        return total.whole, totals
 
     @torch.no_grad()
     def loss(self) -> Tensor:
         with self.clock.part("curvature"):
-            total = torch.zeros((), device=self.device, dtype=self._wide)
-            for inputs, targets, parts in self._passes():
+            total = _Total(self.device, self._wide)
+            for batch in self._passes():
                 with self._autocast():
-                    total += self.forward(inputs, targets) / parts
-            self.ranks.sum_([total])
+                    losses = self.forward(batch.inputs, batch.targets)
+                total.add(batch.share(losses))
+            self.ranks.sum_(total.tensors)
             self._charge_passes("curvature", passes=1 / 3)  # backward costs twice the forward pass
-        return total
+        return total.whole
 
     @torch.enable_grad()
     def sampled_grads(self) -> list[Tensor]:
         with self.clock.part("curvature"):
             totals = [torch.zeros_like(p) for p in self.params]
-            size = self._size("sampled", lambda tokens: self._drawn_grads(tokens, self._uniform(tokens, 0), 1.0))
-            for i, (inputs, _, parts) in enumerate(self._passes(size)):
-                grads = self._drawn_grads(inputs, self._uniform(inputs, first=i * size), parts)
-                torch._foreach_add_(totals, grads)
+            size = self._size("sampled", lambda batch: self._drawn_grads(batch, first=0))
+            for i, batch in enumerate(self._passes(size)):
+                torch._foreach_add_(totals, self._drawn_grads(batch, first=i * size))
             self.ranks.sum_(totals)
             self._charge_passes("curvature")
         return totals
@@ -164,8 +197,8 @@ class Objective:
     def hvp(self, v: Sequence[Tensor]) -> list[Tensor]:
         with self.clock.part("curvature"):
             totals = [torch.zeros_like(p) for p in self.params]
-            for inputs, targets, parts in self._passes(self._hessian_size(v)):
-                grads = self.hessian.gradient(inputs, targets, parts)[1]
+            for batch in self._passes(self._hessian_size(v)):
+                grads = self.hessian.gradient(batch)[1]
                 torch._foreach_add_(totals, self.hessian.products(grads, v))
             self.ranks.sum_(totals)
         self.ledger.charge("curvature", sum(self._hessian_flops(v)))
@@ -179,9 +212,10 @@ class Objective:
         narrowed.sequences = max(1, round(share * self.sequences))
         # Sequence i of the global batch is this rank's where i mod world = rank.
         mine = len(range(self.ranks.rank, narrowed.sequences, self.ranks.world))
-        # A rank left without any still makes a pass, of no weight: the collectives need every rank.
-        narrowed._weightless = mine == 0
-        narrowed._batch = (self._batch[0][: max(mine, 1)], self._batch[1][: max(mine, 1)])
+        inputs, targets = (part[: max(mine, 1)] for part in self._batch)
+        # A rank left without any still makes a pass, none of whose targets count: the collectives need every rank.
+        narrowed._batch = inputs, targets if mine else torch.full_like(targets, UNCOUNTED)
+        narrowed._counted = None
         return narrowed
 
     def generator(self, key: Hashable) -> Generator:
@@ -196,54 +230,59 @@ class Objective:
     def attempt(self, micro: int, context: int) -> None:
         """One training pass on `micro` sequences of zeros, for nothing but to see that the memory holds it."""
         later = self.sizes.room()
-        tokens = torch.zeros(micro, context, dtype=torch.int64, device=self.device)
+        batch = self._zeros(micro, context)
         with self._autocast():
-            loss = self.forward(tokens, tokens.clone())  # of one and the same tensor the compiler makes another graph
-        loss.backward()
+            losses = self.forward(batch.inputs, batch.targets)
+        batch.share(losses).whole.backward()
         del later
         for p in self.params:
             p.grad = None
 
-    def _passes(self, size: int | None = None) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Micro-batches of this rank, and what to divide each mean by so that they add up to the global mean."""
+    def _passes(self, size: int | None = None) -> Iterator[MicroBatch]:
+        """The micro-batches of this rank."""
         assert self._batch is not None, "bind a batch first"
         inputs, targets = self._batch
         size = size or self.micro
         for i in range(0, len(inputs), size):
-            chunk = inputs[i : i + size]
-            yield chunk, targets[i : i + size], math.inf if self._weightless else self.sequences / len(chunk)
+            yield MicroBatch(inputs[i : i + size], targets[i : i + size], self.num_targets)
 
-    def _size(self, kind: str, attempt: Callable[[Tensor], Any]) -> int:
-        """Sequences of a pass for the curvature, found by attempts on tokens (B, T)."""
+    def _zeros(self, sequences: int, context: int) -> MicroBatch:
+        tokens = torch.zeros(sequences, context, dtype=torch.int64, device=self.device)
+        # The targets are a copy: of one and the same tensor the compiler makes another graph.
+        return MicroBatch(tokens, tokens.clone(), count_targets(tokens))
+
+    def _size(self, kind: str, attempt: Callable[[MicroBatch], Any]) -> int:
+        """Sequences of a pass for the curvature, found by attempts on micro-batches of zeros."""
         assert self._batch is not None, "bind a batch first"
         sequences, context = self._batch[0].shape
 
         def on_zeros(size: int) -> None:
-            attempt(torch.zeros(size, context, dtype=torch.int64, device=self.device))
+            attempt(self._zeros(size, context))
 
         return self.sizes.of(kind, self.micro, sequences, on_zeros)
 
     def _hessian_size(self, v: Sequence[Tensor]) -> int:
-        def attempt(tokens: Tensor) -> None:
-            self.hessian.products(self.hessian.gradient(tokens, tokens, 1.0)[1], v)
+        def attempt(batch: MicroBatch) -> None:
+            self.hessian.products(self.hessian.gradient(batch)[1], v)
 
         return self._size("hessian", attempt)
 
-    def _drawn_grads(self, inputs: Tensor, uniform: Tensor, parts: float) -> list[Tensor]:
-        loss = (self.drawn.eager if self.forward is self.model else self.drawn.compiled)(inputs, uniform) / parts
+    def _drawn_grads(self, batch: MicroBatch, first: int) -> list[Tensor]:
+        drawn_loss = self.drawn.eager if self.forward is self.model else self.drawn.compiled
+        loss = batch.mean(drawn_loss(batch.inputs, batch.targets, self._uniform(batch.inputs, first)))
         return list(torch.autograd.grad(loss, self.params, allow_unused=True, materialize_grads=True))
 
-    def _finish(self, total: Tensor) -> None:
+    def _finish(self, total: "_Total") -> None:
         """Reduce and clip the gradient in `.grad`, and charge for the pass that made it."""
-        self.ranks.sum_([total, *(p.grad for p in self.params if p.grad is not None)])
+        self.ranks.sum_([*total.tensors, *(p.grad for p in self.params if p.grad is not None)])
         norms, norm, clipped = self._clip()
         first = self.record.loss is None
         self._charge_passes("model" if first else "curvature")
         if first:
-            self.record = StepRecord(total, norms, norm, clipped)
+            self.record = StepRecord(total.loss, total.auxiliary, norms, norm, clipped)
 
     def _hessian_flops(self, v: Sequence[Tensor]) -> tuple[int, int]:
-        """Over the batch: of the gradient and of the products."""
+        """FLOPs over the batch, of the gradient and of the products."""
         assert self._batch is not None
         inputs, targets = (t[:1] for t in self._batch)
         with self.clock.paused("counting"):

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
 from harness.flops import count, counter
+from harness.micro_batch import MicroBatch, count_targets
 
 
 class Rehearsal:
@@ -44,6 +45,7 @@ class Rehearsal:
         self._estimate = estimate
         self._share = 1.0
         self._loss = torch.ones((), device=self.params[0].device)
+        self.num_targets = self._loss * num_tokens
 
     @classmethod
     def on(cls, model: nn.Module) -> "Rehearsal":
@@ -122,7 +124,7 @@ def one_token_pass(model: nn.Module) -> None:
     """Leave the gradients of one token's loss in every `.grad`: the shortest pass that runs every layer."""
     model.zero_grad()
     token = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
-    model(token, token).backward()
+    MicroBatch(token, token, count_targets(token)).share(model(token, token)).whole.backward()
 
 
 def rehearse(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module, steps: int) -> tuple[int, int]:

@@ -5,19 +5,20 @@ from typing import Any, Literal
 import torch
 from torch import Generator
 
+from models.base import LanguageModel
 from models.gpt import GPT
 
-MODELS: dict[str, type[GPT]] = {"gpt2": GPT}
+MODELS: dict[str, type[LanguageModel]] = {"gpt2": GPT}
 
 
-def find(family: str) -> type[GPT]:
+def find(family: str) -> type[LanguageModel]:
     """The class of a model family; ValueError for an unknown one."""
     if family not in MODELS:
         raise ValueError(f"model.family must be one of {', '.join(MODELS)}, not {family}")
     return MODELS[family]
 
 
-def build_model(family: str, seed: int, **keywords: Any) -> GPT:
+def build_model(family: str, seed: int, **keywords: Any) -> LanguageModel:
     """The model, in fp32 on the CPU: the same weights for the same seed wherever it is moved afterwards.
 
     Touches no global random state. Raises ValueError for an unknown family or an impossible keyword.

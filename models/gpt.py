@@ -2,8 +2,7 @@
 
 Pre-LayerNorm blocks, learned positions, exact GELU, and one matrix that is both the embedding and the output
 head. The head is applied with `F.linear` and has no module of its own, so a state dict holds the matrix once and
-no parameter group can take it twice. Every other matrix lives in an `nn.Linear`, embeddings in `nn.Embedding`: an
-optimizer that treats hidden matrices apart tells them by the type of their module.
+no parameter group can take it twice.
 
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 """
@@ -13,7 +12,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.nn import Parameter
 
+from models.base import LanguageModel, Losses, Role
 from models.head import head_loss
 
 
@@ -59,8 +60,8 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-class GPT(nn.Module):
-    """`model(tokens)` gives logits, `model(tokens, targets)` the mean loss.
+class GPT(LanguageModel):
+    """`model(tokens)` gives logits, `model(tokens, targets)` the loss.
 
     layers: blocks
     heads: attention heads per block; each works on Q = width / heads dimensions
@@ -70,6 +71,8 @@ class GPT(nn.Module):
     bias: a bias in every linear layer and LayerNorm, as OpenAI's weights have
     scale_attention_by_layer: divide the attention logits of block i = 1, 2, ... by i, as Sophia's authors do
     """
+
+    causal = True
 
     def __init__(
         self,
@@ -110,26 +113,33 @@ class GPT(nn.Module):
             else:
                 parameter.normal_(0, 0.02, generator=generator)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """tokens, targets: int64 (B, T). Returns logits (B, T, V); with targets the mean loss, in nats per token.
-
-        The loss is in fp32 at least, under autocast too. Raises ValueError where T exceeds the context.
-        """
-        time = tokens.size(1)
+    def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor | Losses:
+        time = inputs.size(1)
         if time > self.context:
             raise ValueError(f"context must be at least {time} for {time} tokens in a row, not {self.context}")
-        x = self.embedding(tokens) + self.positions.weight[:time]  # (B, T, width)
+        x = self.embedding(inputs) + self.positions.weight[:time]  # (B, T, width)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
         if targets is None:
             return F.linear(x, self.embedding.weight)
-        return head_loss(x.flatten(0, 1), self.embedding.weight, targets.flatten())
+        return Losses(*head_loss(x.flatten(0, 1), self.embedding.weight, targets.flatten()))
 
-    def matrix_parameters(self) -> int:
-        """N: the entries of every matrix in a matrix product, the tied head once; not positions, norms or biases."""
-        matrices = [module.weight for module in self.modules() if isinstance(module, nn.Linear)]
-        return sum(matrix.numel() for matrix in [*matrices, self.embedding.weight])
+    def roles(self) -> dict[Parameter, Role]:
+        width = self.embedding.embedding_dim
+        by_module = {
+            "embedding": Role("embedding"), "positions": Role("positions"),
+            "qkv": Role("hidden", "qkv", (width, width, width)), "projection": Role("hidden", "projection"),
+            "up": Role("hidden", "up"), "down": Role("hidden", "down"),
+        }  # fmt: skip
+        roles = {}
+        for name, parameter in self.named_parameters():
+            module = name.split(".")[-2] if "." in name else ""
+            if parameter.ndim < 2:
+                roles[parameter] = Role("vector")
+            elif module in by_module:
+                roles[parameter] = by_module[module]
+        return roles
 
     def flops_per_token(self, context: int) -> int:
         """Forward and backward, 6 N + 12 L H Q T, T = context (Chowdhery et al. 2022, PaLM, appendix B).

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conventions.targets import UNCOUNTED
+
 LARGE = 2**24  # logits: 64 MB in fp32. Below, blocks gain nothing.
 BLOCK = 2**20  # logits per block on a CPU; at least 128 rows, so that its matrix products stay efficient
 
@@ -25,17 +27,19 @@ def block_rows(rows: int) -> None:
     _rows = rows
 
 
-def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of the logits x weight^T, in nats per token; a scalar in fp32 at least.
+def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the logits x weight^T over the counted targets: its sum in nats, and their number.
 
-    x: (N, width), the normed residual stream. weight: (V, width), the tied embedding. targets: int64 (N,).
+    x: (N, width), the normed residual stream. weight: (V, width), the head. targets: int64 (N,), -100 where one is not
+    counted. The sum is a scalar in fp32 at least.
     """
+    count = (targets != UNCOUNTED).sum()
     if rows := _rows_of_a_block(x, weight):
         low = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        return BlockwiseLoss.apply(x, weight, targets, rows, low)
+        return BlockwiseLoss.apply(x, weight, targets, rows, low), count
     logits = F.linear(x, weight)  # (N, V)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # from bf16 under autocast
-    return F.cross_entropy(logits, targets)
+    return F.cross_entropy(logits, targets, ignore_index=UNCOUNTED, reduction="sum"), count
 
 
 def _rows_of_a_block(x: Tensor, weight: Tensor) -> int:
@@ -65,23 +69,26 @@ class BlockwiseLoss(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight)
         for first in range(0, len(x), rows):
             block, target = x_low[first : first + rows], targets[first : first + rows, None]
+            counted = target != UNCOUNTED  # (rows, 1): what is narrow is masked, never a tensor as wide as the logits
+            target = target * counted
             error = F.log_softmax(block @ weight_low.T, dim=1, dtype=wide)  # (rows, V)
-            loss -= error.gather(1, target).sum()
+            loss -= (error.gather(1, target) * counted).sum()
             error.exp_().scatter_add_(1, target, error.new_full((len(block), 1), -1.0))  # softmax - one-hot
             error = error.to(low)
-            torch.mm(error, weight_low, out=x_grad[first : first + rows])
+            torch.mm(error, weight_low, out=x_grad[first : first + rows]).mul_(counted)
+            block = block * counted
             if low == weight.dtype:
                 weight_grad.addmm_(error.T, block)
             else:
                 weight_grad += error.T @ block
-        ctx.save_for_backward(x, weight, targets, x_grad.div_(len(x)), weight_grad.div_(len(x)))
-        return loss / len(x)
+        ctx.save_for_backward(x, weight, targets, x_grad, weight_grad)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, weight, targets, x_grad, weight_grad = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: this must be differentiable itself
             x, weight = x.view_as(x), weight.view_as(weight)  # stop at this head: x depends on the weight too
-            loss = F.cross_entropy(F.linear(x, weight), targets)
+            loss = F.cross_entropy(F.linear(x, weight), targets, ignore_index=UNCOUNTED, reduction="sum")
             x_grad, weight_grad = torch.autograd.grad(loss, (x, weight), create_graph=True)
         return x_grad.to(x.dtype) * grads[0], weight_grad * grads[0], None, None, None

@@ -78,6 +78,7 @@ def from_transformers(theirs: "GPT2LMHeadModel") -> GPT:
         bias=any(bool(tensor.any()) for name, tensor in weights.items() if name.endswith("bias")),
         scale_attention_by_layer=config.scale_attn_by_inverse_layer_idx,
     )
+    assert isinstance(model, GPT)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_transposed(_their_name(name), weights[_their_name(name)]))

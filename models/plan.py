@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from conventions.keywords import bind, in_section
-from models import GPT, build_model, find, padded_vocabulary
+from models import build_model, find, padded_vocabulary
+from models.base import LanguageModel
 
 
-def check_model(section: Mapping[str, Any], context: int, seed: int) -> Callable[[int], GPT]:
+def check_model(section: Mapping[str, Any], context: int, seed: int) -> Callable[[int], LanguageModel]:
     """A function that builds the model for data with so many distinct tokens, from a config's `model` section.
 
     Args:
@@ -24,7 +25,7 @@ def check_model(section: Mapping[str, Any], context: int, seed: int) -> Callable
     shape = {key: value for key, value in section.items() if key != "vocabulary"}
     keywords = bind(family, shape, "model", ["vocabulary"])
 
-    def build(tokens: int) -> GPT:
+    def build(tokens: int) -> LanguageModel:
         with in_section("model", [*keywords, "vocabulary"]):
             vocabulary = padded_vocabulary(**of_vocabulary, tokens=tokens)
             return build_model(section["family"], seed, **keywords, vocabulary=vocabulary)

@@ -12,16 +12,19 @@ from torch.nn import Parameter
 class Objective(Protocol):
     """The mean loss of one global batch: the closure that torch's `step(closure)` calls, grown methods.
 
+    The mean is over the targets that count, in nats, and with it goes what the model adds for its gradient alone.
+
     Every method enables grad itself, uses the run's autocast and returns detached tensors on the device;
     every pass it makes is timed and charged. Means are over all micro-batches and ranks.
     """
 
     params: list[Parameter]  # what is trained, in the model's order
     num_tokens: int  # of the global batch
+    num_targets: Tensor  # those of them that count in the mean: a scalar on the device, so that nothing waits for it
     step: int  # updates made before this one
 
     def __call__(self) -> Tensor:
-        """Zero, accumulate, reduce and clip into `.grad`; the mean loss in nats per token, a scalar."""
+        """Zero, accumulate, reduce and clip into `.grad`; the mean loss, a scalar."""
         ...
 
     def loss(self) -> Tensor:
@@ -29,7 +32,10 @@ class Objective(Protocol):
         ...
 
     def sampled_grads(self) -> list[Tensor]:
-        """Gradients of the mean loss on labels drawn from softmax(logits), one per parameter; never clipped."""
+        """Gradients of the mean loss on labels drawn from softmax(logits), one per parameter; never clipped.
+
+        A label is drawn in the place of each target that counts, and what the model adds to the loss is left out.
+        """
         ...
 
     def hvp(self, v: Sequence[Tensor]) -> list[Tensor]:

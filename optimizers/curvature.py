@@ -15,10 +15,10 @@ from optimizers.base import Objective
 class GaussNewtonBartlett:
     """B g^ * g^, with g^ the gradient of the mean loss on labels drawn from the model's own softmax.
 
-    Sophia, arXiv 2305.14342, algorithm 2. B is the number of tokens behind g^: its labels are independent given the
-    inputs, so B E[g^ * g^] is the diagonal of the Gauss-Newton matrix of the mean loss.
+    Sophia, arXiv 2305.14342, algorithm 2. B is the number of labels behind g^, one for each target that counts: they
+    are independent given the inputs, so B E[g^ * g^] is the diagonal of the Gauss-Newton matrix of the mean loss.
 
-    scaled: False leaves the factor B to the caller.
+    scaled: False divides by the batch's tokens, all of them, and leaves that factor to the caller.
     clip: largest 2-norm of g^ before it is squared (the authors' code has 1.0); None leaves it alone.
     """
 
@@ -31,7 +31,8 @@ class GaussNewtonBartlett:
         if self.clip is not None:
             norm = torch.nn.utils.get_total_norm(grads)
             scale = (self.clip / (norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ has it
-        root = objective.num_tokens**0.5 if self.scaled else 1.0
+        counted = objective.num_targets.double()
+        root = (counted if self.scaled else counted / objective.num_tokens).sqrt()
         return [(g * (scale * root)).square_() for g in grads]
 
 

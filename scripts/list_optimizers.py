@@ -20,7 +20,7 @@ import optimizers
 from conventions.sentence import one_sentence
 from harness.command_line import answer_help, composed
 from harness.config import Config, parse
-from models import GPT
+from models.base import LanguageModel
 from models.plan import check_model
 from optimizers.plan import check_optimizer
 from scripts.study.cost import Cost, cost
@@ -83,7 +83,7 @@ def one(arguments: Sequence[str]) -> str:
     ])  # fmt: skip
 
 
-def costed(arguments: Sequence[str]) -> tuple[Config, GPT, Cost]:
+def costed(arguments: Sequence[str]) -> tuple[Config, LanguageModel, Cost]:
     """What an update of a run with these arguments costs. ValueError says what is wrong with them."""
     cfg = parse(composed(arguments))
     build_model = check_model(cfg.model, cfg.context, cfg.seed)
@@ -105,7 +105,7 @@ def vocabulary(cfg: Config) -> int:
     return int(known)
 
 
-def model_flops(cfg: Config, model: GPT) -> int:
+def model_flops(cfg: Config, model: LanguageModel) -> int:
     return model.flops_per_token(cfg.context) * cfg.batch.tokens
 
 
@@ -117,9 +117,9 @@ def label(cfg: Config) -> str:
     return str(cfg.optimizer.get("_target_") or cfg.optimizer["name"])
 
 
-def headline(cfg: Config, model: GPT) -> str:
+def headline(cfg: Config, model: LanguageModel) -> str:
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    rows = model.embedding.num_embeddings
+    rows = next(len(p) for p, role in model.roles().items() if role.kind == "embedding")
     return (
         f"{cfg.model['name']}: {size:,.1f}M parameters (vocabulary {rows:,}), {cfg.batch.tokens:,} tokens per update, "
         f"{model_flops(cfg, model) / 1e9:,.0f} GFLOPs for its gradient"

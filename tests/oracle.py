@@ -47,7 +47,7 @@ class Run:
         """By weight: inputs (tokens, in), a last column of 1 for a bias; the mean loss's gradients (tokens, out)."""
         model = small_model(self.bias)
         model.load_state_dict(self.weights[step], strict=False)
-        return layer_rows(model, lambda: model(*tiny_batch(step)))
+        return layer_rows(model, lambda: model(*tiny_batch(step)).mean)
 
     def off(self, update: Callable[[int, Named, Named], Named]) -> float:
         """How far `update(step, weights, gradients)` ends from us, in lengths of the way."""

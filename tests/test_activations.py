@@ -10,6 +10,7 @@ from torch import nn
 import optimizers
 from harness.distributed import Ranks
 from harness.flops import count
+from models.base import Losses
 from optimizers.activations import Activations, Sum
 from tests.oracle import layer_rows
 from tests.tiny import CONTEXT, SEQUENCES, tiny_batch, tiny_model, tiny_objective, train, weights
@@ -32,7 +33,7 @@ def moments(activations, objective):
 def test_means_are_those_of_the_rows(moment, bias):
     model, twin = (tiny_model(dtype=torch.float64, bias=bias) for _ in range(2))
     found = moments(Activations(model, moment), tiny_objective(model, micro=2, grad_clip=1e-3).bind(0, tiny_batch()))
-    expected = layer_rows(twin, lambda: twin(*tiny_batch()))
+    expected = layer_rows(twin, lambda: twin(*tiny_batch()).mean)
     assert {f"{name}.weight" for name in found} == expected.keys()
     for name, means in found.items():
         for ours, rows in zip(means, expected[f"{name}.weight"], strict=True):
@@ -44,7 +45,7 @@ def test_bounds_clamp_every_entry():
     model, twin = tiny_model(dtype=torch.float64), tiny_model(dtype=torch.float64)
     activations, objective = Activations(model, 1), tiny_objective(model).bind(0, tiny_batch())
     activations.record(objective, (0.5, 1e-4))
-    expected = layer_rows(twin, lambda: twin(*tiny_batch()))
+    expected = layer_rows(twin, lambda: twin(*tiny_batch()).mean)
     for layer, a, g in activations.means(objective):
         inputs, gradients = expected[f"{layer.name}.weight"]
         assert torch.allclose(a, inputs.clamp(-0.5, 0.5).mean(0), rtol=1e-12, atol=1e-15)
@@ -108,7 +109,7 @@ def test_nothing_is_recorded_but_the_training_pass_of_a_due_step(name, monkeypat
         objective.hvp([torch.ones_like(p) for p in objective.params])
         with torch.no_grad():
             model(*tiny_batch())
-        model(*tiny_batch()).backward()
+        model(*tiny_batch()).mean.backward()
         assert added == []
     assert all(layer.inputs is None and layer.gradients is None for layer in optimizer.activations.layers)
 
@@ -138,6 +139,10 @@ def test_autocast_sums_in_float32():
     assert torch.equal(a, b)  # and these have not, nor has their sum
 
 
+def summed(logits, targets):
+    return Losses(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"), targets.new_tensor(1))
+
+
 class Toy(nn.Module):
     """Linear layers in all their ways: shared weights, biases shared or not, frozen ones, one tied to the embedding."""
 
@@ -160,7 +165,7 @@ class Toy(nn.Module):
         for layer in (self.one, self.left, self.frozen, self.two, self.right, self.still):
             x = x + layer(x).tanh()
         logits = self.head(x)
-        return logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits if targets is None else summed(logits, targets)
 
     def flops_per_token(self, context):
         return 1
@@ -195,7 +200,7 @@ def test_a_layer_whose_module_is_never_called_is_named():
     class Unhooked(Toy):
         def forward(self, tokens, targets=None):
             x = self.one(self.embedding(tokens)) + self.embedding(tokens) @ self.still.weight
-            return F.cross_entropy(self.head(x).flatten(0, 1), targets.flatten())
+            return summed(self.head(x), targets)
 
     model = Unhooked()
     with pytest.raises(ValueError, match="layer still recorded nothing in step 0"):

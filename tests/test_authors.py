@@ -55,7 +55,7 @@ def apart(name: str, bias: bool, theirs, **keywords) -> float:
     step = theirs(other)
     for i in range(STEPS):
         other.zero_grad()
-        other(*tiny_batch(i)).backward()
+        other(*tiny_batch(i)).mean.backward()
         nn.utils.clip_grad_norm_(other.parameters(), CLIP)
         step()
     return distance(weights(ours), weights(other), start)

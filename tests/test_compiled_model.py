@@ -35,12 +35,12 @@ def graphs(monkeypatch):
 def test_evaluation_takes_the_training_graph_and_a_short_last_batch_too(graphs):
     model = tiny_model()
     forward, (inputs, targets) = device.compiled(model), tiny_batch()
-    forward(inputs[:2], targets[:2]).backward()
+    forward(inputs[:2], targets[:2]).mean.backward()
     before = [p.grad.clone() for p in model.parameters()]
     batches = [(inputs[:2], targets[:2]), (inputs[2:3], targets[2:3])]
     loss = evaluate(model, batches, Ranks(), compiled=forward)
     assert len(graphs) == 1
-    assert loss == pytest.approx(model(inputs[:3], targets[:3]).item(), rel=1e-6)
+    assert loss == pytest.approx(model(inputs[:3], targets[:3]).mean.item(), rel=1e-6)
     assert loss == pytest.approx(evaluate(model, batches, Ranks()), rel=1e-6)
     assert all(torch.equal(p.grad, was) for p, was in zip(model.parameters(), before, strict=True))
 

@@ -164,7 +164,7 @@ def drawn_gradient(run: Recording, step: int, sequences: int) -> list[Tensor]:
     model, inputs = run.at(step), tiny_batch(step)[0][:sequences]
     run.objective.bind(step, tiny_batch(step))
     labels = draw(model(inputs), run.objective._uniform(inputs, 0))
-    return list(torch.autograd.grad(model(inputs, labels), list(model.parameters())))
+    return list(torch.autograd.grad(model(inputs, labels).mean, list(model.parameters())))
 
 
 def test_sophia_g_as_printed():

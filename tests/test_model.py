@@ -100,10 +100,10 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_logits():
     tokens, targets = batch(model)
     logits = model(tokens).double()
     expected = -logits.log_softmax(-1).gather(-1, targets[..., None]).mean()
-    assert model(tokens, targets).item() == pytest.approx(expected.item(), rel=1e-6)
-    assert model.double()(tokens, targets).dtype == torch.float64
+    assert model(tokens, targets).mean.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert model.double()(tokens, targets).sum.dtype == torch.float64
     with torch.autocast("cpu", torch.bfloat16):
-        loss = model.float()(tokens, targets)
+        loss = model.float()(tokens, targets).mean
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=1e-2)
 
@@ -115,7 +115,7 @@ def test_block_by_block_the_loss_and_both_derivatives_stay_the_same(monkeypatch)
 
     def derivatives():
         with sdpa_kernel(SDPBackend.MATH):
-            loss = model(tokens, targets)
+            loss = model(tokens, targets).mean
             once = torch.autograd.grad(3 * loss, list(model.parameters()), retain_graph=True)
             grads = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
         return [loss, *once, *torch.autograd.grad(grads, list(model.parameters()), v)]
@@ -123,11 +123,11 @@ def test_block_by_block_the_loss_and_both_derivatives_stay_the_same(monkeypatch)
     stock = derivatives()
     monkeypatch.setattr(head, "LARGE", 0)
     monkeypatch.setattr(head, "BLOCK", 1)
-    assert "BlockwiseLoss" in type(model(tokens, targets).grad_fn).__name__
+    assert "BlockwiseLoss" in type(model(tokens, targets).sum.grad_fn).__name__
     for a, b in zip(derivatives(), stock, strict=True):
         assert (a - b).norm() <= 1e-5 * b.norm()
     with torch.no_grad():
-        assert model(tokens, targets).item() == pytest.approx(stock[0].item(), rel=1e-6)
+        assert model(tokens, targets).mean.item() == pytest.approx(stock[0].item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -139,7 +139,7 @@ def test_double_backward_under_math_attention(scaled):
 
     def grads(create_graph: bool = False):
         with sdpa_kernel(SDPBackend.MATH):
-            return torch.autograd.grad(model(tokens, targets), params, create_graph=create_graph)
+            return torch.autograd.grad(model(tokens, targets).mean, params, create_graph=create_graph)
 
     products = torch.autograd.grad(grads(create_graph=True), params, v)
     ends = []
@@ -176,7 +176,7 @@ def test_flops_are_torchs_own_count(config, vocabulary):
     model = on_meta(config, vocabulary)
     tokens = torch.zeros(1, model.context, dtype=torch.int64, device="meta")
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(tokens, tokens).backward()
+        model(tokens, tokens).sum.backward()
     assert model.flops_per_token(model.context) * model.context == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 

@@ -87,7 +87,7 @@ def test_hvp_is_the_hessian_times_the_vector():
         pieces = flat.split([p.numel() for p in model.parameters()])
         values = {n: x.view_as(p) for n, x, p in zip(names, pieces, model.parameters(), strict=True)}
         with sdpa_kernel(SDPBackend.MATH):
-            return torch.func.functional_call(model, values, (inputs, targets))
+            return torch.func.functional_call(model, values, (inputs, targets)).mean
 
     flat = torch.cat([p.detach().flatten() for p in model.parameters()])
     hessian = torch.autograd.functional.hessian(loss, flat)
@@ -122,7 +122,7 @@ def test_sampled_gradients_are_those_of_the_drawn_labels_and_leave_grad_alone():
     inputs, _ = tiny_batch()
     drawn = labels.draw(model(inputs), objective._uniform(inputs, 0))
     assert not torch.equal(drawn, tiny_batch()[1])
-    expected = torch.autograd.grad(model(inputs, drawn), list(model.parameters()))
+    expected = torch.autograd.grad(model(inputs, drawn).mean, list(model.parameters()))
     assert max((a - b).abs().max().item() for a, b in zip(sampled, expected, strict=True)) < 1e-12
 
 
@@ -132,7 +132,7 @@ def test_narrow_takes_the_first_sequences_and_shrinks_the_tokens():
     half = objective.narrow(0.5)
     assert half.num_tokens == objective.num_tokens // 2
     inputs, targets = (t[: SEQUENCES // 2] for t in tiny_batch())
-    assert half.loss().item() == pytest.approx(model(inputs, targets).item(), rel=1e-12)
+    assert half.loss().item() == pytest.approx(model(inputs, targets).mean.item(), rel=1e-12)
     with pytest.raises(ValueError, match="share"):
         objective.narrow(0.0)
 

@@ -92,7 +92,7 @@ def test_no_more_sequences_are_tried_than_there_are(monkeypatch):
 
 def test_trials_leave_the_gradient_and_the_peak_of_memory_alone(monkeypatch):
     forgotten = []
-    monkeypatch.setattr(micro_batch, "forget_peak", forgotten.append)
+    monkeypatch.setattr(micro_batch, "reset_peak_memory", forgotten.append)
     objective = tiny_objective(tiny_model()).bind(0, tiny_batch())
     objective()
     before = [p.grad.clone() for p in objective.params]

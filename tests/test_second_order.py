@@ -22,7 +22,7 @@ def probe_products(run: Recording, step: int, sequences: int, rademacher: bool) 
     objective = run.objective.bind(step, tiny_batch(step))
     probes = [Hutchinson(rademacher)._draw(p, objective.generator(("probe", i))) for i, p in enumerate(parameters)]
     with sdpa_kernel(SDPBackend.MATH):
-        loss = model(*(t[:sequences] for t in tiny_batch(step)))
+        loss = model(*(t[:sequences] for t in tiny_batch(step))).mean
     grads = torch.autograd.grad(loss, parameters, create_graph=True)
     dot = sum((g * u).sum() for g, u in zip(grads, probes, strict=True))
     return [u * hu for u, hu in zip(probes, torch.autograd.grad(dot, parameters), strict=True)]

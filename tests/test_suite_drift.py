@@ -24,7 +24,7 @@ def test_drift_of_quick_ways_from_float64():
 
 def test_a_skewed_basis_is_told():
     model, optimizer = drift._made(DRIFT, "soap", drift.torch.float32, {})
-    model(*DRIFT.batch(0, drift.np.arange(99, dtype="u1"))).backward()
+    model(*DRIFT.batch(0, drift.np.arange(99, dtype="u1"))).mean.backward()
     drift.step_along(optimizer, model)
     basis = next(s["left_basis"] for s in optimizer.state.values() if "left_basis" in s)
     basis[:, 0] *= 1.01

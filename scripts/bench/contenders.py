@@ -127,7 +127,7 @@ class Halfstep:
         self.kernels = choose_kernels(setting.device, setting.context)
         setting.choose()
         shape = {key: getattr(setting, key) for key in ("layers", "heads", "width", "context", "vocabulary")}
-        self.model = build_model("gpt2", 0, **shape).to(setting.device)
+        self.model: Any = build_model("gpt2", 0, **shape).to(setting.device)
         self.flops_per_token = self.model.flops_per_token(setting.context)
         compile_kernels(setting.compiled)
         name, keywords = "adamw", {"lr": LR, "betas": BETAS, "weight_decay": WEIGHT_DECAY, "fused": True}
@@ -170,7 +170,7 @@ class Halfstep:
         self.optimizer.step()
 
     def head_loss(self, x: Tensor, targets: Tensor) -> Tensor:
-        return head_loss(x, self.embedding, targets)
+        return head_loss(x, self.embedding, targets)[0]
 
     def linear_layers(self) -> Sequence[nn.Linear]:
         return [module for module in self.model.modules() if isinstance(module, nn.Linear)]

@@ -65,7 +65,7 @@ def drift(bed: Bed, name: str, exact: Way, ways: Sequence[Way]) -> list[dict[str
     skew: list[float | None] = [None] * len(ways)
     for step in range(bed.updates):
         model.zero_grad()
-        model(*bed.batch(step, text)).backward()
+        model(*bed.batch(step, text)).mean.backward()
         before = [p.detach().clone() for p in model.parameters()]
         step_along(reference, model)
         moves = [p.detach() - was for p, was in zip(model.parameters(), before, strict=True)]

@@ -41,10 +41,10 @@ class Stand:
         self.shape, self.device = shape, device
         size = {"layers": shape.layers, "width": shape.width, "context": shape.tokens}
         # One head: the passes are for the hooks alone, and nothing is learned.
-        gpt = build_model("gpt2", 0, heads=1, vocabulary=shape.vocabulary or 1, **size).to(device)
+        gpt: Any = build_model("gpt2", 0, heads=1, vocabulary=shape.vocabulary or 1, **size).to(device)
         self.blocks = gpt.blocks
         self.model: nn.Module = gpt if shape.vocabulary else gpt.blocks
-        self.model.device = torch.device(device)  # type: ignore[assignment]  # MKOR's authors ask the model
+        self.model.device = torch.device(device)  # MKOR's authors ask the model
         self.params: list[Parameter] = list(self.model.parameters())
         self.pool = pool or [self._draw(seed) for seed in range(GRADIENTS)]
         self.clock = Clock(device)

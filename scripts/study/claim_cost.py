@@ -200,7 +200,7 @@ def _speed(cfg: Config) -> float:
 
     def gradient() -> None:
         with torch.autocast(place.partition(":")[0], dtype, enabled=dtype != torch.float32):
-            loss = model(tokens, tokens)
+            loss = model(tokens, tokens).mean
         loss.backward()
         if place != "cpu":
             torch.cuda.synchronize()

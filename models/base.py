@@ -1,0 +1,85 @@
+"""What a model owes to those who train, measure and optimize it: its loss as a sum, roles, FLOPs, whether it is causal.
+
+A new family is a file here that implements `LanguageModel`, an entry in `models.MODELS`, and a YAML in configs/model/.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Generator, Tensor, nn
+from torch.nn import Parameter
+
+
+class Losses(NamedTuple):
+    """The loss of a batch as a sum over its counted targets, and how many those are; scalars all.
+
+    Whoever wants a mean divides by the count over all micro-batches and ranks, so that it does not depend on how a
+    batch was cut. Each tensor is in fp32 at least, under autocast too.
+
+    sum: in nats, over all targets but those that are -100.
+    count: the number of those targets.
+    auxiliary: what the model adds to `sum` for its gradient alone (a z-loss), summed over the same targets; None where
+        it adds nothing. It is no part of a training or a validation loss.
+    """
+
+    sum: Tensor
+    count: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
+    auxiliary: Tensor | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean loss of this batch alone, in nats per counted target."""
+        return self.sum / self.count
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a parameter is in its model, for those who treat matrices by what they do.
+
+    kind: `embedding` is looked up by token, and may be the head too; `positions` is looked up by place; `head` is an
+        output head with a matrix of its own; `hidden` is a matrix between them; `vector` is a bias or a gain.
+    what: of a hidden matrix, (outputs, inputs): qkv, projection, up, gate or down.
+    rows: of each matrix, where a hidden one is several on top of one another: a fused qkv is queries, keys and values.
+    """
+
+    kind: Literal["embedding", "positions", "head", "hidden", "vector"]
+    what: Literal["", "qkv", "projection", "up", "gate", "down"] = ""
+    rows: tuple[int, ...] = ()
+
+
+class LanguageModel(nn.Module, ABC):
+    """The contract of every family.
+
+    causal: whether no position sees a later token, so that each may predict the next one.
+    context: longest sequence, in tokens.
+    """
+
+    causal: bool
+    context: int
+
+    @abstractmethod
+    def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor | Losses:
+        """Return logits (B, T, V), or with targets the loss.
+
+        inputs, targets: int64 (B, T); a target of -100 is not counted. Raises ValueError where T exceeds the context.
+        """
+
+    @abstractmethod
+    def roles(self) -> dict[Parameter, Role]:
+        """Give every parameter a role, a tied one once."""
+
+    @abstractmethod
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of the forward and the backward pass per token, in sequences of `context` tokens."""
+
+    @abstractmethod
+    def initialize(self, generator: Generator | None = None) -> None:
+        """Draw every weight anew."""
+
+    def matrix_parameters(self) -> int:
+        """N: the entries of every matrix in a matrix product, a tied head once; no table that is only looked up."""
+        by_kind: dict[str, int] = {}
+        for parameter, role in self.roles().items():
+            by_kind[role.kind] = by_kind.get(role.kind, 0) + parameter.numel()
+        return by_kind.get("hidden", 0) + by_kind.get("head", by_kind.get("embedding", 0))
