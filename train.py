@@ -35,8 +35,8 @@ from harness.distributed import Ranks, join
 from harness.evaluate import evaluate
 from harness.flops import Ledger
 from harness.kernels import choose_kernels
-from harness.micro_batch import resolve_micro
 from harness.objective import Objective
+from harness.pass_sizes import resolve_micro
 from harness.progress import ProgressDisplay
 from harness.recorder import Recorder
 from harness.rehearsal import uncharged_per_step

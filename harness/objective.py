@@ -16,30 +16,10 @@ from harness.distributed import Ranks
 from harness.flops import Ledger
 from harness.hessian import Hessian
 from harness.labels import DrawnLoss
-from harness.micro_batch import MicroBatch, PassSizes, Share, count_targets
+from harness.micro_batch import MicroBatch, Total, count_targets
+from harness.pass_sizes import PassSizes
 
 Batch = tuple[Tensor, Tensor]
-
-
-class _Total:
-    """Shares of micro-batches, added up: the mean loss so far, and what the model adds to it."""
-
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.loss = torch.zeros((), device=device, dtype=dtype)
-        self.auxiliary: Tensor | None = None
-
-    def add(self, share: Share) -> None:
-        self.loss += share.loss.detach()
-        if share.auxiliary is not None:
-            self.auxiliary = share.auxiliary.detach() + (0.0 if self.auxiliary is None else self.auxiliary)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        return [self.loss] if self.auxiliary is None else [self.loss, self.auxiliary]
-
-    @property
-    def whole(self) -> Tensor:
-        return Share(self.loss, self.auxiliary).whole
 
 
 @dataclass
@@ -137,7 +117,7 @@ class Objective:
         with self.clock.part("gradient" if first else "curvature"):
             for p in self.params:
                 p.grad = None
-            total = _Total(self.device, self._wide)
+            total = Total(self.device, self._wide)
             for batch in self._passes():
                 with self._autocast():
                     losses = self.forward(batch.inputs, batch.targets)
@@ -152,7 +132,7 @@ class Objective:
         part = "gradient" if self.record.loss is None else "curvature"
         for p in self.params:
             p.grad = None
-        total = _Total(self.device, self._wide)
+        total = Total(self.device, self._wide)
         totals = [torch.zeros_like(p) for p in self.params]
         for batch in self._passes(self._hessian_size(v)):
             with self.clock.part(part):
@@ -173,7 +153,7 @@ class Objective:
     @torch.no_grad()
     def loss(self) -> Tensor:
         with self.clock.part("curvature"):
-            total = _Total(self.device, self._wide)
+            total = Total(self.device, self._wide)
             for batch in self._passes():
                 with self._autocast():
                     losses = self.forward(batch.inputs, batch.targets)
@@ -272,7 +252,7 @@ class Objective:
         loss = batch.mean(drawn_loss(batch.inputs, batch.targets, self._uniform(batch.inputs, first)))
         return list(torch.autograd.grad(loss, self.params, allow_unused=True, materialize_grads=True))
 
-    def _finish(self, total: "_Total") -> None:
+    def _finish(self, total: Total) -> None:
         """Reduce and clip the gradient in `.grad`, and charge for the pass that made it."""
         self.ranks.sum_([*total.tensors, *(p.grad for p in self.params if p.grad is not None)])
         norms, norm, clipped = self._clip()

@@ -44,11 +44,11 @@ def load_run(run: Path) -> tuple[GPT, int]:
     if not (run / "config.yaml").is_file():
         raise FileNotFoundError(f"{run} is no run: it holds no config.yaml")
     section = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["model"]
-    if find(section["family"]) is not GPT:
-        raise ValueError(f"{run}: model.family={section['family']} is not GPT-2, which alone converts")
     found = newest(run / "checkpoints")
     if found is None:
         raise FileNotFoundError(f"{run} holds no checkpoint yet: let it run on to one, or set checkpoint.every lower")
+    if find(section["family"]) is not GPT:
+        raise ValueError(f"{run}: model.family={section['family']} is not GPT-2, which alone converts")
     path, state = found
     weights = load_file(path / "model.safetensors")
     vocabulary = len(weights["embedding.weight"])  # the config may say auto

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.micro_batch import CUDA_TOKENS, resolve_micro
+from harness.pass_sizes import CUDA_TOKENS, resolve_micro
 
 
 def attempts(fits: int, sequences: int = 512, context: int = 1024) -> tuple[int, list[int]]:

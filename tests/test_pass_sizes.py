@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import train
-from harness import micro_batch
+from harness import pass_sizes
 from harness.objective import Objective
 from models.gpt import GPT
 from tests.command import interrupted, manifest, rows, trained
@@ -16,7 +16,7 @@ from tests.tiny import SEQUENCES, tiny_batch, tiny_model, tiny_objective, weight
 
 def crowded(monkeypatch, fits: int):
     """A device that runs out of memory above `fits` sequences in a pass with gradients."""
-    monkeypatch.setattr(micro_batch, "limited", lambda _: True)
+    monkeypatch.setattr(pass_sizes, "limited", lambda _: True)
     forward = GPT.forward
     memory = SimpleNamespace(fits=fits)
 
@@ -92,7 +92,7 @@ def test_no_more_sequences_are_tried_than_there_are(monkeypatch):
 
 def test_trials_leave_the_gradient_and_the_peak_of_memory_alone(monkeypatch):
     forgotten = []
-    monkeypatch.setattr(micro_batch, "reset_peak_memory", forgotten.append)
+    monkeypatch.setattr(pass_sizes, "reset_peak_memory", forgotten.append)
     objective = tiny_objective(tiny_model()).bind(0, tiny_batch())
     objective()
     before = [p.grad.clone() for p in objective.params]
@@ -125,7 +125,7 @@ def test_a_device_without_room_for_the_state(monkeypatch):
     with pytest.raises(ValueError, match="do not fit the memory"):
         objective.sampled_grads()
     with pytest.raises(ValueError, match="not even one sequence"):
-        micro_batch.resolve_micro("auto", SEQUENCES, 1, 16, "cuda", objective.attempt)
+        pass_sizes.resolve_micro("auto", SEQUENCES, 1, 16, "cuda", objective.attempt)
     assert made == []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conventions.config_keys import CONFIGS
-from harness.micro_batch import CUDA_TOKENS
+from harness.pass_sizes import CUDA_TOKENS
 from harness.process import die_with_parent
 from scripts.suite.beside import PLAIN
 from scripts.suite.folder import Deadline, Folder

@@ -8,7 +8,7 @@ import yaml
 
 from conventions.config_keys import CONFIGS
 from harness import device as devices
-from harness.micro_batch import CPU_TOKENS, CUDA_TOKENS, divisors
+from harness.pass_sizes import CPU_TOKENS, CUDA_TOKENS, divisors
 from scripts.bench.contenders import Setting
 from scripts.suite import curves
 from scripts.suite.beside import PLAIN
