@@ -20,7 +20,7 @@ import pytest
 
 import optimizers
 from conventions.keywords import bind
-from harness.command_line import composed
+from harness.command_line import composed, help_text
 from harness.config import parse
 from judge.claims.claim_file import find_claim
 from tests.command import ROOT, environment
@@ -92,7 +92,10 @@ class CommandRehearsal:
 
     def train(self, words: Sequence[str]) -> None:
         """The config of the run is composed; of a sweep, configs in which every value comes up."""
-        settings = [values(word) if "-m" in words else [word] for word in words if word not in ("-m", "--help")]
+        if "--help" in words:
+            assert help_text("", list(words)).count("\n") > 30
+            return
+        settings = [values(word) if "-m" in words else [word] for word in words if word != "-m"]
         for number in range(max(map(len, settings), default=1)):
             check([each[number % len(each)] for each in settings])
 
