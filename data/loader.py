@@ -1,4 +1,4 @@
-"""From shards to batches. `batch(step)` is a pure function of (seed, step, rank): no state to save.
+"""Makes batches out of shards. `batch(step)` is a pure function of (seed, step, rank): no state to save.
 
 The stream of tokens is cut into windows of `context` tokens, each with the one token after it, its last
 target. Every epoch visits each window once, in an order that only (seed, epoch) decides. Sequence i of a

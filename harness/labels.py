@@ -81,7 +81,7 @@ class DrawnLoss:
         return cross_entropy(logits, draw(logits, uniform), targets)
 
     def compiled(self, inputs: Tensor, targets: Tensor, uniform: Tensor) -> Tensor:
-        """As `eager`, in one graph: draw and loss read the logits in the dtype of the pass, as a training pass does."""
+        """Compute the same as `eager` in one graph, which reads the logits in the dtype of the pass."""
         if self._compiled is None:
             self._compiled = device.compiled(_InOnePiece(self.model))
         with self.autocast():

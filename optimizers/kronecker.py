@@ -65,7 +65,7 @@ def eigh_flops(n: int) -> int:
 
 
 def spread(costs: Sequence[int], every: int) -> list[int]:
-    """For each cost the step, 0 to every - 1, to pay it on, such that no step pays much more than another."""
+    """Choose a step from 0 to every - 1 for each cost, such that no step pays much more than another."""
     paid, steps = [0] * every, [0] * len(costs)
     for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
         steps[i] = paid.index(min(paid))

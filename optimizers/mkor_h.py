@@ -75,7 +75,7 @@ class MkorH(Mkor):
         self.param_groups[0].update(second_order=True, last_loss=None, best_rate=0.0, slow_windows=0)
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
-        """As MKOR's, until it is left."""
+        """Announce MKOR's cost, which holds until MKOR-H leaves it."""
         found = super().treat(p, tokens)
         first = p is self.activations.layers[0].weight  # which keeps the window's loss
         return found._replace(state_bytes=found.state_bytes + 4) if first else found

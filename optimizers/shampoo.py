@@ -206,7 +206,7 @@ class Shampoo(Optimizer):
         return sum(gram_flops(a, b) + gram_flops(b, a) for a, b in shapes)
 
     def _root_flops(self, p: Tensor) -> int:
-        """Of a step between the roots, once there are any."""
+        """Count the FLOPs of a step that computes no roots, once there are any."""
         return sum(2 * a * b * (a + b) for a, b in (block.shape for block in self.blocks.get(p, [])))
 
     def _adams(self, momentum: Tensor, state: State, correction: float) -> Tensor:

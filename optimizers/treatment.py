@@ -38,7 +38,7 @@ def treatment(
     precision: str = "",
     precision_flops: float = 0.0,
 ) -> Treatment:
-    """Of a state of so many numbers in the state's dtype and so many counts of updates, 4 bytes each.
+    """Build the treatment of a parameter whose state has `numbers` in its dtype and `counts` of updates, 4 bytes each.
 
     moved: numbers of state that elementwise work reads, and those that it writes; None: each is read and written.
     """

@@ -89,7 +89,7 @@ def costed(arguments: Sequence[str]) -> tuple[Config, LanguageModel, Cost]:
     build_model = check_model(cfg.model, cfg.context, cfg.seed)
     planned = check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")
     info, build = planned.info, planned.build
-    # What announces its own cost needs no memory; a stranger has to be tried on a model that is there.
+    # What announces its own cost needs no memory; an external class has to be tried on a real model.
     with torch.device("cpu" if info.treat is None else "meta"):
         model = build_model(vocabulary(cfg))
     return cfg, model, cost(info, build, model, cfg.batch.tokens)

@@ -89,7 +89,7 @@ def _orphans(root: Path, found: Mapping[Path, str]) -> list[Path]:
 
 
 def claim_tables(results: Path) -> tuple[dict[Path, str], set[str]]:
-    """Those of claims that have runs, what came of all of them, and the names of the studies that hold these runs."""
+    """Make the tables of the claims that have runs, and name the studies that hold these runs."""
     found: dict[Path, str] = {}
     claimed, verdicts = set[str](), list[Verdict]()
     for claim in [*list_claims(), *devices_claims(results)]:

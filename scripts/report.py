@@ -119,7 +119,7 @@ def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, T
 
 
 def _curves(comparison: Comparison) -> list[dict[str, Markup]]:
-    """For each axis that somebody knows, its figure on every scale."""
+    """Draw the figure of each axis that is known, on every scale."""
     by_axis = [{scale: figures.curves(comparison, axis, scale) for scale in figures.SCALES} for axis in AXES]
     return [
         {scale.replace(" ", "-"): Markup(drawing.svg()) for scale, drawing in by_scale.items() if drawing}

@@ -83,7 +83,7 @@ def values(quantity: Quantity, runs: Sequence[Run]) -> np.ndarray | None:
 def measure(
     statement: Statement, quantity: Quantity | None, arm: Trained, against: Trained | None, guarded: bool
 ) -> dict[str, Measured]:
-    """By axis; a quantity has one, "". guarded: runs that are too small decide nothing."""
+    """Measure a statement's number, by axis; a quantity has the one axis "". guarded: small runs decide nothing."""
     if quantity is None:
         assert against is not None
         rows = RULES[statement.rule](against.arm, arm.arm, arm.length, guarded)
@@ -114,7 +114,7 @@ def measure(
 
 
 def _interval(kind: str, samples: Sequence[np.ndarray]) -> Speedup:
-    """Of one sample's mean, or of the difference or ratio of two samples' means; no interval below three seeds."""
+    """Estimate one sample's mean, or the difference or ratio of two means; without an interval below three seeds."""
     if kind == "ratio":
         if min(sample.min() for sample in samples) <= 0:
             means = [float(sample.mean()) for sample in samples]

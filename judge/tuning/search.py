@@ -27,7 +27,7 @@ WIDER = 4.0  # times what it reached, is what a range is advised to reach
 
 @dataclass(frozen=True)
 class Range:
-    """Of one key's values."""
+    """The values that one key may take, and the scale on which trials spread over them."""
 
     low: float
     high: float
@@ -135,7 +135,7 @@ def neighbours(space: Space, best: Mapping[str, float], trials: int) -> list[dic
 
 
 def value_of(values: Mapping[str, Any], key: str) -> Any:
-    """Of a dotted key, or (`optimizer.betas[1]`) of an entry of its list; None where there is none."""
+    """Return the value of a dotted key, or of an entry of its list (`optimizer.betas[1]`); None where there is none."""
     name, index = _split(key)
     value = values.get(name)
     if index is None:

@@ -122,7 +122,7 @@ def by_optimizer(comparison: Comparison) -> dict[str, Style]:
 
 
 def style(number: int, name: str) -> Style:
-    """Of the so many-th arm from 0: a colour, a dash and a mark, no two alike until all have met."""
+    """Give arm `number` (from 0) a colour, a dash and a mark; no two arms are alike until all combinations are used."""
     again = number + number // len(INK)
     return Style(name, INK[number % len(INK)], DASHES[again % len(DASHES)], MARKS[again % len(MARKS)])
 

@@ -68,7 +68,7 @@ def statements_grid(verdict: Verdict) -> Grid:
 
 
 def grids(verdict: Verdict) -> list[Grid]:
-    """Those of a claim's page; what others measured comes last, where there is any."""
+    """Make the tables of a claim's page; what others measured comes last, where there is any."""
     others = others_grid(verdict.claim)
     return [arms_grid(verdict), statements_grid(verdict), *([others] if others.rows else [])]
 
@@ -118,7 +118,7 @@ def notes(verdict: Verdict) -> list[str]:
 
 
 def show(verdict: Verdict, console: Console) -> None:
-    """In the terminal: warnings in red on top, the tables, the verdict, and what there is to know."""
+    """Print a verdict in the terminal: warnings in red on top, the tables, the verdict, and the notes."""
     claim = verdict.claim
     console.print(f"{claim.name}, scale {verdict.scale.name}", style="bold", highlight=False, markup=False)
     console.print(f"{claim.sentence} ({claim.source})", highlight=False, markup=False)
@@ -234,7 +234,7 @@ def _number(value: float, asked: Quantity) -> str:
 
 
 def _narrow(grid: Grid) -> Grid:
-    """For a terminal: what was claimed stands below the statement, the paper's figure and the interval below ours."""
+    """Make a table narrow: the claimed figure goes below the statement, the paper's and the interval below ours."""
     header, *rows = [list(line) for line in (grid.header, *grid.rows)]
     for i in reversed(range(len(header))):
         if header[i] == "claimed":

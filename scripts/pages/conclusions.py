@@ -32,7 +32,7 @@ def page(verdicts: Sequence[Verdict]) -> str:
 
 
 def by_claim(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
-    """Those on the same sentence together, the largest scale first: one claim may have files of several devices."""
+    """Group the verdicts on one sentence, the largest scale first: one claim may have files of several devices."""
     found: dict[tuple[str, str], list[Verdict]] = {}
     for each in sorted(verdicts, key=lambda each: SCALES.index(each.scale.name)):
         found.setdefault((each.claim.sentence, each.claim.source), []).append(each)

@@ -43,7 +43,7 @@ def subjects(claim: Claim, other: Other) -> list[Statement]:
 
 
 def beside(claim: Claim, statement: Statement) -> list[Other]:
-    """Those with a number for the arms that a statement compares, on whatever axis: their figures name it."""
+    """Return the measurements of the arms that a statement compares, on any axis: their figures name it."""
     return [
         other
         for other in claim.others

@@ -21,7 +21,7 @@ PASS = {"gradient": 1.0, "sampled_grads": 1.0, "hvp": 3.0, "joint_hvp": 2.0}
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one update.
+    """What one update costs.
 
     treatments: by parameter; of a class that announces nothing, the state that one step has left there.
     announced: whether the treatments were said by the optimizer, with the FLOPs in them.
@@ -43,7 +43,7 @@ class Cost:
 
 
 def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> Cost:
-    """Of an update of `model` on so many tokens. A model on the meta device will do for what announces its own."""
+    """Find what an update of `model` on so many tokens costs; an optimizer that announces it needs no memory (meta)."""
     announced = info.treatments(build(model), model, tokens)
     passes = passes_per_step(build)
     if announced is not None:
