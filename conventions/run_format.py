@@ -12,6 +12,7 @@ SCHEMA = 1
 Status = Literal["finished", "diverged", "failed", "running", "cut"]
 ENDED = ("finished", "diverged")  # nothing is left to do
 STATUSES = ("finished", "diverged", "failed", "running")  # as manifests say it; only a reader can see "cut"
+RUNS = Path("results/runs")  # where train.py puts studies, below the folder that it runs in
 # The three axes a loss is held against: what they are called here, and where a row keeps them (cumulative).
 AXES = {"steps": "step", "flops": "flops/total", "seconds": "seconds/total"}
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a thousand configs in a second, not in ten

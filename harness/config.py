@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from conventions.config_keys import optimizer_label
 from conventions.keywords import construct
+from conventions.run_format import RUNS
 
 # What a run is does not depend on where it is kept, how it is watched or how often it is saved.
 UNHASHED = ("run_dir", "resume", "tracker", "launcher", "checkpoint", "study")
@@ -146,4 +147,4 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str
 def default_run_dir(config: Config, digest: str) -> Path:
     """results/runs/<study>/<model>-<data>-<optimizer>-s<seed>-<hash8>."""
     names = (config.model["name"], config.data["name"], optimizer_label(config.optimizer), f"s{config.seed}")
-    return Path("results/runs") / config.study / "-".join((*names, digest[:8]))
+    return RUNS / config.study / "-".join((*names, digest[:8]))

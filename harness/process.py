@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 GRACE = 10.0  # seconds between asking a process to stop and killing it: a run then loses what no checkpoint holds
-POLL = 0.05  # seconds between two looks at a process
+POLL, LOOK = 0.05, 1.0  # seconds between two looks at a process: at one that was asked to stop, and at others
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None  # opened here: a forked process had better not
 ERROR = re.compile(r"\w(Error|Exception)\b")  # a line that names what was raised
@@ -104,16 +104,24 @@ class Process:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def wait(self, timeout: float | None = None) -> Ending:
-        """Wait until it ends, or stop it after so many seconds. Ctrl-C asks it to stop; a second one kills it."""
+    def wait(self, timeout: float | None = None, done: Callable[[], bool] | None = None) -> Ending:
+        """Wait until it ends, or stop it after so many seconds. Ctrl-C asks it to stop; a second one kills it.
+
+        done: looked at every second; once it holds, the process has GRACE to end by itself, and is then killed.
+        """
         end = None if timeout is None else time.monotonic() + timeout
+        idle_since: float | None = None
         while not self.ended():
             try:
-                left = None if end is None else max(0.0, end - time.monotonic())
-                self._process.wait(left)
+                self._process.wait(LOOK if end is None else min(LOOK, max(0.0, end - time.monotonic())))
             except subprocess.TimeoutExpired:
-                self._timed_out = True
-                self.stop()
+                if idle_since is None and done and done():
+                    idle_since = time.monotonic()
+                if idle_since is not None and time.monotonic() >= idle_since + GRACE:
+                    self.kill()
+                elif end is not None and time.monotonic() >= end:
+                    self._timed_out = True
+                    self.stop()
             except KeyboardInterrupt:
                 if self._asked:
                     self.kill()

@@ -22,6 +22,8 @@ INDIFFERENT = (
     *("run_dir", "resume", "tracker", "launcher", "checkpoint", "study"),
     *("log", "eval.every", "target_loss", "allow_targets", "data"),
 )
+# How a run is computed, which decides its last bits at most; fairness looks at these.
+MACHINE = ("device", "dtype", "compile", "batch.micro")
 # Losses of another model, on other windows, or after updates of another size are never compared.
 INCOMPARABLE = ("model", "context", "batch.tokens", "eval.tokens")
 

@@ -1,23 +1,20 @@
-"""Everything that is measured on one device: throughput, optimizers' steps, claims; in stretches of some minutes.
+"""Everything that is measured on one device: throughput and optimizers' steps; in stretches of some minutes.
 
     python -m scripts.bench_suite --part train --minutes 9 --nanogpt ../nanoGPT --track3 ../modded-nanogpt
     python -m scripts.bench_suite --part train --variants attention=cudnn,compile=max-autotune-no-cudagraphs,micro=32
     python -m scripts.bench_suite --part optimizers --minutes 9 --reference soap=../SOAP
-    python -m scripts.bench_suite --part claims --minutes 9
     python -m scripts.bench_suite --part train --rehearse      # the same on a tiny model: minutes on any CPU
 
 A call goes on where the last one stopped and prints its table last; what was measured is in results/hardware/<device>/:
-throughput.json, optimizers.json, claims.json, tables of them as Markdown, manifest.json. A part is done when a call
+throughput.json, optimizers.json, tables of them as Markdown, manifest.json. A part is done when a call
 says that nothing is left. After the rates of part train come train.py's start and the loss curve of its passes beside
 plain ones; after the steps of part optimizers, whole updates of those that ask for more than a gradient and a step, and
-how exact the quicker ways are. Part claims first finds each arm's learning rate by as many trials as every other's; its
-runs are in results/runs/, where scripts.claims reads them too, without their weights.
+how exact the quicker ways are.
 """
 
 import argparse
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,12 +27,9 @@ from optimizers import list_optimizers
 from scripts.bench import drift
 from scripts.bench.pairs import pairs
 from scripts.bench.references import find_references
-from scripts.study.sweep import refuse_fixed
-from scripts.suite import claim_book, curves, throughput
-from scripts.suite import claims as suite_claims
+from scripts.suite import curves, throughput
 from scripts.suite import optimizers as suite_optimizers
 from scripts.suite import train as suite_train
-from scripts.suite.claim_plan import STAGES, Plan, check_data
 from scripts.suite.folder import Call, Deadline, Folder, commit_of, folder_name
 
 HARDWARE = Path("results/hardware")
@@ -61,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with folder.held():
             left = run(folder, deadline, say)
         table = (folder.path / TABLES[options.part]).read_text(encoding="utf-8")
-        print(f"\n{table.partition(claim_book.REST)[0]}")
+        print(f"\n{table}")
         print(f"{left} left: the same command goes on" if left else "nothing is left of this part")
 
 
@@ -102,38 +96,14 @@ def optimizers(options: argparse.Namespace, device: str, commit: str | None) -> 
     return partial(suite_optimizers.run, plan)
 
 
-def claims(options: argparse.Namespace, device: str, commit: str | None) -> Run:
-    known, only = {stage.claim for stage in STAGES}, _words(options.only)
-    for name in only:
-        if name not in known:
-            raise ValueError(f"--only: {name} is none of the claims here; {nearest(name, known)}")
-    refuse_fixed(options.set, "a claim")
-    scale = options.scale or ("tiny" if options.rehearse else "small")
-    data = check_data(options.data)
-    rates = {}
-    for name, rate in pairs(options.rates, "--rates", "OPTIMIZER=RATE"):
-        if not re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?", rate):
-            raise ValueError(f"--rates {name}={rate}: give a learning rate, as in --rates {name}=1e-3")
-        if name not in (there := [info.name for info in list_optimizers()]):
-            raise ValueError(f"--rates {name}: no optimizer of that name is registered; {nearest(name, there)}")
-        rates[name] = float(rate)
-    trials = (2 if options.rehearse else suite_claims.TRIALS) if options.trials is None else options.trials
-    if trials < 0:
-        raise ValueError(f"--trials must be at least 0, not {trials}")
-    overrides = [f"device={device}", *options.set]
-    plan = Plan(scale, only, data, rates, trials, overrides, options.rehearse)
-    return partial(suite_claims.run, plan)
-
-
-PARTS = {"train": train, "optimizers": optimizers, "claims": claims}
-TABLES = {"train": throughput.TABLE, "optimizers": suite_optimizers.TABLE, "claims": claim_book.TABLE}
+PARTS = {"train": train, "optimizers": optimizers}
+TABLES = {"train": throughput.TABLE, "optimizers": suite_optimizers.TABLE}
 
 
 # Options that are not of every part.
 OPTIONS = {
     "train": ("model", "context", "vocabulary", "rounds", "tokens", "seconds", "nanogpt", "track3", "variants"),
     "optimizers": ("model", "context", "vocabulary", "rounds", "only", "reference"),
-    "claims": ("only", "scale", "data", "rates", "trials", "set"),
 }
 
 
@@ -222,28 +192,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--track3", type=Path, help="a checkout of modded-nanogpt (CUDA alone)")
     add("--variants", help="commas between, + joins: compile=max-autotune-no-cudagraphs,attention=cudnn+micro=32,"
                            "optimizer=soap,head_rows=8192,nanogpt:micro=16")  # fmt: skip
-    group = parser.add_argument_group("optimizers and claims")
+    group = parser.add_argument_group("optimizers")
     add = group.add_argument
-    add("--only", help="names of optimizers, or of claims, commas between")
+    add("--only", help="names of optimizers, commas between")
     add("--reference", action="append", default=[], metavar="NAME=PATH", help="a checkout of another implementation")
-    add("--scale", choices=("tiny", "small", "paper"), help="of the claims (default: small)")
-    add(
-        "--data",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="another corpus for the claims: data=local data.files=...",
-    )
-    add("--rates", nargs="+", default=[], metavar="OPTIMIZER=RATE",
-        help="learning rates for the claims' arms that are not to be swept: adamw=2e-3 soap=3e-3")  # fmt: skip
-    add("--trials", type=int, help="of each arm's learning rate before its runs; 0: none (default: 4)")
-    add(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="of the claims' runs: checkpoint.every=250 data.dir=...",
-    )
     return parser
 
 

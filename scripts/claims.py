@@ -4,16 +4,21 @@
     python -m scripts.claims plan sophia_2x --scale small         # runs, tokens, FLOPs, bytes, hours on this machine
     python -m scripts.claims run sophia_2x launcher=local         # trains what is missing, resumes what was cut off
     python -m scripts.claims run sophia_2x --scale tiny --smoke   # the first seed alone: it can decide nothing
+    python -m scripts.claims run sophia_2x soap_40_35 --scale small --minutes 9   # what tells most first; goes on
     python -m scripts.claims verify sophia_2x                     # the verdict, with 95 % intervals
     python -m scripts.claims table sophia_2x --format latex
 
 A claim is a file, configs/claim/<name>.yaml, or any YAML given by its path; judge/claims/claim.py says what is in
-it, judge/claims/verdict.py what the verdicts mean. Its runs are in results/runs/<claim>-<scale>-<part>/. verify and
-table read folders only: a smoke's runs count as the first of the whole claim's.
+it, judge/claims/verdict.py what the verdicts mean. Its runs are in results/runs/<claim>-<scale>-<part>/, beside
+plan.yaml, which says what each arm's are. verify and table read these folders only: a smoke's runs count as the first
+of the whole claim's. With --minutes the runs are interrupted in time, are checkpointed every 250 updates at least, and
+leave no weights; the same command goes on.
 """
 
 import argparse
 import json
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,16 +26,12 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from conventions.run_format import RUNS
 from conventions.sentence import cut_short, nearest, one_sentence
-from harness.command_line import composed
-from harness.config import parse
 from judge.claims.claim import Claim
 from judge.claims.claim_file import SCALES, find_claim, list_claims
-from judge.claims.planned import Planned, find_planned, planned
 from judge.claims.verdict import verify
 from scripts.pages.claim_table import FORMATS, as_json, render, show
-from scripts.study.sweep import RUNS, command, refuse_fixed
-from scripts.study.sweep import run as run_sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,47 +42,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence(), cut_short():
         if options.command == "list":
             print_list(Console())
-            return
-        claim = find_claim(options.claim)
-        scale = claim.scale(options.scale)
-        parts, seeds = _chosen_parts(claim, options), _chosen_seeds(scale.seeds, options)
-        if options.command in ("verify", "table"):
-            verdict = verify(claim, options.scale, parts, seeds, options.runs)
-        if options.command == "verify" and options.json:
-            print(json.dumps(as_json(verdict), indent=1, allow_nan=False))
-        elif options.command == "verify":
-            show(verdict, Console())
-        elif options.command == "table":
-            print(render(verdict, options.format), end="")
-        elif options.command == "plan":
-            from scripts.study.claim_cost import check_arms, print_plan  # here and in `run` alone is torch needed
-
-            check_arms(claim, options.scale, parts)
-            print_plan(claim, options.scale, _left(claim, options.scale, parts, seeds, options.runs), Console())
         elif options.command == "run":
-            raise SystemExit(run(claim, options.scale, parts, seeds, [*options.overrides, *rest]))
+            raise SystemExit(train(options, [*options.more, *rest]))
+        elif options.command == "plan":
+            print_plan(options)
+        else:
+            claim = find_claim(options.claim)
+            verdict = verify(claim, options.scale, *_chosen(claim, options), options.runs)
+            if options.command == "table":
+                print(render(verdict, options.format), end="")
+            elif options.json:
+                print(json.dumps(as_json(verdict), indent=1, allow_nan=False))
+            else:
+                show(verdict, Console())
 
 
-def run(claim: Claim, scale: str, parts: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]) -> int:
-    """Train what is left of a claim as one sweep, the longest runs first; train.py's exit code."""
-    refuse_fixed(overrides, str(claim.path))
-    from harness.device import resolve_device
-    from scripts.study.claim_cost import check_arms
+def train(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """Train what is left of one claim or several, one after another; the first exit code that is not 0."""
+    from scripts.study import claim_cost, claim_runs  # here and in print_plan alone are torch and Hydra needed
 
-    check_arms(claim, scale, parts)
-    chosen = parse(composed([word for word in overrides if not word.lstrip("+").startswith(("launcher", "hydra"))]))
-    if "launcher=slurm" not in overrides:  # whose nodes have devices of their own
-        resolve_device(chosen.device)
-    jobs = _left(claim, scale, parts, seeds, RUNS)
-    left = [job for job, status in jobs.items() if status not in ("finished", "diverged", "running")]
-    running = sum(status == "running" for status in jobs.values())
-    also = f", {running} still running" if running else ""
-    print(f"{claim.name}, scale {scale}: {len(left)} of {len(jobs)} runs to do{also}", flush=True)
-    if not left:
-        return 0
-    left.sort(key=lambda job: -job.steps)
-    line, _ = command({job.name: job.experiment() for job in left}, RUNS / f"{claim.name}-{scale}", overrides)
-    return run_sweep(line)
+    if options.minutes is not None and not 0 < options.minutes < math.inf:
+        raise ValueError(f"--minutes must be above 0, not {options.minutes:g}")
+    overrides = [word for word in words if "=" in word]
+    claims = [find_claim(word) for word in dict.fromkeys([options.claim, *(w for w in words if w not in overrides)])]
+    asked = [claim_runs.ClaimRuns(each, options.scale, *_chosen(each, options), overrides) for each in claims]
+    for each in asked:
+        claim_cost.check_arms(each)
+    claim_cost.check_device(asked[0])
+    end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    codes = [claim_runs.run(each, end) for each in asked]
+    return next((code for code in codes if code), 0)
+
+
+def print_plan(options: argparse.Namespace) -> None:
+    """What the runs of a claim cost; the plans of those that are there are written anew."""
+    from scripts.study import claim_cost, claim_runs
+
+    claim = find_claim(options.claim)
+    asked = claim_runs.ClaimRuns(claim, options.scale, *_chosen(claim, options), place=options.runs)
+    claim_cost.check_arms(asked)
+    plans = asked.plans()
+    asked.write(
+        {part: plan for part, plan in plans.items() if (options.runs / claim.study(options.scale, part)).is_dir()}
+    )
+    claim_cost.print_plan(asked, asked.found(plans), Console())
 
 
 def print_list(console: Console) -> None:
@@ -90,31 +94,24 @@ def print_list(console: Console) -> None:
         console.print(claim.name, style="bold", highlight=False, markup=False)
         console.print(Padding(Text(f"{claim.sentence} ({claim.source})"), (0, 0, 0, 4)))
         for name, scale in claim.scales.items():
-            runs = len(planned(claim, name, list(scale.parts), scale.seeds))
+            runs = len(scale.cells(list(scale.parts), scale.seeds))
             console.print(Padding(Text(f"{name}: {runs} runs ({', '.join(scale.parts)})", "dim"), (0, 0, 0, 4)))
 
 
-def _left(
-    claim: Claim, scale: str, parts: Sequence[str], seeds: Sequence[int], folder: Path
-) -> dict[Planned, str | None]:
-    """Every planned run, and what has become of it: its status, None where it has not begun."""
-    found = find_planned(claim, scale, parts, seeds, folder)
-    return {job: each.status if each else None for job, each in found.items()}
-
-
-def _chosen_parts(claim: Claim, options: argparse.Namespace) -> list[str]:
-    parts = list(claim.scale(options.scale).parts)
+def _chosen(claim: Claim, options: argparse.Namespace) -> tuple[list[str], list[int]]:
+    """The parts and the seeds that are asked for."""
+    scale = claim.scale(options.scale)
     for part in options.part:
-        if part not in parts:
-            raise ValueError(f"{claim.name} has no part {part!r} at the scale {options.scale}: {nearest(part, parts)}")
-    return options.part or parts
-
-
-def _chosen_seeds(seeds: Sequence[int], options: argparse.Namespace) -> list[int]:
-    wanted = 1 if options.smoke else len(seeds) if options.seeds is None else options.seeds
-    if not 1 <= wanted <= len(seeds):
-        raise ValueError(f"--seeds must be between 1 and {len(seeds)}, the seeds that the claim fixed, not {wanted}")
-    return list(seeds[:wanted])
+        if part not in scale.parts:
+            raise ValueError(
+                f"{claim.name} has no part {part!r} at the scale {options.scale}: {nearest(part, scale.parts)}"
+            )
+    wanted = 1 if options.smoke else len(scale.seeds) if options.seeds is None else options.seeds
+    if not 1 <= wanted <= len(scale.seeds):
+        raise ValueError(
+            f"--seeds must be between 1 and {len(scale.seeds)}, the seeds that the claim fixed, not {wanted}"
+        )
+    return options.part or list(scale.parts), scale.seeds[:wanted]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,7 +134,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seeds", type=int, help="how many of its seeds, from the first (default: all)")
         command.add_argument("--smoke", action="store_true", help="the first seed alone")
         if name == "run":
-            command.add_argument("overrides", nargs="*", help="launcher=local, tracker=wandb, device=..., and the like")
+            command.add_argument("more", nargs="*", help="launcher=local, device=... and the like; or more claims")
+            command.add_argument("--minutes", type=float, help="stop then; the runs that tell most are the first")
         else:
             command.add_argument("--runs", type=Path, default=RUNS, help=f"where the studies are (default: {RUNS})")
         if name == "verify":

@@ -7,9 +7,9 @@ A device's tables are results/hardware/<device>/throughput.md and optimizers.md,
 results/hardware/summary.md has the figures of all devices for docs/gpu.md.
 A study's table is results/<study>/table.md, and a tuning's, which lists its trials. A claim's are
 results/claims/<claim>-<scale>.md, .tex and .csv, out of the studies results/<claim>-<scale>-<part>; its file is in
-configs/claim, or where bench_suite wrote it, results/hardware/<device>/claims. results/claims/verdicts.md has a line on
-each of them, conclusions.md what the papers and others found beside it. In README and docs/ a table stands between two
-comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`.
+configs/claim, or in results/claims (<claim>.<word>.yaml: a claim on another corpus, say). results/claims/verdicts.md
+has a line on each of them, conclusions.md what the papers and others found beside it. In README and docs/ a table stands
+between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from conventions.config_keys import CONFIGS
 from conventions.quantity import AXIS, TITLE, loss
 from conventions.sentence import one_sentence
-from judge.claims.claim import CLAIMS, Claim
+from judge.claims.claim import CLAIMS
 from judge.claims.claim_file import SCALES, list_claims, read_claim, with_others
 from judge.claims.verdict import Verdict, verify
 from judge.comparison import Comparison, compare
@@ -92,7 +92,8 @@ def claim_tables(results: Path) -> tuple[dict[Path, str], set[str]]:
     """Make the tables of the claims that have runs, and name the studies that hold these runs."""
     found: dict[Path, str] = {}
     claimed, verdicts = set[str](), list[Verdict]()
-    for claim in [*list_claims(), *devices_claims(results)]:
+    own = [with_others(read_claim(path)) for path in sorted((results / "claims").glob("*.yaml"))]
+    for claim in [*list_claims(), *own]:
         for scale in (name for name in SCALES if name in claim.scales):
             parts = [part for part in claim.scale(scale).parts if has_runs(results / claim.study(scale, part))]
             claimed |= {claim.study(scale, part) for part in parts}
@@ -105,23 +106,6 @@ def claim_tables(results: Path) -> tuple[dict[Path, str], set[str]]:
         found[results / "claims" / "verdicts.md"] = markdown(overview(verdicts)) + "\n"
         found[results / "claims" / "conclusions.md"] = page(verdicts)
     return found, claimed
-
-
-def devices_claims(results: Path) -> list[Claim]:
-    """The files that bench_suite wrote, with the rates and the corpus of its runs, of those that are published.
-
-    Raises ValueError where two of a name are not the same: nobody could tell whose the runs are.
-    """
-    found: dict[str, Claim] = {}
-    for path in sorted((results / HARDWARE).glob("*/claims/*.yaml")):
-        claim = with_others(read_claim(path))
-        studies = [claim.study(name, part) for name, scale in claim.scales.items() for part in scale.parts]
-        if not any(has_runs(results / study) for study in studies):
-            continue
-        other = found.setdefault(claim.name, claim)
-        if other.path.read_bytes() != path.read_bytes():
-            raise ValueError(f"{other.path} and {path} have the same name: rename one of them, and its studies")
-    return list(found.values())
 
 
 def published(study: Path) -> bool:
@@ -149,14 +133,14 @@ def study_table(study: Path, baseline: str = "adamw") -> str:
     name, dot, _ = study.name.partition(".")
     if dot and (CLAIMS / f"{name}.yaml").is_file():
         raise ValueError(
-            f"{study} has runs of a claim file that is not there: keep the one that bench_suite wrote in "
-            f"results/{HARDWARE}/<device>/claims"
+            f"{study} has runs of a claim whose file is not there: keep {study.name.partition('-')[0]}.yaml in "
+            "results/claims"
         )
     runs = find_runs(study)
     if all(run.optimizer != baseline for run in runs):
         raise ValueError(
-            f"{study} has no run of {baseline} and is of no claim: keep the file of its claim in configs/claim or, if "
-            f"bench_suite wrote it, in results/{HARDWARE}/<device>/claims"
+            f"{study} has no run of {baseline} and is of no claim: keep the file of its claim in configs/claim or in "
+            "results/claims"
         )
     comparison = with_tuning(compare(runs, baseline), tuning_of(study))
     parts = ["\n".join(f"- **warning: {warning}**" for warning in comparison.warnings)]

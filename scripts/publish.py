@@ -3,12 +3,11 @@
 python -m scripts.publish results/runs/my_study                     # to results/my_study/
 python -m scripts.publish results/demo --name demo_of_six
 python -m scripts.publish results/runs/verdict-tiny-1234abcd --optimizer adamw    # what other verdicts take over
-python -m scripts.publish results/runs/*.rates-small-* results/runs/rates-*-tuning   # what bench_suite trained
+python -m scripts.publish results/runs/*-small-* results/runs/rates-*-tuning         # claims, and trials of their rates
 
 Of several none is copied if one is refused. A study that was published before, and has more runs since, is completed.
-What bench_suite's part claims trained are studies named after its claim files (<claim>.rates or <claim>.<corpus>), and
-the trials of their rates. `make tables` finds those files in results/hardware/<device>/claims: they are to be committed
-with the runs.
+A claim's plan and what a tuning searched are copied with the runs. `make tables` finds a claim's file in configs/claim,
+or in results/claims where it is one of your own.
 """
 
 import argparse
@@ -19,8 +18,9 @@ from pathlib import Path
 
 from conventions.run_format import ENDED
 from conventions.sentence import nearest, one_sentence
+from judge.claims.plan import PLAN
 from judge.records import Run, find_runs
-from judge.tuning.trials import CHOICE, PLAN
+from judge.tuning.trials import CHOICE, SEARCH
 
 RESULTS = Path("results")
 KEPT = ("config.yaml", "metrics.jsonl", "manifest.json")  # the last makes a folder a run
@@ -99,7 +99,9 @@ def publish(folder: Path, target: Path, optimizer: str | None = None) -> Path:
     for place, run in places.items():
         if not (target / place).exists():
             copy_run(run, new / place)
-    for path in (path for name in (PLAN, CHOICE) for path in folder.rglob(name)):  # of a tuning's folder
+    for path in (
+        path for name in (PLAN, SEARCH, CHOICE) for path in folder.rglob(name)
+    ):  # of a claim's or a tuning's folder
         if not any(run.folder.is_relative_to(path.parent) for run in runs):
             continue
         (new / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 from conventions.sentence import one_sentence
 from harness.command_line import answer_help
+from harness.sweep.planned import launcher_of, train_all
 from scripts.pages import tuning_figure
-from scripts.study.training import train_all
-from scripts.study.tuner import TRIALS, Tuner, launcher_of, split, told
+from scripts.study.tuner import TRIALS, Tuner, split, told
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from conventions import atomic
 from conventions.quantity import TITLE
 from conventions.sentence import one_sentence
 from harness.config import parse
+from harness.sweep.planned import launcher_of
 from judge.comparison import Comparison
 from judge.row import Row
 from judge.tuning.trials import Tuning
@@ -37,7 +38,7 @@ from scripts import report
 from scripts.pages import tuning_figure
 from scripts.study.conformance import Row as Check
 from scripts.study.conformance import conformance
-from scripts.study.tuner import Tuner, launcher_of
+from scripts.study.tuner import Tuner
 from scripts.study.verdict_plan import print_plan
 from scripts.study.verdict_study import BASELINE, Study
 

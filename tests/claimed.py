@@ -9,8 +9,8 @@ import yaml
 
 from judge.claims.claim import Claim
 from judge.claims.claim_file import read_claim
-from judge.claims.planned import composed, planned
 from judge.claims.verdict import Verdict, verify
+from scripts.study.claim_runs import ClaimRuns
 from tests.study import write_run
 
 SPEEDUP = {"says": "twice as fast", "measure": "speedup", "arm": "new", "against": "old", "at_least": 1.5,
@@ -55,13 +55,18 @@ def train(
     rows: Callable[[str, int], dict[str, Any]] = lambda arm, seed: {},  # what every row has on top
     **how: Any,
 ) -> list[Path]:
-    """The folders of every run that the claim plans at a scale, with their true speed-ups."""
+    """The folders of every run that the claim plans at a scale, with their true speed-ups, and the plans."""
     paths, true = [], speedups or {}
-    for job in planned(claim, name, list(claim.scale(name).parts), range(seeds)):
+    parts = list(claim.scale(name).parts)
+    asked = ClaimRuns(claim, name, parts, range(seeds), place=folder)
+    plans = asked.plans()
+    asked.write(plans)
+    for job in claim.scale(name).cells(parts, range(seeds)):
         fast = true.get(f"{job.part}/{job.arm}", true.get(job.arm, 1.0))
         flops = (costs or {}).get(job.arm, 1e9)
-        path = write_run(folder / job.study, job.arm, job.steps, job.seed, fast, flops_per_step=flops, **how)
-        config = composed(claim, name, job.part, job.arm) | {"steps": job.steps, "seed": job.seed}
+        study = folder / claim.study(name, job.part)
+        path = write_run(study, job.arm, job.steps, job.seed, fast, flops_per_step=flops, **how)
+        config = (plans[job.part].arms[job.arm].config or {}) | {"steps": job.steps, "seed": job.seed}
         (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         metrics = path / "metrics.jsonl"
         lines = [{**json.loads(line), **rows(job.arm, job.seed)} for line in metrics.read_text().splitlines()]

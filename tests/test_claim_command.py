@@ -13,12 +13,13 @@ from rich.console import Console
 
 from conventions.config_keys import CONFIGS
 from harness.config import parse
+from harness.sweep.planned import SweepEnding
 from judge.claims.claim_file import find_claim, list_claims, read_claim
-from judge.claims.planned import composed
 from judge.records import read_run
 from scripts.claims import main
 from scripts.pages.claim_table import as_json, render, show
-from scripts.study import claim_cost
+from scripts.study import claim_cost, claim_runs
+from scripts.study.claim_runs import compose_arm
 from tests.claimed import OTHER, SPEEDUP, scale, train, verified, write_claim
 from tests.command import in_process
 
@@ -160,7 +161,7 @@ def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
     runs = [read_run(each.parent) for each in (here / "results/runs/twice-tiny-only").rglob("manifest.json")]
     assert sorted((run.steps, run.seed, run.status) for run in runs) == [(4, 4, "finished")] + 3 * [(8, 4, "finished")]
     for arm in ("old", "new"):
-        config = parse(composed(claim, "tiny", "only", arm))
+        config = parse(compose_arm(claim, "tiny", "only", arm))
         cost = claim_cost.cost_of(config, {"gpt2_pico": 1e12})(8)
         (run,) = [run for run in runs if run.optimizer == config.optimizer["name"] and run.steps == 8]
         assert (cost.model, cost.curvature) == (run.last("flops/model"), run.last("flops/curvature"))
@@ -170,12 +171,17 @@ def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
     assert hooked.curvature == 0
     assert hooked.optimizer > 0
 
-    lines = []
-    monkeypatch.setattr("scripts.claims.run_sweep", lambda line: lines.append(line) or 3)
+    swept = []
+
+    def interrupted(runs, study, overrides, seconds):
+        swept.append(([run.name for run in runs], overrides, seconds))
+        return SweepEnding(study, 3, False, {})
+
+    monkeypatch.setattr(claim_runs, "sweep_runs", interrupted)
     assert ended(["run", str(path), "--seeds", "2", "launcher=local"]) == 3
     assert "twice, scale tiny: 4 of 8 runs to do" in capfd.readouterr().out
-    names = ["only-old-T8-s5", "only-new-T8-s5", "only-far-T8-s5", "only-old-T4-s5"]
-    assert lines[0][2:6] == ["-m", f"experiment={','.join(names)}", "resume=true", "launcher=local"]
+    names = [f"twice-only-{name}-s5" for name in ("old-T8", "new-T8", "far-T8", "old-T4")]
+    assert swept == [(names, ["launcher=local"], None)]
     main(["verify", str(path)])
     out = capfd.readouterr().out
     assert "only: underpowered" in out

@@ -4,15 +4,17 @@ import re
 from collections.abc import Iterator
 
 import pytest
-import yaml
 
 from conventions.config_keys import CONFIGS, flatten, within
+from conventions.planned_run import GROUPS
+from conventions.run_format import RUNS
+from judge.arms import MACHINE
 from judge.claims.claim import Claim
 from judge.claims.claim_file import CLAIMS, SCALES, find_claim, list_claims, read_claim
-from judge.claims.planned import GROUPS, MACHINE, composed, planned
 from judge.row import FEWEST_UPDATES
 from scripts.claims import main
 from scripts.study.claim_cost import check_arms
+from scripts.study.claim_runs import ClaimRuns, compose_arm
 from tests.claimed import OTHER, SPEEDUP, scale, write_claim
 
 NAMES = sorted(path.stem for path in CLAIMS.glob("*.yaml"))
@@ -52,7 +54,7 @@ def test_every_kind_of_arm_composes():
     for claim in list_claims():
         for name, part, arm in arms(claim):
             chosen = claim.scales[name].overrides(part, arm)
-            groups = {key: chosen[key] for key in (*GROUPS, "experiment") if key in chosen}
+            groups = {key: chosen[key] for key in (*GROUPS, "launcher", "experiment") if key in chosen}
             kind = (frozenset(chosen), *sorted(groups.items()))
             if kind not in seen and groups.get("experiment", "scale_tiny").startswith(("scale_tiny", "soap")):
                 check(claim, name, part, arm)
@@ -67,15 +69,15 @@ def test_every_arm_composes(name):
     for where in arms(claim):
         check(claim, *where)
     for each in claim.scales.values():
-        check_arms(claim, each.name, list(each.parts))
+        check_arms(ClaimRuns(claim, each.name, list(each.parts), each.seeds))
 
 
 def check(claim: Claim, name: str, part: str, arm: str) -> None:
-    values = composed(claim, name, part, arm)
+    values = compose_arm(claim, name, part, arm)
     each = claim.scales[name]
     assert (values["study"], values["steps"]) == (f"{claim.name}-{name}-{part}", each.length(part))
     for key, value in each.overrides(part, arm).items():
-        if key not in (*GROUPS, "experiment"):
+        if key not in (*GROUPS, "launcher", "experiment"):
             assert flatten(values)[key] == value
 
 
@@ -94,14 +96,18 @@ def test_the_experiment_of_a_run_composes_to_what_was_planned(tmp_path):
 
     claim = find_claim("sophia_2x")
     for name, part in {"paper": "355m", "tiny": "pico"}.items():
-        job = next(job for job in planned(claim, name, [part], [2]) if job.arm == "sophia_h")
+        asked = ClaimRuns(claim, name, [part], [2], ["device=cpu"])
+        cell = next(cell for cell in claim.scale(name).cells([part], [2]) if cell.arm == "sophia_h")
+        (run,) = asked.planned(asked.plans(), [cell])
         (tmp_path / "experiment").mkdir(exist_ok=True)
-        (tmp_path / "experiment" / f"{job.name}.yaml").write_text(job.experiment())
+        (tmp_path / "experiment" / f"{run.name}.yaml").write_text(run.experiment())
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            found = compose("train", [f"hydra.searchpath=[file://{tmp_path}]", f"experiment={job.name}"])
-        expected = composed(claim, name, part, "sophia_h") | {"steps": job.steps, "seed": 2}
-        assert OmegaConf.to_container(found, resolve=True) == expected
+            found = compose("train", [f"hydra.searchpath=[file://{tmp_path}]", f"experiment={run.name}"])
+        expected = compose_arm(claim, name, part, "sophia_h")
+        changed = {"steps": cell.steps, "seed": 2, "device": "cpu", "run_dir": str(run.folder)}
+        assert OmegaConf.to_container(found, resolve=True) == {**expected, **changed}
         assert expected["optimizer"]["name"] == "sophia_h"
+        assert run.folder.parent == RUNS / claim.study(name, part)
 
 
 @pytest.mark.parametrize(
@@ -227,17 +233,16 @@ def test_a_strangers_claim_needs_one_file(tmp_path, capsys):
     }
     statement = {**SPEEDUP, "arm": "mine", "against": "baseline"}
     path = write_claim(tmp_path, {"tiny": scale(arms=recipes)}, statements=[statement])
-    values = composed(read_claim(path), "tiny", "only", "mine")
+    values = compose_arm(read_claim(path), "tiny", "only", "mine")
     assert values["optimizer"] == {"name": "external", "_target_": "torch.optim.RAdam", "lr": 1e-3}
-    assert yaml.safe_load(planned(read_claim(path), "tiny", ["only"], [0])[-1].experiment())["optimizer"]["lr"] == 1e-3
 
 
 def test_the_claim_in_the_documentation_is_one(tmp_path):
     text = (CONFIGS.parent / "docs" / "claims.md").read_text()
     (tmp_path / "mine.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
     claim = read_claim(tmp_path / "mine.yaml")
-    assert composed(claim, "tiny", "pico", "radam")["optimizer"]["_target_"] == "torch.optim.RAdam"
-    check_arms(claim, "tiny", ["pico"])
+    assert compose_arm(claim, "tiny", "pico", "radam")["optimizer"]["_target_"] == "torch.optim.RAdam"
+    check_arms(ClaimRuns(claim, "tiny", ["pico"], [0]))
 
 
 def test_what_others_found_is_about_a_statement_and_follows_from_their_steps():

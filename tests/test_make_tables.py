@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from conventions.config_keys import CONFIGS
+from judge.claims.claim import CLAIMS
+from judge.claims.claim_file import read_claim
 from scripts import make_tables, publish
 from scripts.make_tables import tables
+from scripts.study.claim_runs import ClaimRuns
 from scripts.suite import optimizers
-from scripts.suite.claim_plan import Plan
 from scripts.suite.folder import Call, Folder
 from scripts.suite.summary import summary
 from tests.claimed import train
@@ -145,33 +147,40 @@ def test_the_front_page_has_one_ratio_to_nanogpts_fastest_and_no_empty_table(tmp
 
 @pytest.fixture
 def swept(copied, monkeypatch):
-    """What bench_suite leaves of a claim on another corpus, at swept rates, and scripts.publish makes of its runs."""
+    """A claim on another corpus, its rates found by trials, and what scripts.publish makes of its runs."""
     monkeypatch.chdir(copied)  # for results/runs
-    plan = Plan("small", ["shampoo_20"], ["data=local", "data.files=/nowhere/x.jsonl"], {}, 2, [])
-    folder, book = Folder(copied / "results" / "hardware" / "gpu"), []
-    for sweep in plan.find("shampoo_20", folder, book).sweeps.values():
-        for trial in sweep.trials:
-            Pretended(optimum=3e-3).write(trial)
-    found = plan.find("shampoo_20", folder, book)
-    found.write()
-    claim = found.claim
+    values = yaml.safe_load((CLAIMS / "shampoo_20.yaml").read_text())
+    small = values["scales"]["small"]
+    small["config"] |= {"data": "local", "data.files": "/nowhere/x.jsonl"}
+    values["scales"] = {"small": {**small, "rate_trials": 2, "may_say": "On a corpus of our own."}}
+    path = copied / "results" / "claims" / "shampoo_20.local.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    claim = read_claim(path)
+    asked = ClaimRuns(claim, "small", list(claim.scale("small").parts), [0, 1, 2])
+    assert all(arm.config is None for plan in asked.plans().values() for arm in plan.arms.values())
+    for trial in asked.trials():
+        Pretended(optimum=3e-3).write(trial)
+    for tuner in asked.tuners.values():
+        tuner.begin()
     train(claim, "small", Path("results/runs"), {"soap": 1.5}, noise=0.002)
     monkeypatch.setattr(publish, "RESULTS", copied / "results")
     publish.main([str(path) for path in Path("results/runs").iterdir()])
     return copied
 
 
-def test_a_claim_that_bench_suite_ran_has_its_tables(swept):
+def test_a_claim_whose_rates_were_tried_has_its_tables(swept):
     found = tables(swept)
-    claims, file = swept / "results" / "claims", "results/hardware/gpu/claims/shampoo_20.local.yaml"
+    claims, file = swept / "results" / "claims", "results/claims/shampoo_20.local.yaml"
+    assert (swept / "results" / "shampoo_20.local-small-30m" / "plan.yaml").is_file()
     text = found[claims / "shampoo_20.local-small.md"]
     assert f"{file} --scale small` makes the runs again" in text
-    assert "- shampoo: the best of 2 settings of its rates at 1,000 updates, by scripts.bench_suite" in text
+    assert "- shampoo: the best of 2 settings of its rates at 1,000 updates, lr at an end of what was tried" in text
     assert "; power 1/4, where the paper has 1/2" in text
     assert "unequal tuning" not in text
     assert "| shampoo_20.local, small | 30m | SOAP needs 20 % fewer steps" in found[claims / "verdicts.md"]
     conclusions = found[claims / "conclusions.md"]
-    assert "On data=local, not on the corpus of the claim." in conclusions
+    assert "On a corpus of our own." in conclusions
     assert "| small (local) | SOAP needs 20 % fewer steps than Shampoo (≥ 1.25" in conclusions
     assert {path.suffix for path in found if path.stem == "shampoo_20.local-small"} == {".md", ".tex", ".csv"}
     studies = {path.parent.name for path in found if path.name == "table.md"}
@@ -187,7 +196,7 @@ def test_a_claim_that_bench_suite_ran_has_its_tables(swept):
 
 
 def test_what_others_measured_is_as_configs_have_it_now(swept):
-    file = swept / "results" / "hardware" / "gpu" / "claims" / "shampoo_20.local.yaml"
+    file = swept / "results" / "claims" / "shampoo_20.local.yaml"
     values = yaml.safe_load(file.read_text())
     now = values["others"]
     values["others"] = [{"source": "Nobody", "says": "what was corrected since"}]
@@ -199,17 +208,16 @@ def test_what_others_measured_is_as_configs_have_it_now(swept):
 
 
 def test_whose_runs_they_are_must_be_known(swept):
-    here = swept / "results" / "hardware" / "gpu" / "claims" / "shampoo_20.local.yaml"
-    there = swept / "results" / "hardware" / "other" / "claims" / here.name
-    there.parent.mkdir(parents=True)
-    shutil.copy(here, there)
+    file = swept / "results" / "claims" / "shampoo_20.local.yaml"
     assert len(tables(swept)) > 3
-    there.write_text(here.read_text().replace("seeds:", "steps: 3000\n    seeds:", 1).replace("steps: 2000", "", 1))
-    with pytest.raises(ValueError, match=r"have the same name: rename one of them, and its studies"):
+    text = file.read_text()
+    file.write_text(text.replace("seeds:", "steps: 3000\n    seeds:", 1).replace("steps: 2000", "", 1))
+    with pytest.raises(
+        ValueError, match=r"plan.yaml is of another version of .*shampoo_20.local.yaml \(T 2000, not 3000"
+    ):
         tables(swept)
-    there.unlink()
-    here.unlink()
-    with pytest.raises(ValueError, match=r"shampoo_20.local-small-30m has runs of a claim file that is not there"):
+    file.unlink()
+    with pytest.raises(ValueError, match=r"shampoo_20.local-small-30m has runs of a claim whose file is not there"):
         tables(swept)
 
 

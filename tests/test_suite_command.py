@@ -31,13 +31,6 @@ from tests.command import environment
         (["--part", "train", "--variants", "micro=3"], "micro=3 does not divide the 4 sequences of an update"),
         (["--part", "train", "--nanogpt", "nowhere"], "nowhere is no checkout of nanoGPT: it holds no model.py"),
         (["--part", "optimizers", "--only", "loin"], "no optimizer loin is registered; did you mean lion"),
-        (["--part", "optimizers", "--set", "checkpoint.every=3"], "--set is of the part claims alone"),
-        (["--part", "claims", "--only", "sophia"], "--only: sophia is none of the claims here"),
-        (["--part", "claims", "--data", "data.files=x"], "--data: the first must be data=NAME"),
-        (["--part", "claims", "--data", "data=local", "steps=3"], "--data steps is no key of a corpus"),
-        (["--part", "claims", "--rates", "adamw=fast"], "--rates adamw=fast: give a learning rate"),
-        (["--part", "claims", "--rates", "adamv=1e-3"], "no optimizer of that name is registered; did you mean adamw"),
-        (["--part", "claims", "--set", "steps=3"], "steps=3 would change what a claim fixes"),
     ],
 )
 def test_bad_input_is_one_sentence(given, said, tmp_path, capsys):
@@ -54,7 +47,7 @@ def test_bad_input_is_one_sentence(given, said, tmp_path, capsys):
 def test_the_exact_commands_on_a_tiny_model(tmp_path, monkeypatch):
     """Every part as a person calls it, its processes and all."""
     root = Path(bench_suite.__file__).parents[1]
-    for part, only in [("train", []), ("optimizers", ["--only", "lion"]), ("claims", ["--only", "muon_2x"])]:
+    for part, only in [("train", []), ("optimizers", ["--only", "lion"])]:
         line = [sys.executable, "-m", "scripts.bench_suite", "--part", part, "--rehearse", *only, "--minutes", "9"]
         process = subprocess.run(
             [*line, "--output", str(tmp_path / "device")], cwd=tmp_path, text=True, capture_output=True,
@@ -65,4 +58,3 @@ def test_the_exact_commands_on_a_tiny_model(tmp_path, monkeypatch):
     start = json.loads((tmp_path / "device" / "throughput.json").read_text())["start"]
     assert [row["cache"] for row in start] == ["cold", "warm"]
     assert 0 <= start[1]["input_share"] < 1
-    assert "| muon_2x | 5 | 5 | 0 |" in (tmp_path / "device" / "claims.md").read_text()

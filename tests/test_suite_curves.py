@@ -3,11 +3,9 @@
 import math
 
 import pytest
-import yaml
 
-from harness.sweep.jobs import Job
-from scripts.study.training import Training
-from scripts.suite import curves, training
+from harness.sweep.planned import SweepEnding
+from scripts.suite import curves
 from scripts.suite.folder import Deadline
 from tests.test_bench_suite import BED
 from tests.tuned import Pretended
@@ -26,16 +24,15 @@ def test_the_same_seed_and_another_are_trained_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     begun = []
 
-    def train(experiments, overrides, seconds):
-        begun.append(len(experiments))
-        for values in map(yaml.safe_load, experiments.values()):
-            if len(begun) == 1 and values["seed"] == 1:
-                return False  # the time is over
-            del values["defaults"]
-            Pretended(limit=0 if values["optimizer"]["name"] == "lion" else math.inf).write(Training(values))
-        return True
+    def train(runs, study, overrides, seconds):
+        begun.append(len(runs))
+        for run in runs:
+            if len(begun) == 1 and run.config["seed"] == 1:
+                return SweepEnding(study, 130, True, {})
+            Pretended(limit=0 if run.config["optimizer"]["name"] == "lion" else math.inf).write(run)
+        return SweepEnding(study, 0, False, {})
 
-    monkeypatch.setattr(curves, "train", train)
+    monkeypatch.setattr(curves, "sweep_runs", train)
     rows: list[curves.Row] = []
     measure = lambda pair: curves.measure([pair], BED, rows, Deadline(9), 0, print)  # noqa: E731
     assert (measure(PAIR), rows) == (1, [])
@@ -56,29 +53,16 @@ def test_what_fails_before_it_has_a_run_is_a_row_and_tried_again_at_another_comm
     monkeypatch.chdir(tmp_path)
     begun = []
 
-    def train(experiments, *_):
-        begun.append(len(experiments))
-        if len(begun) == 1:
-            raise ValueError("a run did not end")
-        return False  # the time is over
+    def train(runs, study, *_):
+        begun.append(len(runs))
+        return SweepEnding(study, 130, True, {"one": "no disk"} if len(begun) == 1 else {})
 
-    monkeypatch.setattr(curves, "train", train)
+    monkeypatch.setattr(curves, "sweep_runs", train)
     rows: list[curves.Row] = []
     assert curves.measure([PAIR], BED, rows, Deadline(9), 0, print, "one") == 0
-    assert [(row["error"], row["commit"]) for row in rows] == [("a run did not end", "one")]
-    assert "| a run did not end |" in curves.table(rows)
+    assert [(row["error"], row["commit"]) for row in rows] == [("a run did not end: no disk", "one")]
+    assert "| a run did not end: no disk |" in curves.table(rows)
     assert curves.measure([PAIR], BED, rows, Deadline(9), 0, print, "one") == 0
     assert begun == [3]
     assert curves.measure([PAIR], BED, rows, Deadline(9), 0, print, "two") == 1
     assert (begun, rows) == ([3, 3], [])
-
-
-def test_a_sweep_that_fails_says_why(tmp_path, monkeypatch):
-    def command(experiments, study, overrides):
-        Job(tmp_path, 0, []).record("finished")
-        Job(tmp_path, 1, []).record("failed", "data.dir cannot be written")
-        return ["false"], tmp_path
-
-    monkeypatch.setattr(training, "command", command)
-    with pytest.raises(ValueError, match=r"a run did not end: data.dir cannot be written; .*jobs.jsonl tells of every"):
-        training.train({"one": "", "two": ""}, [], 9)

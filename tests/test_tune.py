@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 from conventions.config_keys import CONFIGS, flatten
 from harness.command_line import composed
 from harness.config import config_hash
+from harness.sweep.planned import plan_run, train_all
 from judge.records import find_runs
 from judge.tuning.search import Range, apply, search_space, settings
 from judge.tuning.trials import tuning_of, unequal, with_tuning
 from scripts import report, tune
 from scripts.pages import tuning_figure
 from scripts.publish import publish
-from scripts.study.training import Training, train_all
 from scripts.study.tuner import SEED, Tuner
 from tests.command import ROOT, environment
 from tests.study import compared, write_run, write_study
@@ -65,7 +65,7 @@ def test_every_optimizer_is_searched_in_its_rate_decay_and_warm_up_by_points_ins
 def test_trials_are_runs_of_half_the_length_on_a_seed_that_nobody_reports():
     trials = Tuner.of([*SMALL, "optimizer=soap"], trials=8).trials()
     assert len({str(run.folder) for run in trials}) == 8
-    assert {(run.steps, run.values["seed"]) for run in trials} == {(100, 1000)}
+    assert {(run.steps, run.config["seed"]) for run in trials} == {(100, 1000)}
 
 
 def test_trials_spread_evenly_over_each_range_and_more_of_them_keep_the_first():
@@ -84,8 +84,8 @@ def test_a_strangers_range_is_laid_round_its_own_rate_and_its_constructors_defau
     assert "optimizer.weight_decay" in tuner.space  # its YAML names none, its constructor does
     other = Tuner.of([*SMALL, *stranger[:1], "optimizer._target_=torch.optim.NAdam", "optimizer.lr=1e-3"], trials=2)
     (first, *_) = other.trials()
-    assert first.values["optimizer"]["betas"][0] == 0.9
-    assert first.values["optimizer"]["betas"][1] == settings(other.space, 2)[0]["optimizer.betas[1]"]
+    assert first.config["optimizer"]["betas"][0] == 0.9
+    assert first.config["optimizer"]["betas"][1] == settings(other.space, 2)[0]["optimizer.betas[1]"]
 
 
 def test_a_list_keeps_its_other_entries():
@@ -264,14 +264,14 @@ def test_a_range_needs_values_on_its_scale():
 
 def test_real_trials_go_through_the_sweep_and_one_that_fails_takes_no_other_along(here):
     tuner = Tuner.of(["model=gpt2_pico", "batch.tokens=256", "steps=4", "eval.tokens=256", "study=real"], trials=2)
-    broken = Training.of(tuner.values, {"data.name": "nowhere"}, tuner.folder)
+    broken = plan_run(tuner.values, {"data.name": "nowhere"}, tuner.folder)
     with pytest.raises(ValueError, match=r"1 of 3 runs did not end .*jobs.jsonl says why"):
         train_all([broken, *tuner.trials()], tuner.folder, ["launcher=serial"])
     (tuning,) = tuning_of("results/runs/real").values()
     assert [run.status for run in tuning.trials] == ["finished"] * 2
     first = tuner.trials()[0]
     told = yaml.safe_load((first.folder / "config.yaml").read_text())
-    assert told == {**first.values, "resume": True, "launcher": {"name": "serial"}}
+    assert told == {**first.config, "resume": True, "launcher": {"name": "serial"}}
     stamp = (first.folder / "manifest.json").stat().st_mtime_ns
     train_all(tuner.trials(), tuner.folder, ["launcher=serial"])
     assert (first.folder / "manifest.json").stat().st_mtime_ns == stamp

@@ -143,7 +143,7 @@ def test_a_newcomer_that_is_faster_is_said_to_be_so_on_a_page_and_in_json(preten
     found = told("lion")
     assert found["verdict"] == "faster"
     (row,) = [row for row in found["rows"] if (row["rule"], row["axis"]) == ("matched", "steps")]
-    speeds = {run.values["optimizer"]["name"]: pretended.speed(run) for run in pretended.trained[-12:]}
+    speeds = {run.config["optimizer"]["name"]: pretended.speed(run) for run in pretended.trained[-12:]}
     assert row["speedup"] == pytest.approx(speeds["lion"] / speeds["adamw"], rel=0.03)
     assert found["sentence"] in out
     assert all(check["passed"] for check in found["conformance"])
@@ -167,7 +167,7 @@ def test_the_next_verdict_reuses_the_baselines_runs_and_the_same_one_trains_noth
     assert len(brief.trained) == first
     verdict.main(["tests.test_verdict.Sound"])
     new = brief.trained[first:]
-    assert {run.values["optimizer"].get("_target_") for run in new} == {"tests.test_verdict.Sound"}
+    assert {run.config["optimizer"].get("_target_") for run in new} == {"tests.test_verdict.Sound"}
     assert len(new) == 2 + 3 + 3
     assert told("tests.test_verdict.Sound")["verdict"] == "slower"
     assert told("lion")["verdict"] == "faster"
@@ -195,7 +195,7 @@ def test_published_runs_of_the_baseline_are_taken_over_and_counted_as_done(publi
     assert "8/22" in out
     monkeypatch.setattr(verdict, "print_plan", lambda *_: None)
     verdict.main(["lion"])
-    assert {run.values["optimizer"]["name"] for run in published.trained} == {"lion"}
+    assert {run.config["optimizer"]["name"] for run in published.trained} == {"lion"}
     assert len(published.trained) == 2 + 3 + 3
     assert "taken over" not in capsys.readouterr().out  # they are here by now
     assert told("lion")["verdict"] == "faster"
@@ -220,7 +220,7 @@ def test_a_published_run_of_another_config_is_left_where_it_is(published, here):
     (path,) = list(here.glob("results/verdict-*/*-s2-*/config.yaml"))[:1]
     path.write_text(path.read_text().replace("grad_clip: 1.0", "grad_clip: 2.0"))
     verdict.main(["lion"])
-    (again,) = [run for run in published.trained if run.values["optimizer"]["name"] == "adamw"]
+    (again,) = [run for run in published.trained if run.config["optimizer"]["name"] == "adamw"]
     assert again.folder.name == path.parent.name
 
 
@@ -251,7 +251,7 @@ def test_a_divergence_of_the_compared_runs_is_the_verdict(brief):
     write, brief.limit = brief.write, 1.0
 
     def diverging(training):
-        lost = training.values["optimizer"]["name"] == "lion" and training.values["seed"] == 2
+        lost = training.config["optimizer"]["name"] == "lion" and training.config["seed"] == 2
         brief.limit = 0.0 if lost else 1.0
         write(training)
 

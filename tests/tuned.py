@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from scripts.study.training import Training
+from conventions.planned_run import PlannedRun
 from tests.study import write_run
 
-TrainAll = Callable[[Sequence[Training], Path, Sequence[str]], None]
+TrainAll = Callable[[Sequence[PlannedRun], Path, Sequence[str]], None]
 
 
 class Pretended:
@@ -24,23 +24,23 @@ class Pretended:
         self, optimum: float = 0.01, limit: float = math.inf, speedups: dict[str, float] | None = None
     ) -> None:
         self.optimum, self.limit, self.speedups = optimum, limit, speedups or {}
-        self.trained: list[Training] = []
+        self.trained: list[PlannedRun] = []
         self.machine: dict[str, Any] = {}  # what manifests say of it, dotted
 
-    def __call__(self, trainings: Sequence[Training], study: Path, overrides: Sequence[str]) -> None:
+    def __call__(self, trainings: Sequence[PlannedRun], study: Path, overrides: Sequence[str]) -> None:
         for each in trainings:
             if not each.ended:
                 self.trained.append(each)
                 self.write(each)
 
-    def speed(self, training: Training) -> float:
+    def speed(self, training: PlannedRun) -> float:
         """The law's, at this run's rate."""
-        section = training.values["optimizer"]
+        section = training.config["optimizer"]
         most = self.speedups.get(str(section.get("_target_") or section["name"]), 1.0)
         return most * math.exp(-0.2 * math.log(section["lr"] / self.optimum) ** 2)
 
-    def write(self, training: Training) -> None:
-        values, place, fast = training.values, training.folder, self.speed(training)
+    def write(self, training: PlannedRun) -> None:
+        values, place, fast = training.config, training.folder, self.speed(training)
         lost = {"status": "diverged", "until": 5} if values["optimizer"]["lr"] > self.limit else {}
         tokens = values["batch"]["tokens"]
         written = write_run(

@@ -15,14 +15,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conventions.keywords import bind, construct
 from conventions.sentence import nearest
+from harness.command_line import composed
 from harness.config import config_hash, default_run_dir, parse
 from harness.sweep.jobs import Job, refuse_shared_folders
 from harness.sweep.local import LocalQueue
 from harness.sweep.slurm import SlurmArray
 
-ENGINES = {"local": LocalQueue, "slurm": SlurmArray}
+ENGINES: dict[str, type[LocalQueue] | type[SlurmArray]] = {"local": LocalQueue, "slurm": SlurmArray}
 # What the sweep was told, and its jobs, each a run of its own, need not know.
 OF_THE_SWEEP = ("launcher=", "launcher.", "hydra.mode=", "hydra.sweep.", "hydra.sweeper.", "hydra/sweeper=")
+
+
+def runs_at_once(overrides: Sequence[str], device: str) -> int | None:
+    """How many runs the launcher that these overrides choose has going on this machine; None: it has them elsewhere."""
+    section = composed(overrides)["launcher"]
+    name = section.pop("name", None)
+    return ENGINES[name].at_once(device, **section) if name in ENGINES else 1
 
 
 class Launcher(BasicLauncher):

@@ -51,6 +51,11 @@ class LocalQueue:
         share = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // self.slots))
         self.threads = share if threads == "auto" else str(threads)
 
+    @staticmethod
+    def at_once(device: str, jobs: int | Literal["auto"] = "auto", **_: object) -> int:
+        """How many runs it has going on this machine, if there are enough."""
+        return jobs if isinstance(jobs, int) else (len(visible_gpus()) if device != "cpu" else 0) or cores()
+
     def environment(self, slot: int) -> dict[str, str]:
         """What tells a run in that slot which part of the machine is its own."""
         own = {"OMP_NUM_THREADS": self.threads}

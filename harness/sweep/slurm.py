@@ -125,6 +125,10 @@ class SlurmArray:
         }  # fmt: skip
         self.parameters = {key: value for key, value in parameters.items() if value is not None}
 
+    @staticmethod
+    def at_once(device: str, **_: object) -> None:
+        """How many runs it has going on this machine: they are on others, which have devices of their own."""
+
     def run(self) -> None:
         """Submit; unless told not to, wait until there is a word on every job.
 

@@ -21,7 +21,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from conventions.config_keys import CONFIGS
 from conventions.sentence import nearest
@@ -143,8 +143,8 @@ class Other:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """An arm before it has run."""
+class ArmSettings:
+    """An arm before it has run, as the claim's file has it."""
 
     config: dict[str, Any] = field(default_factory=dict)
     lengths: list[float] = field(default_factory=lambda: [1.0])  # shares of T, each run decayed over its own length
@@ -164,6 +164,19 @@ class Part:
     arms: dict[str, Any] | None = None  # the arms that it has, and what is different about them here; null: all
 
 
+class Cell(NamedTuple):
+    """The place of one run in a claim's plan."""
+
+    part: str
+    arm: str
+    steps: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.part}-{self.arm}-T{self.steps}-s{self.seed}"
+
+
 @dataclass(frozen=True)
 class Scale:
     name: str
@@ -171,9 +184,10 @@ class Scale:
     config: dict[str, Any]
     steps: int  # T, in updates
     seeds: list[int]
-    arms: dict[str, Recipe]
+    arms: dict[str, ArmSettings]
     parts: dict[str, Part]
     stand_in: bool = False  # of the scale `paper`: something else than the paper's own models, and so never refuted
+    rate_trials: int = 0  # of each arm's learning rate before its runs; 0: the rates written here are taken
 
     @property
     def papers_own(self) -> bool:
@@ -191,6 +205,16 @@ class Scale:
     def lengths(self, part: str, arm: str) -> list[int]:
         """In updates, T among them."""
         return sorted({round(share * self.length(part)) for share in self.arms[arm].lengths})
+
+    def cells(self, parts: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+        """Every run of these parts."""
+        return [
+            Cell(part, arm, steps, seed)
+            for part in parts
+            for arm in self.arms_of(part)
+            for steps in self.lengths(part, arm)
+            for seed in seeds
+        ]
 
     def overrides(self, part: str, arm: str) -> dict[str, Any]:
         own = (self.parts[part].arms or {}).get(arm) or {}

@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from conventions.keywords import construct
 from conventions.sentence import nearest
-from judge.claims.claim import CLAIMS, Claim, Figure, Other, Part, Quantity, Recipe, Scale, Statement
+from judge.claims.claim import CLAIMS, ArmSettings, Claim, Figure, Other, Part, Quantity, Scale, Statement
 from judge.ladder import RUNGS
 
 SCALES = ("paper", "small", "tiny")
@@ -98,10 +98,11 @@ def _scale(
     parts: dict[str, Any],
     config: dict[str, Any] | None = None,
     stand_in: bool = False,
+    rate_trials: int = 0,
 ) -> Scale:
     section = f"scales.{name}"
-    recipes, pieces = _group(Recipe, arms, f"{section}.arms"), _group(Part, parts, f"{section}.parts")
-    return Scale(name, may_say, config or {}, steps, seeds, recipes, pieces, stand_in)
+    settings, pieces = _group(ArmSettings, arms, f"{section}.arms"), _group(Part, parts, f"{section}.parts")
+    return Scale(name, may_say, config or {}, steps, seeds, settings, pieces, stand_in, rate_trials)
 
 
 def _list(kind: Any, values: list[Any], section: str) -> list[Any]:
@@ -148,17 +149,19 @@ def _problems(claim: Claim) -> Iterator[str]:
 
 
 def _scale_problems(scale: Scale, section: str) -> Iterator[str]:
+    if scale.rate_trials < 0:
+        yield f"{section}.rate_trials must be at least 0, not {scale.rate_trials}"
     for key in ("arms", "parts", "seeds"):
         if not getattr(scale, key):
             yield f"{section}.{key} is empty: give one at least"
     if len(set(scale.seeds)) < len(scale.seeds) or min(scale.seeds, default=0) < 0:
         yield f"{section}.seeds must be different whole numbers from 0 up, not {scale.seeds}"
     configs = {"config": scale.config} | {f"arms.{name}.config": each.config for name, each in scale.arms.items()}
-    for name, recipe in scale.arms.items():
-        if not all(share > 0 for share in recipe.lengths) or 1 not in recipe.lengths:
-            yield f"{section}.arms.{name}.lengths must be shares of T above 0, and 1 among them, not {recipe.lengths}"
-        if recipe.trials < 0:
-            yield f"{section}.arms.{name}.trials must be at least 0, not {recipe.trials}"
+    for name, settings in scale.arms.items():
+        if not all(share > 0 for share in settings.lengths) or 1 not in settings.lengths:
+            yield f"{section}.arms.{name}.lengths must be shares of T above 0, and 1 among them, not {settings.lengths}"
+        if settings.trials < 0:
+            yield f"{section}.arms.{name}.trials must be at least 0, not {settings.trials}"
     for name, part in scale.parts.items():
         if scale.length(name) < 1:
             yield f"{section}.steps must be at least 1, not {scale.length(name)}"

@@ -7,14 +7,14 @@ underpowered             anything else: the interval holds s (1 - d), or there i
                          divergence, for runs that are too small, for seconds that nobody can vouch for
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from judge.arms import Arm, refuse_strangers
-from judge.claims.claim import Claim, Figure, Scale, Statement
+from judge.claims.claim import Cell, Claim, Figure, Scale, Statement
 from judge.claims.measure import Measured, Trained, measure
-from judge.claims.planned import Planned, apart, composed, planned, read_studies, sort_runs
+from judge.claims.plan import StudyPlan, apart, read_plan, read_studies, settled, sort_runs
 from judge.fairness import endings, provenance, unlike
 from judge.ladder import Speedup
 from judge.records import Run
@@ -46,7 +46,7 @@ class Verdict:
     scale: Scale
     parts: list[str]
     arms: dict[str, dict[str, Arm]]  # by part and name
-    missing: list[Planned]
+    missing: list[Cell]
     findings: list[Finding]
     warnings: list[str]  # what makes a comparison unfair: to be read first
     footnotes: list[str]
@@ -86,20 +86,24 @@ class Verdict:
 def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[int], folder: Path) -> Verdict:
     """The verdict on a claim by the runs below `folder`; parts and seeds are those of its file, or some of them.
 
-    Raises ValueError if no run of it is there, or if a part's runs trained or evaluated on different tokens.
+    Raises ValueError if no run of it is there, if a study has no plan, or if a part's runs trained or evaluated on
+    different tokens.
     """
-    scale = claim.scale(scale_name)
     studies = read_studies(claim, scale_name, parts, folder)
     if not any(studies.values()):
         raise ValueError(
             f"{folder} holds no run of {claim.name} at the scale {scale_name} ({claim.study(scale_name, parts[0])}): "
             f"python -m scripts.claims run {claim.word} --scale {scale_name}"
         )
+    plans = {part: read_plan(claim, scale_name, part, folder) for part in parts if studies[part]}
+    scale = settled(claim.scale(scale_name), plans)
     arms: dict[str, dict[str, Arm]] = {}
     strays: list[str] = []
     for part in parts:
-        arms[part], left_out = sort_runs(claim, scale_name, part, seeds, studies[part])
-        strays += left_out
+        arms[part] = {name: Arm(name, {}, [], name) for name in scale.arms_of(part)}
+        if part in plans:
+            arms[part], left_out = sort_runs(plans[part], scale, seeds, studies[part])
+            strays += left_out
         refuse_strangers([run for arm in arms[part].values() for run in arm.runs])
 
     findings = [
@@ -108,15 +112,13 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
         for part in claim.tested_in(statement, parts)
     ]
     runs = [run for part in arms.values() for arm in part.values() for run in arm.runs]
-    there = {(part, name, run.steps, run.seed) for part in arms for name, arm in arms[part].items() for run in arm.runs}
-    missing = [
-        each
-        for each in planned(claim, scale_name, parts, seeds)
-        if (each.part, each.arm, each.steps, each.seed) not in there
-    ]
-    warnings, by_design = _unfair(claim, scale, findings, arms)
+    there = {
+        Cell(part, arm, run.steps, run.seed) for part in arms for arm in arms[part] for run in arms[part][arm].runs
+    }
+    missing = [cell for cell in scale.cells(parts, seeds) if cell not in there]
+    warnings, by_design = _unfair(scale, plans, findings, arms)
     footnotes = [*by_design, *_missing(missing), *endings(runs), *strays, *_hardware(claim, runs), *provenance(runs)]
-    footnotes += [f"{name}: {recipe.note}" for name, recipe in scale.arms.items() if recipe.note]
+    footnotes += [f"{name}: {arm.note}" for name, arm in scale.arms.items() if arm.note]
     return Verdict(claim, scale, list(parts), arms, missing, findings, warnings, footnotes)
 
 
@@ -154,7 +156,7 @@ def _find(claim: Claim, scale: Scale, statement: Statement, part: str, arms: dic
 
 
 def _unfair(
-    claim: Claim, scale: Scale, findings: Sequence[Finding], arms: dict[str, dict[str, Arm]]
+    scale: Scale, plans: Mapping[str, StudyPlan], findings: Sequence[Finding], arms: dict[str, dict[str, Arm]]
 ) -> tuple[list[str], list[str]]:
     """Sentences on what differs between compared arms: what should not, and what the parts are there for."""
     warnings, by_design = [], []
@@ -165,7 +167,7 @@ def _unfair(
             continue
         differing = unlike(arms[other][against], arms[place][arm], scale.length(other), scale.length(place))
         if place != other:
-            meant = apart(composed(claim, scale.name, place, arm), composed(claim, scale.name, other, against))
+            meant = apart(plans[place].arms[arm].config or {}, plans[other].arms[against].config or {})
             differing = {key: pair for key, pair in differing.items() if key not in meant}
             by_design.append(f"{name} and {base} are compared across parts, which differ in {', '.join(meant)}")
         where = f"{part}: " if part and len(arms) > 1 else ""
@@ -177,7 +179,7 @@ def _unfair(
     return list(dict.fromkeys(warnings)), list(dict.fromkeys(by_design))
 
 
-def _missing(missing: Sequence[Planned]) -> Iterator[str]:
+def _missing(missing: Sequence[Cell]) -> Iterator[str]:
     seeds: dict[tuple[str, str, int], list[str]] = {}
     for each in missing:
         seeds.setdefault((each.part, each.arm, each.steps), []).append(str(each.seed))

@@ -27,7 +27,7 @@ from judge.records import Run, find_runs
 from judge.tuning.search import EDGE, Range, Space, value_of
 
 SUFFIX = "-tuning"  # of the folder beside the study's
-PLAN, CHOICE = "tuning.yaml", "tuned.yaml"  # written before the first trial, and after the last
+SEARCH, CHOICE = "tuning.yaml", "tuned.yaml"  # written before the first trial, and after the last
 WORDS = {"cut": "cut off", "running": "still running"}
 
 
@@ -196,7 +196,7 @@ def write_plan(folder: Path, optimizer: str, steps: int, space: Space) -> None:
     """Before the first trial: T and the ranges, without which nobody could see an optimum at their end."""
     ranges = {key: {"scale": each.scale, "low": each.low, "high": each.high} for key, each in space.items()}
     atomic.write_text(
-        folder / PLAN, yaml.safe_dump({"optimizer": optimizer, "steps": steps, "ranges": ranges}, sort_keys=False)
+        folder / SEARCH, yaml.safe_dump({"optimizer": optimizer, "steps": steps, "ranges": ranges}, sort_keys=False)
     )
 
 
@@ -214,9 +214,10 @@ def write_choice(tuning: Tuning, overrides: Sequence[str]) -> Path:
 
 
 def _tuning(runs: Sequence[Run], folder: Path) -> Tuning:
-    plan = _plan(folder / PLAN)
+    plan = _plan(folder / SEARCH)
     space: Space = {
-        key: construct(Range, entry, f"{folder / PLAN}: ranges.{key}") for key, entry in plan.get("ranges", {}).items()
+        key: construct(Range, entry, f"{folder / SEARCH}: ranges.{key}")
+        for key, entry in plan.get("ranges", {}).items()
     }
     lengths = {run.steps for run in runs}
     steps = plan.get("steps") or (max(lengths) if len(lengths) > 1 else 2 * max(lengths))

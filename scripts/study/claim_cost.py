@@ -7,9 +7,10 @@ few steps. The probe runs eagerly; on a GPU the runs are compiled, and faster.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,8 +28,11 @@ from harness.device import device_name, resolve_device, resolve_dtype
 from harness.hessian import Hessian
 from harness.rehearsal import rehearse
 from harness.schedule import build_schedule
-from judge.claims.claim import Claim
-from judge.claims.planned import Planned, composed
+from harness.sweep.launcher import runs_at_once
+from harness.sweep.planned import launcher_of
+from judge.claims.claim import Cell
+from judge.records import Run
+from scripts.study.claim_runs import ClaimRuns, compose_arm
 from models.plan import check_model
 from optimizers.plan import check_optimizer
 from scripts.study.cost import Build, passes_per_step
@@ -58,52 +62,64 @@ class Cost:
         return None if None in found else sum(found)
 
 
-def check_arms(claim: Claim, scale: str, parts: Sequence[str]) -> None:
+def check_arms(asked: ClaimRuns) -> None:
     """All that train.py would find wrong with a run before it touches its data.
 
     Raises ValueError, naming the claim's file and the arm.
     """
-    for part in parts:
-        for arm in claim.scale(scale).arms_of(part):
-            cfg = parse(composed(claim, scale, part, arm))
-            try:
-                check_model(cfg.model, cfg.context, cfg.seed)
-                check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")
-                for steps in claim.scale(scale).lengths(part, arm):
-                    construct(build_schedule, cfg.schedule, "schedule", steps)
-            except ValueError as error:
-                raise ValueError(f"{claim.path}: the arm {arm} of {scale}/{part}: {error}") from None
+    claim, scale = asked.claim, asked.claim.scale(asked.scale)
+    for part, arm in asked.places:
+        cfg = parse(compose_arm(claim, asked.scale, part, arm, asked.of_runs))
+        try:
+            check_model(cfg.model, cfg.context, cfg.seed)
+            check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")
+            for steps in scale.lengths(part, arm):
+                construct(build_schedule, cfg.schedule, "schedule", steps)
+        except ValueError as error:
+            raise ValueError(f"{claim.path}: the arm {arm} of {asked.scale}/{part}: {error}") from None
 
 
-def print_plan(claim: Claim, scale: str, jobs: dict[Planned, str | None], console: Console) -> None:
-    """A line for each arm and length, and the sum."""
+def check_device(asked: ClaimRuns) -> None:
+    """Raise ValueError where the runs would be on a device that this machine does not have."""
+    device = str(compose_arm(asked.claim, asked.scale, *asked.places[0], asked.of_runs)["device"])
+    if runs_at_once(launcher_of(asked.overrides, None), device) is not None:
+        resolve_device(device)
+
+
+def print_plan(asked: ClaimRuns, found: Mapping[Cell, Run | None], console: Console) -> None:
+    """A line for each arm and length, with the trials of its rate, and the sum."""
+    claim, scale = asked.claim, asked.scale
     console.print(f"{claim.name}, scale {scale}: {claim.sentence}", highlight=False, markup=False)
     title = "Of all runs; disk and hours of those to do"
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title)
     for name in ("arm", "updates", "to do", "tokens", "model", "curv.", "optim.", "disk", "hours"):
         table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold", no_wrap=name == "arm")
-    groups: dict[tuple[str, str], list[Planned]] = {}
-    for job in jobs:
-        groups.setdefault((job.part, job.arm), []).append(job)
     speeds: dict[str, float] = {}  # FLOP/s of each model
     part_before = None
     owed: list[Cost] = []
-    for (part, arm), members in groups.items():
+    runs, shown = 0, set[Path]()
+    for part, arm in asked.places:
         if part != part_before:
             table.add_section()
             table.add_row(Text(part, "bold"))
             part_before = part
-        cfg = parse(composed(claim, scale, part, arm))
-        arm_cost = cost_of(cfg, speeds)
-        for steps in sorted({job.steps for job in members}):
-            runs = [job for job in members if job.steps == steps]
-            left = [job for job in runs if jobs[job] not in ENDED]
+        arm_cost = cost_of(parse(compose_arm(claim, scale, part, arm)), speeds)
+        lines: list[tuple[str, int, list[bool]]] = []  # what, updates, whether each run has ended
+        tuner = asked.tuners.get((part, arm))
+        if tuner and tuner.folder not in shown:  # arms that are alike share their trials
+            shown.add(tuner.folder)
+            lines.append((f"{arm}: trials", tuner.steps // 2, [each.ended for each in tuner.trials()]))
+        for steps in claim.scale(scale).lengths(part, arm):
+            there = [run for cell, run in found.items() if cell[:3] == (part, arm, steps)]
+            lines.append((arm, steps, [run is not None and run.status in ENDED for run in there]))
+        for what, steps, ended in lines:
             cost = arm_cost(steps)
-            owed += [cost] * len(left)
-            done = f"{len(left)}/{len(runs)}"
-            table.add_row(Text(arm), f"{steps:,}", done, *_cells([cost] * len(runs), [cost] * len(left)))
+            left = [cost] * ended.count(False)
+            owed, runs = owed + left, runs + len(ended)
+            cells = _cells([cost] * len(ended), left)
+            table.add_row(Text(what), f"{steps:,}", f"{len(left)}/{len(ended)}", *cells)
     table.add_section()
-    table.add_row(Text("to do"), "", f"{len(owed)}/{len(jobs)}", *_cells(owed, owed))
+    table.add_row(Text("to do"), "", f"{len(owed)}/{runs}", *_cells(owed, owed))
     console.print(table)
     device = resolve_device("auto")
     rates = ", ".join(f"{quantity.flops(rate)} FLOP/s ({model})" for model, rate in speeds.items())

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from conventions.run_format import ENDED
+from conventions.planned_run import PlannedRun
+from conventions.run_format import ENDED, RUNS
 from data.plan import check_data
 from harness.config import Config, config_hash
 from harness.device import resolve_device, resolve_dtype
 from judge.records import Run, read_run
 from judge.timing import device_of
 from scripts.publish import copy_run
-from scripts.study.sweep import RUNS
-from scripts.study.training import Training
 
 RESULTS = RUNS.parent
 READY = ("stdlib", "synthetic")  # corpora that are prepared in a second
@@ -31,10 +30,10 @@ class Published:
     taken: list[Run] = field(default_factory=list)
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)  # of a study, for a reason
 
-    def take(self, trainings: Sequence[Training]) -> bool:
+    def take(self, runs: Sequence[PlannedRun]) -> bool:
         """Copy those that are not here; whether there were any."""
         before = len(self.taken)
-        for each in trainings:
+        for each in runs:
             if run := self._find(each):
                 copy_run(run, each.folder)
                 self.taken.append(run)
@@ -52,12 +51,12 @@ class Published:
             for (study, why), count in self.refused.items()
         ]
 
-    def _find(self, training: Training) -> Run | None:
-        folder = RESULTS / training.folder.relative_to(RUNS)
-        if (training.folder / "manifest.json").exists() or not (folder / "manifest.json").is_file():
+    def _find(self, planned: PlannedRun) -> Run | None:
+        folder = RESULTS / planned.folder.relative_to(RUNS)
+        if (planned.folder / "manifest.json").exists() or not (folder / "manifest.json").is_file():
             return None
         run = read_run(folder)
-        if run.status not in ENDED or config_hash(run.config) != config_hash(training.values):
+        if run.status not in ENDED or config_hash(run.config) != config_hash(planned.config):
             return None
         if why := self._unlike(run):
             self.refused[_study(run), why] += 1

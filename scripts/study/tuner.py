@@ -12,18 +12,18 @@ import yaml
 
 from conventions import quantity
 from conventions.config_keys import flatten, plain, within
+from conventions.planned_run import PlannedRun
+from conventions.run_format import RUNS
 from harness.command_line import composed
 from harness.config import parse
-from judge.arms import INDIFFERENT, settings
-from judge.claims.planned import MACHINE
+from harness.sweep.planned import plan_run
+from judge.arms import INDIFFERENT, MACHINE, settings
 from judge.records import find_runs
 from judge.tuning.search import Space, Wanted, apply, neighbours, search_space
 from judge.tuning.search import settings as quasi_random
 from judge.tuning.trials import Tuning, tuning_of, write_choice, write_plan
 from models.plan import check_model
 from optimizers.plan import check_optimizer
-from scripts.study.sweep import RUNS
-from scripts.study.training import Training
 
 TRIALS, SEED = 8, 1000
 AGAIN = 3  # the best, and its neighbours on either side
@@ -79,10 +79,10 @@ class Tuner:
     def begin(self) -> None:
         write_plan(self.folder, self.optimizer, self.steps, self.space)
 
-    def trials(self) -> list[Training]:
+    def trials(self) -> list[PlannedRun]:
         return [self._training(self.steps // 2, chosen) for chosen in quasi_random(self.space, self.count)]
 
-    def again(self) -> list[Training]:
+    def again(self) -> list[PlannedRun]:
         """The best trial and its neighbours, at T. Raises ValueError if every trial diverged."""
         found = self.read().trials
         if not found or found[0].loss is None:
@@ -136,9 +136,9 @@ class Tuner:
                     "of it: give another study, or the same steps"
                 )
 
-    def _training(self, steps: int, chosen: Mapping[str, float]) -> Training:
+    def _training(self, steps: int, chosen: Mapping[str, float]) -> PlannedRun:
         changes = {**apply(self.flat, chosen), "steps": steps, "study": self.folder.parent.name}
-        return Training.of(self.values, changes, self.folder)
+        return plan_run(self.values, changes, self.folder)
 
 
 def told(tuning: Tuning) -> list[str]:
@@ -156,13 +156,6 @@ def told(tuning: Tuning) -> list[str]:
         f"neighbours), {tuning.diverged} diverged, {cost}"
     )
     return lines + [f"warning: {edge}" for edge in tuning.edges]
-
-
-def launcher_of(arguments: Sequence[str]) -> list[str]:
-    """The arguments that are for the sweep and not for its runs."""
-    words = [argument.lstrip("+") for argument in arguments]
-    own = [word for word in words if word.startswith(("launcher=", "launcher.", "hydra"))]
-    return own if any(word.startswith("launcher=") for word in own) else ["launcher=local", *own]
 
 
 def split(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -10,7 +10,8 @@ from rich.table import Table
 from conventions import quantity
 from harness.config import parse
 from harness.device import device_name, resolve_device
-from harness.sweep.local import cores, visible_gpus
+from harness.sweep.launcher import runs_at_once
+from harness.sweep.local import cores
 from scripts.study.claim_cost import Cost, cost_of
 from scripts.study.tuner import AGAIN, Tuner
 from scripts.study.verdict_study import Study
@@ -21,7 +22,7 @@ START = {"cpu": 8.0, "cuda": 30.0}  # seconds of a run that are not training: im
 def print_plan(study: Study, launcher: Sequence[str], console: Console) -> None:
     """A line for each step and optimizer, and the sum."""
     place = resolve_device(str(study.base.values["device"])).partition(":")[0]
-    slots = _slots(launcher, place)
+    slots = runs_at_once(launcher, place) or 1
     before = torch.get_num_threads()
     if place == "cpu":
         torch.set_num_threads(max(1, cores() // slots))  # as launcher=local shares them out
@@ -76,12 +77,3 @@ def _lines(study: Study) -> Iterator[tuple[str, Tuner, int, int, int]]:
 def _seconds(cost: Callable[[int], Cost], steps: int, start: float) -> float | None:
     found = cost(steps).seconds
     return None if found is None else found + start
-
-
-def _slots(launcher: Sequence[str], place: str) -> int:
-    """Runs side by side, where the launcher is this machine's queue."""
-    given = dict(word.split("=", 1) for word in launcher if "=" in word)
-    if given.get("launcher") != "local":
-        return 1
-    jobs = given.get("launcher.jobs", "auto")
-    return int(jobs) if jobs.isdigit() else len(visible_gpus()) if place != "cpu" else cores()

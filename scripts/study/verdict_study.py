@@ -12,16 +12,17 @@ from omegaconf import OmegaConf
 import optimizers
 from conventions.config_keys import CONFIGS
 from conventions.keywords import construct
+from conventions.planned_run import PlannedRun
+from conventions.run_format import RUNS
 from conventions.sentence import nearest
 from harness.config import config_hash, parse
+from harness.sweep.planned import plan_run, refuse_fixed, train_all
 from judge.comparison import Comparison, compare
 from judge.records import read_run
 from judge.tuning.search import apply
 from judge.tuning.trials import Tuning, tuning_folder, tuning_of, with_tuning
 from optimizers.registry import ALLOW_TARGETS
 from scripts.study.published import Published
-from scripts.study.sweep import RUNS, refuse_fixed
-from scripts.study.training import Training, train_all
 from scripts.study.tuner import Tuner, split, told
 
 SCALES = CONFIGS / "verdict.yaml"
@@ -86,13 +87,13 @@ class Study:
         shares = self.scale.baseline if tuner is self.base else self.scale.newcomer
         return sorted(round(share * self.scale.steps) for share in shares)
 
-    def compared(self, tuner: Tuner) -> list[Training]:
+    def compared(self, tuner: Tuner) -> list[PlannedRun]:
         """The runs of an optimizer that the verdict is read from, with what was chosen for it."""
         best = tuner.read().best
         assert best is not None
         chosen = apply(tuner.flat, best.settings)
         return [
-            Training.of(tuner.values, {**chosen, "steps": steps, "seed": seed}, self.folder)
+            plan_run(tuner.values, {**chosen, "steps": steps, "seed": seed}, self.folder)
             for steps in self.lengths(tuner)
             for seed in self.scale.seeds
         ]

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from conventions.planned_run import PlannedRun
+from conventions.run_format import RUNS
 from harness.command_line import composed
+from harness.sweep.planned import plan_run, sweep_runs
 from judge.records import Run, read_run
-from scripts.study.sweep import RUNS
-from scripts.study.training import Training
 from scripts.suite.folder import Cell, Deadline, commits, figure, markdown
-from scripts.suite.training import train
 
 SEEDS = (0, 1)
 SMOOTHED = 15  # windows that a curve is cut into; the means of two curves' windows are compared
@@ -42,19 +42,19 @@ class Bed:
     updates: int
     device: str
 
-    def trainings(self, pair: Pair) -> list[Training]:
+    def trainings(self, pair: Pair) -> list[PlannedRun]:
         """The quick way, the plain one, the plain one from another seed."""
         runs = [(pair.quick, SEEDS[0]), (pair.plain, SEEDS[0]), (pair.plain, SEEDS[1])]
         return [self._training(overrides, seed) for overrides, seed in runs]
 
-    def _training(self, overrides: Sequence[str], seed: int) -> Training:
+    def _training(self, overrides: Sequence[str], seed: int) -> PlannedRun:
         common = {
             "model": self.model, "model.vocabulary": self.vocabulary, "context": self.context, "data": "stdlib",
             "batch.tokens": self.tokens, "steps": self.updates, "seed": seed, "device": self.device, "study": "curves",
             "log.every": 1, "eval.every": self.updates, "eval.tokens": 8 * self.tokens, "checkpoint.every": 100,
             "schedule.warmup": 0.1, "tracker": "none",
         }  # fmt: skip
-        return Training.of(composed([*(f"{key}={value}" for key, value in common.items()), *overrides]), {}, PLACE)
+        return plan_run(composed([*(f"{key}={value}" for key, value in common.items()), *overrides]), {}, PLACE)
 
     def identity(self, pair: Pair) -> Row:
         return {"title": pair.title, "model": self.model, "vocabulary": self.vocabulary, "updates": self.updates}
@@ -71,14 +71,12 @@ def measure(
     rows[:] = [row for row in rows if not row.get("error") or row.get("commit") == commit]
     missing = [pair for pair in pairs if not _known(bed.identity(pair), rows)]
     wanted = {each.name: each for pair in missing for each in bed.trainings(pair)}
-    todo = {name: each.experiment() for name, each in wanted.items() if not each.ended}
+    todo = [each for each in wanted.values() if not each.ended]
     error = None
     if todo and deadline.left > reserve:
         say(f"{bed.model}: loss curves of {', '.join(pair.title for pair in missing)}: {len(todo)} runs")
-        try:
-            train(todo, [], deadline.left - reserve)
-        except ValueError as failure:  # of some run: the others have been trained
-            error = str(failure)
+        ending = sweep_runs(todo, PLACE, [], deadline.left - reserve)
+        error = next((f"a run did not end: {why}" for why in ending.failed.values()), None)
     for pair in missing:
         row = _row(pair, bed) or ({**bed.identity(pair), "error": error} if error else None)
         if row:

@@ -1,0 +1,51 @@
+"""A run before it has begun: its whole config, the folder that it will have, and its text for a sweep."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conventions.run_format import ENDED, read_status
+
+GROUPS = ("model", "data", "optimizer", "schedule", "tracker")  # of configs/: the config has their options in it
+OF_THE_SWEEP = ("launcher", "hydra", "resume")
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """One run that a program plans.
+
+    Attributes:
+        name: what a sweep's table calls it; different for every run of a sweep.
+        config: composed and resolved, with run_dir in it.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config["run_dir"])
+
+    @property
+    def steps(self) -> int:
+        """Updates, in all."""
+        return int(self.config["steps"])
+
+    @property
+    def tokens(self) -> int:
+        """Trained on, in all."""
+        return self.steps * int(self.config["batch"]["tokens"])
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do: it finished or diverged."""
+        return read_status(self.folder) in ENDED
+
+    def experiment(self) -> str:
+        """The text of a YAML that makes it an experiment of Hydra's: the whole config, so no group has a say in it."""
+        values = {key: value for key, value in self.config.items() if key not in OF_THE_SWEEP}
+        defaults = [*({f"override /{group}": None} for group in GROUPS), "_self_"]
+        return "# @package _global_\n" + yaml.safe_dump({"defaults": defaults, **values}, sort_keys=False)

@@ -1,0 +1,288 @@
+"""A claim's runs: composed by Hydra into a plan, begun in the order of their worth, and trained until the time is over.
+
+Where the scale asks for trials of its arms' learning rates, these come first; an arm's plan is written when its own
+have ended. Runs go on from their newest checkpoint the next time the same command is given.
+"""
+
+import copy
+import functools
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from conventions.config_keys import flatten
+from conventions.planned_run import PlannedRun
+from conventions.run_format import ENDED, RUNS, read_status
+from data.plan import check_data
+from harness import command_line
+from harness.config import config_hash, parse
+from harness.sweep.planned import launcher_of, plan_run, refuse_fixed, sweep_runs
+from judge.claims.claim import Cell, Claim
+from judge.claims.plan import ArmPlan, RateTrials, StudyPlan, fill, read_studies
+from judge.records import Run, read_run
+from judge.tuning.search import Range, Space, search_space
+from judge.tuning.trials import SUFFIX
+from scripts.publish import copy_run
+from scripts.study.tuner import SEED, Tuner
+
+RATE = "optimizer.lr"
+TIMES = 4.0  # a rate is tried from a quarter of the claim's to four times of it: four trials at .44, .89, 1.8 and 3.6
+CHECKPOINT = 250  # updates between checkpoints, at most, where a run may have to get on from call to call
+CLOSING = 15  # seconds of a call that are kept for its end
+
+
+def compose_arm(claim: Claim, scale_name: str, part: str, arm: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The config of an arm's runs at T, with the first seed.
+
+    Raises ValueError, naming the claim's file and the arm, if it does not compose or is wrong.
+    """
+    scale = claim.scale(scale_name)
+    chosen = {**scale.overrides(part, arm), "steps": scale.length(part), "seed": scale.seeds[0]}
+    try:
+        values = _composed((*(_override(key, value) for key, value in chosen.items()), *overrides))
+    except ValueError as error:
+        raise ValueError(f"{claim.path}: the arm {arm} of {scale_name}/{part}: {error}") from None
+    return {**copy.deepcopy(values), "study": claim.study(scale_name, part)}
+
+
+@functools.cache  # a tenth of a second each, and arms are alike in many parts
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    values = command_line.composed(overrides)
+    parse(values)
+    return values
+
+
+def _override(key: str, value: Any) -> str:
+    """`key=value` in Hydra's grammar; an optimizer's keys are open, as on train.py's command line."""
+    plain_word = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value)
+    return f"{'++' if key.startswith('optimizer.') else ''}{key}={value if plain_word else json.dumps(value)}"
+
+
+@dataclass(frozen=True)
+class ClaimRuns:
+    """What is asked for of a claim.
+
+    Attributes:
+        overrides: where and how the runs are computed, as `FREE` allows.
+        place: the folder that holds the studies.
+    """
+
+    claim: Claim
+    scale: str
+    parts: Sequence[str]
+    seeds: Sequence[int]
+    overrides: Sequence[str] = ()
+    place: Path = RUNS
+
+    def __post_init__(self) -> None:
+        refuse_fixed(self.overrides, str(self.claim.path))
+
+    @property
+    def of_runs(self) -> list[str]:
+        """The overrides that are not the sweep's."""
+        return [word for word in self.overrides if not word.lstrip("+").startswith(("launcher", "hydra"))]
+
+    def write(self, plans: Mapping[str, StudyPlan]) -> None:
+        for part, plan in plans.items():
+            plan.write(self.place / self.claim.study(self.scale, part))
+
+    @functools.cached_property
+    def places(self) -> list[tuple[str, str]]:
+        return [(part, arm) for part in self.parts for arm in self.claim.scale(self.scale).arms_of(part)]
+
+    @functools.cached_property
+    def tuners(self) -> dict[tuple[str, str], Tuner]:
+        """The trials of each arm's rate, where the scale asks for them; arms that are alike share theirs."""
+        scale = self.claim.scale(self.scale)
+        return {place: self._tuner(*place, scale.rate_trials) for place in self.places if scale.rate_trials}
+
+    def plans(self) -> dict[str, StudyPlan]:
+        """By part, as far as the rates are known."""
+        scale = self.claim.scale(self.scale)
+        arms: dict[str, dict[str, ArmPlan]] = {part: {} for part in self.parts}
+        for part, arm in self.places:
+            tuner = self.tuners.get((part, arm))
+            tuned = outcome(tuner) if tuner else None
+            config = compose_arm(self.claim, self.scale, part, arm)
+            for key, value in (tuned.rates if tuned else {}).items():
+                config["optimizer"][key.removeprefix("optimizer.")] = value
+            known = config if tuned or not tuner else None
+            arms[part][arm] = ArmPlan(scale.lengths(part, arm), scale.overrides(part, arm), known, tuned)
+        return {
+            part: StudyPlan(self.claim.name, self.scale, part, scale.length(part), scale.seeds, arms[part])
+            for part in self.parts
+        }
+
+    def found(self, plans: Mapping[str, StudyPlan]) -> dict[Cell, Run | None]:
+        """Every planned run, and what there is of it."""
+        scale, studies = self.claim.scale(self.scale), read_studies(self.claim, self.scale, self.parts, self.place)
+        filled = [fill(plan, scale, self.seeds, studies[part]) for part, plan in plans.items()]
+        return {cell: run for each in filled for cell, run in each.items()}
+
+    def planned(self, plans: Mapping[str, StudyPlan], cells: Iterable[Cell]) -> list[PlannedRun]:
+        """The runs of these cells, without those of arms whose rate is not known."""
+        runs = []
+        for cell in cells:
+            arm = plans[cell.part].arms[cell.arm]
+            if arm.config is not None:
+                values = compose_arm(self.claim, self.scale, cell.part, cell.arm, self.of_runs)
+                changes = {"steps": cell.steps, "seed": cell.seed, **(arm.tuned.rates if arm.tuned else {})}
+                folder = self.place / self.claim.study(self.scale, cell.part)
+                runs.append(plan_run(values, changes, folder, f"{self.claim.name}-{cell.name}"))
+        return runs
+
+    def trials(self) -> list[PlannedRun]:
+        """The trials that are left, of every rate that is to be found."""
+        left: dict[Path, PlannedRun] = {}
+        for place, tuner in self.tuners.items():
+            own = {key: tuner.values[key] for key in ("study", "seed")}
+            values = {**compose_arm(self.claim, self.scale, *place, self.of_runs), **own}
+            for run, trial in zip(tuner.trials(), replace(tuner, values=values).trials(), strict=True):
+                if not run.ended:
+                    name = f"{tuner.values['study']}-{run.name}"
+                    left[run.folder] = PlannedRun(name, {**trial.config, "run_dir": str(run.folder)})
+        return list(left.values())
+
+    def worth(self, cell: Cell, run: Run | None) -> tuple[Any, ...]:
+        """What a run is sorted by. What failed before comes last; then a seed's runs at T before its other lengths,
+        and the arms of the statement that decides before others; seed by seed."""
+        scale = self.claim.scale(self.scale)
+        deciding = {name.rpartition("/")[2] for name in self.claim.statements[0].arms}
+        failed = run is not None and run.status == "failed"
+        return failed, cell.seed, cell.steps != scale.length(cell.part), cell.arm not in deciding, cell.steps
+
+    def _tuner(self, part: str, arm: str, count: int) -> Tuner:
+        """Raises ValueError where a key that is to be swept is none."""
+        values = {**compose_arm(self.claim, self.scale, part, arm), "study": "rates", "seed": SEED}
+        keys = self.claim.scale(self.scale).arms[arm].sweep
+        values["study"] = f"rates-{config_hash({**values, 'sweep': keys} if keys else values)[:8]}"
+        optimizer = str(values["optimizer"].get("_target_") or values["optimizer"]["name"])
+        try:
+            space = _space(optimizer, flatten(values), keys) if keys else _around(rates_of(values["optimizer"]))
+        except ValueError as error:
+            raise ValueError(f"{self.claim.path}: {self.scale}.arms.{arm}.sweep: {error}") from None
+        return Tuner(optimizer, values, [], space, count, self.place / f"{values['study']}{SUFFIX}" / optimizer)
+
+
+def run(asked: ClaimRuns, end: float | None = None) -> int:
+    """Train what is left, the trials of the rates first; the sweeps' exit code.
+
+    end: of the call, on the monotonic clock: what is being trained is interrupted in time, and SystemExit(0) raised.
+    """
+    for tuner in asked.tuners.values():
+        tuner.begin()
+    trials = asked.trials()
+    failed_before = [trial for trial in trials if read_status(trial.folder) == "failed"]
+    _sweep(asked, [trial for trial in trials if trial not in failed_before], end)
+    plans = asked.plans()
+    asked.write(plans)
+    found = asked.found(plans)
+    _refuse_other_tokens(asked, found.values())
+    left = [cell for cell, each in found.items() if not (each and each.status in (*ENDED, "running"))]
+    left.sort(key=lambda cell: -cell.steps if end is None else asked.worth(cell, found[cell]))
+    runs = asked.planned(plans, left)
+    taken = [run for run in runs if _take_over(run)]
+    running = sum(each is not None and each.status == "running" for each in found.values())
+    also = f", {running} still running" * bool(running)
+    also += f", {len(taken)} taken over from other claims" * bool(taken)
+    also += f", {len(left) - len(runs)} wait for their arm's rate" * (len(left) > len(runs))
+    print(f"{asked.claim.name}, scale {asked.scale}: {len(left)} of {len(found)} runs to do{also}", flush=True)
+    return _sweep(asked, [run for run in runs if run not in taken], end) or _sweep(asked, failed_before, end)
+
+
+def _sweep(asked: ClaimRuns, runs: Sequence[PlannedRun], end: float | None) -> int:
+    """Train runs in their order; the exit code. Raises SystemExit where it was interrupted."""
+    if not runs:
+        return 0
+    seconds = None if end is None else max(1.0, end - CLOSING - time.monotonic())
+    if seconds is not None and not any(word.startswith("checkpoint.every=") for word in asked.overrides):
+        runs = [PlannedRun(run.name, {**run.config, "checkpoint": _often(run)}) for run in runs]
+    ending = sweep_runs(runs, RUNS / f"{asked.claim.name}-{asked.scale}", launcher_of(asked.overrides, None), seconds)
+    left = [run for run in runs if not run.ended]
+    for run in runs if seconds is not None else ():
+        if run not in left:  # a verdict needs no weights, and those of a claim would fill the disk
+            shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    if ending.timed_out:
+        print(f"the time is over, {len(left)} runs are left: the same command goes on", flush=True)
+    if ending.timed_out or ending.code == 130:
+        raise SystemExit(0 if ending.timed_out else 130)
+    return ending.code
+
+
+def _often(run: PlannedRun) -> dict[str, Any]:
+    """Its section `checkpoint`, so that it gets on in a call that it does not end in."""
+    section = run.config["checkpoint"]
+    return {**section, "every": min(CHECKPOINT, section["every"] or CHECKPOINT)}
+
+
+def _take_over(run: PlannedRun) -> bool:
+    """Copy the same run from another study here, if it has ended there: AdamW's ladder is one for several claims."""
+    if (run.folder / "manifest.json").exists():
+        return False
+    for place in RUNS.glob(f"*/{run.folder.name}"):
+        if read_status(place) in ENDED and config_hash(read_run(place).config) == config_hash(run.config):
+            copy_run(read_run(place), run.folder)
+            return True
+    return False
+
+
+def _refuse_other_tokens(asked: ClaimRuns, runs: Iterable[Run | None]) -> None:
+    """Raise ValueError where the runs that are there were trained on other tokens than those to come would be."""
+    known: dict[str, str] = {}
+    for run in runs:
+        theirs = run.known("data", "fingerprint") if run else None
+        if run is None or theirs is None:
+            continue
+        section = json.dumps({key: value for key, value in run.config["data"].items() if key != "dir"}, sort_keys=True)
+        if section not in known:
+            here = dict(word.removeprefix("data.").split("=", 1) for word in asked.of_runs if word.startswith("data."))
+            known[section] = check_data({**run.config["data"], **here})().fingerprint
+        if known[section] != theirs:
+            raise ValueError(
+                f"{run.folder} was trained on other tokens than this machine prepares now: bring the old files of the "
+                f"corpus back, or move {run.folder.parent} away"
+            )
+
+
+def outcome(tuner: Tuner) -> RateTrials | None:
+    """What the trials came to; None while one is left. Where all diverged the claim's own rates stand."""
+    if not all(run.ended for run in tuner.trials()):
+        return None
+    tried = [trial for trial in tuner.read().runs if trial.steps == tuner.steps // 2]
+    best = min((trial for trial in tried if trial.loss is not None), key=lambda trial: trial.loss or 0, default=None)
+    rates = best.settings if best else {key: float(tuner.flat[key]) for key in tuner.space}
+    at_an_end = []
+    for key in tuner.space if best else ():
+        values = {trial.settings[key] for trial in tried}
+        at_an_end += [key] if len(values) > 1 and rates[key] in (min(values), max(values)) else []
+    own = list(tuner.space) == list(rates_of(tuner.values["optimizer"]))
+    about = "its rates" if own else " and ".join(key.removeprefix("optimizer.") for key in tuner.space)
+    return RateTrials(dict(rates), len(tried), tuner.steps // 2, about, at_an_end)
+
+
+def rates_of(optimizer: Mapping[str, Any]) -> dict[str, float]:
+    """The learning rates in an optimizer's section of the config, by dotted key; `lr` the first."""
+    rates = {
+        f"optimizer.{key}": float(value)
+        for key, value in optimizer.items()
+        if (key == "lr" or key.endswith("_lr")) and type(value) in (int, float) and value > 0
+    }
+    return dict(sorted(rates.items(), key=lambda pair: pair[0] != RATE))
+
+
+def _around(values: Mapping[str, float]) -> Space:
+    return {key: Range(value / TIMES, value * TIMES) for key, value in values.items()}
+
+
+def _space(optimizer: str, flat: Mapping[str, Any], keys: Sequence[str]) -> Space:
+    """The ranges of keys that a claim's file names."""
+    for key in keys:
+        if not key.startswith("optimizer.") or type(flat.get(key)) not in (int, float) or flat[key] <= 0:
+            raise ValueError(f"{key} is {flat.get(key)}: name keys of the optimizer whose value is a number above 0")
+    tuned = search_space(optimizer, flat)
+    return {key: tuned.get(key) or _around({key: float(flat[key])})[key] for key in keys}
