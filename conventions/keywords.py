@@ -114,6 +114,8 @@ def _fits(value: Any, annotation: Any) -> bool | None:
         return value is None
     if annotation is Any or annotation is REQUIRED or isinstance(annotation, typing.TypeVar):
         return None
+    if dataclasses.is_dataclass(annotation):
+        return isinstance(value, Mapping)
     if inspect.isclass(annotation):  # a tensor, say: nothing that a config can hold
         return isinstance(value, annotation)
     return None

@@ -8,8 +8,8 @@ results/hardware/summary.md has the figures of all devices for docs/gpu.md.
 A study's table is results/<study>/table.md, and a tuning's, which lists its trials. A claim's are
 results/claims/<claim>-<scale>.md, .tex and .csv, out of the studies results/<claim>-<scale>-<part>; its file is in
 configs/claim, or in results/claims (<claim>.<word>.yaml: a claim on another corpus, say). results/claims/verdicts.md
-has a line on each of them, conclusions.md what the papers and others found beside it. In README and docs/ a table stands
-between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`.
+has a line on each of them, conclusions.md what the papers and others found beside it. In README and docs/ a table
+stands between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`.
 """
 
 import argparse

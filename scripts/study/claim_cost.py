@@ -32,9 +32,9 @@ from harness.sweep.launcher import runs_at_once
 from harness.sweep.planned import launcher_of
 from judge.claims.claim import Cell
 from judge.records import Run
-from scripts.study.claim_runs import ClaimRuns, compose_arm
 from models.plan import check_model
 from optimizers.plan import check_optimizer
+from scripts.study.claim_runs import ClaimRuns, compose_arm
 from scripts.study.cost import Build, passes_per_step
 
 GPT2_TOKENS, BYTE_TOKENS = 50257, 256
