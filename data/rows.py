@@ -44,12 +44,11 @@ def read(path: Path, column: str, after: Any = None) -> Iterator[Row]:
                 rows = _plain_text(_lines_by_cr(file) if ends_in_cr else _pieces(file), path, offset, number)
             for row in rows:
                 yield row._replace(done=min(raw.tell() / size, 1.0))
-    except (EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{path} is cut short or damaged ({error}); bring a whole copy") from None
-    except OSError as error:
-        if error.errno is not None:  # the disk's trouble, and not the decompressor's
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # the disk's trouble, and not the decompressor's
             raise
-        raise ValueError(f"{path} is cut short or damaged ({error}); bring a whole copy") from None
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} is cut short or damaged ({why}); bring a whole copy") from None
 
 
 def skip(file: io.BufferedReader, offset: int) -> None:
@@ -130,7 +129,8 @@ def _table(path: Path, column: str, first: int) -> Iterator[Row]:
     try:
         table = parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is cut short or no Parquet file ({error}); bring a whole copy") from None
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} is cut short or no Parquet file ({why}); bring a whole copy") from None
     with table:
         if column not in table.schema_arrow.names:
             raise ValueError(
