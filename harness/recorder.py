@@ -109,6 +109,8 @@ class Recorder:
             row = self._row
             row["lr"] = self.optimizer.param_groups[0]["lr"]
             row["train/loss"], row["gradient/norm"] = record.loss.item(), record.norm.item()
+            if record.auxiliary is not None:
+                row["train/auxiliary"] = record.auxiliary.item()
             row |= self._update_sizes()
             state = state_bytes(self.optimizer)
             row["memory/state"] = state

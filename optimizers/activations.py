@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from optimizers.base import Objective, state_dtype
 from optimizers.kronecker import add_gram_, complete_
-from optimizers.param_groups import hidden_matrices
+from optimizers.roles import is_linear, is_transposed, matrix_kinds
 
 
 def whole_model(model: nn.Module) -> nn.Module:
@@ -68,14 +68,16 @@ class Layer:
     """A weight of linear layers, what its hooks have summed, and its gradient as one matrix.
 
     Attributes:
-        weight: (out, in). Modules that share it are one layer, whose rows are the tokens of all its uses.
+        weight: (out, in), or (in, out) where `transposed`. Modules that share it are one layer, whose rows are the
+            tokens of all its uses.
         bias: (out,), the last column of the matrix, which then is (out, in + 1); None where there is none, where it is
             frozen, or where modules with the same weight have biases of their own.
     """
 
-    def __init__(self, name: str, weight: Tensor, bias: Tensor | None) -> None:
-        self.name, self.weight, self.bias = name, weight, bias
-        self.out, self.into = weight.shape[0], weight.shape[1] + (bias is not None)
+    def __init__(self, name: str, weight: Tensor, bias: Tensor | None, transposed: bool = False) -> None:
+        self.name, self.weight, self.bias, self.transposed = name, weight, bias, transposed
+        out, into = reversed(weight.shape) if transposed else weight.shape
+        self.out, self.into = out, into + (bias is not None)
         self.dtype = state_dtype(weight)
         self.recording = False
         self.inputs: Sum | None = None
@@ -97,6 +99,7 @@ class Layer:
         """(out, in [+ 1]), in the dtype of the state."""
         assert self.weight.grad is not None
         grad = self.weight.grad.to(self.dtype)
+        grad = grad.T if self.transposed else grad
         if self.bias is None:
             return grad
         assert self.bias.grad is not None
@@ -104,24 +107,32 @@ class Layer:
 
     def parts(self, matrix: Tensor) -> dict[Tensor, Tensor]:
         """A matrix of the gradient's shape, taken apart by parameter."""
-        if self.bias is None:
-            return {self.weight: matrix}
-        return {self.weight: matrix[:, :-1], self.bias: matrix[:, -1]}
+        weight = matrix if self.bias is None else matrix[:, :-1]
+        found = {self.weight: weight.T if self.transposed else weight}
+        return found if self.bias is None else {**found, self.bias: matrix[:, -1]}
 
 
-def linear_layers(model: nn.Module) -> list[tuple[Layer, list[nn.Linear]]]:
-    """The hidden linear layers and the modules of each: no embedding, no head tied to one, no frozen weight."""
-    hidden = {id(weight) for weight in hidden_matrices(model)}
-    modules: dict[int, list[tuple[str, nn.Linear]]] = defaultdict(list)
+def linear_layers(model: nn.Module) -> list[tuple[Layer, list[nn.Module]]]:
+    """The hidden linear layers and the modules of each: no embedding, no output head, no frozen weight.
+
+    Raises:
+        ValueError: a hidden matrix belongs to no linear layer, so that hooks would never see what passes through it.
+    """
+    hidden = {p for p, kind in matrix_kinds(model).items() if kind == "hidden"}
+    modules: dict[Tensor, list[tuple[str, Any]]] = defaultdict(list)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and id(module.weight) in hidden:
-            modules[id(module.weight)].append((name, module))
+        if is_linear(module) and module.weight in hidden:
+            modules[module.weight].append((name, module))
+    for name, p in model.named_parameters():
+        if p in hidden and p not in modules:
+            raise ValueError(f"optimizer: the hidden matrix {name} is in no linear layer that a hook could be put on")
     layers = []
     for uses in modules.values():
         name, first = uses[0]
         bias = first.bias
         joined = bias is not None and bias.requires_grad and all(module.bias is bias for _, module in uses)
-        layers.append((Layer(name, first.weight, bias if joined else None), [module for _, module in uses]))
+        layer = Layer(name, first.weight, bias if joined else None, is_transposed(first))
+        layers.append((layer, [module for _, module in uses]))
     return layers
 
 

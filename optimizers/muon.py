@@ -4,7 +4,8 @@
     u = (1 - b) g + b m  with Nesterov, else m
     w <- w - lr wd w - lr sqrt(max(1, rows / columns)) NewtonSchulz(u)
 
-on the weights of hidden linear layers; embeddings, head and vectors get AdamW at their own rate.
+on hidden matrices (outputs, inputs), as the model's roles name them; embeddings, head and vectors get AdamW at their
+own rate. Rows are outputs and columns inputs, also of a matrix that is kept transposed, as in transformers' Conv1D.
 """
 
 from collections import defaultdict
@@ -40,7 +41,8 @@ class Muon(Optimizer):
     """State: the momentum `m` of a hidden matrix; `m`, `v` and `step` of everything else.
 
     Args:
-        params: groups, each with a key `hidden`: True for the matrices to be orthogonalised.
+        params: groups, each with a key `hidden`: True for the matrices to be orthogonalised. `transposed`: True where
+            those are kept as (inputs, outputs).
         lr: of the hidden matrices.
         ns_dtype: of the iteration; auto is bfloat16 on CUDA and float32 elsewhere.
         adamw_lr: of the rest, with adamw_betas and adamw_eps.
@@ -119,7 +121,7 @@ class Muon(Optimizer):
             dtype = self._dtype(batch)
             orthogonal = newton_schulz(batch.to(dtype), group["ns_steps"])
             flops += len(alike) * newton_schulz_flops((rows, columns), group["ns_steps"], dtype)
-            scale = max(1.0, rows / columns) ** 0.5
+            scale = max(1.0, columns / rows if group.get("transposed") else rows / columns) ** 0.5
             for p, update in zip(alike, orthogonal.view(-1, rows, columns), strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(
                     update.to(state_dtype(p)), alpha=-group["lr"] * scale

@@ -1,10 +1,12 @@
 """Which parameters share hyperparameters: every trainable one in exactly one group, a tied weight once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import Parameter
+
+from optimizers.roles import TABLES, UNKNOWN, kinds, matrix_kinds, transposed_weights
 
 Group = dict[str, Any]
 
@@ -14,47 +16,76 @@ def trainable(model: nn.Module) -> list[tuple[str, Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def decayed(parameters: Iterable[Parameter]) -> list[Group]:
-    """Matrices and embeddings with the weight decay asked for, vectors (biases, LayerNorm) with none."""
+def decayed(parameters: Iterable[Tensor], kinds: Mapping[Tensor, str] | None = None) -> list[Group]:
+    """Matrices and embeddings with the weight decay asked for, vectors (biases, LayerNorm) with none.
+
+    kinds: of the parameters, by `optimizers.roles`; without them what has fewer than two dimensions is a vector.
+    """
+
+    def is_vector(p: Tensor) -> bool:
+        return p.ndim < 2 if kinds is None or kinds[p] == UNKNOWN else kinds[p] == "vector"
+
     parameters = list(parameters)
     groups: list[Group] = [
-        {"params": [p for p in parameters if p.ndim >= 2]},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if not is_vector(p)]},
+        {"params": [p for p in parameters if is_vector(p)], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
 
 def by_decay(model: nn.Module) -> list[Group]:
-    return decayed(p for _, p in trainable(model))
+    """Vectors apart, which are not decayed."""
+    found = kinds(model)
+    return decayed(found, found)
 
 
 def all_in_one(model: nn.Module) -> list[Group]:
-    """For classes without a weight decay, some of which (L-BFGS) take one group only."""
+    """One group, for classes without a weight decay, some of which (L-BFGS) take no second one."""
     return [{"params": [p for _, p in trainable(model)]}]
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """Weights of linear layers that are not tied to an embedding: what matrix methods work on."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
-    return [w for w in linear if w.requires_grad and id(w) not in embeddings]
+    """What matrix methods work on, (outputs, inputs) each, or the other way round in transformers' Conv1D.
+
+    Raises:
+        ValueError: there is no hidden matrix, so that such a method would have nothing to do, or one is no matrix.
+    """
+    hidden = [p for p, kind in matrix_kinds(model).items() if kind == "hidden"]
+    name = type(model).__name__
+    if not hidden:
+        raise ValueError(
+            f"optimizer: {name} has no trainable hidden matrix (a linear layer that is no output head), so there is "
+            "nothing for a matrix method to do: take another optimizer"
+        )
+    for p in hidden:
+        if p.ndim != 2:
+            raise ValueError(f"optimizer: {name} has a hidden parameter of shape {tuple(p.shape)}, which is no matrix")
+    return hidden
 
 
 def by_kind(model: nn.Module) -> list[Group]:
-    """Hidden matrices apart (marked `hidden`), then the rest by decay."""
-    hidden = hidden_matrices(model)
-    taken = {id(p) for p in hidden}
-    rest = decayed(p for _, p in trainable(model) if id(p) not in taken)
-    return [{"params": hidden, "hidden": True}, *({**group, "hidden": False} for group in rest)]
+    """Hidden matrices apart (marked `hidden`; those kept as (inputs, outputs) `transposed` too), the rest by decay.
+
+    Raises ValueError as `hidden_matrices` does.
+    """
+    found, hidden = kinds(model), hidden_matrices(model)
+    turned = transposed_weights(model)
+    upright, lying = [p for p in hidden if p not in turned], [p for p in hidden if p in turned]
+    rest = decayed((p for p, kind in found.items() if kind != "hidden"), found)
+    groups: list[Group] = [{"params": upright, "hidden": True}, {"params": lying, "hidden": True, "transposed": True}]
+    return [*(group for group in groups if group["params"]), *({**group, "hidden": False} for group in rest)]
 
 
 def by_table(model: nn.Module) -> list[Group]:
-    """By decay; then tables (embeddings, learned positions, a head tied to one) apart, marked `table`."""
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    parameters = [p for _, p in trainable(model)]
-    groups = decayed(p for p in parameters if id(p) not in tables)
-    looked_up = [p for p in parameters if id(p) in tables]
-    return [*groups, {"params": looked_up, "table": True}] if looked_up else groups
+    """By decay; then tables (embeddings, learned positions, an output head) apart, marked `table`.
+
+    Raises ValueError as `hidden_matrices` does.
+    """
+    hidden_matrices(model)
+    found = kinds(model)
+    groups = decayed((p for p, kind in found.items() if kind not in TABLES), found)
+    tables = [p for p, kind in found.items() if kind in TABLES]
+    return [*groups, {"params": tables, "table": True}] if tables else groups
 
 
 def check_cover(model: nn.Module, groups: Iterable[Group]) -> None:

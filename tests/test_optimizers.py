@@ -20,7 +20,7 @@ from optimizers.param_groups import check_cover
 from optimizers.plan import check_optimizer
 from optimizers.registry import OptimizerInfo
 from tests.command import complaint, in_process, manifest, rows
-from tests.tiny import goes_on_to_the_same_bits, tiny_batch, tiny_model, tiny_objective, train, weights
+from tests.tiny import Unused, goes_on_to_the_same_bits, tiny_batch, tiny_model, tiny_objective, train, weights
 
 NAMES = [info.name for info in optimizers.list_optimizers()]
 CONFIGS = Path(__file__).parent.parent / "configs" / "optimizer"
@@ -97,10 +97,8 @@ def test_bfloat16_parameters(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_frozen_and_unused_parameters_stay_as_they_are(name):
-    model = tiny_model()
+    model = Unused()
     model.positions.weight.requires_grad_(False)
-    model.spare = nn.Linear(3, 3, bias=False)
-    model.idle = nn.Parameter(torch.ones(4))
     before = copy.deepcopy(model)
     losses = train(model, build(name, model), tiny_objective(model), steps=12)
     assert all(loss == loss for loss in losses)

@@ -8,6 +8,7 @@ from scripts.study.toy import (  # noqa: F401
     SEQUENCES,
     VOCABULARY,
     Build,
+    Unused,
     resumed,
     tiny_batch,
     tiny_model,

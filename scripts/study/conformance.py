@@ -9,14 +9,13 @@ A short, real subset of tests/test_optimizers.py, on a GPT of two layers and pat
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from harness.rehearsal import rehearse, uncharged_per_step
 from optimizers.param_groups import check_cover
-from scripts.study.toy import AFTER, BEFORE, SEQUENCES, Build, resumed, tiny_model, tiny_objective, train
+from scripts.study.toy import AFTER, BEFORE, SEQUENCES, Build, Unused, resumed, tiny_model, tiny_objective, train
 
 
 @dataclass(frozen=True)
@@ -123,10 +122,8 @@ def _bfloat16(build: Build) -> str:
 
 
 def _frozen(build: Build) -> str:
-    model: Any = tiny_model()
+    model = Unused()
     model.positions.weight.requires_grad_(False)
-    model.spare = nn.Linear(3, 3, bias=False)
-    model.idle = nn.Parameter(torch.ones(4))
     before = copy.deepcopy(model)
     _trained(model, build, 12)
     kept = {"a frozen matrix": (model.positions.weight, before.positions.weight)}

@@ -11,6 +11,8 @@ from harness.distributed import Ranks
 from harness.flops import Ledger
 from harness.objective import Batch, Objective
 from models import build_model
+from models.base import Role
+from models.gpt import GPT
 
 Build = Callable[[nn.Module], torch.optim.Optimizer]
 CONTEXT, VOCABULARY, SEQUENCES = 16, 64, 8
@@ -20,6 +22,18 @@ BEFORE, AFTER = 13, 22  # updates: a usual period of refreshes ends on either si
 def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **keywords) -> nn.Module:
     shape = {"layers": 2, "heads": 2, "width": 32, "context": CONTEXT, "vocabulary": VOCABULARY, **keywords}
     return build_model("gpt2", seed, **shape).to(dtype)
+
+
+class Unused(GPT):
+    """The same with a matrix and a vector that the loss does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=2, heads=2, width=32, context=CONTEXT, vocabulary=VOCABULARY)
+        self.initialize(torch.Generator().manual_seed(0))
+        self.spare, self.idle = nn.Linear(3, 3, bias=False), nn.Parameter(torch.ones(4))
+
+    def roles(self) -> dict[nn.Parameter, Role]:
+        return {**super().roles(), **{p: Role("hidden", "projection") for p in self.spare.parameters()}}
 
 
 def tiny_batch(step: int = 0) -> Batch:
