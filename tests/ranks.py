@@ -11,8 +11,9 @@ import torch
 
 import optimizers
 from harness.distributed import Ranks, join
+from harness.evaluate import evaluate
 from tests.test_optimizers import build
-from tests.tiny import CONTEXT, tiny_batch, tiny_model, tiny_objective
+from tests.tiny import CONTEXT, masked_batch, tiny_batch, tiny_model, tiny_objective
 
 SHARES = (1.0, 0.5, 0.25, 0.125)  # of 8 sequences; the last leaves every rank but the first with nothing
 
@@ -35,6 +36,12 @@ def main(folder: Path) -> None:
         found[f"sampled {share}"], found[f"hvp {share}"] = narrow.sampled_grads(), narrow.hvp(probe)
         found[f"narrow loss {share}"] = narrow.loss()
         found[f"tokens {share}"] = torch.tensor(narrow.num_tokens // CONTEXT)
+    inputs, targets = (part[ranks.rank :: ranks.world] for part in masked_batch())
+    objective.bind(3, (inputs, targets))
+    found["counted"], found["masked loss"] = objective.num_targets, objective()
+    found["masked grads"] = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+    found["masked sampled"], found["masked hvp"] = objective.sampled_grads(), objective.hvp(probe)
+    found["masked evaluation"] = torch.tensor(evaluate(model, [(inputs, targets)], ranks))
     own = [torch.full((2,), float(ranks.rank))]
     objective.mean_(own)
     found["mean of ranks"] = own[0] / max(ranks.world - 1, 1)  # of 0 .. world - 1, so that it is .5 for many

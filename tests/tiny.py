@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from conventions.targets import UNCOUNTED
 from scripts.study.toy import (  # noqa: F401
     CONTEXT,
     SEQUENCES,
@@ -15,6 +16,16 @@ from scripts.study.toy import (  # noqa: F401
     tiny_objective,
     train,
 )  # fmt: skip
+
+
+def masked_batch(step: int = 0) -> tuple[Tensor, Tensor]:
+    """Of the first sequence every target counts, of the second none, of the others more or less of them."""
+    inputs, targets = tiny_batch(step)
+    generator = torch.Generator().manual_seed(step)
+    share = torch.linspace(0.1, 0.9, SEQUENCES)[:, None]
+    dropped = torch.rand(targets.shape, generator=generator) < share
+    dropped[0], dropped[1] = False, True
+    return inputs, targets.masked_fill(dropped, UNCOUNTED)
 
 
 def goes_on_to_the_same_bits(build: Build) -> None:
