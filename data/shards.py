@@ -52,7 +52,10 @@ FOREIGN = {
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of tokens. dtype: of the tokens of a file without a header (None: uint16, unless it looks wider)."""
+    """A file of tokens. dtype: of the tokens of a file without a header (None: uint16, unless it looks wider).
+
+    A header says itself what the tokens are, whatever dtype is.
+    """
 
     path: Path
     dtype: Dtype | None = None
@@ -102,8 +105,6 @@ def measure(shard: Shard) -> Layout:
         raise ValueError(f"{path} is cut short inside its header ({size} bytes)")
     if fields[1] != form.version:
         raise ValueError(f"{path} is a shard of version {fields[1]}, but only version {form.version} is read")
-    if shard.dtype not in (None, form.dtype):
-        raise ValueError(f"{path} holds {form.dtype} tokens by its header: leave out data.dtype={shard.dtype}")
     width = np.dtype(form.dtype).itemsize
     if (size - HEADER_BYTES) % width:
         raise ValueError(f"{path} is cut short: {size} bytes are no whole number of {form.dtype} tokens")

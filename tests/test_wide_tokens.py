@@ -157,11 +157,10 @@ def test_nanogpts_meta_file_tells_of_a_wide_vocabulary(tmp_path, protocol):
         assert measure(Shard(path)).tokens == 1000
 
 
-def test_a_header_and_a_key_that_disagree(tmp_path):
+def test_a_header_decides_whatever_the_key_says_of_files_without_one(tmp_path):
     path = llama_shard(tmp_path / "a.bin", ids(100, LLAMA))
-    with pytest.raises(ValueError, match=r"holds uint32 tokens by its header: leave out data.dtype=uint16"):
-        measure(Shard(path, "uint16"))
-    assert measure(Shard(path, "uint32")).tokens == 100
+    for dtype in ("uint16", "uint32", None):
+        assert measure(Shard(path, dtype)) == Layout(HEADER_BYTES, 100, "uint32")
 
 
 def test_a_tokenizer_beyond_16_bits_makes_shards_of_32(tmp_path, monkeypatch):
