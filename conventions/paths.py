@@ -1,4 +1,4 @@
-"""Paths as people write them, and as our files keep them."""
+"""Turns what people write into paths, and paths into what our files keep."""
 
 import os
 import pwd
@@ -9,7 +9,7 @@ VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
 
 def expanded(text: str, key: str, variable: str = "") -> Path:
-    """The path that `text` stands for: `~`, `~user`, `$NAME` and `${NAME}` are replaced, as a shell does it.
+    """Return the path that `text` stands for: `~`, `~user`, `$NAME` and `${NAME}` are replaced, as by a shell.
 
     What names no user after a `~` stays as it is, and so does a `$NAME` in the name of something that exists.
 
@@ -46,12 +46,12 @@ def expanded(text: str, key: str, variable: str = "") -> Path:
 
 
 def as_text(path: Path) -> str:
-    """The bytes of a path read as UTF-8 (bytes that are none become lone surrogates): one text under every locale."""
+    """Read the bytes of a path as UTF-8, with lone surrogates for those that are none: one text under every locale."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def from_text(text: str) -> Path:
-    """The path that `as_text` wrote down."""
+    """Return the path that `as_text` wrote down."""
     return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 

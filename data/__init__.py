@@ -1,4 +1,4 @@
-"""Corpora as token shards, prepared on first use.
+"""Turns corpora into token shards, on first use, and opens them.
 
     from data import load
     from data.loader import Loader
@@ -33,14 +33,17 @@ __all__ = ["RECIPES", "Dataset", "find", "load"]
 
 
 def find(name: str) -> Callable[..., Recipe]:
-    """The recipe of that name, whose signature is its section of the config; ValueError with the nearest."""
+    """Return the recipe of that name; its signature is the section `data` of the config.
+
+    Raises ValueError with the nearest names.
+    """
     if name not in RECIPES:
         raise ValueError(f"there is no recipe named {name}: {nearest(name, RECIPES)}")
     return RECIPES[name]
 
 
 def load(name: str, *, quiet: bool = False, **keywords: Any) -> Dataset:
-    """The corpus `name`, prepared first where it is not yet. quiet: show nothing (all ranks but the first).
+    """Open the corpus `name`, and prepare it first where that is not done. quiet: show nothing.
 
     Raises ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError or OSError with one sentence that
     names the key or the file and the remedy.

@@ -1,7 +1,7 @@
-"""A prepared corpus: two lists of shards, and a dataset.json that says what was in them when they were made.
+"""Seals a prepared corpus and opens it again: two lists of shards, and a dataset.json that records their hashes.
 
-dataset.json is written last: a folder that has one is whole. Opening it trusts a shard whose size and time of
-change are as recorded, and reads it again otherwise, so that tokens never change behind a fingerprint's back.
+dataset.json is written last: a folder that has one is whole. A shard whose size and time of change are as recorded
+is trusted; any other is read and hashed again, so that equal fingerprints always mean equal tokens.
 """
 
 import contextlib
@@ -24,6 +24,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Dataset:
+    """A corpus that is ready to be trained on."""
+
     name: str
     train: tuple[Shard, ...]
     val: tuple[Shard, ...]
@@ -37,7 +39,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Splits:
-    """The shards of a corpus that a recipe has made, or that were there, before `seal` records them."""
+    """The shards that a recipe has made, or that were there already: what `seal` makes a Dataset of."""
 
     train: list[Shard]
     val: list[Shard]
@@ -101,7 +103,7 @@ def _fingerprint(train: list[Entry], val: list[Entry], tokenizer: str, vocabular
 
 
 def reopen(folder: Path) -> Dataset | None:
-    """The dataset of a folder, its shards checked; None where it was never finished.
+    """Open the dataset of a folder, after a check of its shards; None where it was never finished.
 
     Raises ValueError or FileNotFoundError naming the shard that is missing, cut short, no shard or changed.
     """
@@ -133,7 +135,10 @@ def reopen(folder: Path) -> Dataset | None:
 
 
 def _check(folder: Path, entry: Entry) -> bool:
-    """Whether the record's time of change had to be renewed; ValueError where the content is another."""
+    """Check a shard against its entry, whose time of change is renewed where the content is the same.
+
+    Returns whether it was renewed. Raises ValueError where the content is another.
+    """
     shard = _shard(folder, entry)
     held = measure(shard).tokens
     stat = shard.path.stat()
@@ -151,7 +156,10 @@ def _shard(folder: Path, entry: Entry) -> Shard:
 
 
 def _dataset(folder: Path, record: dict[str, Any]) -> Dataset:
-    """The dataset that a record describes; any of a few exceptions where it is not as `seal` writes it."""
+    """Make the dataset that a record describes.
+
+    Raises ValueError, LookupError, TypeError or AttributeError where `seal` did not write the record.
+    """
     train, val = record["train"], record["val"]
     for entry in (*train, *val):
         numbers = [entry["tokens"], entry["size"], entry["mtime_ns"]]

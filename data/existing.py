@@ -1,9 +1,9 @@
-"""Shards that are there already: llm.c's, modded-nanogpt's, or nanoGPT's train.bin and val.bin.
+"""Takes shards that are there already: llm.c's, modded-nanogpt's, or nanoGPT's train.bin and val.bin.
 
     python train.py data=shards data.train=data/train.bin data.val=data/val.bin data.vocabulary=50257
 
-They are read where they lie and never written. What is kept of them is a dataset.json with their hashes, in a
-folder of its own under data.dir, so that a shard that changes between two runs is noticed.
+They are read where they lie and never written. A dataset.json with their hashes is kept in a folder of its own under
+data.dir, so that a shard that changes between two runs is noticed.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ def shards(
     dtype: Dtype | None = None,
     dir: str = DIR,
 ) -> "Existing":
-    """Shards by their paths or globs; the files of a glob are read in the order of their names.
+    """Find shards by their paths or globs; the files of a glob are read in the order of their names.
 
     vocabulary: ids are below it; all of them are checked, once. tokenizer: a name, kept in the fingerprint. dtype: of
     the tokens of files without a header; None takes them for uint16, and refuses files that look wider.
@@ -81,7 +81,7 @@ class Existing:
 
 
 def find_shards(given: str | list[str], key: str, notes: list[str]) -> list[Path]:
-    """The files that paths and globs stand for, each once; what is listed again is noted.
+    """Return the files that paths and globs stand for, each once; what is listed again is added to `notes`.
 
     Raises FileNotFoundError where a path or glob matches nothing.
     """

@@ -1,4 +1,4 @@
-"""Which files a person means: paths, globs and folders, and what of them is left out."""
+"""Finds the files that paths, globs and folders stand for, and names those that are left out."""
 
 import fnmatch
 import glob
@@ -18,14 +18,14 @@ NAMED = 5  # of the files that are left out for one reason
 
 
 def kind(path: Path) -> str | None:
-    """The suffix of what is in a file, `.jsonl` say, whatever compresses it; None for what cannot be read."""
+    """Return the suffix of what a file holds, `.jsonl` say, compressed or not; None for what cannot be read."""
     compressed = path.suffix.lower() in packed.SUFFIXES
     suffix = Path(path.stem).suffix.lower() if compressed else path.suffix.lower()
     return suffix if suffix in JSON_LINES + PLAIN_TEXT or (suffix in TABLE and not compressed) else None
 
 
 def expand(files: str | list[str], key: str, notes: list[str]) -> list[Path]:
-    """The files that a path, a glob, a folder (with all that it holds) or a list of these stands for.
+    """Return the files that a path, a glob, a folder (with all that it holds) or a list of these stands for.
 
     A sentence is added to `notes` for what is there and is left out.
     Raises ValueError or FileNotFoundError, which name the key, where nothing can be read.
@@ -57,14 +57,14 @@ def expand(files: str | list[str], key: str, notes: list[str]) -> list[Path]:
 
 
 def once(paths: list[Path], key: str, notes: list[str]) -> list[Path]:
-    """Every path at its first place; those that are listed again are noted."""
+    """Return every path at its first place; a sentence is added to `notes` for each that is listed again."""
     counts = Counter(paths)
     notes += [f"data.{key}: {path} is listed {n} times and read once" for path, n in counts.items() if n > 1]
     return list(counts)
 
 
 class LeftOut:
-    """What lies in the folders and globs of a key and is not read, by the reason."""
+    """Collects what lies in the folders and globs of a key and is not read, by the reason."""
 
     def __init__(self, key: str):
         self.key = key
@@ -75,7 +75,7 @@ class LeftOut:
         self.empty: list[Path] = []
 
     def keeps(self, path: Path, folder: Path) -> bool:
-        """Whether a path below a folder is read; remembers it otherwise."""
+        """Say whether a path below a folder is read; where it is not, remember it."""
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             self.hidden += [path] if kind(path) else []
         elif not path.exists():
@@ -88,7 +88,7 @@ class LeftOut:
         return False
 
     def instead(self) -> str:
-        """What there is where nothing can be read, for the end of a sentence."""
+        """Name what is there where nothing can be read, for the end of a sentence."""
         return "".join(f"; {sentence.split(': ', 1)[1]}" for sentence in self.sentences())
 
     def sentences(self) -> list[str]:
@@ -108,7 +108,7 @@ def _names(paths: list[Path]) -> str:
 
 
 def globbed(pattern: Path) -> list[Path]:
-    """What a glob stands for, in the order of the names. `**` takes files alone, and follows links as `below` does."""
+    """Return what a glob matches, in the order of the names. `**` matches files, and follows links as `below` does."""
     parts = pattern.parts
     if "**" not in parts:
         return [Path(name) for name in sorted(glob.glob(str(pattern)))]
@@ -119,7 +119,7 @@ def globbed(pattern: Path) -> list[Path]:
 
 
 def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether the parts of a path fit those of a pattern; what begins with a dot needs one there."""
+    """Say whether the parts of a path match those of a pattern; a name with a dot in front needs a dot there."""
     if not (parts and pattern):
         return not parts and set(pattern) <= {"**"}
     hidden = parts[0].startswith(".")
@@ -130,10 +130,10 @@ def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def below(folder: Path) -> Iterator[Path]:
-    """Everything below a folder but folders, at any depth, through links too; each folder once.
+    """Yield every file below a folder, at any depth and through links to folders; each folder is visited once.
 
-    Folders are looked into before the links to them are, so that a file has its own path where it has one.
-    Raises OSError where a folder cannot be looked into.
+    Folders come before links to folders, so that a file is found under its own path rather than through a link.
+    Raises OSError where a folder cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -159,7 +159,7 @@ def below(folder: Path) -> Iterator[Path]:
 
 
 def stamp(paths: Iterable[Path]) -> str:
-    """A hash over names, sizes and times of change: another one where any file may have become another."""
+    """Hash the names, sizes and times of change of files: it is another where any file may have changed."""
     digest = hashlib.sha256()
     for path in paths:
         stat = path.stat()

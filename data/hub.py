@@ -1,4 +1,4 @@
-"""Any corpus on the Hugging Face Hub that has a column of text. It is streamed: only its tokens are kept on the disk.
+"""Reads any corpus on the Hugging Face Hub that has a column of text; only its tokens are kept on the disk.
 
     python train.py data=openwebtext
     python train.py data=hub data.repository=roneneldan/TinyStories data.val_split=validation
@@ -34,7 +34,7 @@ def hub(
     tokenizer: str = "gpt2",
     dir: str = DIR,
 ) -> Text:
-    """The text in one column of a corpus on the Hub. Without val_split a share of it, chosen by its hash, is held out.
+    """Read the text in one column of a corpus on the Hub. Without val_split a share of it, by its hash, is held out.
 
     The keywords are explained in configs/data/hub.yaml. Raises, while preparing, ModuleNotFoundError without
     `datasets`, ConnectionError without a network, ValueError where the repository has no such subset, revision,
@@ -78,7 +78,10 @@ def hub(
 
 
 def resolve(repository: str, revision: str | None) -> str | None:
-    """The commit a revision stands for now; None for a folder on this machine. Fails fast without a network."""
+    """Return the commit that a revision stands for now; None for a folder on this machine.
+
+    Raises ConnectionError soon where there is no network, ValueError where there is no such revision.
+    """
     if Path(repository).is_dir():
         return None
     try:
@@ -94,7 +97,7 @@ def resolve(repository: str, revision: str | None) -> str | None:
         raise ValueError(f"revision {revision} is not in {repository} on the Hugging Face Hub") from None
     except RepositoryNotFoundError:
         raise ValueError(f"repository {repository} is not a public dataset on the Hugging Face Hub") from None
-    except Exception as error:  # httpx, requests, OSError: the Hub's client changes its mind about these
+    except Exception as error:  # httpx, requests, OSError: it depends on the version of the Hub's client
         raise unreachable(repository, error) from None
 
 
@@ -107,7 +110,7 @@ def read(
     column: str,
     after: Any,
 ) -> Iterator[Row]:
-    """One split's rows, after the place [state of the stream, rows since that state]."""
+    """Yield the rows of one split after the place `after`, which is [state of the stream, rows since that state]."""
     try:
         import datasets
     except ModuleNotFoundError:

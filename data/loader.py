@@ -61,8 +61,8 @@ class Loader:
     def batch(self, step: int) -> Batch:
         if self.ahead is None:
             return self.assemble(step)
-        # The thread reads and pins the next batch while the device computes on this one. It only ever fetches
-        # what assemble(step) says, so a wrong guess costs time and changes nothing.
+        # The thread reads and pins the next batch while the device computes on this one. What it reads is always
+        # assemble(step) of some step, so a wrong guess costs time and changes nothing.
         guessed, future = self.pending or (None, None)
         if future is None or guessed != step:
             future = self.ahead.submit(self.assemble, step)
@@ -71,7 +71,7 @@ class Loader:
         return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
 
     def assemble(self, step: int) -> Batch:
-        """This rank's share of the batch, in (on CUDA, pinned) host memory."""
+        """Return this rank's share of the batch, in host memory (pinned on CUDA)."""
         first = step * self.sequences
         windows = []
         for number in range(first + self.rank, first + self.sequences, self.world):
@@ -81,7 +81,7 @@ class Loader:
         return (inputs.pin_memory(), targets.pin_memory()) if self.device.type == "cuda" else (inputs, targets)
 
     def order(self, epoch: int) -> np.ndarray:
-        """A permutation of the windows, (windows,) int64. A batch can span two epochs, so two are kept."""
+        """Return the order of an epoch's windows, (windows,) int64. A batch can span two epochs, so two are kept."""
         if epoch not in self.orders:
             self.orders = {held: order for held, order in self.orders.items() if abs(held - epoch) == 1}
             # RandomState, not default_rng: NEP 19 freezes its stream, so the order outlives numpy's versions.
@@ -117,7 +117,7 @@ def evaluation_batches(
     world: int = 1,
     device: str | torch.device = "cpu",
 ) -> Evaluation:
-    """Batches of up to `micro` sequences, always the same, on windows spread evenly over the split.
+    """Return batches of up to `micro` sequences, always the same, from windows spread evenly over the split.
 
     shards: the validation split. tokens: targets in all, over the ranks (None: all there are). Window j is on
     rank j mod world. Iterating gives (inputs, targets), each (at most micro, context) int64 on `device`.
@@ -143,7 +143,7 @@ def evaluation_batches(
 
 
 def cut(stream: Stream, windows: Sequence[int], context: int) -> Batch:
-    """Inputs and the targets one token later, each (len(windows), context) int64 in host memory."""
+    """Return inputs, and targets one token later, each (len(windows), context) int64 in host memory."""
     block = np.empty((len(windows), context + 1), np.int64)
     for row, window in zip(block, windows, strict=True):
         row[:] = stream.read(window * context, context + 1)

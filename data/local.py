@@ -1,4 +1,4 @@
-"""A person's own files as a corpus.
+"""Reads a person's own files as a corpus.
 
 python train.py data=local data.files=corpus.jsonl.zst
 python train.py data=local data.files='shards/train-*.jsonl.bz2' data.val_files=shards/validation.jsonl.bz2
@@ -23,7 +23,7 @@ def local(
     tokenizer: str = "gpt2",
     dir: str = DIR,
 ) -> Text:
-    """The text in files, globs or folders. Without val_files a share of it, chosen by its hash, is held out.
+    """Read the text in files, globs or folders. Without val_files a share of it, by its hash, is held out.
 
     rows says what the lines of .txt files are (see data/text.py); in JSON lines and Parquet a row is a document.
     A file that changes in size or time of change gives another folder, and its tokens are made anew.

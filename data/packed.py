@@ -1,4 +1,4 @@
-"""Compressed files read as what they were before: gzip, bzip2, xz and Zstandard, each in one part or many.
+"""Decompresses files while they are read: gzip, bzip2, xz and Zstandard, each in one part or many.
 
 Nothing is skipped in silence: a file that is empty, cut short, or holds something else after a part is refused.
 """
@@ -17,7 +17,7 @@ BUFFER_BYTES = 1 << 20
 
 
 def unpack(path: Path, raw: BinaryIO) -> io.BufferedReader:
-    """The bytes of the open file `raw`, decompressed as the name of `path` says.
+    """Return a reader of the open file `raw` that decompresses it as the name of `path` says.
 
     Reading them raises EOFError, zlib.error, lzma.LZMAError, or an OSError without errno, where they are damaged.
     """
@@ -40,7 +40,7 @@ def unpack(path: Path, raw: BinaryIO) -> io.BufferedReader:
 
 
 class Parts(io.RawIOBase):
-    """The parts of a file one after the other; zeros after a part are padding.
+    """Reads the parts of a file one after the other; zeros after a part are padding.
 
     bz2.open and lzma.open end in silence where something else follows a part, and leave out whatever comes after it.
     """

@@ -1,9 +1,9 @@
-"""Make a corpus's shards: in parallel, in bounded memory, once per machine, and on from where a kill cut it off.
+"""Makes the shards of a corpus: in parallel, in bounded memory, once per machine, and on from where a kill stopped it.
 
-One thread reads and writes, the others tokenize (tiktoken lets go of the interpreter's lock). Work comes back in
-the order it was read, so the shards are the same bytes for any number of threads. Every few seconds what has been
-written is made durable and progress.json records how far it reaches: the next start cuts off whatever lies beyond
-that and goes on from the document it names.
+One thread reads and writes, the others tokenize (tiktoken releases the interpreter's lock). Results are written in
+the order in which the text was read, so the shards are the same bytes for any number of threads. Every few seconds
+what has been written is made durable, and progress.json records how far it reaches: the next start cuts off whatever
+lies beyond that and goes on from the document after it.
 """
 
 import contextlib
@@ -41,11 +41,15 @@ class Item(NamedTuple):
 
 
 class Halves(NamedTuple):
+    """The tokens of a piece of work, for each split."""
+
     train: np.ndarray  # (n,) uint16 or uint32
     val: np.ndarray
 
 
 class Recipe(Protocol):
+    """How a corpus is made: where it is kept, what decides its tokens, and what writes its shards."""
+
     @property
     def dir(self) -> str: ...
     @property
@@ -54,7 +58,7 @@ class Recipe(Protocol):
 
 
 def prepared(name: str, recipe: Recipe, quiet: bool = False) -> Dataset:
-    """The recipe's dataset, made first where it is missing; other processes wait for the one that makes it."""
+    """Open the recipe's dataset, and make it first where it is missing; other processes wait for the one that does."""
     marks = json.dumps([FORMAT, recipe.identity], sort_keys=True)
     root = expanded(recipe.dir or DIR, "data.dir", "HALFSTEP_DATA").absolute()
     folder = root / f"{name}-{hashlib.sha256(marks.encode()).hexdigest()[:8]}"
@@ -80,7 +84,7 @@ def prepared(name: str, recipe: Recipe, quiet: bool = False) -> Dataset:
 
 @contextlib.contextmanager
 def locked(folder: Path, progress: Progress) -> Iterator[None]:
-    """Only one process is inside. The kernel frees the lock of one that dies."""
+    """Let one process in at a time. The kernel frees the lock of a process that dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / LOCK, "w")  # noqa: SIM115  (the lock lasts as long as it is open)
@@ -149,7 +153,7 @@ def _digest(state: dict[str, Any]) -> str:
 
 
 def _state(folder: Path, dtype: Dtype) -> tuple[Any, Writer, Writer]:
-    """Where an earlier run stopped; the beginning, where it left nothing that can be gone on from."""
+    """Return the place where an earlier run stopped (None: none did), and writers that go on from there."""
     try:
         record = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
         state = record["state"]

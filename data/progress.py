@@ -1,4 +1,4 @@
-"""What a person sees of a preparation: a bar on a terminal, an occasional line in a log file, or nothing."""
+"""Shows how far a preparation is: a bar on a terminal, a line now and then in a log file, or nothing."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Rows out of a person's own files: JSON lines, plain text and Parquet; the first two compressed, too.
+"""Reads the rows of a person's own files: JSON lines, plain text and Parquet; the first two compressed, too.
 
 Every row carries the place after it, where reading can begin again: a byte offset into the uncompressed file
 with the number of lines before it, or a row of a Parquet table. What is broken is named by file and line.
@@ -23,7 +23,7 @@ KEYS_NAMED = 8
 
 
 def read(path: Path, column: str, after: Any = None) -> Iterator[Row]:
-    """The rows of one file from the place `after` (None: all). column: the JSON key or Parquet column.
+    """Yield the rows of one file from the place `after` (None: all). column: the JSON key or Parquet column.
 
     Raises ValueError, which names the file and, where it can, the line, for what is damaged or holds no such text.
     """
@@ -61,13 +61,13 @@ def skip(file: io.BufferedReader, offset: int) -> None:
 
 
 def _pieces(file: io.BufferedReader) -> Iterator[bytes]:
-    """Lines, each with its \\n; those that are longer than LINE_BYTES in pieces."""
+    """Yield lines, each with its \\n; those that are longer than LINE_BYTES come in pieces."""
     while piece := file.readline(LINE_BYTES):
         yield piece
 
 
 def _lines_by_cr(file: io.BufferedReader) -> Iterator[bytes]:
-    """The lines of a file whose lines end in \\r, as on old Macs; those that are longer than LINE_BYTES in pieces."""
+    """Yield lines that end in \\r, as on old Macs; those that are longer than LINE_BYTES come in pieces."""
     rest = b""
     while chunk := file.read(LINE_BYTES):
         *lines, rest = (rest + chunk).splitlines(keepends=True)
@@ -100,7 +100,7 @@ def _json_lines(lines: Iterable[bytes], path: Path, column: str, offset: int, be
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first of many names, short."""
+    """Join the first of many names, each cut short."""
     names = [name if name.isprintable() and len(name) < 40 else repr(name)[:40] for name in names]
     return ", ".join(names[:KEYS_NAMED]) + (f" and {len(names) - KEYS_NAMED} more" if len(names) > KEYS_NAMED else "")
 

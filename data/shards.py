@@ -1,4 +1,4 @@
-"""Token shards: the files a run reads.
+"""Reads token shards, the files that a run trains on.
 
 A shard is 256 little-endian int32 (a magic number, a version, the number of tokens, zeros), then the tokens. Both
 formats are llm.c's, so their shards read here and ours there: 16-bit tokens, which the GPT-2 speed-running community
@@ -36,7 +36,7 @@ CHUNK_BYTES = 1 << 24
 SAMPLE_BYTES = 1 << 10
 
 # Files of other formats that people give by mistake, by their first bytes.
-FOREIGN = {
+OTHER_FORMATS = {
     b"PAR1": "Parquet",
     b"\x93NUMPY": "NumPy's .npy",
     b"PK\x03\x04": "a zip archive or a torch file",
@@ -70,12 +70,12 @@ class Layout(NamedTuple):
 
 
 def smallest_dtype(vocabulary: int) -> Dtype:
-    """The narrowest tokens that can name every id below `vocabulary`."""
+    """Return the narrowest dtype that holds every id below `vocabulary`."""
     return "uint16" if vocabulary <= 1 << 16 else "uint32"
 
 
 def measure(shard: Shard) -> Layout:
-    """The layout of a shard, from its header and its size.
+    """Find the layout of a shard from its header and its size.
 
     Raises FileNotFoundError where there is no file; ValueError where it is cut short, is no shard, or has no header
     and tokens that look wider than its dtype.
@@ -88,7 +88,7 @@ def measure(shard: Shard) -> Layout:
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(HEADER_BYTES)
-    for prefix, kind in FOREIGN.items():
+    for prefix, kind in OTHER_FORMATS.items():
         if head.startswith(prefix):
             raise ValueError(f"{path} is not a token shard but {kind}")
     if not head:
@@ -118,7 +118,7 @@ def measure(shard: Shard) -> Layout:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether these bytes, which may end inside a character, are UTF-8 without control characters."""
+    """Say whether these bytes, which may end inside a character, are UTF-8 without control characters."""
     try:
         text = head.decode()
     except UnicodeDecodeError as error:
@@ -129,7 +129,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def _without_header(shard: Shard, size: int) -> Layout:
-    """The layout of a file that is tokens from its first byte on."""
+    """Find the layout of a file that is tokens from its first byte on."""
     path, dtype = shard.path, shard.dtype or "uint16"
     width = np.dtype(dtype).itemsize
     if size % width:
@@ -152,7 +152,7 @@ def _without_header(shard: Shard, size: int) -> Layout:
 
 
 def _looks_wider(path: Path, size: int, width: int) -> bool:
-    """Whether every second number of `width` bytes is the higher half of a wider one: 0 or small, unlike the others.
+    """Say whether every second number of `width` bytes looks like the higher half of a wider one: 0 or small.
 
     Looks at the beginning, the middle and the end. The higher 16 bits of ids below 2^20 are below 16.
     """
@@ -168,7 +168,7 @@ def _looks_wider(path: Path, size: int, width: int) -> bool:
 
 
 def _vocabulary_beside(path: Path) -> int:
-    """The `vocab_size` in nanoGPT's meta.pkl in the same folder, 0 where there is none. Reading it runs no code."""
+    """Return `vocab_size` from nanoGPT's meta.pkl in the same folder, 0 where there is none. No code in it is run."""
     named = False
     try:
         with open(path.with_name("meta.pkl"), "rb") as file:
@@ -184,14 +184,14 @@ def _vocabulary_beside(path: Path) -> int:
 
 
 def tokens(shard: Shard) -> np.ndarray:
-    """The shard's tokens, (tokens,) uint16 or uint32, mapped read-only: nothing is read before it is indexed."""
+    """Map the shard's tokens, (tokens,) uint16 or uint32, read-only: nothing is read before it is indexed."""
     offset, count, dtype = measure(shard)
     kind = np.dtype(dtype).newbyteorder("<")
     return np.memmap(shard.path, kind, mode="r", offset=offset, shape=(count,)).view(np.ndarray)
 
 
 def inspect(shard: Shard) -> tuple[str, int]:
-    """SHA-256 of the whole file, and the highest token id in it. Reads it once, 16 MiB at a time."""
+    """Return the SHA-256 of the whole file and the highest token id in it. It is read once, 16 MiB at a time."""
     offset, _, dtype = measure(shard)
     kind = np.dtype(dtype).newbyteorder("<")
     digest, highest = hashlib.sha256(), 0
@@ -204,7 +204,7 @@ def inspect(shard: Shard) -> tuple[str, int]:
 
 
 class Stream:
-    """Many shards read as one long sequence of tokens, in the order given."""
+    """Reads many shards as one long sequence of tokens, in their order."""
 
     def __init__(self, shards: Sequence[Shard]):
         self.shards = tuple(shards)
@@ -216,7 +216,7 @@ class Stream:
         return self.ends[-1] if self.ends else 0
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """Tokens start to start + length, (length,) uint16 or uint32; they may lie in several shards."""
+        """Return tokens start to start + length, (length,) uint16 or uint32; they may lie in several shards."""
         if not 0 <= start < start + length <= len(self):
             raise IndexError(f"tokens {start} to {start + length} of a stream of {len(self)}")
         pieces = []

@@ -1,4 +1,4 @@
-"""The embedded corpus: the source text of Python's own standard library. No download, ready in a second.
+"""Makes the embedded corpus: the source text of Python's own standard library. No download, ready in a second.
 
 About 8.4 MB of code and the English in its docstrings. A byte is a token and NUL ends a file. One file in
 twenty, chosen by a hash of its path, is held out. The text is that of the Python that runs: 3.11.2 and 3.11.7
@@ -34,7 +34,10 @@ HELD_OUT = 0.05
 
 
 def stdlib(tokenizer: str = "bytes", dir: str = DIR) -> Text:
-    """The standard library's source. tokenizer: `bytes`, or an encoding of tiktoken's."""
+    """Read the standard library's source. tokenizer: `bytes`, or an encoding of tiktoken's.
+
+    Raises FileNotFoundError where this Python has no source files.
+    """
     root = Path(sysconfig.get_path("stdlib"))
     files = source_files(root)
     if not files:
@@ -55,7 +58,7 @@ def stdlib(tokenizer: str = "bytes", dir: str = DIR) -> Text:
 
 
 def source_files(root: Path) -> list[Path]:
-    """Paths relative to root, in an order that only their names decide."""
+    """Return the source files, relative to root, in an order that only their names decide."""
     names = sys.stdlib_module_names - LEFT_OUT
     tops = (path for path in root.iterdir() if path.name.removesuffix(".py") in names)
     files = (path for top in tops for path in (top.rglob("*.py") if top.is_dir() else [top]))

@@ -1,7 +1,7 @@
-"""Tokens out of a random generator: to measure throughput on any vocabulary, with nothing to download.
+"""Draws tokens at random, to measure throughput on any vocabulary with nothing to download.
 
 `uniform` cannot be learned: the loss stays at ln(vocabulary). In `pairs` every second token follows from the one
-before it, so a model that has understood it reaches about half of that.
+before it, so a model that has learned this reaches about half of that.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,10 @@ def synthetic(
     seed: int = 0,
     dir: str = DIR,
 ) -> "Synthetic":
-    """Random tokens. tokens, val_tokens: how many in each split. seed: 0 to 2^32 - 1, of the tokens alone."""
+    """Draw random tokens. tokens, val_tokens: how many in each split. seed: 0 to 2^32 - 1, of the tokens alone.
+
+    Raises ValueError for a number that is out of range.
+    """
     for key, value in (("tokens", tokens), ("val_tokens", val_tokens)):
         if value < 1:
             raise ValueError(f"{key} must be at least 1, not {value}")
@@ -48,6 +51,8 @@ def synthetic(
 
 @dataclass(frozen=True)
 class Synthetic:
+    """The recipe of random tokens."""
+
     dir: str
     identity: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Documents to tokens: what every corpus of text shares, wherever it is read from."""
+"""Turns documents into tokens, as every corpus of text needs it, wherever it is read from."""
 
 import hashlib
 import re
@@ -25,6 +25,8 @@ HEADING = re.compile(r" ?= [^=](.*[^=])? =\s*")
 
 
 class Row(NamedTuple):
+    """A row of a file or table: a document, or a line of running text."""
+
     text: str
     after: Any  # JSON: where to begin again after this row
     done: float | None = None  # share of the corpus read up to here, where that is known
@@ -40,12 +42,14 @@ class Passage(NamedTuple):
 
 
 class Document(NamedTuple):
+    """A passage and the split that it belongs to."""
+
     passage: Passage
     held_out: bool  # belongs to the validation split
 
 
 def checked(value: Any, where: str, column: str) -> str:
-    """The text of a column; none counts as no text, and anything else is refused."""
+    """Return the text of a column: none where it is null. Raises ValueError for anything else."""
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -54,7 +58,7 @@ def checked(value: Any, where: str, column: str) -> str:
 
 
 def passages(rows: Iterable[Row], kind: Rows) -> Iterator[Passage]:
-    """The rows of one file or table as passages; those with no text are dropped.
+    """Yield the rows of one file or table as passages; those with no text are dropped.
 
     Running text is cut where BPE would cut it anyway: its tokens are those of the text in one piece.
     """
@@ -75,7 +79,7 @@ def passages(rows: Iterable[Row], kind: Rows) -> Iterator[Passage]:
 
 
 def seam(line: str, following: str) -> bool:
-    """Whether GPT-2's BPE splits between two lines as it does at the end and the beginning of a text.
+    """Say whether GPT-2's BPE splits between two lines as it does at the end and the beginning of a text.
 
     Its pattern takes a run of white space whole, but for the last character where a word follows. So the run
     must be the newline alone, or the next line must begin with the one space that its first word takes.
@@ -108,7 +112,7 @@ def check_tokens(tokens: int | None) -> None:
 
 
 def fraction(text: str) -> float:
-    """A number in [0, 1) that only the text decides."""
+    """Return a number in [0, 1) that only the text decides."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
@@ -148,7 +152,7 @@ class Text:
 
 
 def batches(documents: Iterable[Document]) -> Iterator[Item]:
-    """Documents in pieces of work, which begin again at the same place whatever was killed before."""
+    """Yield documents in pieces of work, cut at the same places wherever an earlier run was killed."""
     held: list[Document] = []
     size = 0
     for document in documents:

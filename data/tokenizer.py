@@ -1,4 +1,4 @@
-"""Text to tokens: `bytes`, which needs nothing, and GPT-2's BPE (or another of tiktoken's) by its name.
+"""Turns text into token ids: by `bytes`, which needs nothing, or by GPT-2's BPE (or another of tiktoken's).
 
 tokenizer = build("gpt2")
 tokenizer.encode("Hello")      # array([15496], dtype=uint16)
@@ -23,6 +23,8 @@ LONG_BLANK = re.compile(r"\s{25000}")
 
 
 class Tokenizer(Protocol):
+    """Turns text into ids."""
+
     name: str
     vocabulary: int  # ids are below it
     end: int  # the id that ends a document
@@ -32,7 +34,7 @@ class Tokenizer(Protocol):
 
 
 class Bytes:
-    """UTF-8 bytes as ids; NUL, which no source text holds, ends a document."""
+    """Takes UTF-8 bytes as ids; NUL, which no source text holds, ends a document."""
 
     name = "bytes"
     vocabulary = 256
@@ -44,7 +46,7 @@ class Bytes:
 
 
 class Tiktoken:
-    """An encoding of tiktoken's. A document that spells out a special token gets no special token for it.
+    """Encodes by one of tiktoken's encodings. A document that spells out a special token gets no special token for it.
 
     Raises ModuleNotFoundError without tiktoken, ConnectionError where its BPE files are neither cached nor to be
     fetched, ValueError for an unknown encoding.
@@ -88,11 +90,12 @@ class Tiktoken:
 
 
 def build(name: str) -> Tokenizer:
+    """Return the tokenizer of that name. Raises what `Tiktoken` raises."""
     return Bytes() if name == "bytes" else Tiktoken(name)
 
 
 def patiently(get_encoding: Any, name: str) -> Any:
-    """get_encoding(name), given up after PATIENCE: tiktoken downloads without any time limit of its own."""
+    """Call get_encoding(name), and give up after PATIENCE: tiktoken downloads without any time limit of its own."""
     outcome: list[Any] = []
 
     def fetch() -> None:

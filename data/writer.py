@@ -1,4 +1,4 @@
-"""What writes a split's shards, and goes on where a kill cut it off."""
+"""Writes the shards of a split, and goes on where a kill stopped it."""
 
 import os
 from pathlib import Path

@@ -48,7 +48,10 @@ def main() -> None:
 
 
 def section(recipe: str, keys: list[str]) -> dict[str, Any]:
-    """The recipe's YAML with `keys`, each key=value, written over it."""
+    """Read the recipe's YAML, with `keys`, each key=value, in place of its own.
+
+    Raises ValueError for what is no key of it, or no key=value.
+    """
     config = OmegaConf.load(CONFIGS / "data" / f"{recipe}.yaml")
     hints = get_type_hints(data.find(recipe))
     given = {}
@@ -69,7 +72,7 @@ def section(recipe: str, keys: list[str]) -> dict[str, Any]:
 
 
 def value(text: str, hint: Any) -> Any:
-    """What is written after the `=`, as train.py reads it. What it cannot read is text, quoted or not.
+    """Read what is written after the `=`, as train.py does. What its grammar does not take is text.
 
     A key that takes text takes `2024_01_15`, too, as it is written.
     """
