@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,12 +17,14 @@ from harness.config import parse
 from harness.sweep.planned import SweepEnding
 from judge.claims.claim_file import find_claim, list_claims, read_claim
 from judge.records import read_run
+from judge.tuning.trials import tuning_of
 from scripts.claims import main
 from scripts.pages.claim_table import as_json, render, show
 from scripts.study import claim_cost, claim_runs
 from scripts.study.claim_runs import compose_arm
-from tests.claimed import OTHER, SPEEDUP, scale, train, verified, write_claim
+from tests.claimed import OTHER, SPEEDUP, change, scale, train, verified, write_claim
 from tests.command import in_process
+from tests.tuned import Pretended
 
 
 def test_the_tables(tmp_path):
@@ -118,16 +121,16 @@ def test_parts_of_a_claim_across_parts_decide_nothing_alone(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["verdicts"] == {"": "underpowered"}
 
 
-def test_verify_reads_folders_without_torch(tmp_path):
+def test_verify_reads_folders_without_torch_and_hydra(tmp_path):
     path = write_claim(tmp_path)
     train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002)
     program = f"""
 import sys
+sys.modules["torch"] = sys.modules["hydra"] = None  # whoever imports them fails
 from scripts.claims import main
 for command in ("verify", "table"):
     main([command, {str(path)!r}, "--runs", {str(tmp_path)!r}])
 main(["list"])
-sys.exit("torch was imported" if "torch" in sys.modules else 0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -186,6 +189,77 @@ def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
     out = capfd.readouterr().out
     assert "only: underpowered" in out
     assert "not run yet: old (only) for 4 and 8 updates, seed 5" in out
+
+
+def test_a_study_needs_the_plan_of_its_claim_as_it_is(tmp_path):
+    path = write_claim(tmp_path)
+    (first, *_) = train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002)
+    command = rf"python -m scripts.claims plan {path} --scale tiny --runs {tmp_path} writes it"
+    plan = first.parent / "plan.yaml"
+    text = plan.read_text()
+    plan.write_text(text.replace("optimizer.lr: 0.01", "optimizer.lr: 0.02", 1))
+    with pytest.raises(ValueError, match=rf"\(new's optimizer.lr 0.02, not 0.01\): {command} anew"):
+        verified(path, "tiny", tmp_path)
+    plan.write_text("arms: [")
+    with pytest.raises(ValueError, match=rf"plan.yaml is broken .*: {command} anew"):
+        verified(path, "tiny", tmp_path)
+    plan.unlink()
+    with pytest.raises(ValueError, match=rf"plan.yaml is not there, which says what each arm's runs are: {command}"):
+        verified(path, "tiny", tmp_path)
+    claim = read_claim(path)
+    asked = claim_runs.ClaimRuns(claim, "tiny", ["only"], [0, 1, 2], place=tmp_path)
+    asked.write(asked.plans())
+    assert plan.read_text() == text
+    assert verified(path, "tiny", tmp_path).words == {"only": "reproduced"}
+
+
+def test_a_call_of_some_minutes_begins_with_what_tells_most_and_goes_on(here, monkeypatch, capsys):
+    """The trials of the rates, then seed by seed: the arms at T, the rungs of the ladder; a failure comes last."""
+    arms = {**scale()["arms"], "more": {"config": {"optimizer": "lion"}}}
+    keys = scale(arms={"more": arms.pop("more"), **arms}, seeds=[0, 1], rate_trials=2)
+    path, begun = write_claim(here, {"tiny": keys}), []
+    pretended = Pretended(optimum=0.01)
+
+    def sweep(runs, study, overrides, seconds):
+        begun.append([run.name.removeprefix("twice-only-") for run in runs])
+        assert {run.config["checkpoint"]["every"] for run in runs} == {250}
+        assert 0 < seconds <= 60
+        for run in runs[:3] if len(begun) == 2 else runs:
+            pretended.write(run)
+        (runs[0].folder / "checkpoints").mkdir()
+        return SweepEnding(study, 130, len(begun) == 2, {})
+
+    monkeypatch.setattr(claim_runs, "sweep_runs", sweep)
+    corpus = SimpleNamespace(fingerprint="abc")  # as the manifests say
+    monkeypatch.setattr(claim_runs, "check_data", lambda section: lambda: corpus)
+    line = ["run", str(path), "--minutes", "1"]
+    with pytest.raises(SystemExit, match="130"):
+        main(line)
+    assert len(begun[0]) == 6
+    assert all(name.startswith("rates-") for name in begun[0])
+    with pytest.raises(SystemExit, match="0"):
+        main(line)
+    assert "the time is over, 7 runs are left: the same command goes on" in capsys.readouterr().out
+    one = ["old-T2000-s0", "new-T2000-s0", "more-T2000-s0", "old-T1000-s0", "old-T4000-s0"]
+    assert sorted(begun[1][:2]) == sorted(one[:2])
+    assert begun[1] == [*begun[1][:2], *one[2:], *(name.replace("s0", "s1") for name in begun[1][:2]),
+                        *(name.replace("s0", "s1") for name in one[2:])]  # fmt: skip
+    (trained,) = here.glob("results/runs/twice-tiny-only/*soap*")
+    assert not (trained / "checkpoints").exists()
+    change(trained, "manifest.json", status="failed")
+    with pytest.raises(SystemExit, match="130"):
+        main(line)
+    assert begun[2] == [*begun[1][3:], "new-T2000-s0"]
+    corpus.fingerprint = "another"
+    with pytest.raises(SystemExit, match="2"):
+        main(line)
+    assert "was trained on other tokens than this machine prepares now" in capsys.readouterr().err
+    verdict = verified(path, "tiny", here / "results/runs", 2)
+    assert verdict.scale.arms["new"].trials == 2
+    assert verdict.scale.arms["new"].note.startswith("the best of 2 settings of its rates at 1,000 updates")
+    (tuning,) = (each["soap"] for each in map(tuning_of, here.glob("results/runs/rates-*-tuning")) if "soap" in each)
+    assert verdict.arms["only"]["new"].settings["optimizer.lr"] == tuning.trials[0].settings["optimizer.lr"]
+    assert tuning.trials[0].loss < tuning.trials[1].loss
 
 
 def test_an_option_that_is_none_is_refused(tmp_path, capsys):

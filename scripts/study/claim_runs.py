@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from conventions.config_keys import flatten
 from conventions.planned_run import PlannedRun
@@ -33,7 +33,7 @@ from scripts.study.tuner import SEED, Tuner
 RATE = "optimizer.lr"
 TIMES = 4.0  # a rate is tried from a quarter of the claim's to four times of it: four trials at .44, .89, 1.8 and 3.6
 CHECKPOINT = 250  # updates between checkpoints, at most, where a run may have to get on from call to call
-CLOSING = 15  # seconds of a call that are kept for its end
+CLOSING, LEAST = 15, 10  # seconds of a call: kept for its end; that must be left before it for a sweep to begin
 
 
 def compose_arm(claim: Claim, scale_name: str, part: str, arm: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -199,7 +199,9 @@ def _sweep(asked: ClaimRuns, runs: Sequence[PlannedRun], end: float | None) -> i
     """Train runs in their order; the exit code. Raises SystemExit where it was interrupted."""
     if not runs:
         return 0
-    seconds = None if end is None else max(1.0, end - CLOSING - time.monotonic())
+    seconds = None if end is None else end - CLOSING - time.monotonic()
+    if seconds is not None and seconds < LEAST:
+        _stop_for_now(len(runs))
     if seconds is not None and not any(word.startswith("checkpoint.every=") for word in asked.overrides):
         runs = [PlannedRun(run.name, {**run.config, "checkpoint": _often(run)}) for run in runs]
     ending = sweep_runs(runs, RUNS / f"{asked.claim.name}-{asked.scale}", launcher_of(asked.overrides, None), seconds)
@@ -208,10 +210,15 @@ def _sweep(asked: ClaimRuns, runs: Sequence[PlannedRun], end: float | None) -> i
         if run not in left:  # a verdict needs no weights, and those of a claim would fill the disk
             shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     if ending.timed_out:
-        print(f"the time is over, {len(left)} runs are left: the same command goes on", flush=True)
-    if ending.timed_out or ending.code == 130:
-        raise SystemExit(0 if ending.timed_out else 130)
+        _stop_for_now(len(left))
+    if ending.code == 130:
+        raise SystemExit(130)
     return ending.code
+
+
+def _stop_for_now(left: int) -> NoReturn:
+    print(f"the time is over, {left} runs are left: the same command goes on", flush=True)
+    raise SystemExit(0)
 
 
 def _often(run: PlannedRun) -> dict[str, Any]:
