@@ -26,6 +26,11 @@ EXPECTED = (*BAD_INPUT, HydraException, OmegaConfBaseException)
 # A section whose keys are the keywords of an optimizer takes any key here: the signature check names the wrong ones.
 # So do the options of sbatch, which SLURM checks.
 OPEN_SECTION = re.compile(r"^(optimizer\.[^=]+=|launcher\.sbatch[^=]*=)")
+# Hydra's flags, beside those with choices: see _Flags.
+SWITCHES = [("--multirun", "-m"), ("--run", "-r"), ("--resolve",), ("--shell-completion", "-sc"), ("--hydra-help",),
+            ("--version",)]  # fmt: skip
+VALUED = [("--config-dir", "-cd"), ("--config-name", "-cn"), ("--config-path", "-cp"), ("--package", "-p"),
+          ("--experimental-rerun",)]  # fmt: skip
 
 
 def answer_help(about: str | None) -> None:
@@ -45,11 +50,8 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
     """
 
     def run() -> None:
-        given = [OPEN_SECTION.sub(r"++\1", a) for a in sys.argv[1:]]
-        # argparse wants the keys in one piece.
-        sys.argv[1:] = sorted(given, key=lambda a: a not in ("-m", "--multirun"))
+        sys.argv[1:] = flags_first(sys.argv[1:])
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them
-        argparse.ArgumentParser.error = _refuse_argument  # type: ignore[method-assign, assignment]
         try:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(
                 functools.partial(_job, program)
@@ -114,8 +116,29 @@ def _shows_tracebacks() -> bool:
     return os.environ.get("HALFSTEP_TRACEBACK") == "1"
 
 
-def _refuse_argument(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    complain(f"{message}; keys are given as key=value, and --help lists them")
+class _Flags(argparse.ArgumentParser):
+    """Hydra's flags, read before Hydra reads them: a wrong one would get its usage instead of a sentence."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False)
+        self.add_argument("overrides", nargs="*")
+        for names in SWITCHES:
+            self.add_argument(*names, action="store_true")
+        for names in VALUED:
+            self.add_argument(*names)
+        self.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+        self.add_argument("--info", "-i", nargs="?")
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message}; keys are given as key=value, and --help lists them")
+
+
+def flags_first(words: Sequence[str]) -> list[str]:
+    """The words of a command line as Hydra takes them: the overrides in one piece, after the flags."""
+    overrides = _Flags().parse_intermixed_args(words).overrides
+    waiting = list(overrides)
+    flags = [word for word in words if not (waiting and word == waiting[0] and waiting.pop(0))]
+    return [*flags, *(OPEN_SECTION.sub(r"++\1", override) for override in overrides)]
 
 
 def explain(error: BaseException) -> str:

@@ -1,6 +1,5 @@
 """`python train.py ...` for tests: in a process of its own, 10 times faster in this one, or as `train.main` alone."""
 
-import argparse
 import contextlib
 import copy
 import functools
@@ -44,7 +43,6 @@ def in_process(*arguments: str) -> Ended:
     torch.set_num_threads(THREADS)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["train.py", *SMALL, *arguments])
-        patch.setattr(argparse.ArgumentParser, "error", argparse.ArgumentParser.error)  # command() replaces it
         patch.setenv("HYDRA_FULL_ERROR", "1")
         patch.setattr(Outcome, "failed", 0)
         try:

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from harness.command_line import flags_first
 from tests.command import complaint, in_process, real
 
 EXTERNAL = "optimizer=external optimizer._target_="
@@ -103,6 +104,7 @@ WRONG = {
     "data=local": r"data\.files is missing: give data\.files=<value>",
     "optimizer=external": r"optimizer\._target_ is missing: give optimizer\._target_=<value>",
     "--foo": "unrecognized arguments: --foo; keys are given as key=value, and --help lists them",
+    "steps=3 --cfg foo": "argument --cfg/-c: invalid choice: 'foo' .*; keys are given as key=value",
     "--config-name=foo": "Cannot find primary config 'foo'",
     # anyone's class
     "optimizer._target_=torch.optim.Adam": "add optimizer=external",
@@ -128,6 +130,11 @@ WRONG = {
 def test_wrong_arguments_end_in_one_sentence_and_leave_nothing(here, arguments):
     assert re.search(WRONG[arguments], complaint(in_process(*arguments.split())))
     assert not list(here.iterdir())
+
+
+def test_flags_stand_anywhere_and_keys_keep_their_order():
+    words = ["steps=3", "-m", "optimizer.lr=1", "--cfg", "job", "~data", "--info=config"]
+    assert flags_first(words) == ["-m", "--cfg", "job", "--info=config", "steps=3", "++optimizer.lr=1", "~data"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The house rules that no one should have to remember: a star of packages, short files, no optimizer's name."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,13 @@ for name in {WITHOUT_TORCH}:
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_hydra_is_used_by_its_public_names():
+    private = re.compile(r"^\s*(from|import)\s+hydra\._", re.MULTILINE)
+    assert [
+        relative(path) for path in [*FILES, *(ROOT / "hydra_plugins").glob("*.py")] if private.search(path.read_text())
+    ] == []
 
 
 def test_files_are_short_and_named_for_a_thing():

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.plugins import launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -33,18 +34,21 @@ def runs_at_once(overrides: Sequence[str], device: str) -> int | None:
     return ENGINES[name].at_once(device, **section) if name in ENGINES else 1
 
 
-class Launcher(BasicLauncher):
+class Launcher(launcher.Launcher):
     """Finds out which run each job will be, refuses what cannot work, and hands the jobs to the engine."""
 
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        config = cast(DictConfig, self.config)
+        config = self.config
         section = cast(dict[str, Any], OmegaConf.to_container(config.launcher, resolve=True))
         name = section.pop("name", None)
         jobs = self._jobs(job_overrides, initial_job_idx)
         refuse_shared_folders(jobs)
         if name == "serial":
             bind(lambda: None, section, "launcher")  # it has no keys
-            return super().launch(job_overrides, initial_job_idx)
+            return self._one_by_one(job_overrides, initial_job_idx)
         if name not in ENGINES:
             raise ValueError(f"launcher.name={name} is none: {nearest(str(name), ['serial', *ENGINES])}")
         engine = construct(ENGINES[name], section, "launcher", jobs, str(config.device))
@@ -57,8 +61,26 @@ class Launcher(BasicLauncher):
                 signal.signal(number, handler)
         return []
 
+    def _one_by_one(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        """The jobs in this process, each with its number, by which it is recorded."""
+        setup_globals()
+        ended = []
+        for number, overrides in enumerate(job_overrides, first):
+            composed = self._composed(overrides)
+            with read_write(composed), open_dict(composed):
+                composed.hydra.job.id, composed.hydra.job.num = str(number), number
+            keys = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
+            ended.append(
+                run_job(self.task_function, composed, hydra_context=self.hydra_context, configure_logging=True, **keys)
+            )
+            configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)  # the job had its own
+        return ended
+
+    def _composed(self, overrides: Sequence[str]) -> DictConfig:
+        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+
     def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
-        config = cast(DictConfig, self.config)
+        config = self.config
         of_all = [str(o) for o in config.hydra.overrides.hydra]
         common = set.intersection(*map(set, job_overrides))
         jobs = []
@@ -72,7 +94,7 @@ class Launcher(BasicLauncher):
     def _run_folder(self, overrides: Sequence[str]) -> Path | None:
         """Where a job will write; None where its config is wrong, which the job will say."""
         try:
-            composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))  # type: ignore[union-attr, arg-type]
+            composed = self._composed(overrides)
             with read_write(composed), open_dict(composed):
                 del composed["hydra"]
             values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
