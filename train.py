@@ -14,23 +14,21 @@ from harness.command_line import answer_help, command
 if __name__ == "__main__":
     answer_help(__doc__)  # before torch is imported: --help answers at once
 
-import gc
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import optimizers
 from conventions.keywords import bind, construct
-from conventions.sentence import BAD_INPUT, sentence
+from conventions.run_format import ENDED
 from data.loader import Loader, evaluation_batches
 from data.plan import check_data
-from harness import checkpoint, device, tracker
+from harness import checkpoint, device, manifest, tracker
+from harness.attempt import Attempt, Threads
 from harness.clock import Clock
-from harness.config import Config, config_hash, default_run_dir, parse
+from harness.config import Config, config_hash, parse, run_dir
 from harness.distributed import Ranks, join
 from harness.evaluate import evaluate
 from harness.flops import Ledger
@@ -47,40 +45,19 @@ from optimizers.plan import check_optimizer
 
 
 def main(values: dict[str, Any]) -> str:
-    """One run of a composed config; how it ended: finished or diverged."""
+    """Train the run of a composed config; returns how it ended: finished or diverged."""
     cfg = parse(values)
     ranks, place = join(cfg.device)
     digest = config_hash(values)
-    path = Path(cfg.run_dir) if cfg.run_dir else default_run_dir(cfg, digest)
-    folder = RunFolder(path, values, digest, writes=ranks.first)
-    threads = torch.get_num_threads()
-    run, status = None, "failed"
-    try:
+    folder = RunFolder(run_dir(cfg, digest), values, digest, writes=ranks.first)
+    with Attempt(folder, external=cfg.optimizer.get("_target_")) as attempt:
         before = ranks.agree(folder.check(cfg.resume) if ranks.first else None)
-        if before and before["status"] in ("finished", "diverged"):
+        if before and before["status"] in ENDED:
             if ranks.first:
-                print(f"{path} is {before['status']} already")
+                print(f"{folder.path} is {before['status']} already")
             return before["status"]
-        gc.collect()  # in a sweep: cycles keep the weights of the run before on the device
-        run = build(cfg, folder, before, ranks, place)
-        status = loop(run)
-        folder.finish(status, run.recorder.diagnosis() if status == "diverged" else None)
-        return status
-    except Exception as error:
-        if (stranger := cfg.optimizer.get("_target_")) and not isinstance(error, BAD_INPUT):
-            told = f"{type(error).__name__}: {sentence(error)}"
-            error = ValueError(
-                f"optimizer._target_={stranger} cannot run here ({told}); HALFSTEP_TRACEBACK=1 shows where"
-            )
-        with suppress(OSError):  # a full disk may not take this either
-            folder.fail(sentence(error) if isinstance(error, BAD_INPUT) else repr(error))
-        raise error
-    finally:
-        if run:
-            run.close(status)
-        torch.set_num_threads(threads)  # a resumed run may have changed it: a sweep's next one must not inherit that
-        optimizers.compile_kernels(False)
-        folder.close()
+        run = build(cfg, attempt, before, ranks, place)
+        return attempt.end(loop(run), run.recorder.diagnosis())
 
 
 @dataclass
@@ -96,14 +73,7 @@ class Parts:
     recorder: Recorder
     evaluate: Callable[[], float]
     save: Callable[[int], None]
-    sinks: list[Any]  # progress display and tracker
     start: int
-
-    def close(self, status: str) -> None:
-        """Tell whoever watches how the run ended."""
-        for sink in self.sinks:
-            sink.close(status)
-        self.clock.close()
 
 
 def loop(run: Parts) -> str:
@@ -133,7 +103,7 @@ def loop(run: Parts) -> str:
     return "finished"
 
 
-def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: Ranks, place: str) -> Parts:
+def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: Ranks, place: str) -> Parts:
     """The data, the model, the optimizer, and the harness that joins and watches them."""
     # All that the config can get wrong is found before the data is touched: a large corpus takes hours to prepare.
     schedule = construct(build_schedule, cfg.schedule, "schedule", cfg.steps)
@@ -143,6 +113,7 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     make_tracker = tracker.find(cfg.tracker["name"])
     tracker_keywords = bind(make_tracker, cfg.tracker, "tracker", ["folder", "config", "manifest"])
     compiled = device.resolve_compile(cfg.compile, place)
+    attempt.callback(optimizers.compile_kernels, False)
     optimizers.compile_kernels(compiled)
     dataset = ranks.first_before_others(lambda: load_data(quiet=not ranks.first))
 
@@ -151,64 +122,38 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
     optimizer = planned.build(model)
     dtype = device.resolve_dtype(cfg.dtype, place)
     clock = Clock(place)
+    attempt.callback(clock.close)
     ledger = Ledger(uncharged_per_step=0.0 if planned.info.charges else uncharged_per_step(planned.build, model))
     objective = Objective(
         model, sequences=cfg.sequences, flops_per_token=model.flops_per_token(cfg.context), clock=clock, ledger=ledger,
         seed=cfg.seed, ranks=ranks, forward=device.compiled(model) if compiled else model, dtype=dtype,
         grad_clip=cfg.grad_clip, reserve=planned.state_bytes(optimizer, model, cfg.batch.tokens),
     )  # fmt: skip
-    # A run that goes on keeps its micro-batches and its threads: others would give other bits.
-    same = before is not None and before["ranks"] == ranks.world
-    wanted = before["resolved"]["micro"] if before and same else cfg.batch.micro
+    # A run that goes on keeps its micro-batches: others would give other bits.
+    wanted = before["resolved"]["micro"] if before and before["ranks"] == ranks.world else cfg.batch.micro
     objective.micro = resolve_micro(wanted, cfg.sequences, ranks.world, cfg.context, place, objective.attempt)
     device.reset_peak_memory(place)
     spread = (ranks.rank, ranks.world, place)
     loader = Loader(dataset.train, cfg.context, cfg.sequences, cfg.seed, *spread)
     windows = evaluation_batches(dataset.val, cfg.context, cfg.eval.tokens, objective.micro, *spread)
 
+    folder = attempt.folder
+    recorder = Recorder(cfg, folder, objective, optimizer, lambda: optimizers.metrics(optimizer))
+    saved: list[checkpoint.Stateful] = [Threads(), clock, ledger, recorder, objective.sizes]
     checkpoints = folder.path / "checkpoints"
-    found = ranks.agree(checkpoint.newest(checkpoints, folder.digest) if before and ranks.first else None)
-    if found:
-        torch.set_num_threads(found[1]["threads"])
-        objective.sizes.found |= found[1].get("sizes", {}) if same else {}
-    folder.open(
-        {
-            "study": cfg.study,
-            "config_hash": folder.digest,
-            "device": device.describe(place),
-            "resolved": {
-                "device": place, "dtype": str(dtype).removeprefix("torch."), "compile": compiled,
-                "micro": objective.micro, "kernels": kernels,
-                "curvature_micro": objective.sizes.found,  # on CUDA, from the first such pass on
-            },
-            "ranks": ranks.world,
-            "seed": cfg.seed,
-            "data": {
-                "name": dataset.name, "fingerprint": dataset.fingerprint, "vocabulary": dataset.vocabulary,
-                "train_tokens": dataset.train_tokens, "val_tokens": dataset.val_tokens,
-            },
-            "parameters": {"total": sum(p.numel() for p in model.parameters()), "matrix": model.matrix_parameters()},
-            "flops_per_token": model.flops_per_token(cfg.context),
-            "tokens_per_step": cfg.batch.tokens,
-        },
-        cfg.resume,
-    )  # fmt: skip
-    sinks: list[Any] = []
-    recorder = Recorder(
-        cfg, folder, model, optimizer, clock, ledger, place, lambda: optimizers.metrics(optimizer), sinks
-    )
-    start = 0
-    if found:
-        path, state = found
-        checkpoint.load(path, model, optimizer)
-        clock.restore(state["clock"])
-        ledger.restore(state["ledger"])
-        recorder.restore(state["recorder"])
-        start = state["step"]
+    newest = ranks.agree(checkpoint.newest(checkpoints, folder.digest) if before and ranks.first else None)
+    if newest:
+        checkpoint.restore(saved, newest[1])
+    folder.open(manifest.facts_of(cfg, folder.digest, objective, dataset.entry(), place, compiled, kernels), cfg.resume)
+    if newest:
+        checkpoint.load(newest[0], model, optimizer)
+    start = newest[1]["step"] if newest else 0
     folder.cut(start, [step for step in range(start) if recorder.due(step)])
     if ranks.first:
-        sinks += [make_tracker(folder.path, folder.config, folder.manifest, **tracker_keywords)]
-        sinks += [ProgressDisplay(folder.path.name, cfg.steps, start)]  # last: its bar would wrap what the tracker says
+        recorder.trackers += [make_tracker(folder.path, folder.config, folder.manifest, **tracker_keywords)]
+        # Last: its bar would wrap what the tracker prints.
+        recorder.trackers += [ProgressDisplay(folder.path.name, cfg.steps, start)]
+        attempt.watch(recorder.trackers)
 
     def evaluate_now() -> float:
         with optimizers.eval_weights(optimizer):
@@ -216,14 +161,12 @@ def build(cfg: Config, folder: RunFolder, before: dict[str, Any] | None, ranks: 
 
     def save(step: int) -> None:
         if ranks.first:
-            state = {"config_hash": folder.digest, "threads": torch.get_num_threads(), "clock": clock.state(),
-                     "ledger": ledger.state(), "recorder": recorder.state(),
-                     "sizes": objective.sizes.found}  # fmt: skip
             folder.sync()
+            state = {"config_hash": folder.digest, **checkpoint.states(saved)}
             checkpoint.save(checkpoints, step, model, optimizer, state)
         ranks.agree(None)
 
-    return Parts(cfg, clock, loader, schedule, objective, optimizer, recorder, evaluate_now, save, sinks, start)
+    return Parts(cfg, clock, loader, schedule, objective, optimizer, recorder, evaluate_now, save, start)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,11 @@ class Dataset:
     val_tokens: int
     folder: Path  # where dataset.json lies
 
+    def entry(self) -> dict[str, Any]:
+        """The dataset's entry in a run's manifest."""
+        kept = ("name", "fingerprint", "vocabulary", "train_tokens", "val_tokens")
+        return {key: getattr(self, key) for key in kept}
+
 
 @dataclass(frozen=True)
 class Splits:

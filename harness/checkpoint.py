@@ -1,7 +1,7 @@
 """Checkpoints: written aside and renamed, verified by checksum, the newest good one found again.
 
 checkpoints/step-00000100/ holds model.safetensors, optimizer.pt (tensors, read with weights_only) and state.json (step,
-clock, ledger, threads, checksums of all three, written last).
+the state of each Stateful part by its key, checksums of all three; written last).
 """
 
 import copy
@@ -10,10 +10,11 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from pydoc import locate
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,24 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from conventions.sentence import sentence
+
+
+class Stateful(Protocol):
+    """A part of a run, beside the weights and the optimizer, that goes into its checkpoints."""
+
+    @property
+    def key(self) -> str:
+        """Its place in state.json."""
+        ...
+
+    def state(self) -> Any:
+        """What JSON can hold of it."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Take up what `state` gave, in this process or in another."""
+        ...
+
 
 KEPT = 2  # the newest, and one before it in case the newest is damaged
 
@@ -88,6 +107,18 @@ def newest(folder: Path, config_hash: str | None = None) -> tuple[Path, dict[str
     if broken:
         raise ValueError(f"no checkpoint in {folder} is whole ({', '.join(broken)}): delete that folder to start over")
     return None
+
+
+def states(parts: Iterable[Stateful]) -> dict[str, Any]:
+    """The state of each part, by its key."""
+    return {part.key: part.state() for part in parts}
+
+
+def restore(parts: Iterable[Stateful], state: dict[str, Any]) -> None:
+    """Give each part its state back; a part that the checkpoint does not know stays as it is."""
+    for part in parts:
+        if part.key in state:
+            part.restore(state[part.key])
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

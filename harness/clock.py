@@ -16,6 +16,8 @@ COUNTED = ("data", "gradient", "curvature", "optimizer")
 class Clock:
     """Seconds by part. `running()` opens the optimizer's step; whatever no narrower part claims is the optimizer's."""
 
+    key = "clock"
+
     def __init__(self, device: str = "cpu") -> None:
         self._device = torch.device(device)
         self._seconds: dict[str, float] = {}

@@ -132,19 +132,12 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ between two configs."""
-    keys = []
-    for key in sorted({*one, *other}):
-        a, b = one.get(key), other.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            keys += differing_keys(a, b, f"{prefix}{key}.")
-        elif a != b or (key in one) != (key in other):
-            keys.append(f"{prefix}{key}")
-    return keys
-
-
 def default_run_dir(config: Config, digest: str) -> Path:
     """results/runs/<study>/<model>-<data>-<optimizer>-s<seed>-<hash8>."""
     names = (config.model["name"], config.data["name"], optimizer_label(config.optimizer), f"s{config.seed}")
     return RUNS / config.study / "-".join((*names, digest[:8]))
+
+
+def run_dir(config: Config, digest: str) -> Path:
+    """The folder that the config gives, or else the default one."""
+    return Path(config.run_dir) if config.run_dir else default_run_dir(config, digest)

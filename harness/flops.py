@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,6 +16,8 @@ class Ledger:
 
     `optimizer` is None where it is unknown: an external class that could not be counted.
     """
+
+    key: ClassVar = "ledger"
 
     model: int = 0
     curvature: int = 0

@@ -86,6 +86,8 @@ class PassSizes:
         add up its micro-batches in another order.
     """
 
+    key = "sizes"
+
     def __init__(self, params: Sequence[Tensor], ranks: Ranks, clock: Clock, reserve: int) -> None:
         self.params, self.ranks, self.clock, self.reserve = params, ranks, clock, reserve
         self.found: dict[str, int] = {}
@@ -120,6 +122,15 @@ class PassSizes:
                 )
             self.found[kind] = size
         return min(micro, self.found[kind])
+
+    def state(self) -> dict[str, int]:
+        return {"ranks": self.ranks.world, **self.found}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Take up sizes that as many ranks found (older checkpoints do not say how many did); others find them anew."""
+        sizes = dict(state)
+        if sizes.pop("ranks", self.ranks.world) == self.ranks.world:
+            self.found |= sizes
 
     def room(self) -> list[Tensor]:
         """Memory held in a trial for what comes later: the optimizer's state, gradients, and gaps between tensors."""

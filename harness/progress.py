@@ -16,7 +16,7 @@ from rich.progress import (
 
 
 class ProgressDisplay:
-    """Told of every row; draws on stdout."""
+    """A tracker that draws on stdout."""
 
     def __init__(self, name: str, steps: int, start: int) -> None:
         self.name, self.steps = name, steps

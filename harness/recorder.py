@@ -6,25 +6,18 @@ weights, the update's size). Device tensors are read when a row closes, and at n
 
 import math
 from collections.abc import Callable, Mapping, ValuesView
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.clock import Clock
 from harness.config import Config
 from harness.device import peak_flops, peak_memory
-from harness.flops import Ledger
-from harness.objective import StepRecord
+from harness.objective import Objective, StepRecord
 from harness.run_folder import RunFolder
+from harness.tracker import Tracker
 
 Row = dict[str, Any]
-
-
-class Sink(Protocol):
-    """Somewhere that rows go besides metrics.jsonl."""
-
-    def log(self, row: Row) -> None: ...
 
 
 class Recorder:
@@ -32,27 +25,28 @@ class Recorder:
 
     Args:
         own_metrics: what the optimizer has to say of itself, by short name.
-        sinks: progress display, tracker: told of every row.
+
+    Attributes:
+        trackers: get every row, after metrics.jsonl.
     """
+
+    key = "recorder"
 
     def __init__(
         self,
         cfg: Config,
         folder: RunFolder,
-        model: nn.Module,
+        objective: Objective,
         optimizer: torch.optim.Optimizer,
-        clock: Clock,
-        ledger: Ledger,
-        device: str,
         own_metrics: Callable[[], Mapping[str, Tensor | float]],
-        sinks: list[Sink],
     ) -> None:
-        self.cfg, self.folder, self.optimizer = cfg, folder, optimizer
-        self.model, self.clock, self.ledger, self.device = model, clock, ledger, device
-        self.own_metrics, self.sinks = own_metrics, sinks
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.kinds = [layer_kind(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self.peak = peak_flops(device)
+        self.cfg, self.folder, self.optimizer, self.own_metrics = cfg, folder, optimizer, own_metrics
+        self.model, self.clock, self.ledger = objective.model, objective.clock, objective.ledger
+        self.device = str(objective.device)
+        self.parameters = objective.params
+        self.kinds = [layer_kind(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        self.trackers: list[Tracker] = []
+        self.peak = peak_flops(self.device)
         self.clipped = torch.zeros((), device=self.parameters[0].device)
         self.diverged_at: int | None = None
         self._row: Row | None = None
@@ -133,9 +127,14 @@ class Recorder:
             self._unread = []
         return self.diverged_at is None
 
-    def diagnosis(self) -> str:
-        """How the run diverged, and the first parameters whose gradient is not finite; a row tells of it too."""
-        if self.diverged_at is not None and (self._previous is None or self._previous["step"] < self.diverged_at):
+    def diagnosis(self) -> str | None:
+        """How the run diverged, and the first parameters whose gradient is not finite; None if it did not diverge.
+
+        A row of the step at which it did is written if there is none yet.
+        """
+        if self.diverged_at is None:
+            return None
+        if self._previous is None or self._previous["step"] < self.diverged_at:
             tokens = self.diverged_at * self.cfg.batch.tokens
             self._row = {"step": self.diverged_at, "tokens": tokens, "train/loss": math.nan}
             self._write()
@@ -155,8 +154,8 @@ class Recorder:
         row, self._row, self._before = self._row, None, []
         self._previous = row
         self.folder.append(row)
-        for sink in self.sinks:
-            sink.log(row)
+        for tracker in self.trackers:
+            tracker.log(row)
 
     def _throughput(self, row: Row) -> Row:
         if self._previous is None:

@@ -8,17 +8,17 @@ import fcntl
 import json
 import math
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from conventions.config_keys import differing_keys, flatten, within
+from conventions.run_format import SCHEMA, is_locked
 from conventions.sentence import DISK_FULL
-from harness.config import UNHASHED, differing_keys
-from harness.origin import command, git_state, versions
-
-SCHEMA = 1
+from harness import manifest
+from harness.config import UNHASHED
+from harness.manifest import Manifest
 
 
 class RunFolder:
@@ -32,10 +32,10 @@ class RunFolder:
         self.config = config
         self.digest = digest
         self.writes = writes
-        self.manifest: dict[str, Any] = {}
+        self.manifest: Manifest = {}
         self._lock: int | None = None
 
-    def check(self, resume: bool) -> dict[str, Any] | None:
+    def check(self, resume: bool) -> Manifest | None:
         """The manifest of this very run if it was begun before, None if the folder is free to begin in.
 
         Raises:
@@ -44,12 +44,12 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"run_dir={self.path} is a file: give a folder that is empty or new")
-        old = self.read_manifest()
+        old = manifest.read(self.path / "manifest.json")
         if old is None:
             if self.path.exists() and not self._is_blank():
                 raise ValueError(f"run_dir={self.path} holds files but no run: give a folder that is empty or new")
             return None
-        if self._lock is None and self._is_live():
+        if self._lock is None and is_locked(self.path / "run.lock"):
             raise self._taken()
         if not resume:
             raise ValueError(
@@ -57,22 +57,22 @@ class RunFolder:
                 "or give another run_dir or study"
             )
         if old["config_hash"] != self.digest:
-            theirs = self._read_config()
-            keys = [key for key in differing_keys(theirs, self.config) if key.split(".")[0] not in UNHASHED]
+            keys = differing_keys([flatten(self._read_config()), flatten(self.config)])
+            keys = [key for key in keys if not within(key, UNHASHED)]
             raise ValueError(
                 f"{self.path} is a run of another config (it differs in {', '.join(keys) or 'its version'}): "
                 "give the same keys, or another run_dir"
             )
         return old
 
-    def open(self, manifest: dict[str, Any], resume: bool) -> None:
-        """Take the folder, as `check` allows, and write its manifest.
+    def open(self, facts: Manifest, resume: bool) -> None:
+        """Take the folder, as `check` allows, and write the manifest of a run of which these are the facts.
 
         Raises:
             ValueError: as `check`, or the run was begun on other tokens.
             OSError: the folder cannot be made.
         """
-        self.manifest = {"name": self.path.name, **manifest}
+        self.manifest = {"name": self.path.name, **facts}
         if not self.writes:
             return
         self.check(resume)
@@ -84,44 +84,17 @@ class RunFolder:
             raise OSError(f"run_dir={self.path} cannot be made ({error.strerror}): give another") from error
         self._take_lock()
         old = self.check(resume)  # again: another process may have begun it while we took the lock
-        head: dict[str, Any] = {"schema": SCHEMA, "name": self.path.name, "status": "running", "error": None}
-        origin = {"started": now(), "argv": command(), "git": git_state(), "versions": versions()}
         if old is None:
             self._replace("config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-            self.manifest = {**head, **origin, "ended": None, **manifest, "resumes": []}
+            self.manifest = manifest.begun(self.path.name, facts)
         else:
-            if old["data"]["fingerprint"] != manifest["data"]["fingerprint"]:
+            if old["data"]["fingerprint"] != facts["data"]["fingerprint"]:
                 raise ValueError(
                     f"{self.path} was begun on other tokens: data={old['data']['name']} has another fingerprint since; "
                     "bring the old shards back, or start over in another run_dir"
                 )
-            again = {"at": now(), "git": git_state(), "versions": versions(), "device": manifest["device"]}
-            first = {key: old[key] for key in origin if key in old}
-            self.manifest = {**old, **manifest, **head, **first, "ended": None,
-                             "resumes": [*old.get("resumes", []), again]}  # fmt: skip
+            self.manifest = manifest.resumed(old, self.path.name, facts)
         self.write_manifest()
-
-    def read_manifest(self) -> dict[str, Any] | None:
-        """The manifest that is there, None where none is; ValueError if it cannot be read."""
-        path = self.path / "manifest.json"
-        try:
-            manifest = json.loads(path.read_text())
-            shape = {
-                "status": manifest["status"],
-                "config_hash": manifest["config_hash"],
-                "data.fingerprint": manifest["data"]["fingerprint"],
-            }
-            numbers = {"resolved.micro": manifest["resolved"]["micro"], "ranks": manifest["ranks"]}
-            wrong = [key for key, value in shape.items() if not isinstance(value, str)]
-            wrong += [key for key, value in numbers.items() if type(value) is not int]
-            if wrong:
-                raise ValueError(f"its {wrong[0]} is none")
-            return manifest
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError) as error:
-            told = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{path} is broken ({told}): give another run_dir, or delete that run") from error
 
     def _read_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
@@ -146,20 +119,6 @@ class RunFolder:
             raise self._taken() from None
         self._lock = handle
 
-    def _is_live(self) -> bool:
-        """Whether another process holds the lock."""
-        try:
-            handle = os.open(self.path / "run.lock", os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-        return False
-
     def _taken(self) -> ValueError:
         return ValueError(f"{self.path} is being written by a run that is still going: wait for it or stop it")
 
@@ -175,7 +134,7 @@ class RunFolder:
 
     def finish(self, status: str, error: str | None = None) -> None:
         """Record the end of the run: finished, diverged or failed."""
-        self.update(status=status, error=error, ended=now())
+        self.update(status=status, error=error, ended=manifest.now())
 
     def fail(self, error: str) -> None:
         """Record that a run which had begun went wrong; nothing where it had not."""
@@ -249,7 +208,3 @@ def _write(path: Path, mode: str, text: str, durable: bool = False) -> None:
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say what was being written
         raise
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

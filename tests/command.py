@@ -51,7 +51,7 @@ def in_process(*arguments: str) -> Ended:
             code = int(ended.code or 0)
         finally:
             GlobalHydra.instance().clear()
-            restore(threads)
+            torch.set_num_threads(threads)
     return Ended(code, out.getvalue(), err.getvalue())
 
 
@@ -72,14 +72,7 @@ def trained(*arguments: str, run_dir: str | None = None, resume: bool = False) -
         with contextlib.redirect_stdout(io.StringIO()):
             return train.main(values)
     finally:
-        restore(threads)
-
-
-def restore(threads: int) -> None:
-    """What a run chooses for its threads and kernels is its own affair."""
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cuda.enable_flash_sdp(True)
+        torch.set_num_threads(threads)
 
 
 def interrupted(*arguments: str, at: int, **where: Any) -> None:

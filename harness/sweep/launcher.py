@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conventions.keywords import bind, construct
 from conventions.sentence import nearest
 from harness.command_line import composed
-from harness.config import config_hash, default_run_dir, parse
+from harness.config import config_hash, parse, run_dir
 from harness.sweep.jobs import Job, refuse_shared_folders
 from harness.sweep.local import LocalQueue
 from harness.sweep.slurm import SlurmArray
@@ -66,12 +66,12 @@ class Launcher(launcher.Launcher):
         setup_globals()
         ended = []
         for number, overrides in enumerate(job_overrides, first):
-            composed = self._composed(overrides)
-            with read_write(composed), open_dict(composed):
-                composed.hydra.job.id, composed.hydra.job.num = str(number), number
+            config = self._composed(overrides)
+            with read_write(config), open_dict(config):
+                config.hydra.job.id, config.hydra.job.num = str(number), number
             keys = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
             ended.append(
-                run_job(self.task_function, composed, hydra_context=self.hydra_context, configure_logging=True, **keys)
+                run_job(self.task_function, config, hydra_context=self.hydra_context, configure_logging=True, **keys)
             )
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)  # the job had its own
         return ended
@@ -94,12 +94,12 @@ class Launcher(launcher.Launcher):
     def _run_folder(self, overrides: Sequence[str]) -> Path | None:
         """Where a job will write; None where its config is wrong, which the job will say."""
         try:
-            composed = self._composed(overrides)
-            with read_write(composed), open_dict(composed):
-                del composed["hydra"]
-            values = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+            config = self._composed(overrides)
+            with read_write(config), open_dict(config):
+                del config["hydra"]
+            values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
             cfg = parse(values)
-            return Path(cfg.run_dir) if cfg.run_dir else default_run_dir(cfg, config_hash(values))
+            return run_dir(cfg, config_hash(values))
         except (ValueError, OmegaConfBaseException):
             return None
 

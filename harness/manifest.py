@@ -1,0 +1,89 @@
+"""A run's manifest: what is computed, from which data and code, on what, and how it has ended."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from conventions.run_format import SCHEMA
+from harness.config import Config
+from harness.device import describe
+from harness.objective import Objective
+from harness.origin import command, git_state, versions
+
+Manifest = dict[str, Any]
+
+
+def facts_of(
+    cfg: Config, digest: str, objective: Objective, data: Manifest, device: str, compiled: bool, kernels: str
+) -> Manifest:
+    """What is known of a run before its first step.
+
+    Args:
+        digest: of the config.
+        data: the entry of the corpus.
+        kernels: as choose_kernels names them.
+    """
+    model: Any = objective.model
+    return {
+        "study": cfg.study,
+        "config_hash": digest,
+        "device": describe(device),
+        "resolved": {
+            "device": device,
+            "dtype": str(objective.dtype).removeprefix("torch."),
+            "compile": compiled,
+            "micro": objective.micro,
+            "kernels": kernels,
+            "curvature_micro": objective.sizes.found,  # on CUDA, from the first such pass on
+        },
+        "ranks": objective.ranks.world,
+        "seed": cfg.seed,
+        "data": data,
+        "parameters": {"total": sum(p.numel() for p in model.parameters()), "matrix": model.matrix_parameters()},
+        "flops_per_token": objective.flops_per_token,
+        "tokens_per_step": cfg.batch.tokens,
+    }
+
+
+def begun(name: str, facts: Manifest) -> Manifest:
+    """The manifest of a run that begins now."""
+    origin = {"started": now(), "argv": command(), "git": git_state(), "versions": versions()}
+    return {**_head(name), **origin, "ended": None, **facts, "resumes": []}
+
+
+def resumed(old: Manifest, name: str, facts: Manifest) -> Manifest:
+    """The manifest of a run that goes on now: where it began stays, and how it goes on is added."""
+    again = {"at": now(), "git": git_state(), "versions": versions(), "device": facts["device"]}
+    return {**old, **facts, **_head(name), "ended": None, "resumes": [*old.get("resumes", []), again]}
+
+
+def read(path: Path) -> Manifest | None:
+    """The manifest in a file, None where there is none; ValueError if it cannot be read."""
+    try:
+        manifest = json.loads(path.read_text())
+        words = {
+            "status": manifest["status"],
+            "config_hash": manifest["config_hash"],
+            "data.fingerprint": manifest["data"]["fingerprint"],
+        }
+        numbers = {"resolved.micro": manifest["resolved"]["micro"], "ranks": manifest["ranks"]}
+        wrong = [key for key, value in words.items() if not isinstance(value, str)]
+        wrong += [key for key, value in numbers.items() if type(value) is not int]
+        if wrong:
+            raise ValueError(f"its {wrong[0]} is none")
+        return manifest
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is broken ({why}): give another run_dir, or delete that run") from error
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _head(name: str) -> Manifest:
+    return {"schema": SCHEMA, "name": name, "status": "running", "error": None}
