@@ -3,7 +3,7 @@
     python train.py                                                        a small GPT-2 on Python's own source text
     python train.py optimizer=muon optimizer.lr=0.02 steps=1000 seed=1     another optimizer, another seed
     python train.py -m optimizer=adamw,lion optimizer.lr=3e-4,1e-3 seed=0,1,2
-    torchrun --nproc_per_node=8 train.py experiment=sophia_125m_sophia_g
+    torchrun --nproc_per_node=8 train.py experiment=sophia/sophia_g
     python train.py optimizer=external optimizer._target_=pytorch_optimizer.Lion optimizer.lr=1e-4
 
 A run's folder, under results/runs/, holds config.yaml, manifest.json, metrics.jsonl and checkpoints/.

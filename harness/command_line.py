@@ -33,6 +33,17 @@ VALUED = [("--config-dir", "-cd"), ("--config-name", "-cn"), ("--config-path", "
           ("--experimental-rerun",)]  # fmt: skip
 
 
+def by_model(values: DictConfig, default: Any = None, *, _root_: DictConfig) -> Any:
+    """Resolves ${by_model:{name:value,...},default} in a recipe: the value for the model of the run."""
+    name = _root_.model.name
+    if name not in values and default is None:
+        raise ValueError(f"it has values for {', '.join(values)} and none for {name}: give one, or another model")
+    return values.get(name, default)
+
+
+OmegaConf.register_new_resolver("by_model", by_model, replace=True)
+
+
 def answer_help(about: str | None) -> None:
     """Print the help and leave, if that is what the command line asks for."""
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -146,13 +157,15 @@ def explain(error: BaseException) -> str:
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown(match[1])
-    if match := re.search(r"Could not find '([^']+)/([^/']+)'", text):
+    if match := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
         group, option = match[1], match[2]
         return f"{group}={option} is not there: {nearest(option, _options(CONFIGS / group))}"
     if match := re.search(r"Could not override '?([\w./]+)'?\. No match in the defaults list", text):
         return f"{match[1]} is no group of the config: {nearest(match[1], _groups())}"
     if "Missing mandatory value" in text and (match := re.search(r"full_key: (\S+)", text)):
         return f"{match[1]} is missing: give {match[1]}=<value>"
+    if match := re.search(r"while resolving interpolation: (.*)\n\s*full_key: (\S+)", text):
+        return f"{match[2]}: {match[1]}"
     if match := re.search(r"Interpolation key '([^']+)' not found", text):
         return f"the config refers to {match[1]}, which is not there"
     if match := re.search(r"Ambiguous value for argument '\+*([^']+)'", text):
@@ -185,7 +198,7 @@ def help_text(about: str, arguments: list[str]) -> str:
     chosen = [
         a
         for a in arguments
-        if re.fullmatch(r"\w+=\w+", a) and (CONFIGS / a.replace("=", "/")).with_suffix(".yaml").is_file()
+        if re.fullmatch(r"\w+=[\w/]+", a) and (CONFIGS / a.replace("=", "/")).with_suffix(".yaml").is_file()
     ]
     keys = (CONFIGS / "train.yaml").read_text()
     keys = keys[keys.index("\nsteps:") : keys.index("\nhydra:")].strip()
@@ -206,7 +219,7 @@ def _groups() -> list[str]:
 
 
 def _options(group: Path) -> list[str]:
-    return sorted(path.stem for path in group.glob("*.yaml"))
+    return sorted(path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml"))
 
 
 def _chosen(group: str) -> str | None:

@@ -2,35 +2,59 @@
 
 from functools import cache
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 import data
 import models
 import optimizers
-from conventions.config_keys import CONFIGS
+from conventions.config_keys import CONFIGS, differing_keys, flatten
 from conventions.keywords import bind, construct
-from harness import tracker
-from harness.config import differing_keys, parse
+from harness import command_line, tracker
+from harness.config import parse
 from harness.schedule import build_schedule
 
-EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 SIZES, OPTIMIZERS, PRESETS = ("125m", "355m", "770m"), ("adamw", "lion", "sophia_g"), ("", "_repo", "_matched")
 GPT2_TOKENS = 50257
+# Of each size, what Sophia's authors published: peak and final share of it, and what their code has for rho.
+# fmt: off
+NUMBERS = {
+    # size, optimizer: lr, weight_decay, final in their code, rho in their code
+    ("125m", "adamw"): (6e-4, 0.1, 0.05, None), ("125m", "lion"): (1e-4, 0.6, 0.05, None),
+    ("125m", "sophia_g"): (6e-4, 0.2, 0.025, 0.05),
+    ("355m", "adamw"): (3e-4, 0.1, 0.2, None), ("355m", "lion"): (1e-4, 0.3, 0.05, None),
+    ("355m", "sophia_g"): (7e-4, 0.2, 0.0142857, 0.08),
+    ("770m", "adamw"): (2e-4, 0.1, 0.05, None), ("770m", "lion"): (8e-5, 0.25, 0.05, None),
+    ("770m", "sophia_g"): (3e-4, 0.2, 0.0333333, 0.05),
+}
+# fmt: on
+
+
+def sophia(size: str, optimizer: str, preset: str) -> tuple[str, str]:
+    """The overrides of one of the 27 recipes."""
+    recipe = f"sophia/{optimizer}{preset.replace('matched', 'repo')}"
+    chosen = f"[{recipe},sophia/matched]" if preset == "_matched" else recipe
+    return f"experiment={chosen}", f"model=gpt2_{size}"
+
+
+RECIPES = {
+    f"{size}_{optimizer}{preset}": sophia(size, optimizer, preset)
+    for size, optimizer, preset in product(SIZES, OPTIMIZERS, PRESETS)
+} | {path.stem: (f"experiment={path.stem}",) for path in (CONFIGS / "experiment").glob("*.yaml")}
 
 
 @cache
 def composed(name: str) -> dict[str, Any]:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composition = compose("train", [f"experiment={name}"])
-    return cast(dict[str, Any], OmegaConf.to_container(composition, resolve=True, throw_on_missing=True))
+    return command_line.composed(RECIPES[name])
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+def differing(*many: dict[str, Any]) -> list[str]:
+    return differing_keys([flatten(values) for values in many])
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_composes_and_builds(name):
     """Everything that a run checks before it touches its data; the model on no memory."""
     cfg = parse(composed(name))
@@ -55,29 +79,41 @@ def test_composes_and_builds(name):
 def test_the_arms_of_a_study_differ_in_the_optimizer_only():
     """A folder of runs is one comparison: same model, data, budget and evaluation."""
     studies: dict[str, dict[str, Any]] = {}
-    for name in EXPERIMENTS:
+    for name in RECIPES:
         values = composed(name)
         first = studies.setdefault(values["study"], values)
         allowed = ("optimizer.", "run_dir", *(["schedule.final"] if name.endswith("_repo") else []))
-        assert [key for key in differing_keys(first, values) if not key.startswith(allowed)] == [], name
+        assert [key for key in differing(first, values) if not key.startswith(allowed)] == [], name
 
 
-def test_sophia_has_every_size_optimizer_and_preset():
-    wanted = {f"sophia_{size}_{name}{preset}" for size, name, preset in product(SIZES, OPTIMIZERS, PRESETS)}
-    assert wanted <= set(EXPERIMENTS)
-    for size, name, preset in product(SIZES, OPTIMIZERS, PRESETS):
-        values = composed(f"sophia_{size}_{name}{preset}")
-        assert values["study"] == f"sophia_{size}{preset}"
-        assert (values["model"]["name"], values["optimizer"]["name"]) == (f"gpt2_{size}", name)
-        assert values["batch"]["tokens"] == 480 * values["context"]
+@pytest.mark.parametrize(("size", "optimizer"), NUMBERS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_sophia_has_every_size_optimizer_and_preset_with_the_authors_numbers(size, optimizer, preset):
+    values = composed(f"{size}_{optimizer}{preset}")
+    assert values["study"] == f"sophia_{size}{preset}"
+    assert (values["model"]["name"], values["optimizer"]["name"]) == (f"gpt2_{size}", optimizer)
+    assert values["batch"]["tokens"] == 480 * values["context"]
+    lr, decay, final, rho = NUMBERS[size, optimizer]
+    assert (values["optimizer"]["lr"], values["optimizer"]["weight_decay"]) == (lr, decay)
+    assert values["schedule"]["final"] == (final if preset == "_repo" else 0.05)
+    assert values["optimizer"].get("rho") == (rho if preset else None)
+    assert values["optimizer"].get("preset") == ({"": "paper"}.get(preset, "repo") if rho else None)
+
+
+def test_a_model_that_the_authors_did_not_train_needs_numbers_of_its_own():
+    words = ["experiment=sophia/adamw", "model=gpt2_nano"]
+    with pytest.raises(ValueError, match=r"optimizer\.lr: it has values for gpt2_125m, .* and none for gpt2_nano: "):
+        command_line.composed(words)
+    values = command_line.composed([*words, "optimizer.lr=1e-3"])
+    assert (values["optimizer"]["lr"], values["study"]) == (1e-3, "sophia")
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_sophia_presets_touch_optimizer_and_final_only(size, name):
-    paper, repo, matched = (composed(f"sophia_{size}_{name}{preset}") for preset in PRESETS)
-    assert set(differing_keys(repo, matched)) <= {"schedule.final", "study"}
-    assert set(differing_keys(paper, repo)) <= {"schedule.final", "study", "optimizer.preset", "optimizer.rho"}
+    paper, repo, matched = (composed(f"{size}_{name}{preset}") for preset in PRESETS)
+    assert set(differing(repo, matched)) <= {"schedule.final", "study"}
+    assert set(differing(paper, repo)) <= {"schedule.final", "study", "optimizer.preset", "optimizer.rho"}
     assert paper["schedule"]["final"] == matched["schedule"]["final"] == 0.05
 
 
@@ -94,13 +130,17 @@ def test_sophia_presets_touch_optimizer_and_final_only(size, name):
 )
 def test_repo_presets_end_at_the_authors_learning_rates(recipe, peak, final, rho):
     """learning_rate, min_lr and rho of config/train_gpt2_*.py in the authors' repository."""
-    values = composed(f"sophia_{recipe}_repo")
+    values = composed(f"{recipe}_repo")
     assert values["optimizer"]["lr"] == peak
     assert values["optimizer"].get("rho") == rho
     assert peak * values["schedule"]["final"] == pytest.approx(final, rel=1e-5)
 
 
 def test_a_flag_on_the_command_line_wins_over_the_recipe():
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        values = compose("train", ["experiment=sophia_125m_sophia_g_repo", "optimizer.rho=0.1", "schedule.final=0"])
-    assert (values.optimizer.rho, values.schedule.final) == (0.1, 0)
+    values = command_line.composed(["experiment=sophia/sophia_g_repo", "optimizer.rho=0.1", "schedule.final=0"])
+    assert (values["optimizer"]["rho"], values["schedule"]["final"]) == (0.1, 0)
+
+
+def test_a_recipe_that_is_not_there():
+    with pytest.raises(ValueError, match="experiment=sophia/adamm is not there: did you mean sophia/adamw"):
+        command_line.composed(["experiment=sophia/adamm"])

@@ -161,3 +161,15 @@ def test_a_resumed_run_keeps_its_sizes(here, monkeypatch):
     assert sizes == {"whole": {"hessian": 2}, "cut": {"hessian": 2}, "large": {"hessian": 4}}
     assert_same_run(here / "cut", here / "whole")
     assert rows(here / "large") != rows(here / "whole")  # so it would have shown
+
+
+@pytest.mark.parametrize(
+    ("state", "taken"),
+    [({"ranks": 1, "hvp": 2}, {"hvp": 2}), ({"ranks": 2, "hvp": 2}, {}), ({"hvp": 2}, {"hvp": 2})],
+    ids=["as many ranks", "other ranks", "an older checkpoint"],
+)
+def test_sizes_are_taken_from_a_checkpoint_of_as_many_ranks(state, taken):
+    sizes = tiny_objective(tiny_model()).sizes
+    sizes.restore(state)
+    assert sizes.found == taken
+    assert sizes.state() == {"ranks": 1, **taken}
