@@ -1,9 +1,10 @@
-"""An attempt at a run puts right what it touched, however it ends."""
+"""An attempt at a run puts right what it touched, however it ends; what goes into its checkpoints comes back."""
 
 import pytest
 import torch
 
 from conventions.run_format import is_locked
+from harness import checkpoint
 from harness.attempt import Attempt
 from harness.kernels import choose_kernels
 from harness.run_folder import RunFolder
@@ -78,3 +79,19 @@ def test_an_external_optimizer_is_named_in_its_errors(folder):
         failed(folder, KeyError("x"), external="some.Class")
     assert folder.manifest["status"] == "failed"
     assert folder.manifest["error"].startswith("optimizer._target_=some.Class cannot run here")
+
+
+def test_a_checkpoint_knows_parts_by_their_keys(tmp_path):
+    class Part:
+        def __init__(self, key, value):
+            self.key, self.value = key, value
+
+        def state(self):
+            return self.value
+
+        def restore(self, state):
+            self.value = state
+
+    first, later = [Part("one", 1), Part("two", {"a": 2})], [Part("one", 0), Part("two", {}), Part("three", 3)]
+    checkpoint.restore(later, checkpoint.states(first))
+    assert [part.value for part in later] == [1, {"a": 2}, 3]  # of the third an older checkpoint knows nothing

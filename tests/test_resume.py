@@ -236,22 +236,6 @@ def test_resume_on_a_new_folder_begins(here):
     assert manifest(here / "new")["resumes"] == []
 
 
-def test_a_checkpoint_knows_parts_by_their_keys(tmp_path):
-    class Part:
-        def __init__(self, key, value):
-            self.key, self.value = key, value
-
-        def state(self):
-            return self.value
-
-        def restore(self, state):
-            self.value = state
-
-    first, later = [Part("one", 1), Part("two", {"a": 2})], [Part("one", 0), Part("two", {}), Part("three", 3)]
-    checkpoint.restore(later, checkpoint.states(first))
-    assert [part.value for part in later] == [1, {"a": 2}, 3]  # of the third an older checkpoint knows nothing
-
-
 def saved(folder, step, model=None, optimizer=None):
     model = model or tiny_model()
     checkpoint.save(folder, step, model, optimizer or torch.optim.SGD(model.parameters(), lr=0.1), {"note": step})
