@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conventions.paths import expanded, forget_empty
-from data.files import stamp
+from data.files import below, stamp
 from data.prepare import DIR
 from data.text import Document, Row, Rows, Text, check_share, check_tokens, checked, hold_out, passages
 
@@ -47,7 +47,8 @@ def hub(
     if repository.startswith(("~", "$")):
         repository = str(expanded(repository, "data.repository"))
     splits = [train_split] if val_split is None else [val_split, train_split]
-    snapshot = sorted(path for path in Path(repository).rglob("*") if path.is_file())
+    folder = Path(repository)
+    snapshot = sorted(path for path in below(folder) if path.is_file()) if folder.is_dir() else []
 
     def documents(after: Any) -> Iterator[Document]:
         commit, first, place = after or (resolve(repository, revision), 0, None)

@@ -35,8 +35,7 @@ def read(path: Path, column: str, after: Any = None) -> Iterator[Row]:
         size = path.stat().st_size or 1
         with open(path, "rb") as raw:
             file = unpack(path, raw)
-            start = file.peek(LINE_BYTES)[:LINE_BYTES]
-            ends_in_cr = b"\r" in start and b"\n" not in start
+            ends_in_cr = b"\n" not in file.peek() and _ends_in_cr(path)
             skip(file, offset)
             if kind(path) in JSON_LINES:
                 rows = _json_lines(_lines_by_cr(file) if ends_in_cr else file, path, column, offset, number)
@@ -58,6 +57,13 @@ def skip(file: io.BufferedReader, offset: int) -> None:
         if not taken:
             raise EOFError("it holds less than was read before")
         offset -= taken
+
+
+def _ends_in_cr(path: Path) -> bool:
+    """Say whether the first LINE_BYTES of a file have lines that end in \\r, and none that ends in \\n."""
+    with open(path, "rb") as raw:
+        start = unpack(path, raw).read(LINE_BYTES)
+    return b"\r" in start and b"\n" not in start
 
 
 def _pieces(file: io.BufferedReader) -> Iterator[bytes]:

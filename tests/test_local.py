@@ -150,6 +150,16 @@ def test_lines_that_end_in_cr_alone_are_lines(tmp_path, monkeypatch, opener):
             assert [row.text.removesuffix("\r") for row in left] == texts[stop + 1 :]
 
 
+@pytest.mark.parametrize("opener", [open, gzip.open, bz2.open])
+def test_a_long_line_with_cr_in_it_is_one_line(tmp_path, opener):
+    """As a progress bar writes it: there is a \\n, even if it comes late."""
+    suffix = {open: "", gzip.open: ".gz", bz2.open: ".bz2"}[opener]
+    with opener(tmp_path / f"a.txt{suffix}", "wb") as file:
+        file.write(b"10 %\r20 %\r" * 50_000 + b"\nsecond\n")
+    rows = [row.text for row in read(tmp_path / f"a.txt{suffix}", "text")]
+    assert [len(row) for row in rows] == [500_001, 7]
+
+
 def test_one_long_text_is_held_out_in_passages_and_none_is_lost(tmp_path, monkeypatch):
     monkeypatch.setattr("data.text.PASSAGE", 200)
     (tmp_path / "poem.txt").write_text(POEM)
