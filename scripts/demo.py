@@ -3,8 +3,9 @@
     python -m scripts.demo        # make demo
 
 The runs are the experiments configs/experiment/demo_*.yaml. Expect how long they will take, by a probe (the same sweep
-over a few updates), a live table, then the race's table and results/demo/report.html. Finished runs are kept, and one
-that was cut off goes on. Each run has one thread: so small a model leaves nothing for a second one to do.
+over a few updates), a live table, then the race's table and results/demo/report.html. Where the probe says more than
+six minutes, every run has half as many updates. Finished runs are kept, and one that was cut off goes on. Each run has
+one thread: so small a model leaves nothing for a second one to do.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from scripts import report, speedup
 
 EXPERIMENTS = CONFIGS / "experiment"
 FOLDER = "results/demo"
+LONGEST = 360.0  # seconds of training that a demo may take
 PROBED = 20  # updates of each run in the probe; the first half of them warms up
 SWEEP = (sys.executable, str(CONFIGS.parent / "train.py"), "-m", "launcher=local", "launcher.threads=1", "resume=true")
 
@@ -35,22 +37,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=(__doc__ or "").split("\n")[0])
     parser.parse_args(arguments)
     with one_sentence():
-        plan = _read("demo")
-        names = sorted(path.stem for path in EXPERIMENTS.glob("demo_*.yaml"))
-        left = [name for name in names if read_status(Path(_read(name)["run_dir"])) not in ENDED]
+        runs = {path.stem: Path(_read(path)["run_dir"]) for path in sorted(EXPERIMENTS.glob("demo_*.yaml"))}
+        left = [name for name, folder in runs.items() if read_status(folder) not in ENDED]
         if left:
-            print(f"{len(left)} runs of {plan['steps']:,} updates; a probe of {PROBED} updates each ...", flush=True)
-            print(
-                f"They take about {quantity.seconds(probe(left, plan))} on this machine as busy as it is.", flush=True
-            )
-            if code := Process([*SWEEP, f"experiment={','.join(left)}"]).wait().code:
+            plan = _read(EXPERIMENTS / "demo.yaml")
+            begun = [_read(path)["steps"] for folder in runs.values() if (path := folder / "config.yaml").exists()]
+            lengths = begun[:1] or [plan["steps"], plan["steps"] // 2]  # all runs of a race have one length
+            print(f"{len(left)} runs; a probe of {PROBED} updates each ...", flush=True)
+            steps, seconds = fitting(probe(left, plan, lengths))
+            about = f"{steps:,} updates each take about {quantity.seconds(seconds)}"
+            print(f"{about} on this machine as busy as it is.", flush=True)
+            if code := Process([*SWEEP, f"experiment={','.join(left)}", f"steps={steps}"]).wait().code:
                 raise SystemExit(code)
     speedup.main([FOLDER])
     report.main([FOLDER])
 
 
-def probe(names: Sequence[str], plan: Mapping[str, Any]) -> float:
-    """Seconds that the runs will take side by side, measured by the same sweep over a few updates of each.
+def fitting(seconds: Mapping[int, float]) -> tuple[int, float]:
+    """The first length that is not too long, or else the last, with the seconds that it takes."""
+    return next((each for each in seconds.items() if each[1] <= LONGEST), list(seconds.items())[-1])
+
+
+def probe(names: Sequence[str], plan: Mapping[str, Any], lengths: Sequence[int]) -> dict[int, float]:
+    """Seconds that the runs will take side by side, by their length, measured by the same sweep over a few updates.
 
     Raises ValueError if a run of the probe fails.
     """
@@ -63,16 +72,17 @@ def probe(names: Sequence[str], plan: Mapping[str, Any]) -> float:
             if (ending := process.wait()).code:
                 raise ValueError(f"the probe failed: {ending.last_words}")
         own = time.monotonic() - began  # starting the processes and preparing the corpus are in it
-        work = [remaining(read_rows(path), plan) for path in Path(folder).glob("*/metrics.jsonl")]
-    return own + span(work, len(visible_gpus()) or cores())
+        found = [read_rows(path) for path in Path(folder).glob("*/metrics.jsonl")]
+    places, every = len(visible_gpus()) or cores(), plan["eval"]["every"]
+    return {steps: own + span([remaining(rows, steps, every) for rows in found], places) for steps in lengths}
 
 
-def remaining(rows: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> float:
-    """Seconds of the planned run beyond those of its probe, whose rows these are: updates and evaluations."""
+def remaining(rows: Sequence[Mapping[str, Any]], steps: int, eval_every: int) -> float:
+    """Seconds of a run beyond those of its probe, whose rows these are: its updates and its evaluations."""
     at = {row["step"]: row for row in rows}
     update = (at[PROBED]["seconds/total"] - at[PROBED // 2]["seconds/total"]) / (PROBED - PROBED // 2)
     evaluation = at[PROBED]["seconds/evaluate"] / 2  # before the first update and after the last
-    return (plan["steps"] - PROBED) * update + (plan["steps"] // plan["eval"]["every"] - 1) * evaluation
+    return (steps - PROBED) * update + (steps // eval_every - 1) * evaluation
 
 
 def span(work: Sequence[float], places: int) -> float:
@@ -83,8 +93,8 @@ def span(work: Sequence[float], places: int) -> float:
     return max(free)
 
 
-def _read(experiment: str) -> dict[str, Any]:
-    return yaml.safe_load((EXPERIMENTS / f"{experiment}.yaml").read_text(encoding="utf-8"))
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

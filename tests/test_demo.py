@@ -7,7 +7,7 @@ import pytest
 from scripts import demo
 from tests.command import ROOT
 
-PLAN = {"steps": 2000, "eval": {"every": 100}}
+PLAN = {"eval": {"every": 100}}
 
 
 def test_what_is_left_of_a_run_counts_updates_and_evaluations():
@@ -16,12 +16,20 @@ def test_what_is_left_of_a_run_counts_updates_and_evaluations():
         {"step": 10, "seconds/total": 3.0},  # the first updates are slow, and not counted
         {"step": 20, "seconds/total": 4.0, "seconds/evaluate": 1.0},
     ]
-    assert demo.remaining(rows, PLAN) == pytest.approx(1980 * 0.1 + 19 * 0.5)
+    assert demo.remaining(rows, 2000, 100) == pytest.approx(1980 * 0.1 + 19 * 0.5)
 
 
 @pytest.mark.parametrize(("places", "seconds"), [(1, 21.0), (2, 12.0), (6, 6.0), (9, 6.0)])
 def test_runs_side_by_side_take_as_long_as_the_busiest_place(places, seconds):
     assert demo.span([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], places) == seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps"),
+    [({2000: 300.0, 1000: 160.0}, 2000), ({2000: 700.0, 1000: 355.0}, 1000), ({2000: 700.0}, 2000)],
+)
+def test_a_demo_that_takes_too_long_is_half_as_long(seconds, steps):
+    assert demo.fitting(seconds) == (steps, seconds[steps])
 
 
 def test_finished_runs_are_shown_and_not_trained_again(tmp_path, monkeypatch, capsys):
@@ -37,5 +45,6 @@ def test_finished_runs_are_shown_and_not_trained_again(tmp_path, monkeypatch, ca
 
 @pytest.mark.slow
 def test_a_probe_of_real_runs(here):
-    assert demo.probe(["demo_adamw", "demo_soap"], PLAN) > 0
+    found = demo.probe(["demo_adamw", "demo_soap"], PLAN, [2000, 1000])
+    assert found[2000] > found[1000] > 0
     assert not list(here.glob("results/*"))
