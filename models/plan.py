@@ -21,6 +21,11 @@ def check_model(section: Mapping[str, Any], context: int, seed: int) -> Callable
         ValueError: a sentence that names the key, and the remedy; a model built on no memory finds impossible shapes.
     """
     family = find(section["family"])
+    if not family.causal:
+        raise ValueError(
+            f"model.family={section['family']} sees the tokens that it is to predict, and every corpus here asks for "
+            "the next one: take a causal family"
+        )
     of_vocabulary = bind(padded_vocabulary, {"vocabulary": section["vocabulary"]}, "model", ["tokens"])
     shape = {key: value for key, value in section.items() if key != "vocabulary"}
     keywords = bind(family, shape, "model", ["vocabulary"])

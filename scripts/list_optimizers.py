@@ -76,9 +76,8 @@ def one(arguments: Sequence[str]) -> str:
     header = ["parameter", "shape", "number", "state, MB", "GFLOPs/update", "treatment"]
     size = sum(p.numel() for p in parameters.values())
     share = "" if found.flops is None else f", {100 * found.flops / model_flops(cfg, model):.2f} % of the model's FLOPs"
-    ties = "embedding.weight is the head too; attention.qkv.weight is the queries', keys' and values' in one."
     return "\n".join([
-        f"{label(cfg)} on {headline(cfg, model)}", "", *table(header, rows, numbers=(2, 3, 4)), "", ties,
+        f"{label(cfg)} on {headline(cfg, model)}", "", *table(header, rows, numbers=(2, 3, 4)), "", *ties(model),
         f"{found.state_bytes / size:.2f} bytes of state per parameter{share}",
     ])  # fmt: skip
 
@@ -124,6 +123,19 @@ def headline(cfg: Config, model: LanguageModel) -> str:
         f"{cfg.model['name']}: {size:,.1f}M parameters (vocabulary {rows:,}), {cfg.batch.tokens:,} tokens per update, "
         f"{model_flops(cfg, model) / 1e9:,.0f} GFLOPs for its gradient"
     )
+
+
+def ties(model: LanguageModel) -> list[str]:
+    """A sentence on parameters that are more than one thing, or none."""
+    given = model.roles()
+    roles = {any_block(name): given[p] for name, p in model.named_parameters()}
+    head = any(role.kind == "head" for role in roles.values())
+    said = [f"{name} is the head too" for name, role in roles.items() if role.kind == "embedding" and not head]
+    said += [
+        f"{name.removeprefix('blocks.*.')} is the queries', keys' and values' in one"
+        for name, role in roles.items() if role.what == "qkv" and len(role.rows) == 3
+    ]  # fmt: skip
+    return ["; ".join(said) + "."] if said else []
 
 
 def passes(found: Cost) -> str:

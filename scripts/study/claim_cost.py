@@ -209,7 +209,8 @@ def _hessian_flops(model: Any, context: int) -> tuple[int, int]:
 def _speed(cfg: Config) -> float:
     """FLOP/s of the model's gradient on this device, by a few of at most a micro-batch's size."""
     place = resolve_device(cfg.device)
-    model = _model(cfg, layers=min(LAYERS, cfg.model["layers"])).to(place)
+    fewer = {"layers": min(LAYERS, cfg.model["layers"])} if "layers" in cfg.model else {}  # whatever has layers
+    model = _model(cfg, **fewer).to(place)
     dtype = resolve_dtype(cfg.dtype, place)
     sequences = max(1, min(cfg.sequences, 4096 // cfg.context if place == "cpu" else 16))
     tokens = torch.randint(0, BYTE_TOKENS, (sequences, cfg.context), device=place)

@@ -1,19 +1,16 @@
 """What a step of an optimizer costs beyond the gradient, from what it announces and from a rehearsal; no training."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from harness.recorder import tensor_bytes
 from harness.rehearsal import Rehearsal, uncharged_per_step
-from models.gpt import GPT
 from optimizers.registry import OptimizerInfo
 from optimizers.treatment import Treatment
+from scripts.study.toy import Build, tiny_model
 
-Build = Callable[[nn.Module], torch.optim.Optimizer]
 # FLOPs in gradients: the passes forward and backward are one; a Hessian-vector product differentiates both once more,
 # in a pass of its own or in the gradient's.
 PASS = {"gradient": 1.0, "sampled_grads": 1.0, "hvp": 3.0, "joint_hvp": 2.0}
@@ -60,7 +57,7 @@ def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> Co
 
 def passes_per_step(build: Build) -> dict[str, float]:
     """Means over the second of two periods: a whole number of each that stands among the keywords."""
-    model = GPT(layers=1, heads=1, width=4, context=2, vocabulary=4)
+    model = tiny_model(layers=1, heads=1, width=4, context=2, vocabulary=4)
     optimizer = build(model)
     periods = [v for k, v in vars(optimizer).items() if k.startswith("every") and isinstance(v, int)]
     steps = math.lcm(*periods)
