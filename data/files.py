@@ -113,7 +113,7 @@ def globbed(pattern: Path) -> list[Path]:
     if "**" not in parts:
         return [Path(name) for name in sorted(glob.glob(str(pattern)))]
     deep = parts.index("**")
-    tops = [Path(name) for name in glob.glob(str(Path(*parts[:deep])))]
+    tops = [Path(name) for name in glob.glob(str(Path(*parts[:deep]))) if os.path.isdir(name)]
     files = {file for top in tops for file in below(top) if _fits(file.relative_to(top).parts, parts[deep:])}
     return sorted(files, key=str)
 

@@ -28,6 +28,7 @@ def test_files_are_found_by_path_glob_folder_and_list(tmp_path):
     assert found(f"{tmp_path}/*.jsonl*", tmp_path)[0] == ["a.jsonl.gz", "b.jsonl"]
     assert found([f"{tmp_path}/b.jsonl", f"{tmp_path}/**/*.txt"], tmp_path)[0] == ["b.jsonl", "sub/c.txt"]
     assert found(f"{tmp_path}/**/c*", tmp_path)[0] == ["sub/c.txt"]
+    assert found(f"{tmp_path}/*/**/*.txt", tmp_path)[0] == ["sub/c.txt"]  # `*` matches files, too
     with pytest.raises(FileNotFoundError, match="no file at /nowhere"):
         expand("/nowhere", "files", [])
     with pytest.raises(ValueError, match=r"notes.md is of no kind that can be read"):
