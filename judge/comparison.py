@@ -86,7 +86,7 @@ def compare(runs: Sequence[Run], baseline: str, target: float | None = None) -> 
     standings[1:] = sorted(standings[1:], key=lambda each: (each.loss is None, each.loss, each.optimizer))
     rows: list[Row] = []
     for each in standings[1:]:
-        rows += speedup.matched(base, each.arm) + speedup.soap(base, each.arm) + list(each.rows.values())
+        rows += speedup.matched(base, each.arm) + speedup.reverse(base, each.arm) + list(each.rows.values())
     return Comparison(
         runs=list(runs),
         arms=arms,

@@ -2,7 +2,7 @@
 
     matched   T_base(L_new(T)) / T   the baseline length that would reach the newcomer's final loss, from a
                                      ladder of baseline lengths, each run decayed over its own: the verdict
-    soap      T / T_new(L_base(T))   the newcomer's length that reaches the baseline's final loss, from a
+    reverse   T / T_new(L_base(T))   the newcomer's length that reaches the baseline's final loss, from a
                                      ladder of its own: SOAP's own figure (40 % fewer steps is 1.67)
     target    the first crossing of a loss inside one schedule, between evaluations: shown, never decides
 
@@ -41,8 +41,8 @@ def matched_length(baseline: Arm, newcomer: Arm) -> int | None:
     return max(below or newcomer.lengths, default=None)
 
 
-def soap_length(baseline: Arm, newcomer: Arm) -> int | None:
-    """T for `soap`: the baseline's shortest length that covers the newcomer's ladder, or else its longest."""
+def reverse_length(baseline: Arm, newcomer: Arm) -> int | None:
+    """T for `reverse`: the baseline's shortest length that covers the newcomer's ladder, or else its longest."""
     covering = [length for length in baseline.lengths if length >= max(newcomer.lengths, default=0)]
     return min(covering) if covering else max(baseline.lengths, default=None)
 
@@ -57,16 +57,16 @@ def matched(baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bo
     return _by_ladder(row, baseline, newcomer, guarded)
 
 
-def soap(baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True) -> list[Row]:
+def reverse(baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True) -> list[Row]:
     """A row for each axis; without a ladder of the newcomer's it would only repeat `matched`."""
-    row = blank("soap", baseline, newcomer, length or soap_length(baseline, newcomer))
+    row = blank("reverse", baseline, newcomer, length or reverse_length(baseline, newcomer))
     if len(newcomer.lengths) < RUNGS:
         count = len(newcomer.lengths)
         return unknown(row, f"needs a ladder of {newcomer.label}: {RUNGS} lengths or more, not {count}")
     return _by_ladder(row, ladder=newcomer, point=baseline, guarded=guarded)
 
 
-RULES = {rule.__name__: rule for rule in (matched, soap)}  # those that can decide
+RULES = {rule.__name__: rule for rule in (matched, reverse)}  # those that can decide
 
 
 def _by_ladder(row: Row, ladder: Arm, point: Arm, guarded: bool) -> list[Row]:

@@ -126,7 +126,7 @@ def test_the_experiment_of_a_run_composes_to_what_was_planned(tmp_path):
         ({"statements": [{**SPEEDUP, "arm": "newer"}]}, "newer: 'newer' is no arm: did you mean new?"),
         ({"statements": [{**SPEEDUP, "arm": "here/new"}]}, "here/new: 'here' is no part"),
         ({"statements": [{**SPEEDUP, "against": None}]}, "statements[0].against must be the arm to compare with"),
-        ({"statements": [{**SPEEDUP, "rule": "soap"}]}, "the rule soap needs 3 lengths or more of new, not [1.0]"),
+        ({"statements": [{**SPEEDUP, "rule": "reverse"}]}, "the rule reverse needs 3 lengths or more of new, not [1"),
         ({"statements": [{**SPEEDUP, "parts": "no*"}]}, "no part is like 'no*'"),
         ({"statements": [{**SPEEDUP, "than": ["new"]}]}, "statements[0].than must be [arm, against]"),
         ({"statements": [{**SPEEDUP, "quantity": "loss"}]}, "statements[0].quantity must be left out of a speedup"),

@@ -103,7 +103,7 @@ def choices(node: ast.AST) -> list[ast.expr | ast.pattern]:
 
 
 def test_no_branch_on_an_optimizers_name_outside_optimizers():
-    """A default or a rule may be called like one (`--baseline adamw`, the rule soap); nothing is decided by it."""
+    """A default or a rule may be called like one (`--baseline adamw`); nothing is decided by it."""
     found = []
     for path in FILES:
         if relative(path).startswith(("optimizers/", "tests/")):

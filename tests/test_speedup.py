@@ -30,7 +30,7 @@ def test_soaps_rule_gives_the_true_speed_up_from_the_newcomers_ladder(tmp_path):
         for steps in (1000, 1250, 1500, 1750, 2000):
             write_run(tmp_path, "soap", steps, seed, 1.5, noise=0.002, flops_per_step=1.25e9)
     comparison = compared(tmp_path)
-    steps, flops = row(comparison, "soap", "soap"), row(comparison, "soap", "soap", "flops")
+    steps, flops = row(comparison, "soap", "reverse"), row(comparison, "soap", "reverse", "flops")
     assert steps.length == 2000
     assert steps.speedup.value == pytest.approx(1.5, rel=0.03)
     assert steps.speedup.low < 1.5 < steps.speedup.high
@@ -40,7 +40,7 @@ def test_soaps_rule_gives_the_true_speed_up_from_the_newcomers_ladder(tmp_path):
 
 
 def test_soaps_rule_says_when_the_newcomer_has_no_ladder(tmp_path):
-    found = row(compared(write_study(tmp_path, {"soap": 1.3})), "soap", "soap")
+    found = row(compared(write_study(tmp_path, {"soap": 1.3})), "soap", "reverse")
     assert not found.speedup.known
     assert found.notes == ("needs a ladder of soap: 3 lengths or more, not 1",)
 
@@ -108,7 +108,7 @@ def test_too_many_epochs_are_underpowered(tmp_path, split, verdict):
     found = row(comparison, "soap")
     assert found.verdict == verdict
     assert found.speedup.value == pytest.approx(1.5, rel=0.05)
-    assert row(comparison, "soap", "soap").verdict == "faster"  # whose ladder is of 2,000 updates at most
+    assert row(comparison, "soap", "reverse").verdict == "faster"  # whose ladder is of 2,000 updates at most
     why = "runs too small for a verdict, which takes at most 4 epochs of the training split in the longest run, not 5"
     assert any(note.startswith(why) for note in found.notes) == (verdict == "underpowered")
 

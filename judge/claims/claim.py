@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 
 from conventions.config_keys import CONFIGS
 from conventions.sentence import nearest
-from judge.speedup import RULES, soap
+from judge.speedup import RULES, reverse
 
 CLAIMS = CONFIGS / "claim"
 PAPER = "paper"  # the scale of the paper's own protocol
@@ -107,7 +107,7 @@ class Statement:
 
     def ladder(self, arm: str, against: str) -> str:
         """Of a pair, the arm whose lengths a speed-up is read from."""
-        return arm if RULES[self.rule] is soap else against
+        return arm if RULES[self.rule] is reverse else against
 
     @property
     def across(self) -> bool:
