@@ -4,7 +4,6 @@ python -m scripts.document_optimizers
 """
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent, fill
 
@@ -12,6 +11,7 @@ import optimizers
 from conventions.config_keys import CONFIGS
 from optimizers import OptimizerInfo
 from scripts.list_optimizers import GPT2, costed, model_flops, passes
+from scripts.pages.grid import Grid, markdown
 
 PAGE = CONFIGS.parent / "docs" / "optimizers.md"
 HEAD = """\
@@ -42,16 +42,15 @@ def page() -> str:
     cfg, model, _ = costed([f"{key}={value}" for key, value in GPT2.items()])
     shares = ["matrix FLOPs, share of the model's", "extra passes, share of a gradient"]
     header = ["optimizer", "state, bytes per parameter", *shares]
-    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * 4, *rows]]
     external = [f"[{name}](../configs/optimizer/{name}.yaml)" for name in external_configs()]
     head = HEAD.format(
         model=cfg.model["name"], tokens=cfg.batch.tokens, flops=model_flops(cfg, model) / 1e12,
-        table="\n".join(lines), external=", ".join(external),
+        table=markdown(Grid("", header, list(rows))), external=", ".join(external),
     )  # fmt: skip
     return "\n".join([head, *sections])
 
 
-def section(info: OptimizerInfo) -> tuple[str, Sequence[str]]:
+def section(info: OptimizerInfo) -> tuple[str, list[str]]:
     """An optimizer's own section, and its row of the table."""
     cfg, model, found = costed([*(f"{key}={value}" for key, value in GPT2.items()), f"optimizer={info.name}"])
     size = sum(p.numel() for p in model.parameters())

@@ -23,7 +23,8 @@ from harness.config import Config, parse
 from models.base import LanguageModel
 from models.plan import check_model
 from optimizers.plan import check_optimizer
-from scripts.study.cost import Cost, cost
+from scripts.pages.grid import Grid, aligned
+from scripts.study.cost import UpdateCost, cost
 
 GPT2 = {"model": "gpt2_125m", "batch.tokens": "524288", "data": "synthetic"}  # whose vocabulary is GPT-2's
 VOCABULARIES = {"bytes": 256, "gpt2": 50257}
@@ -52,7 +53,7 @@ def everyone(arguments: Sequence[str]) -> str:
             info.summary,
         ])  # fmt: skip
     header = ["optimizer", "state, B/parameter", "matrix GFLOPs/update", "of the model's", "extra passes", "what it is"]
-    return "\n".join([headline(cfg, model), "", *table(header, rows, numbers=(1, 2, 3, 4))])
+    return "\n".join([headline(cfg, model), "", aligned(Grid("", header, rows), numbers=(1, 2, 3, 4))])
 
 
 def one(arguments: Sequence[str]) -> str:
@@ -77,12 +78,12 @@ def one(arguments: Sequence[str]) -> str:
     size = sum(p.numel() for p in parameters.values())
     share = "" if found.flops is None else f", {100 * found.flops / model_flops(cfg, model):.2f} % of the model's FLOPs"
     return "\n".join([
-        f"{label(cfg)} on {headline(cfg, model)}", "", *table(header, rows, numbers=(2, 3, 4)), "", *ties(model),
+        f"{label(cfg)} on {headline(cfg, model)}", "", aligned(Grid("", header, rows), (2, 3, 4)), "", *ties(model),
         f"{found.state_bytes / size:.2f} bytes of state per parameter{share}",
     ])  # fmt: skip
 
 
-def costed(arguments: Sequence[str]) -> tuple[Config, LanguageModel, Cost]:
+def costed(arguments: Sequence[str]) -> tuple[Config, LanguageModel, UpdateCost]:
     """What an update of a run with these arguments costs. ValueError says what is wrong with them."""
     cfg = parse(composed(arguments))
     build_model = check_model(cfg.model, cfg.context, cfg.seed)
@@ -138,22 +139,12 @@ def ties(model: LanguageModel) -> list[str]:
     return ["; ".join(said) + "."] if said else []
 
 
-def passes(found: Cost) -> str:
+def passes(found: UpdateCost) -> str:
     """The passes of an update in words."""
     named = {"gradient": "gradient", "sampled_grads": "gradient on sampled labels", "hvp": "Hessian-vector product",
              "joint_hvp": "Hessian-vector product in the gradient's pass"}  # fmt: skip
     told = [f"{number:.3g} {named[kind]}" for kind, number in found.passes.items() if number]
     return " + ".join(told) + " an update"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[str]:
-    """Lines of aligned columns; those of numbers to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for row in [header, ["-" * width for width in widths], *rows]:
-        cells = [f"{c:>{w}}" if i in numbers else f"{c:<{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return lines
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from conventions.sentence import one_sentence
-from harness.sweep.watch import EVERY, Reader, Row, Watch, row_of, runs_table
+from harness.sweep.watch import EVERY, LiveTable, RunReader, RunRow, row_of, runs_table
 from judge.records import find_runs
 
 
@@ -34,20 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence():
         runs = find_runs(options.folder)
     width = None if sys.stdout.isatty() else 160  # a file or a pipe has no edge at which to break names
-    Console(width=width).print(runs_table([row_of(run.name, Reader(run.folder).read()) for run in runs]))
+    Console(width=width).print(runs_table([row_of(run.name, RunReader(run.folder).read()) for run in runs]))
 
 
 def watch(folder: Path) -> None:
     """Show the runs below a folder, the ones yet to come too, until Ctrl-C."""
-    readers: dict[Path, Reader] = {}
+    readers: dict[Path, RunReader] = {}
 
-    def rows() -> list[Row]:
+    def rows() -> list[RunRow]:
         for path in sorted(manifest.parent for manifest in folder.rglob("manifest.json")):
-            readers.setdefault(path, Reader(path))
+            readers.setdefault(path, RunReader(path))
         runs = [reader.read() for reader in readers.values()]
         return [row_of(run.name, run) for run in runs if run]
 
-    with Watch() as display:
+    with LiveTable() as display:
         while True:
             display.show(rows)
             time.sleep(EVERY)

@@ -36,8 +36,7 @@ from judge.tuning.trials import Tuning
 from optimizers.plan import check_optimizer
 from scripts import report
 from scripts.pages import tuning_figure
-from scripts.study.conformance import Row as Check
-from scripts.study.conformance import conformance
+from scripts.study.conformance import Check, conformance
 from scripts.study.tuner import Tuner
 from scripts.study.verdict_plan import print_plan
 from scripts.study.verdict_study import BASELINE, Study
@@ -47,7 +46,7 @@ TOO_SMALL = "runs too small"  # as judge.row begins to say it
 
 
 @dataclass(frozen=True)
-class Verdict:
+class NewcomerVerdict:
     """What is said of a newcomer."""
 
     study: Study
@@ -147,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         checks = _checked(study.newcomer, place)
         print("".join(f"{each}\n" for each in study.take_over(preparing=True) if each not in said), end="")
         study.train(launcher)
-        verdict = Verdict(study, checks, *study.comparison())
+        verdict = NewcomerVerdict(study, checks, *study.comparison())
         atomic.write_text(place / "report.html", verdict.page())
         atomic.write_text(place / "verdict.json", json.dumps(verdict.json(), indent=1) + "\n")
         tuning_figure.save(verdict.tunings, place / "learning_rate")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from conventions.config_keys import CONFIGS
 from harness.config import parse
+from harness.sweep import planned as sweep_planned
 from harness.sweep.planned import SweepEnding
 from judge.claims.claim_file import find_claim, list_claims, read_claim
 from judge.records import read_run
@@ -180,7 +181,7 @@ def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
         swept.append(([run.name for run in runs], overrides, seconds))
         return SweepEnding(study, 3, False, {})
 
-    monkeypatch.setattr(claim_runs, "sweep_runs", interrupted)
+    monkeypatch.setattr(sweep_planned, "sweep_runs", interrupted)
     assert ended(["run", str(path), "--seeds", "2", "launcher=local"]) == 3
     assert "twice, scale tiny: 4 of 8 runs to do" in capfd.readouterr().out
     names = [f"twice-only-{name}-s5" for name in ("old-T8", "new-T8", "far-T8", "old-T4")]
@@ -229,7 +230,7 @@ def test_a_call_of_some_minutes_begins_with_what_tells_most_and_goes_on(here, mo
         (runs[0].folder / "checkpoints").mkdir()
         return SweepEnding(study, 130, len(begun) == 2, {})
 
-    monkeypatch.setattr(claim_runs, "sweep_runs", sweep)
+    monkeypatch.setattr(sweep_planned, "sweep_runs", sweep)
     corpus = SimpleNamespace(fingerprint="abc")  # as the manifests say
     monkeypatch.setattr(claim_runs, "check_data", lambda section: lambda: corpus)
     line = ["run", str(path), "--minutes", "1"]

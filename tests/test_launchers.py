@@ -17,7 +17,7 @@ from harness.sweep import local, slurm
 from harness.sweep.jobs import Job, outcomes
 from harness.sweep.local import LocalQueue
 from harness.sweep.process import JobProcess
-from harness.sweep.watch import Reader, Row, Watch, row_of, tally
+from harness.sweep.watch import LiveTable, RunReader, RunRow, row_of, tally
 from tests.command import ROOT, SMALL, complaint, end, in_process, manifest, rows, start, trained
 from tests.study import write_run
 
@@ -75,7 +75,7 @@ def test_an_interrupted_queue_stops_its_jobs(here):
     assert ended.code == 130
     assert ended.err.strip().startswith("halfstep: interrupted; the same command with resume=true goes on")
     assert {row["job"]: row["status"] for row in recorded(here).values()} == {0: "cut"}
-    assert Reader(run.parent).read().status == "cut"  # nobody holds its lock
+    assert RunReader(run.parent).read().status == "cut"  # nobody holds its lock
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_killed_queue_takes_its_jobs_along(here):
     runs = wait_for(lambda: list(here.glob("results/runs/two/*/checkpoints/step-*")), 2)
     launcher.kill()
     launcher.communicate()
-    assert wait_for(lambda: {Reader(path.parents[1]).read().status for path in runs} == {"cut"})
+    assert wait_for(lambda: {RunReader(path.parents[1]).read().status for path in runs} == {"cut"})
     assert in_process(*LOCAL, *small, "resume=true").code == 0
     assert in_process("-m", *small[1:], "study=alone").code == 0
     for seed in (0, 1):
@@ -209,7 +209,7 @@ def grow(run: Path, *entries: dict, torn: str = "") -> None:
 def test_a_run_is_read_as_it_grows(tmp_path):
     folder = write_run(tmp_path, steps=1000, until=0, status="running")
     (folder / "metrics.jsonl").unlink()
-    reader = Reader(folder)
+    reader = RunReader(folder)
     assert reader.read().step == 0
     grow(folder, {"step": 100, "val/loss": 3.0}, {"step": 110, "val/loss": None, "train/loss": 2.9}, torn='{"step": 12')
     run = reader.read()
@@ -219,29 +219,29 @@ def test_a_run_is_read_as_it_grows(tmp_path):
     (folder / ".new").write_text('{"schema": 1, "step": 90}\n')
     os.replace(folder / ".new", folder / "metrics.jsonl")  # as a run that goes on from a checkpoint drops rows
     assert (reader.read().step, reader.read().newest.get("val/loss")) == (90, None)
-    assert Reader(tmp_path / "none").read() is None
+    assert RunReader(tmp_path / "none").read() is None
 
 
 def test_lines_where_there_is_no_terminal(tmp_path, capsys):
     folder = write_run(tmp_path, steps=1000, until=250, status="running", seconds_per_step=0.1)
-    with open(folder / "run.lock", "w") as lock, Watch(Console(file=io.StringIO())) as watch:
+    with open(folder / "run.lock", "w") as lock, LiveTable(Console(file=io.StringIO())) as watch:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run = Reader(folder).read()
-        watch.show(lambda: [row_of("a", run), Row("b", "queued")], now=True)
-        watch.show(lambda: [row_of("a", run), Row("b", "queued")], now=True)  # nothing new
+        run = RunReader(folder).read()
+        watch.show(lambda: [row_of("a", run), RunRow("b", "queued")], now=True)
+        watch.show(lambda: [row_of("a", run), RunRow("b", "queued")], now=True)  # nothing new
     loss = f"{run.newest.get('val/loss'):.4f}"
     assert run.newest.get("throughput/tokens_per_second") is None
     assert capsys.readouterr().out == f"a  running  step 250/1,000  loss {loss}  84.0 s left\n"
-    watch.show(lambda: [Row("a", "finished", 1000, 1000, 2.5), Row("b", "failed")], now=True)
+    watch.show(lambda: [RunRow("a", "finished", 1000, 1000, 2.5), RunRow("b", "failed")], now=True)
     assert capsys.readouterr().out == "a  finished  step 1,000/1,000  loss 2.5000\nb  failed\n"
 
 
 def test_a_table_where_there_is_one():
     """What went wrong and what runs is seen first, where there is no room for all."""
     screen = io.StringIO()
-    shown = [Row(f"job{i}", "finished", 9, 9, 2.0) for i in range(30)]
-    shown += [Row("bad", "failed"), Row("busy", "running", 5, 9, 3.0, 12345.0, 61.0)]
-    with Watch(Console(file=screen, force_terminal=True, width=100, height=12)) as watch:
+    shown = [RunRow(f"job{i}", "finished", 9, 9, 2.0) for i in range(30)]
+    shown += [RunRow("bad", "failed"), RunRow("busy", "running", 5, 9, 3.0, 12345.0, 61.0)]
+    with LiveTable(Console(file=screen, force_terminal=True, width=100, height=12)) as watch:
         watch.show(lambda: shown, now=True)
     text = screen.getvalue()
     assert "busy" in text

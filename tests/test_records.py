@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness import origin
-from harness.sweep.watch import Reader
+from harness.sweep.watch import RunReader
 from judge.records import find_runs
 from tests.study import law, write_run
 
@@ -126,14 +126,14 @@ def test_running_means_that_its_lock_is_held(tmp_path):
     folder = write_run(tmp_path, until=250, status="running", seconds_per_step=0.1)
     lock = folder / "run.lock"
     assert only(tmp_path).status == "cut"
-    assert Reader(folder).read().time_left is None
+    assert RunReader(folder).read().time_left is None
     lock.touch()
     assert only(tmp_path).status == "cut"
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         run = only(tmp_path)
         assert run.status == "running"
-        assert Reader(folder).read().time_left == pytest.approx(84.0)  # .1 s an update on the clock, .012 s off it
+        assert RunReader(folder).read().time_left == pytest.approx(84.0)  # .1 s an update on the clock, .012 s off it
     assert only(tmp_path).status == "cut"
 
 

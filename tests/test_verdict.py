@@ -13,8 +13,7 @@ from harness.device import resolve_device, resolve_dtype
 from optimizers.plan import check_optimizer
 from scripts import publish, verdict
 from scripts.study import verdict_study
-from scripts.study.conformance import Row as Check
-from scripts.study.conformance import conformance
+from scripts.study.conformance import Check, conformance
 from scripts.study.tuner import Tuner
 from scripts.study.verdict_plan import print_plan
 from scripts.study.verdict_study import SCALES, Study, overrides_of

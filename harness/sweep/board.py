@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 
 from harness.sweep.jobs import Job
-from harness.sweep.watch import Reader, Row, Watch, row_of
+from harness.sweep.watch import LiveTable, RunReader, RunRow, row_of
 
 # How a person is told what became of a job.
 VERBS = {"failed": "failed", "cut": "was cut off"}
 
 
-class Board(Watch):
+class Board(LiveTable):
     """Jobs, from queued by way of running to how they ended."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         super().__init__()
         self.jobs = jobs
         self.states = {job.number: "queued" for job in jobs}
-        self._readers = {job.number: Reader(job.run) for job in jobs if job.run}
+        self._readers = {job.number: RunReader(job.run) for job in jobs if job.run}
 
     def __exit__(self, *problem: object) -> None:
         self.show(self._rows, now=True)
@@ -40,7 +40,7 @@ class Board(Watch):
             again = "; resume=true goes on with it" if status == "cut" else ""
             self.say(f"halfstep: job {job.number} {VERBS[status]}: {error}{again} ({job.log})")
 
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[RunRow]:
         rows = []
         for job in self.jobs:
             state, reader = self.states[job.number], self._readers.get(job.number)

@@ -2,12 +2,14 @@
 
 import copy
 import json
+import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from conventions.config_keys import CONFIGS, within
 from conventions.planned_run import PlannedRun
@@ -17,6 +19,9 @@ from harness.sweep.jobs import outcomes
 
 # What a person may choose for runs whose file fixes the rest: where and how they are computed, kept and watched.
 FREE = ("launcher", "tracker", "checkpoint", "device", "dtype", "compile", "batch.micro", "data.dir", "hydra")
+
+CHECKPOINT = 250  # updates
+CLOSING, LEAST = 15, 10  # seconds of a call: kept for its end; that must be left before it for a sweep to begin
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,46 @@ def sweep_runs(
     failed = {name: str(row["error"]) for name, row in rows.items() if row.get("status") == "failed"}
     by_jobs = 1 if len(found) < len(runs) else 2 if failed else 0
     return SweepEnding(place, by_jobs if ending.code is None else ending.code, ending.timed_out, failed)
+
+
+def sweep_until(
+    runs: Sequence[PlannedRun], study: Path, overrides: Sequence[str], end: float | None, often: bool = True
+) -> int:
+    """Train runs in their order; the sweep's exit code. Raises SystemExit where it was interrupted: 0 by the deadline.
+
+    Args:
+        end: of this process's time, on the monotonic clock; None: there is none. With one, the weights of runs that
+            have ended are removed: a verdict needs none, and those of a claim's runs would fill the disk.
+        often: with a deadline, checkpoint every CHECKPOINT updates at least.
+    """
+    if not runs:
+        return 0
+    seconds = None if end is None else end - CLOSING - time.monotonic()
+    if seconds is not None and seconds < LEAST:
+        _stop_for_now(len(runs))
+    if seconds is not None and often:
+        runs = [PlannedRun(run.name, {**run.config, "checkpoint": _often(run)}) for run in runs]
+    ending = sweep_runs(runs, study, overrides, seconds)
+    left = [run for run in runs if not run.ended]
+    for run in runs if seconds is not None else ():
+        if run not in left:
+            shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    if ending.timed_out:
+        _stop_for_now(len(left))
+    if ending.code == 130:
+        raise SystemExit(130)
+    return ending.code
+
+
+def _stop_for_now(left: int) -> NoReturn:
+    print(f"the time is over, {left} runs are left: the same command goes on", flush=True)
+    raise SystemExit(0)
+
+
+def _often(run: PlannedRun) -> dict[str, Any]:
+    """The section `checkpoint` of a run that has to get on in a call that it does not end in."""
+    section = run.config["checkpoint"]
+    return {**section, "every": min(CHECKPOINT, section["every"] or CHECKPOINT)}
 
 
 def train_all(runs: Sequence[PlannedRun], study: Path, overrides: Sequence[str]) -> None:

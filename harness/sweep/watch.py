@@ -1,6 +1,6 @@
 """How far runs are: a live table in a terminal, lines elsewhere. It reads their folders, and nothing else.
 
-    with Watch() as watch:
+    with LiveTable() as watch:
         while ...:
             watch.show(lambda: [row_of(name, reader.read()) for name, reader in readers.items()])
 
@@ -34,7 +34,7 @@ ORDER = ("failed", "diverged", "cut", "running", "finished", "queued")
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """What is shown of one run."""
 
     name: str
@@ -68,7 +68,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """How far a run is, by its folder."""
 
     name: str
@@ -95,18 +95,18 @@ class Progress:
         return sum(spent) / self.step * (self.steps - self.step)
 
 
-def row_of(name: str, run: Progress | None, status: str | None = None) -> Row:
+def row_of(name: str, run: RunProgress | None, status: str | None = None) -> RunRow:
     """A run's row; `status` is what whoever launched it knows better than its folder."""
     if run is None:
-        return Row(name, status or "queued")
+        return RunRow(name, status or "queued")
     status = status or run.status
     going = status == "running"
     speed = run.newest.get("throughput/tokens_per_second") if going else None
     left = run.time_left if going else None
-    return Row(name, status, run.step, run.steps, run.last_loss, speed, left, run.newest.get("seconds/total"))
+    return RunRow(name, status, run.step, run.steps, run.last_loss, speed, left, run.newest.get("seconds/total"))
 
 
-class Reader:
+class RunReader:
     """One run's folder, read as it grows: its rows folded into one that holds the newest of every value."""
 
     def __init__(self, folder: Path) -> None:
@@ -115,7 +115,7 @@ class Reader:
         self._newest: dict[str, Any] = {}
         self._file, self._read = 0, 0  # which metrics.jsonl, and how many bytes of it
 
-    def read(self) -> Progress | None:
+    def read(self) -> RunProgress | None:
         """The run as it stands; None while there is none, or nothing that reads."""
         try:
             if self._steps is None:
@@ -125,7 +125,7 @@ class Reader:
             self._fold()
             status = seen_status(self.folder, manifest["status"])
             name = str(manifest.get("name") or self.folder.name)
-            return Progress(name, status, self._steps, self._newest) if status in COLORS else None
+            return RunProgress(name, status, self._steps, self._newest) if status in COLORS else None
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
             return None
 
@@ -144,7 +144,7 @@ class Reader:
         self._read += len(whole) + len(newline)
 
 
-class Watch:
+class LiveTable:
     """Shows rows of runs over and over, on stdout; `say` puts a line between."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -164,7 +164,7 @@ class Watch:
         if self._live:
             self._live.stop()
 
-    def show(self, rows: Callable[[], Sequence[Row]], now: bool = False) -> None:
+    def show(self, rows: Callable[[], Sequence[RunRow]], now: bool = False) -> None:
         """Look again, if a look is due or must be `now`."""
         if time.monotonic() < self._next and not now:
             return
@@ -179,7 +179,7 @@ class Watch:
         """One line on stderr, the table left whole."""
         print(text, file=sys.stderr, flush=True)  # Live puts what is printed above itself
 
-    def _fitting(self, rows: Sequence[Row]) -> Table:
+    def _fitting(self, rows: Sequence[RunRow]) -> Table:
         """The table, without what the terminal has no lines for."""
         room = max(self.console.height - 6, 1)
         kept = set(sorted(range(len(rows)), key=lambda i: (ORDER.index(rows[i].status), i))[:room])
@@ -187,7 +187,7 @@ class Watch:
         table.caption = tally(rows)
         return table
 
-    def _lines(self, rows: Sequence[Row]) -> None:
+    def _lines(self, rows: Sequence[RunRow]) -> None:
         """A line for each run that has something new to say; that it goes on is news at times only."""
         now = time.monotonic()
         for row in rows:
@@ -197,7 +197,7 @@ class Watch:
                 print(row.line(), flush=True)
 
 
-def runs_table(rows: Sequence[Row], live: bool = False) -> Table:
+def runs_table(rows: Sequence[RunRow], live: bool = False) -> Table:
     """A line for each run: live, with its speed, and at rest with the seconds that it has trained for."""
     table = Table(box=SIMPLE_HEAD, caption_justify="left")
     table.add_column("run", overflow="fold")
@@ -211,7 +211,7 @@ def runs_table(rows: Sequence[Row], live: bool = False) -> Table:
     return table
 
 
-def tally(rows: Sequence[Row]) -> str:
+def tally(rows: Sequence[RunRow]) -> str:
     """`12 finished, 2 running, 4 queued`."""
     counts = {status: sum(row.status == status for row in rows) for status in reversed(ORDER)}
     return ", ".join(f"{count} {status}" for status, count in reversed(counts.items()) if count)

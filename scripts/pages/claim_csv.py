@@ -1,37 +1,34 @@
-"""What came of a claim as CSV: a line for each number, the paper's and others' beside ours."""
-
-import csv
-import io
+"""What came of a claim as a table of numbers: a line for each, the paper's and others' beside ours."""
 
 from judge.claims.measure import values
 from judge.claims.verdict import Verdict
+from scripts.pages.grid import Grid
 from scripts.pages.others import number, subjects
 
+HEADER = ["claim", "scale", "part", "kind", "name", "quantity", "paper", "recalled", "ours", "low", "high", "seeds",
+          "verdict", "source"]  # fmt: skip
 
-def claim_csv(verdict: Verdict) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["claim", "scale", "part", "kind", "name", "quantity", "paper", "recalled", "ours", "low", "high",
-                     "seeds", "verdict", "source"])  # fmt: skip
-    head = [verdict.claim.name, verdict.scale.name]
+
+def numbers_grid(verdict: Verdict) -> Grid:
+    head, rows = [verdict.claim.name, verdict.scale.name], []
     for part, arm in verdict.every_arm:
         for name, asked in verdict.claim.quantities.items():
             figure = verdict.paper_figure(part, arm.label, name)
             sample = values(asked, arm.finished(verdict.scale.length(part)))
             theirs = ["", ""] if figure is None else [f"{figure.value:g}", str(figure.recalled).lower()]
             ours = "" if sample is None else f"{sample.mean():.6g}"
-            seeds = "" if sample is None else len(sample)
-            writer.writerow([*head, part, "arm", arm.label, name, *theirs, ours, "", "", seeds, "", ""])
+            seeds = "" if sample is None else str(len(sample))
+            rows.append([*head, part, "arm", arm.label, name, *theirs, ours, "", "", seeds, "", ""])
     for each in verdict.findings:
         for axis, found in each.measured.items():
             numbers = [found.estimate.value, found.estimate.low, found.estimate.high]
             decides = each.verdict if found is each.main else ""
-            writer.writerow([*head, each.part, "statement", each.statement.says, axis or each.statement.quantity,
-                             f"{each.statement.figure:g}", "", *("" if n is None else f"{n:.6g}" for n in numbers),
-                             found.seeds, decides, ""])  # fmt: skip
+            rows.append([*head, each.part, "statement", each.statement.says, axis or str(each.statement.quantity),
+                         f"{each.statement.figure:g}", "", *("" if n is None else f"{n:.6g}" for n in numbers),
+                         str(found.seeds), decides, ""])  # fmt: skip
     for other in verdict.claim.others:
         for statement in subjects(verdict.claim, other) if number(verdict.claim, other) else []:
             value, *ends = ("" if n is None else f"{n:g}" for n in (other.value, other.low, other.high))
-            writer.writerow([*head, "", "other", statement.says, statement.quantity or statement.axis, value,
-                             str(other.recalled).lower(), "", *ends, "", "", other.source])  # fmt: skip
-    return out.getvalue()
+            rows.append([*head, "", "other", statement.says, statement.quantity or statement.axis, value,
+                         str(other.recalled).lower(), "", *ends, "", "", other.source])  # fmt: skip
+    return Grid(verdict.claim.name, HEADER, rows)

@@ -17,8 +17,8 @@ from judge.claims.claim import Figure, Other, Quantity, Statement
 from judge.claims.measure import values
 from judge.claims.verdict import Finding, Verdict
 from judge.ladder import Speedup
-from scripts.pages.claim_csv import claim_csv
-from scripts.pages.grid import Grid, latex, markdown
+from scripts.pages.claim_csv import numbers_grid
+from scripts.pages.grid import Grid, comma_separated, latex, markdown
 from scripts.pages.others import others_grid, others_lines, subjects, unit
 
 FORMATS = ("markdown", "latex", "csv")
@@ -147,7 +147,7 @@ def show(verdict: Verdict, console: Console) -> None:
 def render(verdict: Verdict, form: str) -> str:
     """The same as text of one of FORMATS; CSV has a line for each number, and nothing beside them."""
     if form == "csv":
-        return claim_csv(verdict)
+        return comma_separated(numbers_grid(verdict))
     if form == "latex":
         remarks = [*(f"warning: {warning}" for warning in verdict.warnings), *summary(verdict), *notes(verdict)]
         return "\n".join([*(f"% {remark}" for remark in remarks), *map(latex, grids(verdict))])

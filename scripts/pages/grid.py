@@ -1,5 +1,7 @@
-"""Tables of text, as Markdown and as LaTeX."""
+"""Tables of text, as Markdown, LaTeX, CSV and aligned columns: whatever the project writes as a table is one."""
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,3 +30,19 @@ def latex(grid: Grid) -> str:
 
     body = [r"\hline", line(grid.header), r"\hline", *map(line, grid.rows), r"\hline"]
     return "\n".join([rf"\begin{{tabular}}{{{'l' * len(grid.header)}}}", *body, r"\end{tabular}", ""])
+
+
+def comma_separated(grid: Grid) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([grid.header, *grid.rows])
+    return out.getvalue()
+
+
+def aligned(grid: Grid, numbers: Sequence[int] = ()) -> str:
+    """Plain text for a terminal. numbers: the columns that are set to the right."""
+    lines = [grid.header, *grid.rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(grid.header))]
+    lines.insert(1, ["-" * width for width in widths])
+    cells = ([f"{c:{'>' if i in numbers else '<'}{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+             for line in lines)  # fmt: skip
+    return "\n".join("  ".join(line).rstrip() for line in cells)

@@ -14,6 +14,7 @@ from harness.wandb_tracker import AXES, group_of
 from judge.arms import Arm
 from judge.comparison import Comparison, Standing
 from scripts.pages.canvas import by_optimizer
+from scripts.pages.grid import Grid, markdown
 
 LOSS = "val/loss"
 AXIS_TITLES = dict(zip(AXES, ("updates", "tokens", "FLOPs, of model, curvature and optimizer", "seconds"), strict=True))
@@ -79,19 +80,16 @@ def sections(comparison: Comparison) -> list[workspaces.Section]:
 def win_rates(comparison: Comparison) -> str:
     """Markdown: how often each optimizer ended below the baseline at the same seed and length, and the verdict."""
     base, *newcomers = comparison.standings
-    lines = [
-        f"**Against {comparison.baseline}**, from the run folders: W&B has no part in these figures.",
-        "",
-        f"| optimizer | ended lower | final loss | {' | '.join(f'speed-up in {title}' for title in TITLE.values())} |",
-        "|---" * (3 + len(TITLE)) + "|",
-        f"| {base.arm.label} | | {quantity.loss(base.loss, base.spread)} |" + " |" * len(TITLE),
-    ]
+    header = ["optimizer", "ended lower", "final loss", *(f"speed-up in {title}" for title in TITLE.values())]
+    rows = [[base.arm.label, "", quantity.loss(base.loss, base.spread), *("" for _ in TITLE)]]
     for each in newcomers:
         won, met = wins(base.arm, each.arm)
         share = f"{won} of {met}" if met else "never met"
-        cells = " | ".join(_cell(comparison, each, axis) for axis in TITLE)
-        lines.append(f"| {each.arm.label} | {share} | {quantity.loss(each.loss, each.spread)} | {cells} |")
-    return "\n".join([*lines, "", *(f"- **{warning}**" for warning in comparison.warnings)])
+        cells = [_cell(comparison, each, axis) for axis in TITLE]
+        rows.append([each.arm.label, share, quantity.loss(each.loss, each.spread), *cells])
+    head = f"**Against {comparison.baseline}**, from the run folders: W&B has no part in these figures."
+    table = markdown(Grid("", header, rows))
+    return "\n".join([head, "", table, "", *(f"- **{warning}**" for warning in comparison.warnings)])
 
 
 def wins(base: Arm, arm: Arm) -> tuple[int, int]:

@@ -46,7 +46,7 @@ ENOUGH = 1.0  # seconds of probing
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     """Of one run. None: not known beforehand."""
 
     tokens: int
@@ -57,7 +57,7 @@ class Cost:
     seconds: float | None
 
     @staticmethod
-    def total(costs: Sequence["Cost"], key: str) -> float | None:
+    def total(costs: Sequence["RunCost"], key: str) -> float | None:
         found = [getattr(cost, key) for cost in costs]
         return None if None in found else sum(found)
 
@@ -96,7 +96,7 @@ def print_plan(asked: ClaimRuns, found: Mapping[Cell, Run | None], console: Cons
         table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold", no_wrap=name == "arm")
     speeds: dict[str, float] = {}  # FLOP/s of each model
     part_before = None
-    owed: list[Cost] = []
+    owed: list[RunCost] = []
     runs, shown = 0, set[Path]()
     for part, arm in asked.places:
         if part != part_before:
@@ -132,9 +132,9 @@ def print_plan(asked: ClaimRuns, found: Mapping[Cell, Run | None], console: Cons
     )  # fmt: skip
 
 
-def _cells(all_runs: Sequence[Cost], left: Sequence[Cost]) -> list[str]:
-    def text(costs: Sequence[Cost], key: str, form: Callable[[float], str]) -> str:
-        total = Cost.total(costs, key)
+def _cells(all_runs: Sequence[RunCost], left: Sequence[RunCost]) -> list[str]:
+    def text(costs: Sequence[RunCost], key: str, form: Callable[[float], str]) -> str:
+        total = RunCost.total(costs, key)
         return "unknown" if total is None else form(total) if total else "0"
 
     flops = [text(all_runs, key, quantity.short) for key in ("model", "curvature", "optimizer")]
@@ -142,7 +142,7 @@ def _cells(all_runs: Sequence[Cost], left: Sequence[Cost]) -> list[str]:
     return [text(all_runs, "tokens", quantity.short), *flops, *rest]
 
 
-def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], Cost]:
+def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], RunCost]:
     """What a run of this config costs, by its length in updates. `speeds` keeps what was measured of each model."""
     with torch.device("meta"):
         model = _model(cfg)
@@ -162,11 +162,11 @@ def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], Cost]:
     # Forward alone: a third of a gradient's FLOPs. The whole split, where eval.tokens does not say, is taken as 4.4M.
     evaluation = per_token / 3 * (cfg.eval.tokens or 4_400_000)
 
-    def cost(steps: int) -> Cost:
+    def cost(steps: int) -> RunCost:
         evaluations = steps // cfg.eval.every + 1
         rows = steps // cfg.log.every + evaluations
         flops = None if curvature is None else steps * (gradient + curvature) + evaluations * evaluation
-        return Cost(
+        return RunCost(
             tokens=steps * cfg.batch.tokens,
             model=float(steps * gradient),
             curvature=None if curvature is None else steps * curvature,

@@ -8,12 +8,10 @@ import copy
 import functools
 import json
 import re
-import shutil
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from conventions.config_keys import flatten
 from conventions.planned_run import PlannedRun
@@ -21,19 +19,14 @@ from conventions.run_format import ENDED, RUNS, read_status
 from data.plan import check_data
 from harness import command_line
 from harness.config import config_hash, parse
-from harness.sweep.planned import launcher_of, plan_run, refuse_fixed, sweep_runs
+from harness.sweep.planned import launcher_of, plan_run, refuse_fixed, sweep_until
 from judge.claims.claim import Cell, Claim
-from judge.claims.plan import ArmPlan, RateTrials, StudyPlan, fill, read_studies
+from judge.claims.plan import ArmPlan, StudyPlan, fill, read_studies
 from judge.records import Run, read_run
-from judge.tuning.search import Range, Space, search_space
+from judge.tuning.rates import best_rates, rate_space
 from judge.tuning.trials import SUFFIX
 from scripts.publish import copy_run
 from scripts.study.tuner import SEED, Tuner
-
-RATE = "optimizer.lr"
-TIMES = 4.0  # a rate is tried from a quarter of the claim's to four times of it: four trials at .44, .89, 1.8 and 3.6
-CHECKPOINT = 250  # updates between checkpoints, at most, where a run may have to get on from call to call
-CLOSING, LEAST = 15, 10  # seconds of a call: kept for its end; that must be left before it for a sweep to begin
 
 
 def compose_arm(claim: Claim, scale_name: str, part: str, arm: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -107,7 +100,8 @@ class ClaimRuns:
         arms: dict[str, dict[str, ArmPlan]] = {part: {} for part in self.parts}
         for part, arm in self.places:
             tuner = self.tuners.get((part, arm))
-            tuned = outcome(tuner) if tuner else None
+            tried = tuner is not None and all(run.ended for run in tuner.trials())
+            tuned = best_rates(tuner.read(), tuner.flat) if tuner and tried else None
             config = compose_arm(self.claim, self.scale, part, arm)
             for key, value in (tuned.rates if tuned else {}).items():
                 config["optimizer"][key.removeprefix("optimizer.")] = value
@@ -163,7 +157,7 @@ class ClaimRuns:
         values["study"] = f"rates-{config_hash({**values, 'sweep': keys} if keys else values)[:8]}"
         optimizer = str(values["optimizer"].get("_target_") or values["optimizer"]["name"])
         try:
-            space = _space(optimizer, flatten(values), keys) if keys else _around(rates_of(values["optimizer"]))
+            space = rate_space(optimizer, flatten(values), keys)
         except ValueError as error:
             raise ValueError(f"{self.claim.path}: {self.scale}.arms.{arm}.sweep: {error}") from None
         return Tuner(optimizer, values, [], space, count, self.place / f"{values['study']}{SUFFIX}" / optimizer)
@@ -196,35 +190,9 @@ def run(asked: ClaimRuns, end: float | None = None) -> int:
 
 
 def _sweep(asked: ClaimRuns, runs: Sequence[PlannedRun], end: float | None) -> int:
-    """Train runs in their order; the exit code. Raises SystemExit where it was interrupted."""
-    if not runs:
-        return 0
-    seconds = None if end is None else end - CLOSING - time.monotonic()
-    if seconds is not None and seconds < LEAST:
-        _stop_for_now(len(runs))
-    if seconds is not None and not any(word.startswith("checkpoint.every=") for word in asked.overrides):
-        runs = [PlannedRun(run.name, {**run.config, "checkpoint": _often(run)}) for run in runs]
-    ending = sweep_runs(runs, RUNS / f"{asked.claim.name}-{asked.scale}", launcher_of(asked.overrides, None), seconds)
-    left = [run for run in runs if not run.ended]
-    for run in runs if seconds is not None else ():
-        if run not in left:  # a verdict needs no weights, and those of a claim would fill the disk
-            shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-    if ending.timed_out:
-        _stop_for_now(len(left))
-    if ending.code == 130:
-        raise SystemExit(130)
-    return ending.code
-
-
-def _stop_for_now(left: int) -> NoReturn:
-    print(f"the time is over, {left} runs are left: the same command goes on", flush=True)
-    raise SystemExit(0)
-
-
-def _often(run: PlannedRun) -> dict[str, Any]:
-    """Its section `checkpoint`, so that it gets on in a call that it does not end in."""
-    section = run.config["checkpoint"]
-    return {**section, "every": min(CHECKPOINT, section["every"] or CHECKPOINT)}
+    place = RUNS / f"{asked.claim.name}-{asked.scale}"
+    often = not any(word.startswith("checkpoint.every=") for word in asked.overrides)
+    return sweep_until(runs, place, launcher_of(asked.overrides, None), end, often)
 
 
 def _take_over(run: PlannedRun) -> bool:
@@ -254,42 +222,3 @@ def _refuse_other_tokens(asked: ClaimRuns, runs: Iterable[Run | None]) -> None:
                 f"{run.folder} was trained on other tokens than this machine prepares now: bring the old files of the "
                 f"corpus back, or move {run.folder.parent} away"
             )
-
-
-def outcome(tuner: Tuner) -> RateTrials | None:
-    """What the trials came to; None while one is left. Where all diverged the claim's own rates stand."""
-    if not all(run.ended for run in tuner.trials()):
-        return None
-    tried = [trial for trial in tuner.read().runs if trial.steps == tuner.steps // 2]
-    best = min((trial for trial in tried if trial.loss is not None), key=lambda trial: trial.loss or 0, default=None)
-    rates = best.settings if best else {key: float(tuner.flat[key]) for key in tuner.space}
-    at_an_end = []
-    for key in tuner.space if best else ():
-        values = {trial.settings[key] for trial in tried}
-        at_an_end += [key] if len(values) > 1 and rates[key] in (min(values), max(values)) else []
-    own = list(tuner.space) == list(rates_of(tuner.values["optimizer"]))
-    about = "its rates" if own else " and ".join(key.removeprefix("optimizer.") for key in tuner.space)
-    return RateTrials(dict(rates), len(tried), tuner.steps // 2, about, at_an_end)
-
-
-def rates_of(optimizer: Mapping[str, Any]) -> dict[str, float]:
-    """The learning rates in an optimizer's section of the config, by dotted key; `lr` the first."""
-    rates = {
-        f"optimizer.{key}": float(value)
-        for key, value in optimizer.items()
-        if (key == "lr" or key.endswith("_lr")) and type(value) in (int, float) and value > 0
-    }
-    return dict(sorted(rates.items(), key=lambda pair: pair[0] != RATE))
-
-
-def _around(values: Mapping[str, float]) -> Space:
-    return {key: Range(value / TIMES, value * TIMES) for key, value in values.items()}
-
-
-def _space(optimizer: str, flat: Mapping[str, Any], keys: Sequence[str]) -> Space:
-    """The ranges of keys that a claim's file names."""
-    for key in keys:
-        if not key.startswith("optimizer.") or type(flat.get(key)) not in (int, float) or flat[key] <= 0:
-            raise ValueError(f"{key} is {flat.get(key)}: name keys of the optimizer whose value is a number above 0")
-    tuned = search_space(optimizer, flat)
-    return {key: tuned.get(key) or _around({key: float(flat[key])})[key] for key in keys}

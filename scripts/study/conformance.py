@@ -19,13 +19,13 @@ from scripts.study.toy import AFTER, BEFORE, SEQUENCES, Build, Unused, resumed, 
 
 
 @dataclass(frozen=True)
-class Row:
+class Check:
     name: str
     passed: bool
     said: str  # what was found, in a sentence
 
 
-def conformance(build: Build, charges: bool) -> list[Row]:
+def conformance(build: Build, charges: bool) -> list[Check]:
     """Every check. Whatever the optimizer raises becomes the row's sentence.
 
     build: the optimizer over a model, at the settings that are to be tuned round. charges: whether it charges its own
@@ -45,14 +45,14 @@ def conformance(build: Build, charges: bool) -> list[Row]:
     return [_row(name, check) for name, check in checks.items()]
 
 
-def _row(name: str, check: Callable[[], str]) -> Row:
+def _row(name: str, check: Callable[[], str]) -> Check:
     precision = torch.get_default_dtype()
     try:
-        return Row(name, True, check())
+        return Check(name, True, check())
     except AssertionError as error:
-        return Row(name, False, str(error))
+        return Check(name, False, str(error))
     except Exception as error:  # a stranger's class may fail in any way
-        return Row(name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return Check(name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     finally:
         torch.set_default_dtype(precision)
 

@@ -17,7 +17,7 @@ PASS = {"gradient": 1.0, "sampled_grads": 1.0, "hvp": 3.0, "joint_hvp": 2.0}
 
 
 @dataclass(frozen=True)
-class Cost:
+class UpdateCost:
     """What one update costs.
 
     treatments: by parameter; of a class that announces nothing, the state that one step has left there.
@@ -39,20 +39,20 @@ class Cost:
         return sum(PASS[kind] * number for kind, number in self.passes.items()) - 1
 
 
-def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> Cost:
+def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> UpdateCost:
     """Find what an update of `model` on so many tokens costs; an optimizer that announces it needs no memory (meta)."""
     announced = info.treatments(build(model), model, tokens)
     passes = passes_per_step(build)
     if announced is not None:
         state = sum(found.state_bytes for found in announced.values())
-        return Cost(announced, True, state, sum(found.flops for found in announced.values()), passes)
+        return UpdateCost(announced, True, state, sum(found.flops for found in announced.values()), passes)
     optimizer = build(model)
     Rehearsal.on(model).steps(optimizer, 1)
     kept = {
         name: Treatment("as its package does", tensor_bytes(optimizer.state.get(p, {})))
         for name, p in model.named_parameters()
     }
-    return Cost(kept, False, tensor_bytes(optimizer.state.values()), uncharged_per_step(build, model), passes)
+    return UpdateCost(kept, False, tensor_bytes(optimizer.state.values()), uncharged_per_step(build, model), passes)
 
 
 def passes_per_step(build: Build) -> dict[str, float]:

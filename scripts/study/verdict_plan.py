@@ -12,7 +12,7 @@ from harness.config import parse
 from harness.device import device_name, resolve_device
 from harness.sweep.launcher import runs_at_once
 from harness.sweep.local import cores
-from scripts.study.claim_cost import Cost, cost_of
+from scripts.study.claim_cost import RunCost, cost_of
 from scripts.study.tuner import AGAIN, Tuner
 from scripts.study.verdict_study import Study
 
@@ -74,6 +74,6 @@ def _lines(study: Study) -> Iterator[tuple[str, Tuner, int, int, int]]:
             yield "compared", tuner, steps, len(study.scale.seeds) - ended, len(study.scale.seeds)
 
 
-def _seconds(cost: Callable[[int], Cost], steps: int, start: float) -> float | None:
+def _seconds(cost: Callable[[int], RunCost], steps: int, start: float) -> float | None:
     found = cost(steps).seconds
     return None if found is None else found + start

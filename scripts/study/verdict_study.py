@@ -31,7 +31,7 @@ RANGES = "range.optimizer.<key> and range.schedule.warmup"  # of a newcomer's ow
 
 
 @dataclass(frozen=True)
-class Scale:
+class VerdictScale:
     """An entry of configs/verdict.yaml, which says what the keys mean."""
 
     config: list[str]
@@ -48,7 +48,7 @@ class Study:
     """Everything that a verdict runs."""
 
     name: str  # of the scale
-    scale: Scale
+    scale: VerdictScale
     folder: Path  # of the compared runs; the trials are beside it
     base: Tuner
     newcomer: Tuner
@@ -59,7 +59,7 @@ class Study:
         scales: Any = OmegaConf.to_container(OmegaConf.load(SCALES))
         if name not in scales:
             raise ValueError(f"there is no scale {name!r} in {SCALES.name}: {nearest(name, scales)}")
-        scale: Scale = construct(Scale, scales[name], name)
+        scale: VerdictScale = construct(VerdictScale, scales[name], name)
         own, rest = split(arguments)
         if own["trials"] is not None:
             raise ValueError(f"trials is fixed for both by the scale {name}: scripts.tune takes another number")
