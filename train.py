@@ -62,7 +62,7 @@ def main(values: dict[str, Any]) -> str:
 
 @dataclass
 class Parts:
-    """What the loop turns over."""
+    """The loop works on these."""
 
     cfg: Config
     clock: Clock
@@ -77,7 +77,7 @@ class Parts:
 
 
 def loop(run: Parts) -> str:
-    """Every update of a run, from `start` on. Nothing here knows which optimizer it is."""
+    """Make every update of a run from `start` on; returns how it ended. Nothing here knows which optimizer it is."""
     cfg, clock, objective = run.cfg, run.clock, run.objective
     optimizer, recorder = run.optimizer, run.recorder
     for step in range(run.start, cfg.steps + 1):
@@ -104,7 +104,7 @@ def loop(run: Parts) -> str:
 
 
 def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: Ranks, place: str) -> Parts:
-    """The data, the model, the optimizer, and the harness that joins and watches them."""
+    """Build the data, the model, the optimizer, and the harness that joins and watches them."""
     # All that the config can get wrong is found before the data is touched: a large corpus takes hours to prepare.
     schedule = construct(build_schedule, cfg.schedule, "schedule", cfg.steps)
     build_model = check_model(cfg.model, cfg.context, cfg.seed)

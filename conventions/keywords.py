@@ -60,7 +60,7 @@ def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     parameters = dict(inspect.signature(target).parameters)
     try:
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (NameError, TypeError):  # a stranger's annotations may name what only a type checker imports
+    except (NameError, TypeError):  # an external class's annotations may name what only a type checker imports
         hints = dict.fromkeys(parameters, Any)
     return {key: p.replace(annotation=hints.get(key, Any)) for key, p in parameters.items()}
 
@@ -145,7 +145,7 @@ def _describe(annotation: Any) -> str:
 def in_section(section: str, keywords: Iterable[str]) -> Iterator[None]:
     """Put the section's name in front of a complaint about one of its keywords, or about the whole of it.
 
-    A stranger's constructor complains with any exception it likes: all become a ValueError, but for those of the
+    The constructor of an external class may raise any exception: all become a ValueError, but for those of the
     disk, the network and missing packages.
     """
     try:

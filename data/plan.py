@@ -8,7 +8,7 @@ from data import Dataset, find, load
 
 
 def check_data(section: Mapping[str, Any]) -> Callable[..., Dataset]:
-    """A function that loads the corpus of a config's `data` section, prepared first where it is not yet (`data.load`).
+    """Check a config's `data` section; returns a function that loads the corpus, as `data.load` does.
 
     Raises:
         ValueError: a sentence that names the key, and the remedy.

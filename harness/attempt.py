@@ -16,11 +16,11 @@ from harness.tracker import Tracker
 class Attempt(ExitStack):
     """A context that an attempt at a run lives in. However it ends, its status is recorded and its lock released.
 
-    The next run of a sweep finds torch's settings as this one found them; callbacks undo what else was set.
+    Torch's settings come back for the next run of a sweep; callbacks undo what else was set.
 
     Args:
         folder: of the run.
-        external: the class of an external optimizer, whose errors are said to be its own.
+        external: the class of an external optimizer, which errors then name.
 
     Attributes:
         status: "failed" until `end` gives another.
@@ -44,7 +44,7 @@ class Attempt(ExitStack):
         return status
 
     def watch(self, trackers: list[Tracker]) -> None:
-        """Tell these how the run ended, before anything else is undone."""
+        """Close these trackers with the status at the end, before anything else is undone."""
         for each in reversed(trackers):  # callbacks run from the last to the first
             self.callback(lambda tracker: tracker.close(self.status), each)
 
@@ -61,7 +61,7 @@ class Attempt(ExitStack):
         return False
 
     def _named(self, error: Exception) -> Exception:
-        """The error; of an external optimizer, which may raise anything, in a sentence that names its class."""
+        """Return the error, or for an external optimizer, which may raise anything, one that names its class."""
         if not self.external or isinstance(error, BAD_INPUT):
             return error
         cause = f"{type(error).__name__}: {sentence(error)}"

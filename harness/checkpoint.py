@@ -1,4 +1,4 @@
-"""Checkpoints: written aside and renamed, verified by checksum, the newest good one found again.
+"""Checkpoints are written aside and renamed, and verified by checksum; a run goes on from the newest good one.
 
 checkpoints/step-00000100/ holds model.safetensors, optimizer.pt (tensors, read with weights_only) and state.json (step,
 the state of each Stateful part by its key, checksums of all three; written last).
@@ -29,15 +29,15 @@ class Stateful(Protocol):
 
     @property
     def key(self) -> str:
-        """Its place in state.json."""
+        """The part's key in state.json."""
         ...
 
     def state(self) -> Any:
-        """What JSON can hold of it."""
+        """Return the part's state, as JSON can hold it."""
         ...
 
     def restore(self, state: Any) -> None:
-        """Take up what `state` gave, in this process or in another."""
+        """Take up a state that `state` returned in this process or in another."""
         ...
 
 
@@ -83,7 +83,7 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optim
 
 
 def newest(folder: Path, config_hash: str | None = None) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint whose checksums hold, and its state; None where there is no checkpoint at all.
+    """Find the newest checkpoint whose checksums hold, and its state; None where there is no checkpoint at all.
 
     Raises:
         ValueError: there are checkpoints, and not one of them is whole, or it is not of the config with that hash.
@@ -110,7 +110,7 @@ def newest(folder: Path, config_hash: str | None = None) -> tuple[Path, dict[str
 
 
 def states(parts: Iterable[Stateful]) -> dict[str, Any]:
-    """The state of each part, by its key."""
+    """Collect the state of each part, by its key."""
     return {part.key: part.state() for part in parts}
 
 
@@ -144,7 +144,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
 
 
 def _own_classes(path: Path, optimizer: torch.optim.Optimizer) -> list[Any]:
-    """What an optimizer's saved state holds beside tensors and numbers: classes of its own package, no less trusted.
+    """List the classes in an optimizer's saved state: they may be of its own package, which is trusted no less.
 
     Raises:
         ValueError: it holds something else, which weights_only would not read back.
@@ -171,7 +171,7 @@ def _digest(state: dict[str, Any]) -> str:
 
 
 def _remove(path: Path) -> None:
-    """Whatever is there; what cannot be removed stays."""
+    """Remove a file or a folder, if that can be done."""
     with suppress(OSError):
         path.unlink() if path.is_file() else shutil.rmtree(path)
 

@@ -14,7 +14,7 @@ COUNTED = ("data", "gradient", "curvature", "optimizer")
 
 
 class Clock:
-    """Seconds by part. `running()` opens the optimizer's step; whatever no narrower part claims is the optimizer's."""
+    """A count of seconds by part. `running()` opens the optimizer's step, which has all time that no part takes."""
 
     key = "clock"
 
@@ -38,7 +38,7 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """What runs inside belongs to `name`, and afterwards to what it belonged to before."""
+        """Count the time inside as that of `name`; afterwards it belongs again to the part before."""
         before = self._marks[-1][0]
         self._switch(name)
         try:
@@ -47,15 +47,15 @@ class Clock:
             self._switch(before)
 
     def running(self) -> AbstractContextManager[None]:
-        """The time of one update."""
+        """Count the time inside as that of an update."""
         return self.part("optimizer")
 
     def paused(self, name: str) -> AbstractContextManager[None]:
-        """Time that is nobody's: evaluation, checkpoints, logging; kept under `name`."""
+        """Count the time inside under `name`, and not as training: evaluation, checkpoints, logging."""
         return self.part(name)
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by part since the run began, `total` the sum of the counted ones. Waits for the device."""
+        """Return the seconds by part since the run began; `total` sums the training parts. Waits for the device."""
         self._settle()
         counted = {name: self._seconds.get(name, 0.0) for name in COUNTED}
         rest = {name: s for name, s in self._seconds.items() if name not in (*COUNTED, "outside")}

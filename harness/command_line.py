@@ -1,4 +1,4 @@
-"""The command line of train.py: Hydra composes, this says what is wrong in one sentence, and helps."""
+"""The command line of train.py: Hydra composes the config; errors come out in one sentence; --help lists the keys."""
 
 import argparse
 import functools
@@ -34,7 +34,7 @@ VALUED = [("--config-dir", "-cd"), ("--config-name", "-cn"), ("--config-path", "
 
 
 def by_model(values: DictConfig, default: Any = None, *, _root_: DictConfig) -> Any:
-    """Resolves ${by_model:{name:value,...},default} in a recipe: the value for the model of the run."""
+    """Resolve ${by_model:{name:value,...},default} in a recipe to the value for the model of the run."""
     name = _root_.model.name
     if name not in values and default is None:
         raise ValueError(f"it has values for {', '.join(values)} and none for {name}: give one, or another model")
@@ -54,7 +54,7 @@ def answer_help(about: str | None) -> None:
 
 
 def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
-    """A program of one composed config, which returns its run's status, made a command.
+    """Make a command of a program that takes a composed config and returns its run's status.
 
     `python train.py key=value ...` runs it once; `-m` sweeps over comma-separated values, where a job that
     fails is recorded and the sweep goes on. Exit code 2 says that something in the command or its input was wrong.
@@ -84,7 +84,7 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
 
 
 def composed(arguments: Sequence[str]) -> dict[str, Any]:
-    """The config that train.py would run with these arguments, each key=value. ValueError says what is wrong."""
+    """Compose the config that train.py would run with these key=value arguments; a ValueError says what is wrong."""
     opened = [OPEN_SECTION.sub(r"++\1", argument) for argument in arguments]
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -128,7 +128,7 @@ def _shows_tracebacks() -> bool:
 
 
 class _Flags(argparse.ArgumentParser):
-    """Hydra's flags, read before Hydra reads them: a wrong one would get its usage instead of a sentence."""
+    """A parser of Hydra's flags that runs before Hydra's own, which would answer a wrong one with its usage."""
 
     def __init__(self) -> None:
         super().__init__(add_help=False)
@@ -145,7 +145,7 @@ class _Flags(argparse.ArgumentParser):
 
 
 def flags_first(words: Sequence[str]) -> list[str]:
-    """The words of a command line as Hydra takes them: the overrides in one piece, after the flags."""
+    """Sort the words of a command line as Hydra wants them: first the flags, then the overrides in one piece."""
     overrides = _Flags().parse_intermixed_args(words).overrides
     waiting = list(overrides)
     flags = [word for word in words if not (waiting and word == waiting[0] and waiting.pop(0))]
@@ -153,7 +153,7 @@ def flags_first(words: Sequence[str]) -> list[str]:
 
 
 def explain(error: BaseException) -> str:
-    """Hydra's and OmegaConf's errors, said in one sentence with the nearest valid name."""
+    """Put an error of Hydra or OmegaConf into one sentence, with the nearest valid name."""
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown(match[1])
@@ -182,7 +182,7 @@ def explain(error: BaseException) -> str:
 
 
 def _unknown(key: str) -> str:
-    """That a key is not there: of which options of its group it is one, or the nearest names."""
+    """Say that a key is not there: which options of its group have it, or which names are nearest."""
     group, options = key.partition(".")[0], {}
     if group in _groups() and group != "experiment":
         options = {option: _keys_of(group, option) for option in _options(CONFIGS / group)}
@@ -194,7 +194,7 @@ def _unknown(key: str) -> str:
 
 
 def help_text(about: str, arguments: list[str]) -> str:
-    """The program's own words, every key with its comment, and the options of each group."""
+    """Return the program's own words, every key with its comment, and the options of each group."""
     chosen = [
         a
         for a in arguments
@@ -223,7 +223,7 @@ def _options(group: Path) -> list[str]:
 
 
 def _chosen(group: str) -> str | None:
-    """The option of a group that the command line gives, or else the default."""
+    """Return the option of a group that the command line chooses, or else the default."""
     for argument in reversed(sys.argv[1:]):
         if argument.startswith(f"{group}="):
             return argument.partition("=")[2]
@@ -232,7 +232,7 @@ def _chosen(group: str) -> str | None:
 
 
 def _keys() -> list[str]:
-    """Every group, and every dotted key of the config with the chosen options."""
+    """List every group, and every dotted key of the config with the chosen options."""
     values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONFIGS / "train.yaml"), resolve=False))
     keys = _dotted({key: value for key, value in values.items() if key not in ("defaults", "hydra")})
     for group in _groups():

@@ -39,7 +39,7 @@ class Checkpointing:
 
 @dataclass(frozen=True)
 class Config:
-    """configs/train.yaml, typed. The groups stay mappings: what they configure checks them."""
+    """The keys of configs/train.yaml with their types. The groups stay mappings: what they configure checks them."""
 
     steps: int
     seed: int
@@ -112,19 +112,19 @@ class Config:
 
 
 def parse(values: Mapping[str, Any]) -> Config:
-    """The typed config of a composed and resolved one; a ValueError names the first key that is wrong."""
+    """Check a composed and resolved config, and type it; a ValueError names the first key that is wrong."""
     return construct(Config, values, "")
 
 
 def config_hash(values: Mapping[str, Any]) -> str:
-    """64 hex digits over every key that decides what the run computes."""
+    """Return 64 hex digits that depend on every key that decides what the run computes."""
     kept = {key: value for key, value in values.items() if key not in UNHASHED}
     kept["data"] = {key: value for key, value in kept["data"].items() if key != "dir"}
     return hashlib.sha256(json.dumps(_canonical(kept), sort_keys=True).encode()).hexdigest()
 
 
 def _canonical(value: Any) -> Any:
-    """The same for 1 and 1.0, which are one value to whatever takes a number."""
+    """Turn 1.0 into 1, as they are one value to whatever takes a number."""
     if isinstance(value, Mapping):
         return {key: _canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -133,11 +133,11 @@ def _canonical(value: Any) -> Any:
 
 
 def default_run_dir(config: Config, digest: str) -> Path:
-    """results/runs/<study>/<model>-<data>-<optimizer>-s<seed>-<hash8>."""
+    """Name a run's folder results/runs/<study>/<model>-<data>-<optimizer>-s<seed>-<hash8>."""
     names = (config.model["name"], config.data["name"], optimizer_label(config.optimizer), f"s{config.seed}")
     return RUNS / config.study / "-".join((*names, digest[:8]))
 
 
 def run_dir(config: Config, digest: str) -> Path:
-    """The folder that the config gives, or else the default one."""
+    """Return the folder that the config names, or else the default one."""
     return Path(config.run_dir) if config.run_dir else default_run_dir(config, digest)

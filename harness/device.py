@@ -1,4 +1,4 @@
-"""What the run computes on: `auto` made definite, and the device's peak for MFU."""
+"""The device of a run: which one `auto` stands for, its dtype and compiler, and its peak for MFU."""
 
 import atexit
 import os
@@ -62,7 +62,7 @@ def resolve_compile(wanted: bool | str, device: str) -> bool:
 
 
 def compiled(model: nn.Module) -> Callable[..., Tensor]:
-    """The model by torch.compile. The runs of one process share a graph wherever their models are alike.
+    """Compile a model by torch.compile. The runs of one process share a graph wherever their models are alike.
 
     Hooks count in that: by default the compiler does not look at them, and an optimizer that has some would get the
     graph of the run before, which calls none. Nor does it say so where a process has more graphs than its limit, and it
@@ -86,12 +86,12 @@ def leave_at_once() -> None:
 def _end_workers(pools: Iterable[Any]) -> None:
     for pool in pools:
         if process := getattr(pool, "process", None):  # of workers; other pools end by themselves
-            pool.running = False  # nobody is to be told, nor to complain
+            pool.running = False  # then nobody waits for it or complains
             workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            found = workers.read_text().split() if workers.exists() else []  # else they see it within a minute
+            listed = workers.read_text().split() if workers.exists() else []  # else they see it within a minute
             process.kill()
             process.wait()
-            for worker in found:
+            for worker in listed:
                 with suppress(ProcessLookupError):
                     os.kill(int(worker), signal.SIGKILL)
 
@@ -107,7 +107,7 @@ def device_name(device: str) -> str:
 
 
 def peak_flops(device: str) -> float | None:
-    """Dense bf16 FLOP/s of a known GPU, None of any other device: no MFU is better than a made-up one."""
+    """Return the dense bf16 FLOP/s of a known GPU, None for any other device: no MFU is better than a wrong one."""
     name = device_name(device)
     if not device.startswith("cuda"):
         return None
@@ -115,7 +115,7 @@ def peak_flops(device: str) -> float | None:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The device's entry in the manifest."""
+    """Return the device's entry in the manifest."""
     return {
         "type": device.partition(":")[0],
         "name": device_name(device),
@@ -132,7 +132,7 @@ def reset_peak_memory(device: str) -> None:
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: the most that tensors held on a CUDA device, or that the process held on a CPU."""
+    """Return the most bytes that tensors held on a CUDA device, or that the process held on a CPU."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     import resource

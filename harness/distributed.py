@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who we are among how many. With one rank every operation is a no-op."""
+    """The number of this process among the ranks of a run. With one rank every operation does nothing."""
 
     rank: int = 0
     world: int = 1
@@ -45,7 +45,7 @@ class Ranks:
                 tensor.div_(self.world)
 
     def agree(self, value: T) -> T:
-        """The first rank's value, on every rank; also a barrier."""
+        """Return the first rank's value on every rank; also a barrier."""
         if self.world == 1:
             return value
         values: list[Any] = [value]
@@ -54,7 +54,7 @@ class Ranks:
         return values[0]
 
     def first_before_others(self, call: Callable[[], T]) -> T:
-        """What `call` returns. The first rank calls it alone, the others after it: they find its files."""
+        """Make a call on the first rank alone, then on the others, which find its files; returns its result."""
         if not self.first:
             self.agree(None)
         result = call()
@@ -64,7 +64,7 @@ class Ranks:
 
     @contextmanager
     def _others(self) -> Iterator[None]:
-        """What needs the other ranks fails where one of them has ended."""
+        """Turn the failure of a collective operation, of which one rank has ended, into a sentence."""
         try:
             yield
         except RuntimeError as error:
@@ -74,7 +74,7 @@ class Ranks:
 
 
 def join(device: str) -> tuple[Ranks, str]:
-    """Join the other ranks if torchrun started us; our rank and the device that is ours.
+    """Join the other ranks if torchrun started this process; returns its rank and its device.
 
     Raises:
         ValueError: a CUDA index for several ranks: each takes the one of its local rank.

@@ -1,4 +1,4 @@
-"""Which of torch's CPU kernels a run computes with. All of them are fp32; some are twice as fast as others."""
+"""The choice of torch's CPU kernels for a run. All of them are fp32; some are twice as fast as others."""
 
 import ctypes
 from contextlib import suppress
@@ -51,6 +51,6 @@ def _keep_memory() -> None:
 
 
 def _exact() -> bool:
-    """Whether a product of (1 + 2^-12), which bf16 rounds to 1, comes out as it should."""
+    """Say whether a product of (1 + 2^-12), which bf16 rounds to 1, comes out exact."""
     x = torch.full((256, 256), 1 + 2**-12)
     return bool((x @ torch.ones(256, 256) == 256 + 2**-4).all())

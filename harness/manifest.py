@@ -17,7 +17,7 @@ Manifest = dict[str, Any]
 def facts_of(
     cfg: Config, digest: str, objective: Objective, data: Manifest, device: str, compiled: bool, kernels: str
 ) -> Manifest:
-    """What is known of a run before its first step.
+    """Collect what is known of a run before its first step.
 
     Args:
         digest: of the config.
@@ -47,19 +47,19 @@ def facts_of(
 
 
 def begun(name: str, facts: Manifest) -> Manifest:
-    """The manifest of a run that begins now."""
+    """Return the manifest of a run that begins now."""
     origin = {"started": now(), "argv": command(), "git": git_state(), "versions": versions()}
     return {**_head(name), **origin, "ended": None, **facts, "resumes": []}
 
 
 def resumed(old: Manifest, name: str, facts: Manifest) -> Manifest:
-    """The manifest of a run that goes on now: where it began stays, and how it goes on is added."""
+    """Return the manifest of a run that goes on now: it keeps where the run began, and adds how it goes on."""
     again = {"at": now(), "git": git_state(), "versions": versions(), "device": facts["device"]}
     return {**old, **facts, **_head(name), "ended": None, "resumes": [*old.get("resumes", []), again]}
 
 
 def read(path: Path) -> Manifest | None:
-    """The manifest in a file, None where there is none; ValueError if it cannot be read."""
+    """Read the manifest in a file, None where there is none; a ValueError says that it is broken."""
     try:
         manifest = json.loads(path.read_text())
         words = {
@@ -81,7 +81,7 @@ def read(path: Path) -> Manifest | None:
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

@@ -1,4 +1,4 @@
-"""Where a run comes from: the command, the commit and the versions, as its manifest tells them."""
+"""The origin of a run: the command, the commit and the versions, as its manifest has them."""
 
 import os
 import platform
@@ -21,13 +21,13 @@ VERSIONED = (
 
 
 def command() -> list[str]:
-    """sys.argv as if typed in the repository: where that lies on this machine is of use to nobody else."""
+    """Return sys.argv as if typed in the repository: where that lies on this machine is of use to nobody else."""
     root = f"{Path(__file__).resolve().parents[1]}/"
     return [word.replace(root, "") for word in sys.argv]
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and whether the work tree differs from it; without a repository HALFSTEP_COMMIT, and null.
+    """Return the commit and whether the work tree differs from it; without a repository HALFSTEP_COMMIT, and null.
 
     What lies in results/ changes no run: a program may be writing there just then.
     """
@@ -44,10 +44,10 @@ def git_state() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    known = {"python": platform.python_version()}
     for package in VERSIONED:
         try:
-            found[package] = metadata.version(package)
+            known[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return known

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar in a terminal, a line per evaluation elsewhere."""
+"""The progress of a run on stdout: a bar in a terminal, a line per evaluation elsewhere."""
 
 import os
 import sys

@@ -24,7 +24,7 @@ class Recorder:
     """Keeps a run's rows.
 
     Args:
-        own_metrics: what the optimizer has to say of itself, by short name.
+        own_metrics: the numbers that the optimizer reports of itself, by short name.
 
     Attributes:
         trackers: get every row, after metrics.jsonl.
@@ -62,7 +62,7 @@ class Recorder:
         return step % self.cfg.log.every == 0 or self.evaluation_due(step)
 
     def open(self, step: int, val_loss: float | None) -> bool:
-        """Begin the row of the weights after `step` updates; False where they are worth nothing any more.
+        """Begin the row of the weights after `step` updates; False where the run has diverged and must end.
 
         The last row is written at once: no update is made from its weights.
         """
@@ -115,7 +115,7 @@ class Recorder:
         return healthy
 
     def healthy(self) -> bool:
-        """Whether every loss and gradient norm so far was finite; reads what has not been read yet."""
+        """Say whether every loss and gradient norm so far was finite; reads what has not been read yet."""
         if self._unread and self.diverged_at is None:
             values = torch.stack([torch.stack((loss.float(), norm.float())) for _, loss, norm, _ in self._unread])
             bad = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()
@@ -128,7 +128,7 @@ class Recorder:
         return self.diverged_at is None
 
     def diagnosis(self) -> str | None:
-        """How the run diverged, and the first parameters whose gradient is not finite; None if it did not diverge.
+        """Say how the run diverged, and where its gradient was not finite first; None if it did not diverge.
 
         A row of the step at which it did is written if there is none yet.
         """
@@ -163,14 +163,14 @@ class Recorder:
         seconds = row["seconds/total"] - self._previous["seconds/total"]
         if seconds <= 0:
             return {}
-        found = {"throughput/tokens_per_second": (row["tokens"] - self._previous["tokens"]) / seconds}
+        rates = {"throughput/tokens_per_second": (row["tokens"] - self._previous["tokens"]) / seconds}
         if self.peak:
             flops = row["flops/model"] - self._previous["flops/model"]
-            found["throughput/mfu"] = flops / seconds / self.peak / self.folder.manifest["ranks"]
-        return found
+            rates["throughput/mfu"] = flops / seconds / self.peak / self.folder.manifest["ranks"]
+        return rates
 
     def _update_sizes(self) -> Row:
-        """2-norm of the last update over that of the weights it was made from, and what its square consists of."""
+        """Return the update's 2-norm over that of the weights before it, and each layer kind's share of its square."""
         difference = torch._foreach_sub([p.detach() for p in self.parameters], self._before)
         squares = torch.stack(torch._foreach_norm(difference)).double().square()
         weights = nn.utils.get_total_norm(self._before).double().clamp(min=1e-30)
@@ -194,17 +194,17 @@ class Recorder:
 
 
 def layer_kind(name: str, p: Tensor) -> str:
-    """What layers that do the same in different blocks have in common: a matrix's module, by its own name."""
+    """Name what a layer is in any block: a matrix has the name of its module, and the rest are vectors."""
     return "vectors" if p.ndim < 2 or "." not in name else name.split(".")[-2]
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors in an optimizer's state."""
+    """Count the bytes of all tensors in an optimizer's state."""
     return tensor_bytes(optimizer.state.values())
 
 
 def tensor_bytes(held: Any) -> int:
-    """Bytes of all tensors in mappings and sequences, however nested; one that stands twice counts once."""
+    """Count the bytes of all tensors in nested mappings and sequences; a tensor that is there twice counts once."""
     seen: dict[int, int] = {}
 
     def walk(value: Any) -> None:

@@ -22,7 +22,7 @@ from harness.manifest import Manifest
 
 
 class RunFolder:
-    """One run's folder, ours alone while we live.
+    """The folder of one run, which no other process writes while this one has its lock.
 
     `open` makes it or takes it up again; on ranks other than the first every method that writes does nothing.
     """
@@ -36,7 +36,7 @@ class RunFolder:
         self._lock: int | None = None
 
     def check(self, resume: bool) -> Manifest | None:
-        """The manifest of this very run if it was begun before, None if the folder is free to begin in.
+        """Return the manifest of this very run if it was begun before, None if the folder is free to begin in.
 
         Raises:
             ValueError: the folder exists and resume is false, holds something else, is another config's run, or is
@@ -105,7 +105,7 @@ class RunFolder:
             return {}  # then every key differs
 
     def _is_blank(self) -> bool:
-        """Whether a kill could have left it so before its manifest was written."""
+        """Say whether a kill could have left the folder so before its manifest was written."""
         return self.path.is_dir() and all(
             p.name in ("run.lock", "config.yaml") or p.name.startswith(".new-") for p in self.path.iterdir()
         )
@@ -137,7 +137,7 @@ class RunFolder:
         self.update(status=status, error=error, ended=manifest.now())
 
     def fail(self, error: str) -> None:
-        """Record that a run which had begun went wrong; nothing where it had not."""
+        """Record that a run failed, if it had begun."""
         if self._lock is not None and self.manifest.get("status") == "running":
             self.finish("failed", error)
 
@@ -160,7 +160,7 @@ class RunFolder:
                 os.fsync(file.fileno())
 
     def cut(self, step: int, expected: list[int]) -> None:
-        """Drop what was noted from `step` on, and a torn last line: it is about to be computed again.
+        """Drop the rows from `step` on, and a torn last line: they are about to be computed again.
 
         Raises:
             ValueError: the rows before `step` are not those of the `expected` steps; nothing is changed then.
@@ -170,19 +170,19 @@ class RunFolder:
             return
         there = path.exists()
         lines = path.read_text(errors="replace").splitlines() if there and step > 0 else []
-        kept, found = [], []
+        kept, steps = [], []
         for number, line in enumerate(lines, 1):
             try:
                 at = json.loads(line)["step"]
                 if at < step:
                     kept.append(line + "\n")
-                    found.append(at)
+                    steps.append(at)
             except (ValueError, KeyError, TypeError):
                 if number < len(lines):
                     raise ValueError(
                         f"{path}, line {number}, is broken: restore the file, or begin again in another run_dir"
                     ) from None
-        if found != expected:
+        if steps != expected:
             raise ValueError(
                 f"{path} has lost rows from before the checkpoint of step {step}: "
                 "restore the file, or begin again in another run_dir"

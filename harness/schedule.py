@@ -14,7 +14,7 @@ def build_schedule(
     final: float,
     decay: float = 0.2,
 ) -> Callable[[int], float]:
-    """The factor for the update made at `step`, 0 <= step < steps.
+    """Return the schedule: a function of `step`, 0 <= step < steps, that gives the factor for the update made there.
 
     Args:
         steps: updates of the whole run.

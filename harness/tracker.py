@@ -9,7 +9,7 @@ from harness.wandb_tracker import WandbTracker
 
 
 class Tracker(Protocol):
-    """Somewhere that rows go besides metrics.jsonl."""
+    """An object that gets every row after metrics.jsonl has it: a mirror, or a display."""
 
     def log(self, row: dict[str, Any]) -> None: ...
 
@@ -17,7 +17,7 @@ class Tracker(Protocol):
 
 
 class NoTracker:
-    """metrics.jsonl alone."""
+    """A tracker that does nothing: metrics.jsonl is enough."""
 
     def __init__(self, folder: Path, config: dict[str, Any], manifest: dict[str, Any]) -> None:
         pass
@@ -33,7 +33,7 @@ TRACKERS: dict[str, Callable[..., Tracker]] = {"none": NoTracker, "wandb": Wandb
 
 
 def find(name: str) -> Callable[..., Tracker]:
-    """A tracker's class; ValueError for an unknown one."""
+    """Return the class of a tracker; a ValueError says that its name is unknown."""
     if name not in TRACKERS:
         raise ValueError(f"tracker.name={name} is not there: {nearest(name, TRACKERS)}")
     return TRACKERS[name]

@@ -30,7 +30,7 @@ Row = dict[str, Any]
 AXES = ("step", "tokens", "flops/total", "seconds/total")
 # Seconds that a call of W&B's client may take: a server that is away costs START once and FINISH once.
 START, LOG, FINISH, TEARDOWN = 10.0, 10.0, 20.0, 5.0
-GRACE = 5.0  # for its own timeouts to be told as its own
+GRACE = 5.0  # so that its own timeouts are reported as its own
 FAILURES = (Exception, SystemExit)  # whatever the client throws; Ctrl-C is not its
 
 
@@ -42,7 +42,7 @@ class WandbTracker:
     missing there from metrics.jsonl, and sends none twice.
 
     Every call of the client is bounded in time. One that fails online makes the mirror go on offline; one that
-    fails there ends the mirror. Either is said in one line on stderr.
+    fails there ends the mirror. One line on stderr says so.
 
     Args:
         project, entity: where in W&B; entity None is the account's own.
@@ -107,14 +107,14 @@ class WandbTracker:
         atexit.unregister(self._cut)
 
     def _cut(self) -> None:
-        """At exit, a run that nobody closed was interrupted or failed; W&B would take it for finished."""
+        """Mark as cut, at exit, a run that nobody closed: W&B would take it for finished."""
         if self._run is not None:
             with suppress(*FAILURES):
                 _finish(self._run, "cut")  # not bounded: no thread can start this late
 
     @property
     def _files(self) -> Path:
-        """Where the client keeps what it has of this start."""
+        """The folder in which the client keeps the files of this start."""
         return Path(self._run.dir).parent
 
     @property
@@ -160,12 +160,12 @@ class WandbTracker:
 
 
 def group_of(config: dict[str, Any], study: str) -> str:
-    """What W&B calls the runs of a study that are alike in all but the seed."""
+    """Name the group in W&B of a study's runs that are alike in all but the seed."""
     return f"{study}/{optimizer_label(config['optimizer'])}-{config_hash({**config, 'seed': None})[:8]}"
 
 
 def _init(options: dict[str, Any], mode: str) -> Any:
-    """A W&B run, with its axes defined."""
+    """Begin a W&B run, and define its axes."""
     # The client's reports about itself hold up the exit where there is no network.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
@@ -220,7 +220,7 @@ def _put_aside(files: Path) -> int:
 
 
 def _next_step(files: Path) -> int:
-    """The step after the last that W&B's files of one start hold, by its own reader; 0 if it cannot tell."""
+    """Return the step after the last in W&B's files of one start, by its own reader; 0 if it cannot tell."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", str(files), "--summary", "--json"]
     with suppress(OSError, ValueError, KeyError, TypeError, subprocess.SubprocessError):
         shown = subprocess.run(command, capture_output=True, text=True, timeout=START, check=True).stdout
@@ -229,7 +229,7 @@ def _next_step(files: Path) -> int:
 
 
 def bounded(call: Callable[[], T], seconds: float) -> T:
-    """What `call` returns or raises; TimeoutError, and the call left behind, if that takes longer."""
+    """Return or raise what `call` does; a TimeoutError, and the call left behind, if that takes longer."""
     outcome: Future[T] = Future()
 
     def work() -> None:

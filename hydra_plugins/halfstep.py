@@ -4,4 +4,4 @@ from harness.sweep import launcher
 
 
 class Launcher(launcher.Launcher):
-    """`-m`, as configs/launcher/ has it."""
+    """The launcher of `-m`, as configs/launcher/ configures it."""

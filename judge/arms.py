@@ -90,7 +90,7 @@ def mismatches(one: Arm, other: Arm) -> list[tuple[str, Any, Any]]:
     return [(key, one.settings.get(key), other.settings.get(key)) for key in keys]
 
 
-def refuse_strangers(runs: Sequence[Run]) -> None:
+def refuse_incomparable(runs: Sequence[Run]) -> None:
     """Raises ValueError, naming the key, if the runs trained or evaluated on different things.
 
     Nor are runs of ours compared with foreign ones, whose data nobody has fingerprinted.

@@ -18,7 +18,7 @@ from judge.arms import (
     find_arms,
     find_optimizer,
     group_arms,
-    refuse_strangers,
+    refuse_incomparable,
     tried,
 )
 from judge.curve import crossing, mean_curve
@@ -69,7 +69,7 @@ def compare(runs: Sequence[Run], baseline: str, target: float | None = None) -> 
     Raises ValueError if no run is the baseline's, or if the runs differ in model, data, context, batch or
     evaluation windows.
     """
-    refuse_strangers(runs)
+    refuse_incomparable(runs)
     arms = group_arms(runs)
     baseline = find_optimizer(arms, baseline)
     length = common_length(arms, baseline)

@@ -11,7 +11,7 @@ from models.base import LanguageModel
 
 
 def check_model(section: Mapping[str, Any], context: int, seed: int) -> Callable[[int], LanguageModel]:
-    """A function that builds the model for data with so many distinct tokens, from a config's `model` section.
+    """Check a config's `model` section; returns a function that builds the model for data of so many distinct tokens.
 
     Args:
         context: tokens of the sequences that it will be trained on.

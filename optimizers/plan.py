@@ -22,12 +22,12 @@ class OptimizerPlan:
     keywords: dict[str, Any]
 
     def build(self, model: nn.Module) -> optim.Optimizer:
-        """The optimizer over the model's parameters; a ValueError names the key that is wrong."""
+        """Build the optimizer over the model's parameters; a ValueError names the key that is wrong."""
         with in_section("optimizer", self.keywords):
             return self.info.build(model, **self.keywords)
 
     def state_bytes(self, optimizer: optim.Optimizer, model: nn.Module, tokens: int) -> int:
-        """Bytes of the state to come, for a batch of so many tokens; of an external class two tensors a parameter."""
+        """Return the bytes of state to come for a batch of so many tokens, two tensors each for an external class."""
         announced = self.info.treatments(optimizer, model, tokens)
         if announced is None:
             return 2 * sum(p.numel() * max(4, p.element_size()) for p in model.parameters())
@@ -35,7 +35,7 @@ class OptimizerPlan:
 
 
 def check_optimizer(section: Mapping[str, Any], allow_targets: Sequence[str], device: str = "cpu") -> OptimizerPlan:
-    """The plan of a config's `optimizer` section; building it for one layer on `device` finds bad keywords.
+    """Check a config's `optimizer` section; building the optimizer for one layer on `device` finds bad keywords.
 
     Raises:
         ValueError: a sentence that names the key, and the remedy.

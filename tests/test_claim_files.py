@@ -225,7 +225,7 @@ def refusal(capsys, *arguments: str) -> str:
     return said.err.removeprefix("halfstep: ").strip()
 
 
-def test_a_strangers_claim_needs_one_file(tmp_path, capsys):
+def test_anyones_claim_needs_one_file(tmp_path, capsys):
     """Any optimizer by its class, any name for the arms."""
     recipes = {
         "baseline": {"config": {"optimizer": "adamw"}, "lengths": [0.5, 1, 2]},

@@ -38,7 +38,7 @@ def test_one_lucky_seed_does_not_stand_for_an_optimizer(tmp_path):
         ("data.fingerprint", "xyz"),
     ],
 )
-def test_strangers_are_never_compared(tmp_path, key, value):
+def test_runs_of_other_data_or_models_are_never_compared(tmp_path, key, value):
     write_study(tmp_path, {})
     where = "manifest" if key == "data.fingerprint" else "config"
     write_run(tmp_path, "soap", 2000, **{where: {key: value}})

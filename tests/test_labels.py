@@ -108,7 +108,7 @@ def test_numbers_depend_on_seed_step_and_sequence_alone():
 
 
 def logits_alone(vocabulary: int) -> nn.Module:
-    """A stranger's model, which takes no targets."""
+    """An external model, which takes no targets."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(vocabulary, 8), nn.Linear(8, vocabulary))
     model.flops_per_token = lambda context: 1

@@ -50,7 +50,7 @@ def test_each_parameter_of_one_and_how_it_is_treated():
     assert float(rows["embedding.weight"][3]) == pytest.approx(state / 1e6, abs=0.005)
 
 
-def test_a_strangers_class_is_tried():
+def test_an_external_class_is_tried():
     text = one([*PICO, "optimizer=external", "++optimizer._target_=torch.optim.NAdam"])
     assert text.startswith("torch.optim.NAdam on gpt2_pico")
     assert "8.00 bytes of state per parameter" in text

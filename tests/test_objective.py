@@ -215,7 +215,7 @@ def test_each_pass_is_charged_for_what_it_ran():
     assert cost(lambda: objective.gradient_and_hvp(weights(model))) == (1, pytest.approx(2, rel=0.05))
 
 
-def test_a_step_of_a_stranger_draws_the_same_whatever_came_before():
+def test_a_step_of_an_external_optimizer_draws_the_same_whatever_came_before():
     model = tiny_model()
     objective = tiny_objective(model)
     objective.bind(3, tiny_batch())

@@ -180,7 +180,7 @@ def test_impossible_values_name_their_keyword(name):
 
 
 @pytest.mark.parametrize(("target", "given"), STRANGERS)
-def test_a_strangers_class_trains(target, given):
+def test_an_external_class_trains(target, given):
     model = tiny_model()
     if given is None:  # SAM wraps another optimizer: its constructor wants more than a config can hold
         with pytest.raises((TypeError, ValueError)):
@@ -196,7 +196,7 @@ def test_a_strangers_class_trains(target, given):
 
 
 @pytest.mark.parametrize(("target", "known"), [("Shampoo", True), ("AdaHessian", False)])
-def test_a_strangers_flops_reach_the_metrics(target, known, tmp_path, monkeypatch, corpus):
+def test_an_external_classs_flops_reach_the_metrics(target, known, tmp_path, monkeypatch, corpus):
     monkeypatch.chdir(tmp_path)
     external = ("optimizer=external", f"optimizer._target_=pytorch_optimizer.{target}")
     ended = in_process(*external, "steps=4", "run_dir=out")
@@ -208,7 +208,7 @@ def test_a_strangers_flops_reach_the_metrics(target, known, tmp_path, monkeypatc
         assert "pytorch_optimizer.AdaHessian cannot run here" in complaint(ended)
 
 
-def test_strangers_are_counted_or_said_to_be_unknown():
+def test_external_classes_are_counted_or_unknown():
     def per_step(target: str) -> float | None:
         return uncharged_per_step(lambda m: optimizers.build_optimizer("external", m, _target_=target), tiny_model())
 

@@ -182,8 +182,8 @@ def test_all_checkpoints_damaged(cut, steps_made):
 
 def test_a_checkpoint_from_another_run(here, cut):
     trained(*EVERY_THREE, "optimizer.weight_decay=0.5", run_dir="other")
-    stranger = cut / "checkpoints" / "step-00000008"
-    shutil.copytree(here / "other" / "checkpoints" / "step-00000008", stranger)
+    other = cut / "checkpoints" / "step-00000008"
+    shutil.copytree(here / "other" / "checkpoints" / "step-00000008", other)
     before = contents(cut)
     said = complaint(in_process(*EVERY_THREE, "run_dir=cut", "resume=true"))
     assert said.startswith("cut/checkpoints/step-00000008 is the checkpoint of another config")

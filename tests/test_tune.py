@@ -77,12 +77,12 @@ def test_trials_spread_evenly_over_each_range_and_more_of_them_keep_the_first():
         assert eighths == set(range(8))
 
 
-def test_a_strangers_range_is_laid_round_its_own_rate_and_its_constructors_defaults_are_searched():
-    stranger = ("optimizer=external", "optimizer._target_=pytorch_optimizer.Tiger", "optimizer.lr=1e-3")
-    tuner = Tuner.of([*SMALL, *stranger], trials=2)
+def test_an_external_optimizer_is_searched_round_its_own_rate_and_its_constructors_defaults():
+    external = ("optimizer=external", "optimizer._target_=pytorch_optimizer.Tiger", "optimizer.lr=1e-3")
+    tuner = Tuner.of([*SMALL, *external], trials=2)
     assert tuner.space["optimizer.lr"] == Range(6.25e-5, 0.016)
     assert "optimizer.weight_decay" in tuner.space  # its YAML names none, its constructor does
-    other = Tuner.of([*SMALL, *stranger[:1], "optimizer._target_=torch.optim.NAdam", "optimizer.lr=1e-3"], trials=2)
+    other = Tuner.of([*SMALL, *external[:1], "optimizer._target_=torch.optim.NAdam", "optimizer.lr=1e-3"], trials=2)
     (first, *_) = other.trials()
     assert first.config["optimizer"]["betas"][0] == 0.9
     assert first.config["optimizer"]["betas"][1] == settings(other.space, 2)[0]["optimizer.betas[1]"]

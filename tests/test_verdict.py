@@ -1,4 +1,4 @@
-"""The verdict on a stranger: conformance that tells, equal tuning, a page, and nothing trained twice."""
+"""The verdict on an external optimizer: conformance that tells, equal tuning, a page, and nothing trained twice."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from tests.tuned import Pretended
 
 
 class Sound(torch.optim.SGD):
-    """A stranger's class with nothing wrong with it."""
+    """An external class with nothing wrong with it."""
 
     def __init__(self, params, lr: float = 0.05, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.99)):
         super().__init__(params, lr=lr, momentum=betas[0], weight_decay=weight_decay)

@@ -23,7 +23,7 @@ from harness.sweep.local import LocalQueue
 from harness.sweep.slurm import SlurmArray
 
 ENGINES: dict[str, type[LocalQueue] | type[SlurmArray]] = {"local": LocalQueue, "slurm": SlurmArray}
-# What the sweep was told, and its jobs, each a run of its own, need not know.
+# These overrides are for the sweep, and not for its jobs, each of which is a run of its own.
 OF_THE_SWEEP = ("launcher=", "launcher.", "hydra.mode=", "hydra.sweep.", "hydra.sweeper.", "hydra/sweeper=")
 
 
@@ -62,7 +62,7 @@ class Launcher(launcher.Launcher):
         return []
 
     def _one_by_one(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
-        """The jobs in this process, each with its number, by which it is recorded."""
+        """Run the jobs in this process, each under the number by which it is recorded."""
         setup_globals()
         ended = []
         for number, overrides in enumerate(job_overrides, first):
@@ -92,7 +92,7 @@ class Launcher(launcher.Launcher):
         return jobs
 
     def _run_folder(self, overrides: Sequence[str]) -> Path | None:
-        """Where a job will write; None where its config is wrong, which the job will say."""
+        """Return the folder that a job will write; None where its config is wrong, which the job will say."""
         try:
             config = self._composed(overrides)
             with read_write(config), open_dict(config):

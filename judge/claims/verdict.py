@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from judge.arms import Arm, refuse_strangers
+from judge.arms import Arm, refuse_incomparable
 from judge.claims.claim import Cell, Claim, Figure, Scale, Statement
 from judge.claims.measure import Measured, Trained, measure
 from judge.claims.plan import StudyPlan, apart, read_plan, read_studies, settled, sort_runs
@@ -104,7 +104,7 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
         if part in plans:
             arms[part], left_out = sort_runs(plans[part], scale, seeds, studies[part])
             strays += left_out
-        refuse_strangers([run for arm in arms[part].values() for run in arm.runs])
+        refuse_incomparable([run for arm in arms[part].values() for run in arm.runs])
 
     findings = [
         _find(claim, scale, statement, part, arms)

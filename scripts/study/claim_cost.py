@@ -190,7 +190,7 @@ def _curvature(build: Build, model: Any, cfg: Config, gradient: float) -> float 
     """FLOPs of a step beyond the gradient, a mean over a period of the optimizer's refreshes."""
     try:
         passes = passes_per_step(build)
-    except Exception:  # a stranger's class may fail in any way on random gradients; then nothing is claimed of it
+    except Exception:  # an external class may fail in any way on random gradients; then nothing is claimed of it
         return None
     extra = (passes["gradient"] - 1 + passes["sampled_grads"]) * gradient
     if not passes["hvp"] and not passes["joint_hvp"]:

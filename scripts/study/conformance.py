@@ -51,7 +51,7 @@ def _row(name: str, check: Callable[[], str]) -> Check:
         return Check(name, True, check())
     except AssertionError as error:
         return Check(name, False, str(error))
-    except Exception as error:  # a stranger's class may fail in any way
+    except Exception as error:  # an external class may fail in any way
         return Check(name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     finally:
         torch.set_default_dtype(precision)

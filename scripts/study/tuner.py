@@ -63,7 +63,7 @@ class Tuner:
         ours = [word for word in words if word.startswith(("optimizer", "allow_targets"))]
         given = [word for word in ours if word.partition("=")[0] not in searched]
         tuner = Tuner(optimizer, values, given, space, trials, RUNS / f"{cfg.study}-tuning" / optimizer)
-        tuner.refuse_strangers()
+        tuner.refuse_other_trials()
         return tuner
 
     @property
@@ -116,7 +116,7 @@ class Tuner:
             f"for {self.steps:,}: {tokens / 1e6:,.1f}M tokens\n  {ranges}"
         )
 
-    def refuse_strangers(self) -> None:
+    def refuse_other_trials(self) -> None:
         """Raises ValueError where the folder holds trials of another model, batch, length or anything else."""
         if not self.folder.is_dir() or not any(self.folder.rglob("manifest.json")):
             return
@@ -181,7 +181,7 @@ def split(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _searchable(constructor: Any) -> dict[str, Any]:
-    """The defaults in a constructor's own signature: a stranger's config need not name what is searched."""
+    """The defaults in a constructor's own signature: the config of an external class need not name what is searched."""
     parameters = inspect.signature(constructor).parameters.items()
     kinds = (bool, int, float, str, list, tuple)
     found = {key: each.default for key, each in parameters if isinstance(each.default, kinds)}
