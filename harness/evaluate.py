@@ -18,7 +18,9 @@ def evaluate(
     dtype: torch.dtype = torch.float32,
     compiled: Callable[..., Any] | None = None,
 ) -> float:
-    """Mean loss in nats per counted target over all ranks' batches, each (inputs, targets) of (sequences, T) tokens.
+    """Return the mean loss in nats per counted target over the batches of all ranks.
+
+    batches: each (inputs, targets) of (sequences, T) tokens.
 
     compiled: the model as it trains. Its training graph serves here too, so gradients are on and never taken, and a
     last batch that is shorter is filled up: the compiler would take as long again for a graph of its own.

@@ -112,7 +112,7 @@ def counter() -> Iterator[FlopCounterMode]:
 
 
 def count(function: Callable[[], Any]) -> int:
-    """FLOPs of a call, counted while it runs."""
+    """Return the FLOPs of a call, counted while it runs."""
     with counter() as counted:
         function()
     return counted.get_total_flops()

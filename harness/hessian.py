@@ -27,13 +27,13 @@ class Hessian:
         self._flops: dict[torch.Size, tuple[int, int]] = {}
 
     def gradient(self, batch: MicroBatch) -> tuple[Share, Grads]:
-        """The micro-batch's part of the mean loss, and its gradient with the graph that `products` wants."""
+        """Return the micro-batch's part of the mean loss, and its gradient with the graph that `products` needs."""
         with sdpa_kernel(SDPBackend.MATH), self.autocast():
             share = batch.share(self.model(batch.inputs, batch.targets))
         return share, torch.autograd.grad(share.whole, self.params, create_graph=True, allow_unused=True)
 
     def products(self, grads: Grads, v: Sequence[Tensor]) -> list[Tensor]:
-        """H v, from a gradient whose graph is used up by it."""
+        """Return H v from a gradient, whose graph is used up."""
         used = [(g, u) for g, u in zip(grads, v, strict=True) if g is not None and g.requires_grad]
         found = torch.autograd.grad(
             [g for g, _ in used], self.params, [u for _, u in used], allow_unused=True, materialize_grads=True
@@ -41,7 +41,7 @@ class Hessian:
         return list(found)
 
     def flops(self, inputs: Tensor, targets: Tensor, v: Sequence[Tensor]) -> tuple[int, int]:
-        """FLOPs of the gradient and of the products, as counted on a first micro-batch of this shape."""
+        """Return the FLOPs of the gradient and of the products, counted on a first micro-batch of this shape."""
         if inputs.shape not in self._flops:
             batch = MicroBatch(inputs, targets, count_targets(targets))
             gradient = count(lambda: self.gradient(batch))

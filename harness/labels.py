@@ -19,7 +19,7 @@ BLOCK = 128  # entries of the vocabulary
 
 @torch.no_grad()
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Labels (B, T) ~ softmax(logits (B, T, V)), at uniform numbers (B, T) in [0, 1) of fp32 at least.
+    """Draw labels (B, T) ~ softmax(logits (B, T, V)), at uniform numbers (B, T) in [0, 1) of fp32 at least.
 
     A sequence at a time: never a second tensor of the logits' whole size.
     """
@@ -33,7 +33,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 
 @torch.no_grad()
 def draw_by_blocks(logits: Tensor, uniform: Tensor) -> Tensor:
-    """What `draw` gives, but where a number lies within rounding of the border between two entries.
+    """Draw the labels that `draw` does, but where a number lies within rounding of the border between two entries.
 
     In two stages, first a block of the vocabulary and then an entry of it: a compiler makes the first of reductions
     over the logits as they are, and no tensor of their size.
@@ -50,7 +50,7 @@ def draw_by_blocks(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _invert(mass: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in `mass` (..., n) a share (..., 1) of its sum is reached, and which share of that place's own.
+    """Find where in `mass` (..., n) a share (..., 1) of its sum is reached, and which share of that place's own.
 
     A place without mass is never reached; shares are below 1.
     """

@@ -20,7 +20,7 @@ class Share(NamedTuple):
 
     @property
     def whole(self) -> Tensor:
-        """What is minimized: the loss and what is added to it."""
+        """The loss and what is added to it: this is minimized."""
         return self.loss if self.auxiliary is None else self.loss + self.auxiliary
 
 
@@ -56,12 +56,12 @@ class MicroBatch(NamedTuple):
 
 
 def count_targets(targets: Tensor) -> Tensor:
-    """How many targets (B, T) count: float64, a scalar on their device, so that nothing waits for it."""
+    """Count the targets (B, T) that are not -100: float64, a scalar on their device, so that nothing waits for it."""
     return (targets != UNCOUNTED).sum().double()
 
 
 class Total:
-    """Shares of micro-batches, added up: the mean loss so far, and what the model adds to it."""
+    """The sum of the shares of micro-batches: the mean loss so far, and what the model adds to it."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.loss = torch.zeros((), device=device, dtype=dtype)

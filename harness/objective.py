@@ -24,7 +24,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass
 class StepRecord:
-    """What the step's first `objective()` gave, as tensors on the device: nothing waits for them."""
+    """The results of a step's first `objective()`, as tensors on the device: nothing waits for them."""
 
     loss: Tensor | None = None
     auxiliary: Tensor | None = None  # what the model adds to the loss for its gradient alone; None: nothing
@@ -270,7 +270,7 @@ class Objective:
         return self.sequences * gradient, self.sequences * products
 
     def _uniform(self, inputs: Tensor, first: int) -> Tensor:
-        """A number in [0, 1) for each token (B, T); those of a sequence depend on (seed, step, sequence) alone."""
+        """Draw a number in [0, 1) for each token (B, T); those of a sequence depend on (seed, step, sequence) alone."""
         rows = []
         for i in range(first, first + len(inputs)):
             generator = self.generator(("labels", i * self.ranks.world + self.ranks.rank))
@@ -278,7 +278,7 @@ class Objective:
         return torch.stack(rows)
 
     def _clip(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Norms of the gradients that there are, of all of them together, and whether they were clipped."""
+        """Clip the gradient; return the norms of its parts by parameter, of the whole, and whether it was clipped."""
         grads = [p.grad for p in self.params if p.grad is not None]
         if not grads:
             raise ValueError("model: its loss reaches none of its parameters, so there is no gradient to step along")

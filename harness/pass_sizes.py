@@ -1,4 +1,4 @@
-"""How many sequences one pass takes: `batch.micro=auto` made definite."""
+"""The search for how many sequences one pass takes: `batch.micro=auto` becomes a number."""
 
 import gc
 import math
@@ -19,7 +19,7 @@ FRAGMENTED = 16  # one in so many bytes of a GPU's memory is left free in trials
 
 
 def divisors(number: int) -> list[int]:
-    """All divisors, the largest first."""
+    """Return all divisors, the largest first."""
     small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
     return sorted({*small, *(number // d for d in small)}, reverse=True)
 
@@ -27,7 +27,7 @@ def divisors(number: int) -> list[int]:
 def resolve_micro(
     micro: int | str, sequences: int, world: int, context: int, device: str, attempt: Callable[[int, int], None]
 ) -> int:
-    """Sequences per pass on each rank.
+    """Return the sequences per pass on each rank.
 
     Args:
         sequences: in the global batch.
@@ -61,7 +61,7 @@ def resolve_micro(
 
 
 def largest_that_fits(sizes: Iterable[int], attempt: Callable[[int], None]) -> int | None:
-    """The first size whose attempt the memory of the CUDA device holds; None where it holds none."""
+    """Return the first size whose attempt the memory of the CUDA device holds; None where it holds none."""
     for size in sizes:
         try:
             attempt(size)
@@ -93,7 +93,7 @@ class PassSizes:
         self.found: dict[str, int] = {}
 
     def of(self, kind: str, micro: int, sequences: int, attempt: Callable[[int], None]) -> int:
-        """`micro`, or less where that does not fit. The trials are nobody's time, as compilation is.
+        """Return `micro`, or less where that does not fit. The trials are off the clock, as compilation is.
 
         Args:
             sequences: that there are: a pass cannot take more.
@@ -133,7 +133,7 @@ class PassSizes:
             self.found |= sizes
 
     def room(self) -> list[Tensor]:
-        """Memory held in a trial for what comes later: the optimizer's state, gradients, and gaps between tensors."""
+        """Hold memory in a trial for what comes later: the optimizer's state, gradients, and gaps between tensors."""
         device = self.params[0].device
         if not limited(device):
             return []
@@ -142,10 +142,10 @@ class PassSizes:
 
 
 def fragmented_bytes(device: torch.device) -> int:
-    """Bytes to leave free, as the allocator cannot use gaps between tensors: with SOAP they came to 5.7 GB of 86."""
+    """Return the bytes to leave free for gaps between tensors, useless to the allocator: 5.7 GB of 86 with SOAP."""
     return torch.cuda.get_device_properties(device).total_memory // FRAGMENTED if device.type == "cuda" else 0
 
 
 def limited(device: torch.device) -> bool:
-    """Whether a pass that is too large fails for lack of memory, and nothing else does."""
+    """Tell whether a pass that is too large fails for lack of memory, and takes nothing else down."""
     return device.type == "cuda"

@@ -49,7 +49,7 @@ class Rehearsal:
 
     @classmethod
     def on(cls, model: nn.Module) -> "Rehearsal":
-        """A rehearsal on a model's parameters, once the optimizer is built.
+        """Make a rehearsal on a model's parameters, once the optimizer is built.
 
         Hooks on the model's modules would see nothing of a random gradient: where there are any, the gradient is that
         of a pass over one token.
@@ -128,7 +128,7 @@ def one_token_pass(model: nn.Module) -> None:
 
 
 def rehearse(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module, steps: int) -> tuple[int, int]:
-    """FLOPs of an optimizer's first `steps` steps on a copy of the model: (counted, charged by itself).
+    """Count the FLOPs of an optimizer's first `steps` steps on a copy of the model: (counted, charged by itself).
 
     What its hooks do during the model's passes counts, the passes themselves do not.
     """
@@ -143,7 +143,7 @@ def rehearse(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Modu
 
 
 def uncharged_per_step(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module) -> float | None:
-    """FLOPs per step of a class that never charges, over one period of its refreshes; None where that fails.
+    """Count the FLOPs per step of a class that never charges, over one period of its refreshes; None where that fails.
 
     The period is the largest whole number among the keywords that speak of one. The first period is left out: methods
     that precondition compute their first basis differently.

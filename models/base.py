@@ -1,4 +1,4 @@
-"""What a model owes to those who train, measure and optimize it: its loss as a sum, roles, FLOPs, whether it is causal.
+"""The contract that a model keeps with those who train, measure and optimize it: loss, roles, FLOPs, causality.
 
 A new family is a file here that implements `LanguageModel`, an entry in `models.MODELS`, and a YAML in configs/model/.
 """
@@ -35,7 +35,7 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Role:
-    """What a parameter is in its model, for those who treat matrices by what they do.
+    """The use of a parameter in its model, for those who treat matrices by what they do.
 
     kind: `embedding` is looked up by token, and may be the head too; `positions` is looked up by place; `head` is an
         output head with a matrix of its own; `hidden` is a matrix between them; `vector` is a bias or a gain.

@@ -1,4 +1,4 @@
-"""What an optimizer is given (the Objective) and what it may offer beyond `step`."""
+"""The Objective, through which an optimizer sees the model, and what an optimizer may offer beyond `step`."""
 
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 
 class Objective(Protocol):
-    """The mean loss of one global batch: the closure that torch's `step(closure)` calls, grown methods.
+    """The mean loss of one global batch: the closure that torch's `step(closure)` calls, with further methods.
 
     The mean is over the targets that count, in nats, and with it goes what the model adds for its gradient alone.
 
@@ -24,34 +24,34 @@ class Objective(Protocol):
     step: int  # updates made before this one
 
     def __call__(self) -> Tensor:
-        """Zero, accumulate, reduce and clip into `.grad`; the mean loss, a scalar."""
+        """Zero, accumulate, reduce and clip into `.grad`; return the mean loss, a scalar."""
         ...
 
     def loss(self) -> Tensor:
-        """The mean loss without a gradient, a scalar: for line searches."""
+        """Return the mean loss without a gradient, a scalar: for line searches."""
         ...
 
     def sampled_grads(self) -> list[Tensor]:
-        """Gradients of the mean loss on labels drawn from softmax(logits), one per parameter; never clipped.
+        """Return gradients of the mean loss on labels drawn from softmax(logits), one per parameter; never clipped.
 
         A label is drawn in the place of each target that counts, and what the model adds to the loss is left out.
         """
         ...
 
     def hvp(self, v: Sequence[Tensor]) -> list[Tensor]:
-        """H v, with H the Hessian of the mean loss and v one tensor per parameter; never clipped."""
+        """Return H v, with H the Hessian of the mean loss and v one tensor per parameter; never clipped."""
         ...
 
     def gradient_and_hvp(self, v: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What `__call__` gives and leaves, and H v, for a gradient less than the two cost apart."""
+        """Do what `__call__` does and return H v too, for one gradient less than the two cost apart."""
         ...
 
     def narrow(self, share: float) -> "Objective":
-        """The same objective on the first `share` of the global batch's sequences."""
+        """Return the same objective on the first `share` of the global batch's sequences."""
         ...
 
     def generator(self, key: Hashable) -> Generator:
-        """A fresh generator on the device that depends on (seed, step, key) alone."""
+        """Return a fresh generator on the device that depends on (seed, step, key) alone."""
         ...
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
@@ -89,7 +89,7 @@ class _Switched(AbstractContextManager[None]):
 
 
 def eval_weights(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any]:
-    """The context to evaluate and save weights in, for anyone's optimizer."""
+    """Return the context to evaluate and save weights in, for anyone's optimizer."""
     if hasattr(optimizer, "eval_weights"):
         return optimizer.eval_weights()
     if callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None)):
@@ -98,7 +98,7 @@ def eval_weights(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any
 
 
 def metrics(optimizer: torch.optim.Optimizer) -> dict[str, Tensor | float]:
-    """What anyone's optimizer has to say of itself; nothing, for most."""
+    """Return the scalars that anyone's optimizer offers for the log; most offer none."""
     own = getattr(optimizer, "metrics", None)
     return own() if callable(own) else {}
 

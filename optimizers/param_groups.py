@@ -17,7 +17,7 @@ def trainable(model: nn.Module) -> list[tuple[str, Parameter]]:
 
 
 def decayed(parameters: Iterable[Tensor], kinds: Mapping[Tensor, str] | None = None) -> list[Group]:
-    """Matrices and embeddings with the weight decay asked for, vectors (biases, LayerNorm) with none.
+    """Group parameters by weight decay: matrices and embeddings as asked for, vectors (biases, LayerNorm) without.
 
     kinds: of the parameters, by `optimizers.roles`; without them what has fewer than two dimensions is a vector.
     """
@@ -34,18 +34,18 @@ def decayed(parameters: Iterable[Tensor], kinds: Mapping[Tensor, str] | None = N
 
 
 def by_decay(model: nn.Module) -> list[Group]:
-    """Vectors apart, which are not decayed."""
+    """Group a model's parameters by weight decay: vectors, which have none, are apart."""
     found = kinds(model)
     return decayed(found, found)
 
 
 def all_in_one(model: nn.Module) -> list[Group]:
-    """One group, for classes without a weight decay, some of which (L-BFGS) take no second one."""
+    """Make one group, for classes without a weight decay, some of which (L-BFGS) take no second one."""
     return [{"params": [p for _, p in trainable(model)]}]
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """What matrix methods work on, (outputs, inputs) each, or the other way round in transformers' Conv1D.
+    """Return the matrices that matrix methods work on: (outputs, inputs), or in transformers' Conv1D (inputs, outputs).
 
     Raises:
         ValueError: there is no hidden matrix, so that such a method would have nothing to do, or one is no matrix.
@@ -64,7 +64,7 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 
 
 def by_kind(model: nn.Module) -> list[Group]:
-    """Hidden matrices apart (marked `hidden`; those kept as (inputs, outputs) `transposed` too), the rest by decay.
+    """Put hidden matrices apart, marked `hidden` (those kept as (inputs, outputs) `transposed` too); the rest by decay.
 
     Raises ValueError as `hidden_matrices` does.
     """
@@ -77,7 +77,7 @@ def by_kind(model: nn.Module) -> list[Group]:
 
 
 def by_table(model: nn.Module) -> list[Group]:
-    """By decay; then tables (embeddings, learned positions, an output head) apart, marked `table`.
+    """Group by decay, and put tables (embeddings, learned positions, an output head) apart, marked `table`.
 
     Raises ValueError as `hidden_matrices` does.
     """

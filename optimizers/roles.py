@@ -30,7 +30,7 @@ ATTENTION = {"in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"
 
 
 def kinds(model: nn.Module) -> dict[Tensor, str]:
-    """The kind of each trainable parameter, in the model's order.
+    """Return the kind of each trainable parameter, in the model's order.
 
     Raises:
         ValueError: the model gives roles, and a parameter has none, or one of no known kind.
@@ -51,10 +51,10 @@ def kinds(model: nn.Module) -> dict[Tensor, str]:
 
 
 def matrix_kinds(model: nn.Module) -> dict[Tensor, str]:
-    """As `kinds`, for those who must know what every matrix is.
+    """Return what `kinds` does, and refuse a model with a matrix of which nothing tells what it is.
 
     Raises:
-        ValueError: nothing tells what a matrix is.
+        ValueError: it names that matrix.
     """
     found = kinds(model)
     for name, p in model.named_parameters():
@@ -68,22 +68,22 @@ def matrix_kinds(model: nn.Module) -> dict[Tensor, str]:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module multiplies its input with its `weight`, as nn.Linear does or transformers' Conv1D."""
+    """Tell whether a module multiplies its input with its `weight`: an nn.Linear, or transformers' Conv1D."""
     return isinstance(module, nn.Linear) or is_transposed(module)
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether a linear module keeps its weight as (inputs, outputs): transformers' Conv1D, known by its name."""
+    """Tell whether a linear module keeps its weight as (inputs, outputs): transformers' Conv1D, known by its name."""
     return type(module).__name__ == "Conv1D" and getattr(getattr(module, "weight", None), "ndim", 0) == 2
 
 
 def transposed_weights(model: nn.Module) -> set[Tensor]:
-    """The weights that are kept as (inputs, outputs)."""
+    """Return the weights that are kept as (inputs, outputs)."""
     return {module.weight for module in model.modules() if is_transposed(module)}  # type: ignore[misc]
 
 
 def _worked_out(model: nn.Module) -> dict[Tensor, str]:
-    """Kinds by the types and names of the modules that a parameter belongs to."""
+    """Work the kinds out from the types and names of the modules that a parameter belongs to."""
     uses: dict[Tensor, list[tuple[str, str, nn.Module]]] = defaultdict(list)
     for name, module in model.named_modules():
         for key, p in module.named_parameters(recurse=False):
@@ -110,7 +110,7 @@ def _kind(p: Tensor, uses: list[tuple[str, str, nn.Module]]) -> str:
 
 
 def _doubt(found: dict[Tensor, str], uses: Mapping[Tensor, list[tuple[str, str, nn.Module]]]) -> None:
-    """Where no head is known, a linear layer with an output for each token may be one: it becomes UNKNOWN."""
+    """Mark as UNKNOWN what may be the head where none is known: a linear layer with an output for each token."""
     tied = any(kind == "embedding" and len(uses[p]) > 1 for p, kind in found.items())
     if tied or "head" in found.values():
         return
