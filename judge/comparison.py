@@ -5,6 +5,7 @@ for row in comparison.rows:
     print(row.optimizer, row.rule, row.axis, row.speedup, row.verdict)
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from judge.arms import (
     tried,
 )
 from judge.curve import crossing, mean_curve
+from judge.declared import NOTHING, Declared
 from judge.fairness import endings, provenance, unfair
 from judge.records import Point, Run
 from judge.row import Row
@@ -30,10 +32,11 @@ from judge.timing import untimed
 
 @dataclass(frozen=True)
 class Standing:
-    """How one optimizer, in the arm that stands for it, did at the common length."""
+    """How one optimizer, in the arm that stands for it, did at the common length, or at its own nearest to that."""
 
     optimizer: str
     arm: Arm
+    length: int | None  # updates; another than the comparison's where the arm has no finished run of that
     tried: int  # arms that it was chosen from
     seeds: int
     loss: float | None  # mean final validation loss over seeds, nats per token
@@ -54,6 +57,10 @@ class Comparison:
     warnings: list[str]  # what makes the comparison unfair: to be read first
     footnotes: list[str]  # what to know about single runs
 
+    def after(self, standing: Standing) -> str:
+        """` after 3,125 updates` of a standing at another length than the common one; otherwise empty."""
+        return "" if standing.length in (self.length, None) else f" after {standing.length:,} updates"
+
     @property
     def notes(self) -> list[str]:
         """What to know about the figures that are shown, then the footnotes; nothing twice."""
@@ -61,11 +68,14 @@ class Comparison:
         return list(dict.fromkeys([*shown, *self.footnotes]))
 
 
-def compare(runs: Sequence[Run], baseline: str, target: float | None = None) -> Comparison:
+def compare(
+    runs: Sequence[Run], baseline: str, target: float | None = None, declared: Declared = NOTHING
+) -> Comparison:
     """Compares every other optimizer with the baseline, each in its best arm at the common length.
 
     baseline: an optimizer's name; of an external one the class path, or its label.
     target: validation loss for the rule `target`; None: the baseline's own final loss.
+    declared: a sigma for arms of few seeds, and whether and with which slope the rule isoloss is asked.
     Raises ValueError if no run is the baseline's, or if the runs differ in model, data, context, batch or
     evaluation windows.
     """
@@ -86,7 +96,9 @@ def compare(runs: Sequence[Run], baseline: str, target: float | None = None) -> 
     standings[1:] = sorted(standings[1:], key=lambda each: (each.loss is None, each.loss, each.optimizer))
     rows: list[Row] = []
     for each in standings[1:]:
-        rows += speedup.matched(base, each.arm) + speedup.reverse(base, each.arm) + list(each.rows.values())
+        for rule in (speedup.matched, speedup.reverse, *([speedup.isoloss] if declared.isoloss else [])):
+            rows += rule(base, each.arm, declared=declared)
+        rows += each.rows.values()
     return Comparison(
         runs=list(runs),
         arms=arms,
@@ -101,11 +113,13 @@ def compare(runs: Sequence[Run], baseline: str, target: float | None = None) -> 
 
 
 def _standing(arm: Arm, arms: Sequence[Arm], length: int | None, target: float | None, rows: Sequence[Row]) -> Standing:
+    length = _own_length(arm, length)
     losses = np.array([]) if length is None else arm.losses(length)
     curve = mean_curve(arm.finished(length)) if length is not None else []
     return Standing(
         optimizer=arm.optimizer,
         arm=arm,
+        length=length,
         tried=tried(arms, arm.optimizer),
         seeds=len(losses),
         loss=float(losses.mean()) if len(losses) else None,
@@ -115,9 +129,16 @@ def _standing(arm: Arm, arms: Sequence[Arm], length: int | None, target: float |
     )
 
 
+def _own_length(arm: Arm, length: int | None) -> int | None:
+    """The length if the arm has finished runs of it, or else its own nearest one; None if it has none at all."""
+    if length is None or length in arm.lengths:
+        return length
+    return min(arm.lengths, key=lambda own: abs(math.log(own / length)), default=None)
+
+
 def _unfair(base: Arm, arm: Arm, arms: Sequence[Arm], length: int | None) -> Iterator[str]:
     """Sentences on what differs between two compared arms but should not."""
-    yield from unfair(base, arm, length)
+    yield from unfair(base, arm, length, _own_length(arm, length))
     settings = tried(arms, base.optimizer), tried(arms, arm.optimizer)
     if settings[0] != settings[1] and settings[1]:
         yield (

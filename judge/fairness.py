@@ -31,9 +31,9 @@ def unlike(base: Arm, arm: Arm, length: int | None, other_length: int | None = N
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and all(pair)}
 
 
-def unfair(base: Arm, arm: Arm, length: int | None) -> Iterator[str]:
+def unfair(base: Arm, arm: Arm, length: int | None, other_length: int | None = None) -> Iterator[str]:
     """The same as sentences."""
-    for key, (theirs, ours) in unlike(base, arm, length).items():
+    for key, (theirs, ours) in unlike(base, arm, length, other_length).items():
         yield f"{key} differs: {theirs} for {base.label}, {ours} for {arm.label}"
 
 
@@ -63,7 +63,8 @@ def provenance(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _seeds(arm: Arm, length: int | None) -> str:
-    return ", ".join(str(run.seed) for run in arm.finished(length)) if length is not None else ""
+    finished = arm.finished(length) if length is not None else []
+    return ", ".join(str(run.seed) for run in finished) if all(run.knows_seed for run in finished) else ""
 
 
 def _kinds(arm: Arm, *way: str) -> str:

@@ -22,11 +22,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import stdtrit
+
+from judge.declared import Sigma
 
 SHALLOWEST, STEEPEST = 0.1, 1.0  # the range of c: language models' losses lie well inside it
 CONFIDENCE = 0.95
@@ -102,13 +104,46 @@ def pooled_spread(cells: Sequence[np.ndarray]) -> tuple[float, int]:
     return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
 
 
-def half_width(variances: tuple[float, float], freedoms: tuple[int, int]) -> float:
-    """Of the 95 % interval for a difference of two estimates with these variances: Welch (1947) and Satterthwaite."""
-    total = sum(variances)
-    if total == 0:
+class Spread(NamedTuple):
+    """The standard deviation of one run over seeds, and the degrees of freedom of its estimate."""
+
+    value: float
+    freedom: float
+    declared: bool  # by a person, for every arm with too few seeds
+
+
+def known_spread(cells: Sequence[np.ndarray], sigma: Sigma | None = None) -> Spread | None:
+    """An arm's own spread where every cell has three seeds, or else the declared one; None where neither is there.
+
+    Identical seeds tell none: three copies of one run are not three seeds.
+    """
+    if min(map(len, cells)) < SEEDS:
+        return Spread(sigma.value, sigma.freedom, True) if sigma else None
+    value, freedom = pooled_spread(cells)
+    return Spread(value, freedom, False) if value > 0 else None
+
+
+def freedom_of(variances: tuple[float, float], spreads: tuple[Spread, Spread]) -> float:
+    """Degrees of freedom of a difference whose two variances rest on these spreads.
+
+    A declared sigma of both arms is one estimate, and gives no more freedom than its own.
+    """
+    if spreads[0].declared and spreads[1].declared:
+        return spreads[0].freedom
+    return _welch(variances, (spreads[0].freedom, spreads[1].freedom))
+
+
+def half_width(variances: tuple[float, float], freedoms: tuple[float, float]) -> float:
+    """Of the 95 % interval for a difference of two estimates with these variances."""
+    if sum(variances) == 0:
         return 0.0
-    freedom = total**2 / sum(variance**2 / each for variance, each in zip(variances, freedoms, strict=True))
-    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(total)
+    return float(stdtrit(_welch(variances, freedoms), (1 + CONFIDENCE) / 2)) * math.sqrt(sum(variances))
+
+
+def _welch(variances: tuple[float, float], freedoms: tuple[float, float]) -> float:
+    """Degrees of freedom of a difference of two estimates with these variances: Welch (1947) and Satterthwaite."""
+    terms = sum(variance**2 / freedom for variance, freedom in zip(variances, freedoms, strict=True))
+    return sum(variances) ** 2 / terms if terms else math.inf
 
 
 class Ladder:
@@ -183,9 +218,18 @@ class Ladder:
         free = [-b * x * np.log(lengths / self.unit)] if SHALLOWEST < c < STEEPEST else []
         return np.stack([np.ones_like(x), x, *free], axis=1)
 
-    def reach(self, losses: Sequence[float], length: int) -> Speedup:
+    def slope(self, length: float) -> tuple[float, float]:
+        """-dL / d ln T of the law at a length, nats, and its standard error in units of sigma."""
+        assert self.law is not None
+        _, b, c = self.law
+        x, log = (length / self.unit) ** -c, math.log(length / self.unit)
+        gradient = np.array([0.0, c * x, b * x * (1 - c * log)])[: len(self._covariance)]
+        return b * c * x, math.sqrt(gradient @ self._covariance @ gradient)
+
+    def reach(self, losses: Sequence[float], length: int, sigma: Sigma | None = None) -> Speedup:
         """How many times `length` this arm would need for the mean of `losses`, another arm's at `length`.
 
+        sigma: declared for an arm with fewer than three seeds somewhere; without it there is no interval.
         Below three rungs it says only which rungs lie higher and which lower; between two, `value` is None.
         """
         other = np.asarray(losses, dtype=float)
@@ -203,14 +247,15 @@ class Ladder:
         elif target in self.means:
             value = float(self.lengths[self.means == target][0]) / length
 
-        (own, own_freedom), (its, its_freedom) = pooled_spread(self.cells), pooled_spread([other])
-        if min(len(other), *self.counts) < SEEDS or not min(own, its) > 0:
+        own, its = known_spread(self.cells, sigma), known_spread([other], sigma)
+        if own is None or its is None:
             return Speedup(value, censored=censored)
 
         def t(rung: float) -> float:
             """Welch's t of this arm's loss at a length against the other's, in 95 % quantiles: falls with length."""
-            variances = own**2 * self.variance(rung), its**2 / len(other)
-            return (self.loss(rung) - target) / half_width(variances, (own_freedom, its_freedom))
+            variances = own.value**2 * self.variance(rung), its.value**2 / len(other)
+            freedom = freedom_of(variances, (own, its))
+            return (self.loss(rung) - target) / half_width((sum(variances), 0.0), (freedom, freedom))
 
         low = self._end(first, last, lambda rung: t(rung) - 1)  # up to here the ladder is surely higher
         high = self._end(last, first, lambda rung: -t(rung) - 1)  # from here on it is surely lower

@@ -45,6 +45,11 @@ class Run:
         return self.config["seed"]
 
     @property
+    def knows_seed(self) -> bool:
+        """Whether its seed is one, and not only the place of a foreign run among others."""
+        return not any(str(key).startswith("seed") for key in self.known("origin", "unknown") or ())
+
+    @property
     def steps(self) -> int:
         """The length that the run was planned for, in updates."""
         return self.config["steps"]

@@ -71,7 +71,9 @@ def on_axes(
         if cost is None:
             rows += unknown(each, f"no figure in {TITLE[axis]}: some run does not know them")
             continue
-        ratio = steps.times(*cost)
+        factor, blur = cost
+        known = steps if blur is not None else Speedup(steps.value, censored=steps.censored)
+        ratio = known.times(factor, blur or 0.0)
         if ladder.optimizer == row.optimizer:  # it gave the newcomer's cost over the baseline's
             ratio = ratio.inverse()
         if axis == "seconds" and (reason := untimed(ladder_runs + point_runs)):
@@ -120,8 +122,11 @@ def epochs_of(run: Run) -> float | None:
     return run.steps * per_step / split if per_step and split else None
 
 
-def _cost_per_step(ladder: Sequence[Run], point: Sequence[Run], key: str) -> tuple[float, float] | None:
-    """The ladder's cost per step over the point's, and its interval's half-width on the log scale."""
+def _cost_per_step(ladder: Sequence[Run], point: Sequence[Run], key: str) -> tuple[float, float | None] | None:
+    """The ladder's cost per step over the point's, and its interval's half-width on the log scale.
+
+    The width is None where one run has to stand for all: what it took by the clock may be chance.
+    """
     if key == "step":
         return 1.0, 0.0
     logs = []
@@ -130,8 +135,8 @@ def _cost_per_step(ladder: Sequence[Run], point: Sequence[Run], key: str) -> tup
         if not all(costs):
             return None
         logs.append(np.log([cost / run.step for cost, run in zip(costs, runs, strict=True)]))
-    blur = 0.0
-    if min(map(len, logs)) > 1:  # else there is no interval to be widened
+    blur = None if key == AXES["seconds"] else 0.0
+    if min(map(len, logs)) > 1:
         variances = tuple(float(each.var(ddof=1)) / len(each) for each in logs)
         blur = half_width((variances[0], variances[1]), (len(logs[0]) - 1, len(logs[1]) - 1))
     return math.exp(logs[0].mean() - logs[1].mean()), blur

@@ -1,9 +1,11 @@
-"""How much faster is an optimizer than the baseline? Three rules, three axes, and words for what they allow.
+"""How much faster is an optimizer than the baseline? Rules, three axes, and words for what they allow.
 
     matched   T_base(L_new(T)) / T   the baseline length that would reach the newcomer's final loss, from a
                                      ladder of baseline lengths, each run decayed over its own: the verdict
     reverse   T / T_new(L_base(T))   the newcomer's length that reaches the baseline's final loss, from a
                                      ladder of its own: SOAP's own figure (40 % fewer steps is 1.67)
+    isoloss   T_base / T_new         where both ended near one loss, the rest of the difference turned into length
+                                     (judge/isoloss.py): for studies with one target, and only if it is asked for
     target    the first crossing of a loss inside one schedule, between evaluations: shown, never decides
 
 Each in steps, FLOPs and seconds. A ladder gives a number of steps; what they cost is each arm's own measured
@@ -26,6 +28,8 @@ from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from judge.arms import Arm
 from judge.curve import crossing, mean_curve
+from judge.declared import NOTHING, Declared
+from judge.isoloss import isoloss
 from judge.ladder import RUNGS, SEEDS, Censored, Ladder, Speedup
 from judge.row import Row, blank, noted, on_axes, too_small, unknown
 from judge.timing import unsteady, untimed
@@ -47,35 +51,40 @@ def reverse_length(baseline: Arm, newcomer: Arm) -> int | None:
     return min(covering) if covering else max(baseline.lengths, default=None)
 
 
-def matched(baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True) -> list[Row]:
+def matched(
+    baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True, declared: Declared = NOTHING
+) -> list[Row]:
     """A row for each axis.
 
     length: T in updates, where a claim has fixed it; None: `matched_length`.
     guarded: runs that are `too_small` decide nothing. A paper's own protocol is exempt.
+    declared: a sigma for arms with fewer than three seeds.
     """
     row = blank("matched", baseline, newcomer, length or matched_length(baseline, newcomer))
-    return _by_ladder(row, baseline, newcomer, guarded)
+    return _by_ladder(row, baseline, newcomer, guarded, declared)
 
 
-def reverse(baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True) -> list[Row]:
+def reverse(
+    baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True, declared: Declared = NOTHING
+) -> list[Row]:
     """A row for each axis; without a ladder of the newcomer's it would only repeat `matched`."""
     row = blank("reverse", baseline, newcomer, length or reverse_length(baseline, newcomer))
     if len(newcomer.lengths) < RUNGS:
         count = len(newcomer.lengths)
         return unknown(row, f"needs a ladder of {newcomer.label}: {RUNGS} lengths or more, not {count}")
-    return _by_ladder(row, ladder=newcomer, point=baseline, guarded=guarded)
+    return _by_ladder(row, newcomer, baseline, guarded, declared)
 
 
-RULES = {rule.__name__: rule for rule in (matched, reverse)}  # those that can decide
+RULES = {rule.__name__: rule for rule in (matched, reverse, isoloss)}  # those that can decide
 
 
-def _by_ladder(row: Row, ladder: Arm, point: Arm, guarded: bool) -> list[Row]:
+def _by_ladder(row: Row, ladder: Arm, point: Arm, guarded: bool, declared: Declared) -> list[Row]:
     """`point` ran for T updates: how many times its cost would `ladder` need for the same loss?"""
     length = row.length
     if length not in point.lengths or not ladder.lengths:
         return unknown(row, f"no finished run of {(ladder if length in point.lengths else point).label}")
     rungs = ladder_of(ladder)
-    steps = rungs.reach(point.losses(length).tolist(), length)
+    steps = rungs.reach(point.losses(length).tolist(), length, declared.sigma)
     ladder_runs = [run for rung in ladder.lengths for run in ladder.finished(rung)]
     row = replace(row, seeds=int(min(len(point.losses(length)), *rungs.counts)))
     if len(rungs.lengths) < RUNGS:
@@ -83,7 +92,9 @@ def _by_ladder(row: Row, ladder: Arm, point: Arm, guarded: bool) -> list[Row]:
         row = noted(row, f"needs a ladder of {ladder.label}: {lengths}; so far it says above or below")
     elif not rungs.falls:
         row = noted(row, f"the loss of {ladder.label} does not fall with length: no length fits a loss")
-    if row.seeds < SEEDS:
+    if row.seeds < SEEDS and declared.sigma:
+        row = noted(row, f"sigma of arms with fewer than {SEEDS} seeds: {declared.sigma}")
+    elif row.seeds < SEEDS:
         row = noted(row, f"needs {SEEDS} seeds at every length for an interval, not {row.seeds}")
     small = too_small(length, ladder_runs + point.finished(length)) if guarded else None
     if small:

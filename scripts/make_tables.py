@@ -156,7 +156,15 @@ def grids(comparison: Comparison) -> Iterator[Grid]:
     for standing in comparison.standings:
         costs = [text(getattr(standing.reached, axis)) if standing.reached else "never" for axis, text in AXIS.items()]
         tried, seeds = str(standing.tried), str(standing.seeds)
-        rows.append([standing.arm.label, tried, seeds, loss(standing.loss, standing.spread), *costs])
+        rows.append(
+            [
+                standing.arm.label,
+                tried,
+                seeds,
+                loss(standing.loss, standing.spread) + comparison.after(standing),
+                *costs,
+            ]
+        )
     header = ["optimizer", "settings tried", "seeds", "final loss", *TITLE.values()]
     yield Grid(f"Validation loss{length}{aim}.", header, rows)
     lines: dict[tuple[str, str], list[str]] = {}

@@ -13,6 +13,7 @@ null where the interval leaves the ladder; both are where there is none.
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from conventions.quantity import AXIS, TITLE, loss
 from conventions.sentence import cut_short, one_sentence
 from judge import race
 from judge.comparison import Comparison, Standing, compare
+from judge.declared import Declared, Sigma, Slope
 from judge.records import find_runs
 from judge.row import Row
 from judge.tuning.trials import tuning_of, with_tuning
@@ -37,10 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", help="folder with runs anywhere below it")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
     parser.add_argument("--target", type=float, help="validation loss for the rule `target` (default: the baseline's)")
+    parser.add_argument("--sigma", type=float, help="standard deviation of a run's final loss, where seeds are few")
+    parser.add_argument("--sigma-from", default="", metavar="TEXT", help="where that was measured: needed with it")
+    parser.add_argument("--sigma-freedom", type=float, default=math.inf, help="its degrees of freedom (default: known)")
+    slope = "ask the rule isoloss: nats that twice the length gains, or `ladder` for the baseline's own law"
+    parser.add_argument("--slope", help=slope)
+    parser.add_argument("--slope-factor", type=float, default=1.5, help="within which it is known (default: 1.5)")
+    parser.add_argument("--slope-from", default="", metavar="TEXT", help="which law it is from: needed with a number")
+    parser.add_argument("--within", type=float, default=0.01, help="nats from the loss, for isoloss (default: .01)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, and nothing else")
     options = parser.parse_args(arguments)
     with one_sentence():
-        comparison = compare(find_runs(options.folder), options.baseline, options.target)
+        comparison = compare(find_runs(options.folder), options.baseline, options.target, declared(options))
         comparison = with_tuning(comparison, tuning_of(Path(options.folder).resolve()))
         if not comparison.rows:
             raise ValueError(f"{options.folder} holds no optimizer but {options.baseline}: train another one too")
@@ -49,6 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps([row.json() for row in comparison.rows], indent=1, allow_nan=False))
         else:
             show(comparison, Console())
+
+
+def declared(options: argparse.Namespace) -> Declared:
+    """What the command line states. Raises ValueError where a number has no source."""
+    sigma = None if options.sigma is None else Sigma(options.sigma, options.sigma_from, options.sigma_freedom)
+    slope = None
+    if options.slope not in (None, "ladder"):
+        try:
+            value = float(options.slope)
+        except ValueError:
+            raise ValueError(f"--slope is {options.slope!r}: give nats for twice the length, or `ladder`") from None
+        slope = Slope(value, options.slope_factor, options.slope_from)
+    return Declared(sigma, options.slope is not None, slope, options.target, options.within)
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -78,7 +101,9 @@ def standings_table(comparison: Comparison, places: Sequence[Standing] = ()) -> 
     for column in ("final loss", *TITLE.values()):
         table.add_column(column, justify="right")
     for standing in [*places, *(each for each in comparison.standings if each not in places)]:
-        table.add_row(Text(standing.arm.label), loss(standing.loss, standing.spread), *_way(standing))
+        table.add_row(
+            Text(standing.arm.label), loss(standing.loss, standing.spread) + comparison.after(standing), *_way(standing)
+        )
     return table
 
 

@@ -36,6 +36,35 @@ def test_a_race_says_once_what_a_verdict_takes(tmp_path, capsys, monkeypatch):
     assert " ".join(shown.split()).count("A verdict takes 3 seeds") == 1
 
 
+def test_what_is_declared_is_shown_with_its_source(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    study = write_study(tmp_path, {"lion": 1.25}, ladder=(2500,), seeds=1)
+    declared = ["--sigma", ".001", "--sigma-from", "a pool of runs", "--slope", ".2", "--slope-from", "a law"]
+    main([str(study), *declared])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "isoloss 1.25" in shown
+    assert "0.001 nats, declared (a pool of runs)" in shown
+    assert "0.2 nats for twice the length (0.133 to 0.3; a law)" in shown
+    assert "after 2,000 updates" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--sigma", ".001"], "--sigma-from"),
+        (["--slope", ".2"], "--slope-from"),
+        (["--slope", "steep"], "--slope is 'steep'"),
+        (["--sigma", "0", "--sigma-from", "x"], "a declared sigma is above 0"),
+    ],
+)
+def test_a_declaration_without_its_source_is_one_sentence(tmp_path, capsys, arguments, sentence):
+    study = write_study(tmp_path, {"lion": 1.25}, ladder=(2500,), seeds=1)
+    with pytest.raises(SystemExit) as ended:
+        main([str(study), *arguments])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
 def run_command(*arguments):
     return subprocess.run([sys.executable, "-m", "scripts.speedup", *arguments], capture_output=True, text=True)
 

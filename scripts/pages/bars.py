@@ -60,7 +60,7 @@ def shares(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
     known = {
         kind: None
         for standing in comparison.standings
-        for run in (standing.arm.finished(comparison.length) if comparison.length else [])
+        for run in (standing.arm.finished(standing.length) if standing.length else [])
         for kind in share_kinds(run)
     }
     colors = {kind: KINDS[i % len(KINDS)] for i, kind in enumerate(known)}
@@ -88,7 +88,7 @@ def mean_by_arm(comparison: Comparison, measure: Callable[[Run], Sequence[float]
     """Mean of a measure over the finished runs of each compared arm, by its short name, where all of them know it."""
     means, styles = {}, style_of(comparison)
     for standing in comparison.standings:
-        found = [measure(run) for run in (standing.arm.finished(comparison.length) if comparison.length else [])]
+        found = [measure(run) for run in (standing.arm.finished(standing.length) if standing.length else [])]
         known = [values for values in found if values is not None]
         if known and len(known) == len(found):
             means[styles[standing.arm.label].name] = np.mean(known, axis=0)

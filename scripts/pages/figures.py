@@ -80,7 +80,7 @@ def curves_of(comparison: Comparison, axis: str) -> list[tuple[str, list[Point],
     """(label, mean curve, losses of each seed (points, seeds)) of every compared arm whose runs know this axis."""
     found = []
     for standing in comparison.standings:
-        runs = standing.arm.finished(comparison.length) if comparison.length else []
+        runs = standing.arm.finished(standing.length) if standing.length else []
         curve = [point for point in mean_curve(runs) if getattr(point, axis) is not None]
         by_step = [{point.steps: point.loss for point in run.points} for run in runs]
         if curve:

@@ -30,13 +30,15 @@ def verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
     vouched = [row for row in rows if row.decides or row.axis != "seconds"]  # the rest has a note
     text = []
     if standing.loss is not None and base.loss is not None:
-        text.append(f"Final loss {quantity.loss(standing.loss)} against {quantity.loss(base.loss)}.")
+        text.append(
+            f"Final loss {quantity.loss(standing.loss)}{comparison.after(standing)} against {quantity.loss(base.loss)}."
+        )
     if len(base.arm.lengths) >= RUNGS and any(row.speedup.known for row in vouched):
         text.append(f"For its loss {comparison.baseline} would need {_times(vouched)}.")
     if not standing.seeds:
-        text.append("It has no finished run of this length.")
-    if standing.reached and comparison.target is not None and comparison.length:
-        place = f"{standing.reached.steps:,.0f} of {comparison.length:,} updates"
+        text.append("It has no finished run.")
+    if standing.reached and comparison.target is not None and standing.length:
+        place = f"{standing.reached.steps:,.0f} of {standing.length:,} updates"
         text.append(f"Inside this schedule it came to {quantity.loss(comparison.target)} after {place}.")
     elif standing.loss is not None and comparison.target is not None:
         text.append(f"It never came to {quantity.loss(comparison.target)}.")
@@ -90,9 +92,9 @@ def mismatches(comparison: Comparison) -> tuple[list[dict[str, str]], list[str]]
     rows: dict[tuple[str, str], dict[str, list[str]]] = {}
     said: set[str] = set()
     for standing in comparison.standings[1:]:
-        arm, length = standing.arm, comparison.length
-        differing = unlike(base, arm, length).items()
-        for sentence, (key, (theirs, ours)) in zip(unfair(base, arm, length), differing, strict=True):
+        arm, lengths = standing.arm, (comparison.length, standing.length)
+        differing = unlike(base, arm, *lengths).items()
+        for sentence, (key, (theirs, ours)) in zip(unfair(base, arm, *lengths), differing, strict=True):
             said.add(sentence)
             if sentence in comparison.warnings:  # what was tuned for each is none
                 rows.setdefault((key, theirs), {}).setdefault(ours, []).append(styles[arm.label].name)
@@ -104,8 +106,11 @@ def mismatches(comparison: Comparison) -> tuple[list[dict[str, str]], list[str]]
     return table, [warning for warning in comparison.warnings if warning not in said]
 
 
-def standing(each: Standing) -> dict[str, Any]:
-    """A line of the first table: final loss, what the way to the target cost, and what became of lost runs."""
+def standing(each: Standing, after: str = "") -> dict[str, Any]:
+    """A line of the first table: final loss, what the way to the target cost, and what became of lost runs.
+
+    after: where it stands at a length of its own, which.
+    """
     cells = []
     for axis, text in AXIS.items():
         row = each.rows.get(axis)
@@ -113,7 +118,7 @@ def standing(each: Standing) -> dict[str, Any]:
         cells.append({"cost": cost, "ratio": f"{row.speedup}x" if row and row.speedup.known else ""})
     seeds = f"{each.seeds} seeds" if each.seeds > 1 else "1 seed" if each.seeds else ""
     chosen = f", best of {each.tried} settings" if each.tried > 1 else ""
-    loss = quantity.loss(each.loss, each.spread) if each.seeds else "no finished run"
+    loss = quantity.loss(each.loss, each.spread) + after if each.seeds else "no finished run"
     lost = Counter(word(run) for run in each.arm.runs if run.status in LOST)
     name, _, settings = each.arm.label.partition(" ")
     return {

@@ -1,0 +1,120 @@
+"""The rule for studies in which everyone stops at one loss, as in modded-nanogpt's track 3.
+
+    isoloss   T_base / T_new * exp((L_base - L_new) / g)
+
+Both arms, each decayed over its own length, ended within .01 nats of one loss. The rest of the difference is turned
+into length by a slope g = -dL / d ln T, from the baseline's ladder or declared, which is known within a factor only.
+
+The interval is a test turned around. For a true log ratio y (beyond ln T_base / T_new) the losses differ by y g plus
+noise, and g is anywhere between its bounds: y stays in the interval if the measured difference lies no further than c
+standard errors outside what those bounds allow. c is that of Imbens and Manski (2004, equation 6): 1.96 where the
+bounds are close together, 1.64 where they are far apart, so that the interval covers the truth in 95 % of studies
+even if the slope is the worst one allowed, and in more if it is not.
+"""
+
+import math
+from dataclasses import replace
+from itertools import product
+
+from scipy.optimize import brentq
+from scipy.special import stdtr, stdtrit
+
+from judge.arms import Arm
+from judge.declared import NOTHING, Declared, Slope
+from judge.ladder import CONFIDENCE, SEEDS, Ladder, Speedup, freedom_of, known_spread
+from judge.row import Row, blank, noted, on_axes, too_small, unknown
+
+LEAST = 1.2  # a law is only nearly right: no slope is known better than within this factor
+
+
+def isoloss(
+    baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True, declared: Declared = NOTHING
+) -> list[Row]:
+    """A row for each axis.
+
+    length: the newcomer's T in updates, where a claim has fixed it; None: each arm's length that ends nearest the loss.
+    guarded: runs that are `too_small` decide nothing.
+    """
+    row = blank("isoloss", baseline, newcomer, length)
+    pairs = list(product(baseline.lengths, [length] if length in newcomer.lengths else newcomer.lengths))
+    if not pairs or (length and length not in newcomer.lengths):
+        return unknown(row, f"no finished run of {newcomer.label if baseline.lengths else baseline.label}")
+    own, other = min(pairs, key=lambda pair: (_distance(baseline, newcomer, pair, declared), -pair[0], -pair[1]))
+    row = replace(row, length=other)
+    if (far := _distance(baseline, newcomer, (own, other), declared)) > declared.within:
+        goal = f"{declared.loss:.4f}" if declared.loss is not None else f"the other's {newcomer.mean_loss(other):.4f}"
+        return unknown(
+            row, f"ended {far:.4f} from {goal}: isoloss takes arms that ended within {declared.within:g} nats"
+        )
+    slope = declared.slope or _own_slope(baseline, own, declared)
+    if slope is None:
+        return unknown(row, f"needs a slope: a ladder of {baseline.label} at three lengths, or one that is declared")
+
+    cells = baseline.losses(own), newcomer.losses(other)
+    row = noted(replace(row, seeds=min(map(len, cells))), f"a difference in loss is worth {slope}")
+    difference = float(cells[0].mean() - cells[1].mean())
+    if row.seeds < SEEDS:
+        told = f"sigma of arms with fewer than {SEEDS} seeds: {declared.sigma}" if declared.sigma else None
+        row = noted(row, told or f"needs {SEEDS} seeds for an interval, or a declared sigma, not {row.seeds}")
+    least, greatest = slope.bounds
+    ratio = own / other
+    value = ratio * math.exp(difference / math.sqrt(least * greatest))
+    steps = Speedup(value)
+    spreads = known_spread([cells[0]], declared.sigma), known_spread([cells[1]], declared.sigma)
+    if spreads[0] and spreads[1]:
+        variances = spreads[0].value ** 2 / len(cells[0]), spreads[1].value ** 2 / len(cells[1])
+        freedom = freedom_of(variances, (spreads[0], spreads[1]))
+        low, high = log_interval(difference, math.sqrt(sum(variances)), freedom, (least, greatest))
+        steps = Speedup(value, ratio * math.exp(low), ratio * math.exp(high))
+    small = too_small(other, baseline.finished(own) + newcomer.finished(other)) if guarded else None
+    if small:
+        row = replace(noted(row, small), decides=False)
+    return on_axes(row, steps, baseline, newcomer, ([own], [other]))
+
+
+def _distance(baseline: Arm, newcomer: Arm, lengths: tuple[int, int], declared: Declared) -> float:
+    """How far from the loss the worse of two arms ended; without a declared loss, how far from each other."""
+    ends = float(baseline.losses(lengths[0]).mean()), float(newcomer.losses(lengths[1]).mean())
+    if declared.loss is None:
+        return abs(ends[0] - ends[1])
+    return max(abs(end - declared.loss) for end in ends)
+
+
+def _own_slope(arm: Arm, length: int, declared: Declared) -> Slope | None:
+    """The slope of an arm's own law at a length; None without a law."""
+    ladder = Ladder({each: arm.losses(each).tolist() for each in arm.lengths})
+    if ladder.law is None:
+        return None
+    slope, error = ladder.slope(length)
+    spread = known_spread(ladder.cells, declared.sigma)
+    wide = math.exp(float(stdtrit(spread.freedom, 0.975)) * error * spread.value / slope) if spread else LEAST
+    return Slope(slope * math.log(2), max(LEAST, wide), f"the law of {arm.label}")
+
+
+def log_interval(difference: float, error: float, freedom: float, slopes: tuple[float, float]) -> tuple[float, float]:
+    """The 95 % interval of y, where a difference in loss is y g plus noise, and g is between two slopes.
+
+    difference: of the mean losses, nats, with its standard error and degrees of freedom. slopes: nats for an e-fold.
+    """
+    least, greatest = slopes
+
+    def critical(gap: float) -> float:
+        """c of Imbens and Manski, where the bounds lie `gap` standard errors apart."""
+        ends = float(stdtrit(freedom, CONFIDENCE)), float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
+
+        def excess(c: float) -> float:
+            return float(stdtr(freedom, c + gap) - stdtr(freedom, -c)) - CONFIDENCE
+
+        return ends[0] if excess(ends[0]) >= 0 else float(brentq(excess, *ends, xtol=1e-9))
+
+    def end(side: int) -> float:
+        """Where the measured difference is just as far below (side 1) or above (-1) what y allows as noise explains."""
+
+        def excess(y: float) -> float:
+            nearest = min((y * least, y * greatest), key=lambda expected: side * expected)
+            return side * (nearest - difference) - critical(abs(y) * (greatest - least) / error) * error
+
+        reach = side * (abs(difference) + 10 * error * max(1.0, float(stdtrit(freedom, 0.975)))) / least
+        return float(brentq(excess, -reach, reach, xtol=1e-12))
+
+    return end(-1), end(1)
