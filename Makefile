@@ -3,14 +3,13 @@
 PYTHON ?= python3
 # A URL or a folder, for pip's -i.
 TORCH_INDEX ?=
-# A checkout of nanoGPT, for bench-train.
+# For bench: a checkout of nanoGPT, names of optimizers with commas between, and NAME=PATH of checkouts of others' code.
 NANOGPT ?=
-# For bench-optimizers: names of optimizers with commas between, and NAME=PATH of checkouts of others' code.
 ONLY ?=
 REFERENCES ?=
 WORKERS ?= 2
-# For bench-suite: train, optimizers or claims; the length of a call; and what else python -m scripts.bench_suite takes.
-PART ?= train
+# For bench: what to measure, the length of a call, and what else python -m scripts.bench takes.
+PART ?= all
 MINUTES ?= 9
 OPTIONS ?=
 # For verdict: a name of configs/optimizer or package.module.Class, and an entry of configs/verdict.yaml.
@@ -26,7 +25,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constrain
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo verdict test test-all test-slurm docs site tables lint format bench-train bench-optimizers bench-suite clean
+.PHONY: help install demo verdict test test-all test-slurm docs site tables lint format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,14 +84,9 @@ site: install ## build docs/ into site/, plain files that a browser opens: site/
 tables: install ## write every table in results/, README and docs/ anew, out of the committed runs
 	$(RUN) -m scripts.make_tables
 
-bench-train: install ## tokens per second; beside nanoGPT's own model and loop with NANOGPT=path/to/its/checkout
-	$(RUN) -m scripts.bench_train $(if $(NANOGPT),--nanogpt "$(NANOGPT)")
-
-bench-optimizers: install ## step times beside fused AdamW, and beside others' code; ONLY=soap,lion REFERENCES="soap=../SOAP"
-	$(RUN) -m scripts.bench_optimizers $(if $(ONLY),--only "$(ONLY)") $(foreach given,$(REFERENCES),--reference "$(given)")
-
-bench-suite: install ## all that is measured on one device, in stretches that go on: PART=train, optimizers or claims MINUTES=9
-	$(RUN) -m scripts.bench_suite --part $(PART) --minutes $(MINUTES) $(if $(NANOGPT),--nanogpt "$(NANOGPT)") $(OPTIONS)
+bench: install ## what this device does: PART=all, updates, train, step or drift; NANOGPT=path REFERENCES="soap=../SOAP"
+	$(RUN) -m scripts.bench $(PART) --minutes $(MINUTES) $(if $(NANOGPT),--nanogpt "$(NANOGPT)") $(if $(ONLY),--only "$(ONLY)") \
+		$(foreach given,$(REFERENCES),--reference "$(given)") $(OPTIONS)
 
 clean: ## remove .venv and the tools' caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

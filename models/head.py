@@ -19,7 +19,7 @@ def block_rows(rows: int) -> None:
 
     Compiled, the pass in one piece fuses the cast to fp32 into the softmax and keeps logits in bf16 alone, twice; in
     blocks there is one block of them, at the price of adding up a gradient of the weight for each. Which of the two is
-    quicker, and whether the memory buys anything, `scripts.bench_suite --part train` can measure (head_rows=...).
+    quicker, and whether the memory buys anything, `scripts.bench train --variants head_rows=...` measures.
     """
     global _rows
     if rows < 0:

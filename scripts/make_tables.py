@@ -3,7 +3,7 @@
     python -m scripts.make_tables           # writes those that differ, and names them
     python -m scripts.make_tables --check   # writes nothing; exit code 2 if one differs or is of no runs
 
-A device's tables are results/hardware/<device>/throughput.md and optimizers.md, out of bench_suite's JSON beside them;
+A device's tables are results/hardware/<device>/table.md, out of what scripts.bench measured there;
 results/hardware/summary.md has the figures of all devices for docs/gpu.md.
 A study's table is results/<study>/table.md, and a tuning's, which lists its trials. A claim's are
 results/claims/<claim>-<scale>.md, .tex and .csv, out of the studies results/<claim>-<scale>-<part>; its file is in
@@ -13,7 +13,6 @@ stands between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -
 """
 
 import argparse
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,14 +26,15 @@ from judge.claims.verdict import Verdict, verify
 from judge.comparison import Comparison, compare
 from judge.records import find_runs
 from judge.tuning.trials import SUFFIX, tuning_of, with_tuning
+from scripts.bench.store import FILE
 from scripts.pages.claim_table import overview, render
 from scripts.pages.conclusions import page
 from scripts.pages.grid import Grid, markdown
+from scripts.pages.hardware import HARDWARE, hardware_tables, summary
 from scripts.pages.tuning_table import tuning_table
 from scripts.publish import UNKEPT
 
 ROOT = CONFIGS.parent
-HARDWARE = "hardware"  # of bench_suite's folders: they hold no runs
 FORMS = {"md": "markdown", "tex": "latex", "csv": "csv"}
 BLOCK = re.compile(r"<!-- (results/\S+\.md) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -67,14 +67,8 @@ def tables(root: Path) -> dict[Path, str]:
         if published(study) and has_runs(study):
             found[study / "table.md"] = (tuning_table if study.name.endswith(SUFFIX) else study_table)(study)
     if (results / HARDWARE).is_dir():
-        from scripts.suite import optimizers, throughput  # they bring torch, which nothing else here needs
-        from scripts.suite.summary import summary
-
-        devices = sorted(path for path in (results / HARDWARE).iterdir() if path.is_dir())
-        for place in devices:
-            for part in (throughput, optimizers):
-                if (place / part.FILE).is_file():
-                    found[place / part.TABLE] = part.table(json.loads((place / part.FILE).read_text(encoding="utf-8")))
+        devices = sorted(path.parent for path in (results / HARDWARE).glob(f"*/{FILE}"))
+        found |= {place / "table.md": hardware_tables(place) for place in devices}
         found[results / HARDWARE / "summary.md"] = summary(devices)
     pages = {path: path.read_text(encoding="utf-8") for path in (root / "README.md", *(root / "docs").glob("*.md"))}
     return found | {path: with_tables(text, path, root, found) for path, text in pages.items() if BLOCK.search(text)}

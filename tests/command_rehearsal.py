@@ -32,7 +32,7 @@ INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)})\s[^`]+)`")
 TOOLS = ("pytest", "ruff", "mypy", "mkdocs", "pip", "venv", "tests.slurm")  # `python -m TOOL`: what it does is its own
 READING = ("speedup", "publish", "runs", "adopt")  # they run, on a small study
 DRAWING = ("report", "plot", "dashboard")  # they do so in the slow tests
-LONG = ("demo", "verdict", "claims", "bench", "bench_suite", "bench_train", "bench_optimizers", "export", "make_tables")
+LONG = ("demo", "verdict", "claims", "bench", "export", "make_tables")
 COMPOSING = ("tune", "list_optimizers")  # their arguments are train.py's, and some of their own
 OWN = re.compile(r"(trials|range\.[^=]+)=")
 
@@ -106,6 +106,8 @@ class CommandRehearsal:
         package, _, program = name.partition(".")
         assert package == "scripts", name
         module = importlib.import_module(name)
+        if hasattr(module, "__path__"):  # a program of several files
+            module = importlib.import_module(f"{name}.__main__")
         if program in COMPOSING:
             check([word for word in arguments if not OWN.match(word)])
         elif program == "prepare":

@@ -6,8 +6,6 @@ import tempfile
 
 import pytest
 
-from tests.suite import alone  # noqa: F401 (a fixture)
-
 OWN = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 

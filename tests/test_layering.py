@@ -90,7 +90,31 @@ def test_files_are_short_and_named_for_a_thing():
     assert [relative(path) for path in FILES if path.stem in vague] == []
 
 
-def choices(node: ast.AST) -> list[ast.expr | ast.pattern]:
+def constants(path: Path) -> dict[str, ast.expr]:
+    """What a module's names stand for: its own assignments, and those of ours that it imports."""
+    found = {}
+    for node in ast.parse(path.read_text()).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                found[name] = value
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                found[name] = value
+            case ast.ImportFrom(module=str(module), names=aliases):
+                source = ROOT / f"{module.replace('.', '/')}.py"
+                theirs = constants(source) if source.is_file() else {}
+                found |= {alias.asname or alias.name: theirs[alias.name] for alias in aliases if alias.name in theirs}
+    return found
+
+
+def texts(node: ast.AST, known: dict[str, ast.expr]) -> set[str]:
+    """Strings in an expression, its constants followed to what they stand for."""
+    found = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+    for name in {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} & known.keys():
+        found |= texts(known[name], {key: value for key, value in known.items() if key != name})
+    return found
+
+
+def choices(node: ast.AST) -> list[ast.AST]:
     """Where a branch would hold a name: in a comparison, a `case`, the keys of a table, a look-up."""
     match node:
         case ast.Compare() | ast.MatchValue():
@@ -102,16 +126,54 @@ def choices(node: ast.AST) -> list[ast.expr | ast.pattern]:
     return []
 
 
+def listed(node: ast.AST) -> list[ast.AST]:
+    """The entries of lists, tuples, sets and tables."""
+    match node:
+        case ast.List() | ast.Tuple() | ast.Set():
+            return list(node.elts)
+        case ast.Dict():
+            return list(node.values)
+    return []
+
+
+def named_optimizers(path: Path) -> list[str]:
+    """Lines on which a file decides something by an optimizer's name, or keeps a list of names."""
+    tree, known = ast.parse(path.read_text()), constants(path)
+    places = [place for node in ast.walk(tree) for place in choices(node)]
+    kept = [
+        value for value in (node.value for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)) if value
+    ]
+    places += [place for value in kept for node in ast.walk(value) for place in listed(node)]
+    found = {f"{relative(path)}:{place.lineno}: {name}" for place in places for name in NAMES & texts(place, known)}
+    return sorted(found)
+
+
 def test_no_branch_on_an_optimizers_name_outside_optimizers():
     """A default or a rule may be called like one (`--baseline adamw`); nothing is decided by it."""
-    found = []
-    for path in FILES:
-        if relative(path).startswith(("optimizers/", "tests/")):
-            continue
-        for place in (place for node in ast.walk(ast.parse(path.read_text())) for place in choices(node)):
-            constants = {part.value for part in ast.walk(place) if isinstance(part, ast.Constant)}
-            found += [f"{relative(path)}:{place.lineno}: {name}" for name in NAMES & constants]
-    assert found == []
+    files = [path for path in FILES if not relative(path).startswith(("optimizers/", "tests/"))]
+    assert [line for path in files for line in named_optimizers(path)] == []
+
+
+@pytest.mark.parametrize("program", [
+    "if name == 'soap': pass", "SOAP = 'soap'\nif name == SOAP: pass", "match name:\n    case 'soap': pass",
+    "TABLE = {'soap': 1}", "x = rows['soap']", "NAMES = ['soap', 'other']", "NAMES: tuple = ('soap',)",
+    "SET = {'soap'}",
+    "FIRST = 'soap'\nMANY = [(FIRST, 1)]", "STAGES = [Stage('claim', ('soap',))]",
+    "from tests.test_layering import PLANTED\nif name == PLANTED: pass",
+])  # fmt: skip
+def test_a_name_is_found_wherever_it_decides(program, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys.modules[__name__], "relative", lambda path: path.name)
+    (tmp_path / "planted.py").write_text(program)
+    assert [line.partition(": ")[2] for line in named_optimizers(tmp_path / "planted.py")] == ["soap"]
+
+
+PLANTED = "soap"
+
+
+def test_a_name_that_decides_nothing_is_none_of_its_business(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys.modules[__name__], "relative", lambda path: path.name)
+    (tmp_path / "planted.py").write_text("def compare(baseline='soap'): return f'{baseline} beside soap'")
+    assert named_optimizers(tmp_path / "planted.py") == []
 
 
 def test_every_optimizer_has_a_yaml_and_every_yaml_an_optimizer():

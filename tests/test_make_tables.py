@@ -15,11 +15,9 @@ from judge.claims.claim_file import read_claim
 from scripts import make_tables, publish
 from scripts.make_tables import tables
 from scripts.study.claim_runs import ClaimRuns
-from scripts.suite import optimizers
-from scripts.suite.folder import Call, Folder
-from scripts.suite.summary import summary
 from tests.claimed import train
 from tests.command import environment
+from tests.test_bench import CALL, rates
 from tests.tuned import Pretended
 
 ROOT = CONFIGS.parent
@@ -71,78 +69,18 @@ def test_a_table_that_no_study_makes_is_refused(copied, page):
         tables(copied)
 
 
-def test_a_devices_tables_are_made_from_their_json(copied):
+def test_a_devices_tables_are_made_from_its_store(copied):
     place = copied / "results" / "hardware" / "gpu"
-    folder = Folder(place, Call("train", [], {}, {"commit": None, "dirty": None}))
-    row = {"system": "halfstep", "variant": "plain", "model": "gpt2_125m", "tokens_per_second": 600e3, "lowest": 9.0,
-           "highest": 11.0, "beside": None, "mfu": 0.518, "of_matmul": None, "micro_batch": 1, "peak_bytes": 1,
-           "syncs_per_update": 0, "rounds": 1}  # fmt: skip
-    identity = {"device": "NVIDIA H100", "tokens": 524_288, "context": 1024, "vocabulary": 50_304,
-                "dtype": "torch.bfloat16"}  # fmt: skip
-    theirs = {**row, "system": "nanogpt", "variant": "bench.py", "tokens_per_second": 500e3, "mfu": 0.432}
-    start = {
-        "model": "gpt2_125m",
-        "cache": "cold",
-        "first_update_seconds": 63.0,
-        "input_share": 0.001,
-        "log_share": 0.001,
-    }
-    book = {"identity": identity, "rows": [row, theirs], "rounds": [], "failures": [], "start": [start], "curves": [],
-            "device": {"type": "cuda"}}  # fmt: skip
-    folder.write("throughput.json", book)
-    optimizers.keep({"identity": identity, "rows": [], "failures": [], "drift": [], "curves": []}, folder)
-    name = "results/hardware/gpu/throughput.md"
+    place.mkdir(parents=True)
+    rows = [CALL, *rates("halfstep", "nanogpt", 0.9, 1.08)]
+    (place / "measurements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name = "results/hardware/summary.md"
     (copied / "README.md").write_text(f"<!-- {name} -->\n<!-- end -->\n")
     found = tables(copied)
-    assert found[place / "optimizers.md"] == (place / "optimizers.md").read_text()
-    shown = found[place / "throughput.md"]
-    assert "| gpt2_125m | halfstep | plain | 600,000 |" in shown
-    ratio = "| 125M, beside nanoGPT's tokens/s | ≥ 1.25x | 1.20x | its fastest, bench.py, 1 round | missed by 4% |"
-    assert ratio in shown
-    assert "| 125M, tokens/s | ≥ 580,000 | 600,000 | 1 round | met |" in shown
-    assert "| 355M, MFU | ≥ 50.0% |  |  | not measured |" in shown
-    assert "cold cache | ≤ 60.0 s | 63.0 s |  | missed by 5% |" in shown
-    assert "| llm.c, exact GPT-2 | 8 x H100 | 468,000 | 40.5 % | 1.28x |" in shown
-    assert found[copied / "README.md"] == f"<!-- {name} -->\n{found[place / 'throughput.md']}<!-- end -->\n"
-    assert place / "table.md" not in found
+    assert "| gpt2_125m | halfstep | 582,542 |" in found[place / "table.md"]
+    assert found[copied / "README.md"] == f"<!-- {name} -->\n{found[copied / name]}<!-- end -->\n"
+    assert "| gpt2_125m | nanogpt | 485,452 |" in found[copied / name]
     assert place.parent / "table.md" not in found
-    summary = found[place.parent / "summary.md"]
-    assert "**NVIDIA H100**; all tables, commits and commands are in `results/hardware/gpu`" in summary
-    assert "| gpt2_125m | nanogpt, bench.py | 500,000 | 43.2 % |" in summary
-
-
-def rate(system, variant, tokens_per_second, model="gpt2_125m", beside=None):
-    return {"system": system, "variant": variant, "model": model, "tokens_per_second": tokens_per_second, "mfu": None,
-            "of_matmul": None, "rounds": 3, "beside": beside}  # fmt: skip
-
-
-def step(optimizer, model, ms, **others):
-    return {"optimizer": optimizer, "model": model, "implementation": "halfstep", "way": {}, "amortised_ms": ms,
-            "ratio": {"median": ms}, "share_of_step": None, **others}  # fmt: skip
-
-
-def test_the_front_page_has_one_ratio_to_nanogpts_fastest_and_no_empty_table(tmp_path):
-    place = tmp_path / "results" / "hardware" / "gpu"
-    place.mkdir(parents=True)
-    beside = {"what": "nanogpt", "median": 1.31}
-    rows = [rate("halfstep", "plain", 600e3, beside=beside), rate("nanogpt", "plain", 450e3),
-            rate("halfstep", "plain", 200e3, "gpt2_355m"), rate("halfstep", "optimizer=kfac", 9.0)]  # fmt: skip
-
-    def shown(rates, steps):
-        for name, found in (("throughput.json", rates), ("optimizers.json", steps)):
-            (place / name).write_text(json.dumps({"identity": {"device": "GPU"}, "rows": found}))
-        return summary([place])
-
-    steps = [step("lion", "gpt2_355m", 7.0), step("lion", "gpt2_125m", 3.0)]
-    page = shown(rows, steps)
-    assert "|  |  | 1.31x of its fastest, plain, 3 rounds |" in page  # round by round
-    assert page.count("its fastest") == 1
-    assert "Steps on gpt2_125m" in page
-    assert "| lion | halfstep | 3.00 | 3.00x |" in page
-    page = shown([*rows, rate("nanogpt", "bench.py", 480e3)], steps[:1])
-    assert "|  |  | 1.25x of its fastest, bench.py, 3 rounds |" in page
-    assert "Steps on gpt2_355m" in page
-    assert "tokens/s" not in shown(rows[-1:], steps)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from optimizers import build_optimizer, find, list_optimizers
 from optimizers.activations import Activations
 from optimizers.mkor_h import MkorH
 from optimizers.soap import SOAP
-from scripts.bench.contenders import recipe
+from scripts.bench.setting import section_of
 from tests.tiny import SEQUENCES, tiny_batch, tiny_model, tiny_objective
 from tests.waits import Waits
 
@@ -29,7 +29,7 @@ NAMES = sorted(info.name for info in list_optimizers())
 def trained(name):
     """(optimizer, per step the reads of marked tensors, the Waits)."""
     model = tiny_model()
-    keywords = bind(find(name).constructor, recipe(name), "optimizer", ["params"])
+    keywords = bind(find(name).constructor, section_of("optimizer", name), "optimizer", ["params"])
     optimizer, objective = build_optimizer(name, model, **keywords), tiny_objective(model, micro=SEQUENCES // 2)
     found = []
     with Waits([*model.parameters(), *model.buffers()]) as waits:
@@ -100,7 +100,7 @@ WAYS = [
 @pytest.mark.parametrize(("name", "way"), WAYS)
 def test_on_a_device_without_data(name, way, meta):
     model = tiny_model().to("meta")
-    keywords = bind(find(name).constructor, {**recipe(name), **way}, "optimizer", ["params"])
+    keywords = bind(find(name).constructor, {**section_of("optimizer", name), **way}, "optimizer", ["params"])
     optimizer, objective = build_optimizer(name, model, **keywords), tiny_objective(model, micro=SEQUENCES // 2)
     for step in range(STEPS):
         if step == STEPS // 2 + 1:

@@ -117,7 +117,7 @@ def _row(verdict: Verdict, finding: Finding) -> list[str]:
 
 
 def _scale(verdict: Verdict) -> str:
-    """`small`, or `small (rates)` of the file <claim>.rates.yaml: bench_suite names its own so."""
+    """`small`, or `small (rates)` of the file <claim>.rates.yaml."""
     _, _, word = verdict.claim.name.partition(".")
     return verdict.scale.name + f" ({word})" * bool(word)
 
