@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import process as process_module
 from harness.process import Conversation, Process
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
@@ -61,6 +62,13 @@ def test_what_takes_too_long_is_asked_to_stop_and_then_killed(tmp_path):
     process.stop(grace=0.1)
     ending = process.ending()
     assert (ending.signal, ending.last_words) == ("SIGKILL", "up")
+
+
+def test_what_has_done_its_work_may_not_linger(tmp_path, monkeypatch):
+    monkeypatch.setattr(process_module, "GRACE", 0.0)
+    process = started(SLEEP, tmp_path / "log")
+    ending = process.wait(done=lambda: "up" in process.output())
+    assert (ending.signal, ending.timed_out) == ("SIGKILL", False)
 
 
 def test_the_end_of_the_block_kills_what_it_started_too(tmp_path):

@@ -1,9 +1,9 @@
 """What came of a claim as a table of numbers: a line for each, the paper's and others' beside ours."""
 
 from judge.claims.measure import values
+from judge.claims.others import number, subjects
 from judge.claims.verdict import Verdict
 from scripts.pages.grid import Grid
-from scripts.pages.others import number, subjects
 
 HEADER = ["claim", "scale", "part", "kind", "name", "quantity", "paper", "recalled", "ours", "low", "high", "seeds",
           "verdict", "source"]  # fmt: skip

@@ -13,13 +13,13 @@ from conventions.config_keys import plain
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from judge.arms import Arm
-from judge.claims.claim import Figure, Other, Quantity, Statement
+from judge.claims.claim import Claim, Figure, Other, Quantity, Statement
 from judge.claims.measure import values
+from judge.claims.others import number, subjects, unit
 from judge.claims.verdict import Finding, Verdict
 from judge.ladder import Speedup
 from scripts.pages.claim_csv import numbers_grid
 from scripts.pages.grid import Grid, comma_separated, latex, markdown
-from scripts.pages.others import others_grid, others_lines, subjects, unit
 
 FORMATS = ("markdown", "latex", "csv")
 COLORS = {"reproduced": "green", "refuted": "red", "not seen at this scale": "yellow", "underpowered": "dim"}
@@ -65,6 +65,22 @@ def statements_grid(verdict: Verdict) -> Grid:
         rows.append([*head, *cells, each.verdict])
     header = ["part", "statement", "claimed", *(TITLE.get(column, "measured") for column in columns), "verdict"]
     return Grid("The statements, with 95 % intervals; the first of each part decides", header, rows)
+
+
+def others_grid(claim: Claim) -> Grid:
+    """A line for each of their findings; none where the claim's file knows of none."""
+    header = ["what others measured", "where", "figure", "source"]
+    return Grid("What others measured", header, [[o.says, o.where, number(claim, o), o.source] for o in claim.others])
+
+
+def others_lines(claim: Claim) -> list[str]:
+    """The same in words, a sentence or two on each."""
+    found = []
+    for other in claim.others:
+        about = ", ".join(filter(None, (other.source, other.where)))
+        numbered = number(claim, other)
+        found.append(f"{about}: {f'{numbered}. ' if numbered else ''}{other.says}")
+    return found
 
 
 def grids(verdict: Verdict) -> list[Grid]:

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from conventions.quantity import TITLE, short
+from judge.claims.cautions import cautions
 from judge.claims.claim_file import SCALES
+from judge.claims.others import beside, number, unit
 from judge.claims.verdict import Finding, Verdict
 from judge.records import Run
-from judge.timing import device_of, untimed
-from scripts.pages.claim_table import OURS, RECALLED, came_out, claimed
+from judge.timing import device_of
+from scripts.pages.claim_table import OURS, RECALLED, came_out, claimed, others_lines
 from scripts.pages.grid import Grid, markdown
-from scripts.pages.others import beside, number, others_lines, unit
 
 WORDS = """\
 A claim has a row for each of its statements that is tested in a part of its runs; the first of each part decides, and
@@ -22,7 +23,6 @@ scale*: the same, by another protocol, which proves nothing about the paper's. *
 
 ORDER = ("reproduced", "refuted", "not seen at this scale", "underpowered")
 CHINCHILLA = 20  # training tokens per parameter, all of them counted, as in Hoffmann et al. 2022
-UNEQUAL = "unequal tuning: "  # as verdict.warnings have it
 
 
 def page(verdicts: Sequence[Verdict]) -> str:
@@ -76,29 +76,6 @@ def section(verdicts: Sequence[Verdict], linked: bool = False) -> str:
         lines = [f"- {line}" for line in others_lines(claim)]
         parts.append("\n".join(["What others measured:", "", *lines, *recalled]))
     return "\n\n".join(parts)
-
-
-def cautions(verdict: Verdict) -> list[str]:
-    """What weakens the verdicts: what differs, what was not tuned, what is missing, seconds that nobody vouches for."""
-    runs = [run for _, arm in verdict.every_arm for run in arm.runs]
-    found = [warning for warning in verdict.warnings if not warning.startswith(UNEQUAL)]
-    if unequal := [warning.removeprefix(UNEQUAL) for warning in verdict.warnings if warning not in found]:
-        found.append(UNEQUAL + "; ".join(unequal))
-    for each in verdict.deciding:
-        names = dict.fromkeys(name.rpartition("/")[2] for name in each.statement.arms)
-        if not any(verdict.scale.arms[name].trials for name in names):
-            found.append(f"not tuned here: {', '.join(names)}")
-        for name in (name for name in names if verdict.scale.arms[name].at_an_end):
-            keys = " and ".join(verdict.scale.arms[name].at_an_end)
-            found.append(f"{name}: the best {keys} lay at an end of what was tried: a better one may lie beyond")
-        found += each.main.notes
-    if verdict.missing:
-        found.append(f"{len(verdict.missing)} of {len(verdict.missing) + len(runs)} planned runs are not there")
-    if lost := Counter(arm.label for _, arm in verdict.every_arm for run in arm.runs if run.status == "diverged"):
-        found.append(f"diverged: {', '.join(f'{count} of {label}' for label, count in lost.items())}")
-    if reason := untimed([run for run in runs if run.final_loss is not None]):
-        found.append(reason)
-    return list(dict.fromkeys(found))
 
 
 def _row(verdict: Verdict, finding: Finding) -> list[str]:

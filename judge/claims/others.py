@@ -1,25 +1,8 @@
-"""What others measured of the same thing, as a table beside a claim's own."""
+"""What others measured of the same thing as a claim: their number, and the statements that it stands beside."""
 
 from conventions.config_keys import plain
 from conventions.quantity import TITLE
 from judge.claims.claim import Claim, Other, Statement
-from scripts.pages.grid import Grid
-
-
-def others_grid(claim: Claim) -> Grid:
-    """A line for each of their findings; none where the claim's file knows of none."""
-    header = ["what others measured", "where", "figure", "source"]
-    return Grid("What others measured", header, [[o.says, o.where, number(claim, o), o.source] for o in claim.others])
-
-
-def others_lines(claim: Claim) -> list[str]:
-    """The same in words, a sentence or two on each."""
-    found = []
-    for other in claim.others:
-        about = ", ".join(filter(None, (other.source, other.where)))
-        numbered = number(claim, other)
-        found.append(f"{about}: {f'{numbered}. ' if numbered else ''}{other.says}")
-    return found
 
 
 def number(claim: Claim, other: Other) -> str:

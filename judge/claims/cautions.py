@@ -1,0 +1,31 @@
+"""What weakens a claim's verdicts, in sentences."""
+
+from collections import Counter
+
+from judge.claims.verdict import Verdict
+from judge.timing import untimed
+
+UNEQUAL = "unequal tuning: "  # as verdict.warnings have it
+
+
+def cautions(verdict: Verdict) -> list[str]:
+    """What weakens the verdicts: what differs, what was not tuned, what is missing, seconds that nobody vouches for."""
+    runs = [run for _, arm in verdict.every_arm for run in arm.runs]
+    found = [warning for warning in verdict.warnings if not warning.startswith(UNEQUAL)]
+    if unequal := [warning.removeprefix(UNEQUAL) for warning in verdict.warnings if warning not in found]:
+        found.append(UNEQUAL + "; ".join(unequal))
+    for each in verdict.deciding:
+        names = dict.fromkeys(name.rpartition("/")[2] for name in each.statement.arms)
+        if not any(verdict.scale.arms[name].trials for name in names):
+            found.append(f"not tuned here: {', '.join(names)}")
+        for name in (name for name in names if verdict.scale.arms[name].at_an_end):
+            keys = " and ".join(verdict.scale.arms[name].at_an_end)
+            found.append(f"{name}: the best {keys} lay at an end of what was tried: a better one may lie beyond")
+        found += each.main.notes
+    if verdict.missing:
+        found.append(f"{len(verdict.missing)} of {len(verdict.missing) + len(runs)} planned runs are not there")
+    if lost := Counter(arm.label for _, arm in verdict.every_arm for run in arm.runs if run.status == "diverged"):
+        found.append(f"diverged: {', '.join(f'{count} of {label}' for label, count in lost.items())}")
+    if reason := untimed([run for run in runs if run.final_loss is not None]):
+        found.append(reason)
+    return list(dict.fromkeys(found))
