@@ -39,14 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", help="folder with runs anywhere below it")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
     parser.add_argument("--target", type=float, help="validation loss for the rule `target` (default: the baseline's)")
-    parser.add_argument("--sigma", type=float, help="standard deviation of a run's final loss, where seeds are few")
-    parser.add_argument("--sigma-from", default="", metavar="TEXT", help="where that was measured: needed with it")
-    parser.add_argument("--sigma-freedom", type=float, default=math.inf, help="its degrees of freedom (default: known)")
-    slope = "ask the rule isoloss: nats that twice the length gains, or `ladder` for the baseline's own law"
-    parser.add_argument("--slope", help=slope)
-    parser.add_argument("--slope-factor", type=float, default=1.5, help="within which it is known (default: 1.5)")
-    parser.add_argument("--slope-from", default="", metavar="TEXT", help="which law it is from: needed with a number")
-    parser.add_argument("--within", type=float, default=0.01, help="nats from the loss, for isoloss (default: .01)")
+    add_declared(parser)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, and nothing else")
     options = parser.parse_args(arguments)
     with one_sentence():
@@ -59,6 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps([row.json() for row in comparison.rows], indent=1, allow_nan=False))
         else:
             show(comparison, Console())
+
+
+def add_declared(parser: argparse.ArgumentParser) -> None:
+    """The options of what a person states about noise and slopes."""
+    parser.add_argument("--sigma", type=float, help="standard deviation of a run's final loss, where seeds are few")
+    parser.add_argument("--sigma-from", default="", metavar="TEXT", help="where that was measured: needed with it")
+    parser.add_argument("--sigma-freedom", type=float, default=math.inf, help="its degrees of freedom (default: known)")
+    slope = "ask the rule isoloss: nats that twice the length gains, or `ladder` for the baseline's own law"
+    parser.add_argument("--slope", help=slope)
+    parser.add_argument("--slope-factor", type=float, default=1.5, help="within which it is known (default: 1.5)")
+    parser.add_argument("--slope-from", default="", metavar="TEXT", help="which law it is from: needed with a number")
+    parser.add_argument("--within", type=float, default=0.01, help="nats from the loss, for isoloss (default: .01)")
 
 
 def declared(options: argparse.Namespace) -> Declared:

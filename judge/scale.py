@@ -1,0 +1,112 @@
+"""How a speed-up changes with the size of the model: cells of size and budget, a fit over sizes, and a projection.
+
+    S = T_base(L_new(T)) / T in every cell, by the baseline's ladder over budgets of the same size
+    ln S = p + q ln N        fitted to the mean of ln S of each size, N parameters
+
+q is the exponent, and its interval Student's t over sizes: cells of one size share the baseline's ladder, and are no
+separate witnesses. With few sizes that interval is wide. The one over cells, shown beside it, holds if they were
+independent, and is too narrow if they are not. A cell beyond the ladder says above or below only, and takes no part.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from judge.declared import Sigma
+from judge.ladder import CONFIDENCE, Ladder, Speedup
+
+SIZES = 3  # a line through two has no error to speak of
+FARTHEST = 4  # times the largest size: a projection stops there
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One final loss of an optimizer at a size and a budget."""
+
+    optimizer: str
+    size: str  # as the source calls it
+    parameters: float
+    tokens: int
+    loss: float  # nats per token
+    budget: str = ""  # as the source calls it
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The speed-up in one cell, in tokens."""
+
+    cell: Cell
+    speedup: Speedup
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The line ln S = mean + exponent (ln N - center) through the sizes."""
+
+    mean: float
+    exponent: float
+    center: float  # mean of ln N
+    spread: float  # of ln N: its sum of squares about the center
+    error: float  # standard deviation of a size about the line
+    points: int  # sizes, or cells
+    largest: float  # parameters
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the exponent."""
+        width = self._t * self.error / math.sqrt(self.spread)
+        return self.exponent - width, self.exponent + width
+
+    def at(self, parameters: float) -> Speedup:
+        """The line at a size with its 95 % interval; ValueError beyond four times the largest."""
+        if parameters > FARTHEST * self.largest * (1 + 1e-9):
+            raise ValueError(f"a projection stops at {FARTHEST} times the largest size, {self.largest:.3g} parameters")
+        away = math.log(parameters) - self.center
+        value = self.mean + self.exponent * away
+        width = self._t * self.error * math.sqrt(1 / self.points + away**2 / self.spread)
+        return Speedup(math.exp(value), math.exp(value - width), math.exp(value + width))
+
+    @property
+    def _t(self) -> float:
+        return float(stdtrit(self.points - 2, (1 + CONFIDENCE) / 2))
+
+
+def figures(cells: Sequence[Cell], baseline: str, sigma: Sigma | None = None) -> list[Figure]:
+    """The speed-up of every cell that is not the baseline's, where the baseline has a ladder of that size.
+
+    Raises ValueError if the baseline has no cell at all.
+    """
+    ladders: dict[str, dict[int, list[float]]] = {}
+    for cell in cells:
+        if cell.optimizer == baseline:
+            ladders.setdefault(cell.size, {}).setdefault(cell.tokens, []).append(cell.loss)
+    if not ladders:
+        names = ", ".join(sorted({cell.optimizer for cell in cells}))
+        raise ValueError(f"no cell is of the baseline {baseline!r}: there are {names}")
+    laws = {size: Ladder(losses) for size, losses in ladders.items()}
+    return [
+        Figure(cell, laws[cell.size].reach([cell.loss], cell.tokens, sigma))
+        for cell in cells
+        if cell.optimizer != baseline and cell.size in laws
+    ]
+
+
+def trend(found: Sequence[Figure], over_cells: bool = False) -> Trend | None:
+    """The line through one optimizer's sizes, or its cells; None below three sizes with a figure inside the ladder."""
+    by_size: dict[float, list[float]] = {}
+    for figure in found:
+        if figure.speedup.value and not figure.speedup.censored:
+            by_size.setdefault(figure.cell.parameters, []).append(math.log(figure.speedup.value))
+    if len(by_size) < SIZES:
+        return None
+    means = {size: [float(np.mean(logs))] for size, logs in by_size.items()}
+    points = [(math.log(size), log) for size, logs in (by_size if over_cells else means).items() for log in logs]
+    x, y = np.array(points).T
+    dx = x - x.mean()
+    exponent = float(dx @ y / (dx @ dx))
+    rest = y - y.mean() - exponent * dx
+    error = math.sqrt(rest @ rest / (len(x) - 2))
+    return Trend(float(y.mean()), exponent, float(x.mean()), float(dx @ dx), error, len(x), max(by_size))
