@@ -24,7 +24,7 @@ def products(device: str, context: int) -> dict[str, Any]:
 
 
 def seconds(n: int, dtype: torch.dtype, device: str) -> float:
-    """Of a product of two (n, n) matrices: the least of a few, the one that other programs disturbed the least."""
+    """Time a product of two (n, n) matrices: the least of a few, which other programs disturbed the least."""
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     found = []
     for _ in range(REPEATS):

@@ -38,7 +38,7 @@ def unfair(base: Arm, arm: Arm, length: int | None, other_length: int | None = N
 
 
 def endings(runs: Sequence[Run]) -> Iterator[str]:
-    """Of every run that has no final loss, why."""
+    """Say why each run without a final loss has none."""
     for run in runs:
         error = f": {run.manifest['error']}" if run.manifest.get("error") else ""
         if run.status in ("diverged", "failed"):

@@ -134,7 +134,7 @@ def freedom_of(variances: tuple[float, float], spreads: tuple[Spread, Spread]) -
 
 
 def half_width(variances: tuple[float, float], freedoms: tuple[float, float]) -> float:
-    """Of the 95 % interval for a difference of two estimates with these variances."""
+    """Compute half of the 95 % interval of a difference of two estimates with these variances."""
     if sum(variances) == 0:
         return 0.0
     return float(stdtrit(_welch(variances, freedoms), (1 + CONFIDENCE) / 2)) * math.sqrt(sum(variances))
@@ -206,7 +206,7 @@ class Ladder:
 
     @cached_property
     def _covariance(self) -> np.ndarray:
-        """Of (a, b, c), in units of sigma^2: (J' W J)^-1, W the seeds at each length."""
+        """The covariance of (a, b, c) in units of sigma^2: (J' W J)^-1, W the seeds at each length."""
         gradients = self._gradient(self.lengths)
         return np.linalg.inv(gradients.T @ (self.counts[:, None] * gradients))
 

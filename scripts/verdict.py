@@ -56,7 +56,7 @@ class NewcomerVerdict:
 
     @cached_property
     def rows(self) -> dict[str, Row]:
-        """Of the rule that decides, by axis."""
+        """The rows of the rule that decides, by axis."""
         return {row.axis: row for row in self.comparison.rows if row.rule == "matched"}
 
     @property

@@ -106,7 +106,7 @@ class Statement:
         return [name for pair in self.pairs for name in pair if name]
 
     def ladder(self, arm: str, against: str) -> str:
-        """Of a pair, the arm whose lengths a speed-up is read from."""
+        """Return the arm of a pair whose lengths a speed-up is read from."""
         return arm if RULES[self.rule] is reverse else against
 
     @property
@@ -203,7 +203,7 @@ class Scale:
         return self.parts[part].steps or self.steps
 
     def lengths(self, part: str, arm: str) -> list[int]:
-        """In updates, T among them."""
+        """Return the lengths of an arm's runs in updates, T among them."""
         return sorted({round(share * self.length(part)) for share in self.arms[arm].lengths})
 
     def cells(self, parts: Sequence[str], seeds: Sequence[int]) -> list[Cell]:

@@ -27,7 +27,7 @@ def list_claims() -> list[Claim]:
 
 
 def find_claim(word: str) -> Claim:
-    """By the name of a file in configs/claim, or by the path of any YAML."""
+    """Find a claim by the name of a file in configs/claim, or by the path of any YAML."""
     if word.endswith((".yaml", ".yml")):
         return read_claim(Path(word))
     names = [path.stem for path in CLAIMS.glob("*.yaml")]

@@ -71,7 +71,7 @@ class Adopted:
 
 
 def described(runs: Sequence[ForeignRun], table: Path, column: str) -> tuple[list[dict[str, str]], Source]:
-    """For each run the row of a table whose `column` holds its name, and the table's checksum; {} where none does."""
+    """Find each run's row in a table, by its name in `column` ({} where there is none), and the table's checksum."""
     if not recognises(table):
         raise ValueError(f"{table} is no table: give a CSV, JSON lines or parquet, as --about TABLE:COLUMN")
     by_name: dict[str, dict[str, str]] = {}

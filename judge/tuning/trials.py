@@ -62,7 +62,7 @@ class Tuning:
 
     @cached_property
     def trials(self) -> list[Trial]:
-        """Those of less than T, in the order of their loss; divergences, and what was cut off or failed, last."""
+        """The runs of less than T, in the order of their loss; those without a loss come last."""
         return _ranked(run for run in self.runs if run.steps != self.steps)
 
     @cached_property
@@ -85,7 +85,7 @@ class Tuning:
 
     @property
     def flops(self) -> float | None:
-        """Of all runs together; None where one of them does not know its own."""
+        """The FLOPs of all runs together; None where one of them does not know its own."""
         found = [run.flops for run in self.runs if run.counts]
         return None if None in found else float(sum(flops for flops in found if flops is not None))
 

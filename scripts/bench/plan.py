@@ -45,7 +45,7 @@ class Plan:
         self.seconds = options.seconds or (2.0 if self.cuda else 0.05 if options.rehearse else 0.4)
 
     def measurements(self, parts: Sequence[str]) -> list[Measurement]:
-        """In the order of worth."""
+        """List the measurements in the order of their worth."""
         train, steps = (self.options.model or self.book[section]["models"] for section in ("train", "steps"))
         keywords = {"device": self.device, "context": self.train["context"]}
         products = Measurement("products", {}, (Side("products", "harness.products:products", keywords),))

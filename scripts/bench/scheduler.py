@@ -42,7 +42,7 @@ class Scheduler:
         return self.end - time.monotonic() - RESERVE
 
     def missing(self, wanted: Sequence[Measurement]) -> list[Measurement]:
-        """Those that have rounds to make, and can be made as far as is known."""
+        """Return the measurements that have rounds to make, and can be made as far as is known."""
         known = [(one, self.store.record(one.what)) for one in wanted]
         return [one for one, record in known if not record.error and len(record.rounds) < one.rounds]
 

@@ -106,7 +106,7 @@ class Lines:
         return Grid("The first updates of every optimizer, each in a process of its own.", header, rows)
 
     def rates(self) -> Iterator[Row]:
-        """Of throughput: tokens per second, and the shares of the device's rates."""
+        """Yield the lines of throughput: tokens per second, and the shares of the device's rates."""
         for record in self.of("train"):
             for number in range(len(record.head["sides"])):
                 one = self.side(record, number)
@@ -147,7 +147,7 @@ class Lines:
         )
 
     def of_steps(self) -> Iterator[Row]:
-        """Of an optimizer's own steps: beside fused AdamW's and the floor, and as a share of a whole update."""
+        """Yield the lines of an optimizer's own steps: beside fused AdamW's, the floor, and a whole update."""
         whole = {one["model"]: one["seconds"] for one in self.rates() if one["side"] and "peer" in one}
         whole |= {one["model"]: one["seconds"] for record in self.of("whole") for one in [self.side(record, 1)]}
         for record in self.of("step"):

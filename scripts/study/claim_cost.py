@@ -47,7 +47,7 @@ ENOUGH = 1.0  # seconds of probing
 
 @dataclass(frozen=True)
 class RunCost:
-    """Of one run. None: not known beforehand."""
+    """What one run costs. None: not known beforehand."""
 
     tokens: int
     model: float  # FLOPs
@@ -200,7 +200,7 @@ def _curvature(build: Build, model: Any, cfg: Config, gradient: float) -> float 
 
 
 def _hessian_flops(model: Any, context: int) -> tuple[int, int]:
-    """Of a Hessian-vector product on one sequence, its gradient and the rest, counted without computing it."""
+    """Count the FLOPs of a Hessian-vector product on one sequence, its gradient and the rest, without computing it."""
     tokens = torch.zeros(1, context, dtype=torch.int64, device="meta")
     params = list(model.parameters())
     return Hessian(model, params, nullcontext).flops(tokens, tokens, [torch.ones_like(p) for p in params])
@@ -226,7 +226,7 @@ def _speed(cfg: Config) -> float:
 
 
 def _optimizer_seconds(build: Build, cfg: Config) -> float | None:
-    """Of a step of the optimizer itself, on random gradients."""
+    """Time a step of the optimizer itself, on random gradients."""
     model, steps = _model(cfg).to(resolve_device(cfg.device)), 20
     try:
         return _seconds(lambda: rehearse(build, model, steps)) / steps
@@ -235,7 +235,7 @@ def _optimizer_seconds(build: Build, cfg: Config) -> float | None:
 
 
 def _seconds(function: Callable[[], Any]) -> float:
-    """Of a call: the fastest of a few, after one that warms up."""
+    """Time a call: the fastest of a few, after one that warms up."""
     function()
     taken: list[float] = []
     while sum(taken) < ENOUGH and len(taken) < 10:

@@ -95,7 +95,7 @@ class ClaimRuns:
         return {place: self._tuner(*place, scale.rate_trials) for place in self.places if scale.rate_trials}
 
     def plans(self) -> dict[str, StudyPlan]:
-        """By part, as far as the rates are known."""
+        """Plan the studies by part, as far as the rates are known."""
         scale = self.claim.scale(self.scale)
         arms: dict[str, dict[str, ArmPlan]] = {part: {} for part in self.parts}
         for part, arm in self.places:

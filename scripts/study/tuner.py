@@ -43,7 +43,7 @@ class Tuner:
 
     @staticmethod
     def of(arguments: Sequence[str], trials: int = TRIALS, ranges: Wanted | None = None) -> "Tuner":
-        """For train.py's arguments. Raises ValueError for whatever is wrong with them, before anything is trained."""
+        """Build the tuner of train.py's arguments. Raises ValueError if they are wrong, before anything is trained."""
         words = [argument.lstrip("+") for argument in arguments]
         seed = [] if any(word.startswith("seed=") for word in words) else [f"seed={SEED}"]
         values = composed([*(word for word in words if not word.startswith(("launcher", "hydra"))), *seed])

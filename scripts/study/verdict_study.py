@@ -83,7 +83,7 @@ class Study:
         return [self.base, self.newcomer]
 
     def lengths(self, tuner: Tuner) -> list[int]:
-        """In updates."""
+        """Return the lengths of an optimizer's compared runs, in updates."""
         shares = self.scale.baseline if tuner is self.base else self.scale.newcomer
         return sorted(round(share * self.scale.steps) for share in shares)
 
@@ -126,7 +126,7 @@ class Study:
         train_all([run for tuner in self.tuners for run in self.compared(tuner)], self.folder, launcher)
 
     def comparison(self) -> tuple[Comparison, dict[str, Tuning]]:
-        """Of the chosen runs alone, whatever else is in the folder."""
+        """Compare the chosen runs alone, whatever else is in the folder."""
         tunings = {o: t for o, t in tuning_of(self.folder).items() if o in [each.optimizer for each in self.tuners]}
         runs = [read_run(run.folder) for tuner in self.tuners for run in self.compared(tuner)]
         return with_tuning(compare(runs, self.base.optimizer), tunings), tunings
