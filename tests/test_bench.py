@@ -165,7 +165,7 @@ def test_those_built_together_are_all_measured(tmp_path):
     wanted = [Measurement("updates", {}, (side,), updates=8, together=3) for side in sides]
     assert run(held, wanted)[0] == 0
     assert [held.record(one.what).error for one in wanted] == [None, "b: RuntimeError: it cannot", None, None]
-    assert held.record(wanted[3].what).rounds[0]["turns"] == [[{"seconds": 1.0, "value": 3}]]
+    assert held.record(wanted[3].what).rounds[0]["turns"][0][0]["value"] == 3
 
 
 KILLED = """

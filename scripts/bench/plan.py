@@ -32,9 +32,7 @@ def book(rehearse: bool = False) -> dict[str, Any]:
 class Plan:
     """What a call is to measure.
 
-    Args:
-        options: of the command line, after `scripts.bench.__main__.check`.
-        checkouts: folders by name: nanogpt, track3, and optimizers, for their references.
+    options: after `scripts.bench.__main__.check`. checkouts: folders by name, of peers and of optimizers' references.
     """
 
     def __init__(self, book: dict[str, Any], options: Namespace, device: str, checkouts: Mapping[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -48,8 +49,8 @@ class Training:
             torch.cuda.reset_peak_memory_stats()
         found: dict[str, Any] = {"seconds": self.run(updates) / updates, "updates": updates}
         found |= {"peak_bytes": devices.peak_memory(device), "loss": self.read_loss()}
-        if parts:
-            found["parts"] = profiled(lambda: self.run(1), device)
+        with suppress(Exception):  # a profiler that a device does not have costs its own table, and no rate
+            found |= {"parts": profiled(lambda: self.run(1), device)} if parts else {}
         if cuda:
             torch.cuda.empty_cache()
         return found
