@@ -32,7 +32,7 @@ INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)})\s[^`]+)`")
 TOOLS = ("pytest", "ruff", "mypy", "mkdocs", "pip", "venv", "tests.slurm")  # `python -m TOOL`: what it does is its own
 READING = ("speedup", "publish", "runs", "adopt")  # they run, on a small study
 DRAWING = ("report", "plot", "dashboard")  # they do so in the slow tests
-LONG = ("demo", "verdict", "claims", "bench", "export", "make_tables")
+LONG = ("demo", "public", "verdict", "claims", "bench", "export", "make_tables")
 COMPOSING = ("tune", "list_optimizers")  # their arguments are train.py's, and some of their own
 OWN = re.compile(r"(trials|range\.[^=]+)=")
 
@@ -113,7 +113,7 @@ class CommandRehearsal:
         elif program == "prepare":
             recipe, *keys = arguments
             bind(module.data.find(recipe), module.section(recipe, keys), "data")
-        elif program in self.running and arguments[:1] != ["wandb:me/project"]:  # nobody watches, W&B is not asked
+        elif program in self.running and (program != "adopt" or Path(arguments[0]).exists()):  # nobody watches
             module.main([word for word in arguments if word != "--watch"] + ["--print"] * (program == "dashboard"))
         elif program in (*READING, *DRAWING, *LONG):
             self.parse(module, arguments)
