@@ -136,9 +136,9 @@ def _problems(claim: Claim) -> Iterator[str]:
         if quantity not in claim.quantities:
             yield f"{where}.quantity {quantity!r} is none of its quantities: {nearest(quantity, claim.quantities)}"
     for i, other in enumerate(claim.others):
-        said = [each.says for each in claim.statements]
+        sentences = [each.says for each in claim.statements]
         if other.beside is not None and not any(other.about(each) for each in claim.statements):
-            yield f"others[{i}].beside {other.beside!r} is like no statement: {nearest(other.beside, said)}"
+            yield f"others[{i}].beside {other.beside!r} is like no statement: {nearest(other.beside, sentences)}"
     for name, scale in claim.scales.items():
         if name not in SCALES:
             yield f"scales.{name} is no scale: {nearest(name, SCALES)}"

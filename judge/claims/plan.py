@@ -87,7 +87,7 @@ class StudyPlan:
             atomic.write_text(study / PLAN, text)
 
     def differs(self, claim: Claim) -> str:
-        """What it has otherwise than the claim's file; empty where it is the plan of that file."""
+        """The first thing in which the plan and the claim's file differ; empty where they agree."""
         scale = claim.scale(self.scale)
         mine: dict[str, Any] = {"claim": self.claim, "T": self.steps, "seeds": self.seeds, "arms": list(self.arms)}
         wanted = {"claim": claim.name, "T": scale.length(self.part), "seeds": scale.seeds}

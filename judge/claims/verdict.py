@@ -34,7 +34,7 @@ class Finding:
 
     @property
     def main(self) -> Measured:
-        """On the axis that decides."""
+        """The number on the axis that decides."""
         return self.measured.get("") or self.measured[self.statement.axis]
 
 

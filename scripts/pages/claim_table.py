@@ -74,7 +74,7 @@ def others_grid(claim: Claim) -> Grid:
 
 
 def others_lines(claim: Claim) -> list[str]:
-    """The same in words, a sentence or two on each."""
+    """What others measured in words, a sentence or two on each."""
     found = []
     for other in claim.others:
         about = ", ".join(filter(None, (other.source, other.where)))
@@ -161,7 +161,7 @@ def show(verdict: Verdict, console: Console) -> None:
 
 
 def render(verdict: Verdict, form: str) -> str:
-    """The same as text of one of FORMATS; CSV has a line for each number, and nothing beside them."""
+    """The tables as text of one of FORMATS; CSV has a line for each number, and nothing beside them."""
     if form == "csv":
         return comma_separated(numbers_grid(verdict))
     if form == "latex":

@@ -1,4 +1,4 @@
-"""What a claim's runs cost, said before any of them starts: tokens, FLOPs, bytes on disk, hours on this machine.
+"""What a claim's runs cost, before any of them starts: tokens, FLOPs, bytes on disk, hours on this machine.
 
 Model FLOPs are exact (6N + 12LHQT). Curvature is rehearsed: the optimizer steps on a model of width 8, and the passes
 that it asks for are counted. Matrix work is what the optimizer says of itself. The hours come from a probe: a few
