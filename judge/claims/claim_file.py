@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from conventions.keywords import construct
 from conventions.sentence import nearest
-from judge.claims.claim import CLAIMS, ArmSettings, Claim, Figure, Other, Part, Quantity, Scale, Statement
+from judge.claims.claim import CLAIMS, ArmSettings, Claim, Other, PaperFigure, Part, Quantity, Scale, Statement
 from judge.ladder import RUNGS
 
 SCALES = ("paper", "small", "tiny")
@@ -84,7 +84,7 @@ def _claim(
         _list(Statement, statements, "statements"),
         {name: _one(_scale, value, f"scales.{name}", name) for name, value in scales.items()},
         _group(Quantity, quantities or {}, "quantities"),
-        _list(Figure, figures or [], "figures"),
+        _list(PaperFigure, figures or [], "figures"),
         _list(Other, others or [], "others"),
     )
 

@@ -13,7 +13,7 @@ from conventions.config_keys import plain
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from judge.arms import Arm
-from judge.claims.claim import Claim, Figure, Other, Quantity, Statement
+from judge.claims.claim import Claim, Other, PaperFigure, Quantity, Statement
 from judge.claims.measure import values
 from judge.claims.others import number, subjects, unit
 from judge.claims.verdict import Finding, Verdict
@@ -127,7 +127,7 @@ def summary(verdict: Verdict) -> list[str]:
 
 def notes(verdict: Verdict) -> list[str]:
     claim = verdict.claim
-    told: list[Figure | Other] = [*claim.figures, *claim.others]
+    told: list[PaperFigure | Other] = [*claim.figures, *claim.others]
     recalled = [RECALLED] if any(each.recalled for each in told) else []
     ours = [OURS] if any(each.statement.ours for each in verdict.findings) else []
     return [*recalled, *ours, *verdict.notes]
