@@ -33,7 +33,7 @@ from harness.distributed import Ranks, join
 from harness.evaluate import evaluate
 from harness.flops import Ledger
 from harness.kernels import choose_kernels
-from harness.objective import Objective
+from harness.objective import TimedObjective
 from harness.pass_sizes import resolve_micro
 from harness.progress import ProgressDisplay
 from harness.recorder import Recorder
@@ -68,7 +68,7 @@ class Parts:
     clock: Clock
     loader: Loader
     schedule: Callable[[int], float]
-    objective: Objective
+    objective: TimedObjective
     optimizer: torch.optim.Optimizer
     recorder: Recorder
     evaluate: Callable[[], float]
@@ -124,7 +124,7 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
     clock = Clock(place)
     attempt.callback(clock.close)
     ledger = Ledger(uncharged_per_step=0.0 if planned.info.charges else uncharged_per_step(planned.build, model))
-    objective = Objective(
+    objective = TimedObjective(
         model, sequences=cfg.sequences, flops_per_token=model.flops_per_token(cfg.context), clock=clock, ledger=ledger,
         seed=cfg.seed, ranks=ranks, forward=device.compiled(model) if compiled else model, dtype=dtype,
         grad_clip=cfg.grad_clip, reserve=planned.state_bytes(optimizer, model, cfg.batch.tokens),

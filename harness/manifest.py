@@ -8,14 +8,14 @@ from typing import Any
 from conventions.run_format import SCHEMA
 from harness.config import Config
 from harness.device import describe
-from harness.objective import Objective
+from harness.objective import TimedObjective
 from harness.origin import command, git_state, versions
 
 Manifest = dict[str, Any]
 
 
 def facts_of(
-    cfg: Config, digest: str, objective: Objective, data: Manifest, device: str, compiled: bool, kernels: str
+    cfg: Config, digest: str, objective: TimedObjective, data: Manifest, device: str, compiled: bool, kernels: str
 ) -> Manifest:
     """Collect what is known of a run before its first step.
 

@@ -1,4 +1,4 @@
-"""The Objective: the one door between an optimizer and the model. Every pass through it is timed and charged."""
+"""An objective is the one door between an optimizer and the model. Every pass through it is timed and charged."""
 
 import copy
 import hashlib
@@ -33,7 +33,7 @@ class StepRecord:
     clipped: Tensor | None = None
 
 
-class Objective:
+class TimedObjective:
     """The mean loss over a global batch, all micro-batches and ranks; see optimizers.base.Objective.
 
     It is in nats per counted target, with what the model adds to it for its gradient alone.
@@ -102,7 +102,7 @@ class Objective:
             self.ranks.sum_([self._counted])
         return self._counted
 
-    def bind(self, step: int, batch: Batch) -> "Objective":
+    def bind(self, step: int, batch: Batch) -> "TimedObjective":
         """Take up the batch of a step: this rank's sequences, tokens and targets (B / ranks, T)."""
         self.step = step
         self.record = StepRecord()
@@ -184,7 +184,7 @@ class Objective:
         self.ledger.charge("curvature", sum(self._hessian_flops(v)))
         return totals
 
-    def narrow(self, share: float) -> "Objective":
+    def narrow(self, share: float) -> "TimedObjective":
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, not {share}")
         assert self._batch is not None, "bind a batch first"

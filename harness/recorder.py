@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.config import Config
 from harness.device import peak_flops, peak_memory
-from harness.objective import Objective, StepRecord
+from harness.objective import StepRecord, TimedObjective
 from harness.run_folder import RunFolder
 from harness.tracker import Tracker
 
@@ -36,7 +36,7 @@ class Recorder:
         self,
         cfg: Config,
         folder: RunFolder,
-        objective: Objective,
+        objective: TimedObjective,
         optimizer: torch.optim.Optimizer,
         own_metrics: Callable[[], Mapping[str, Tensor | float]],
     ) -> None:

@@ -1,4 +1,4 @@
-"""The models by family. A constructor's signature is the schema of the config's `model` section."""
+"""Models are found by family. A constructor's signature is the schema of the config's `model` section."""
 
 from typing import Any, Literal
 
@@ -12,14 +12,14 @@ MODELS: dict[str, type[LanguageModel]] = {"gpt2": GPT}
 
 
 def find(family: str) -> type[LanguageModel]:
-    """The class of a model family; ValueError for an unknown one."""
+    """Return the class of a model family; ValueError for an unknown one."""
     if family not in MODELS:
         raise ValueError(f"model.family must be one of {', '.join(MODELS)}, not {family}")
     return MODELS[family]
 
 
 def build_model(family: str, seed: int, **keywords: Any) -> LanguageModel:
-    """The model, in fp32 on the CPU: the same weights for the same seed wherever it is moved afterwards.
+    """Build the model, in fp32 on the CPU: the same weights for the same seed wherever it is moved afterwards.
 
     Touches no global random state. Raises ValueError for an unknown family or an impossible keyword.
     """
@@ -32,7 +32,7 @@ def build_model(family: str, seed: int, **keywords: Any) -> LanguageModel:
 
 
 def padded_vocabulary(vocabulary: int | Literal["auto"], tokens: int) -> int:
-    """Rows of the embedding for data with `tokens` distinct tokens; "auto" is the next multiple of 64.
+    """Return the rows of the embedding for data with `tokens` distinct tokens; "auto" is the next multiple of 64.
 
     Matrix products run fastest on such sizes (50,257 becomes 50,304, as nanoGPT has it). Rows beyond `tokens` are
     never a target. Raises ValueError if the data has tokens that the model would have no row for.

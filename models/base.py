@@ -1,4 +1,4 @@
-"""The contract that a model keeps with those who train, measure and optimize it: loss, roles, FLOPs, causality.
+"""A language model keeps this contract with those who train, measure and optimize it: loss, roles, FLOPs, causality.
 
 A new family is a file here that implements `LanguageModel`, an entry in `models.MODELS`, and a YAML in configs/model/.
 """
@@ -29,7 +29,7 @@ class Losses(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The mean loss of this batch alone, in nats per counted target."""
+        """Return the mean loss of this batch alone, in nats per counted target."""
         return self.sum / self.count
 
 
@@ -49,7 +49,7 @@ class Role:
 
 
 class LanguageModel(nn.Module, ABC):
-    """The contract of every family.
+    """Every model family implements this contract.
 
     causal: whether no position sees a later token, so that each may predict the next one.
     context: longest sequence, in tokens.
@@ -71,14 +71,14 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def flops_per_token(self, context: int) -> int:
-        """FLOPs of the forward and the backward pass per token, in sequences of `context` tokens."""
+        """Count FLOPs of the forward and the backward pass per token, in sequences of `context` tokens."""
 
     @abstractmethod
     def initialize(self, generator: Generator | None = None) -> None:
         """Draw every weight anew."""
 
     def matrix_parameters(self) -> int:
-        """N: the entries of every matrix in a matrix product, a tied head once; no table that is only looked up."""
+        """Return N: entries of every matrix in a matrix product, a tied head once; no table that is only looked up."""
         by_kind: dict[str, int] = {}
         for parameter, role in self.roles().items():
             by_kind[role.kind] = by_kind.get(role.kind, 0) + parameter.numel()

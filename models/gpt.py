@@ -1,4 +1,4 @@
-"""GPT-2: nanoGPT's shape and initialisation, without dropout.
+"""GPT-2 in nanoGPT's shape and initialisation, without dropout.
 
 Pre-LayerNorm blocks, learned positions, exact GELU, and one matrix that is both the embedding and the output
 head. The head is applied with `F.linear` and has no module of its own, so a state dict holds the matrix once and
@@ -102,7 +102,7 @@ class GPT(LanguageModel):
 
     @torch.no_grad()
     def initialize(self, generator: Generator | None = None) -> None:
-        """N(0, .02), but .02 / sqrt(2 L) for the 2 L matrices that write to the residual stream; biases 0."""
+        """Draw weights from N(0, .02), but .02 / sqrt(2 L) for the 2 L matrices that write to the residual stream."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
@@ -142,7 +142,7 @@ class GPT(LanguageModel):
         return roles
 
     def flops_per_token(self, context: int) -> int:
-        """Forward and backward, 6 N + 12 L H Q T, T = context (Chowdhery et al. 2022, PaLM, appendix B).
+        """Count forward and backward, 6 N + 12 L H Q T, T = context (Chowdhery et al. 2022, PaLM, appendix B).
 
         2 N + 4 L H Q T of it is the forward pass, and backward costs twice that. The whole T x T square of the
         attention is counted, as is the custom, although a causal kernel may do half of it.

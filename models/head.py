@@ -1,4 +1,4 @@
-"""The output head and its loss. Logits that outgrow the caches can be made and used up block by block."""
+"""The output head makes the loss. Logits that outgrow the caches can be made and used up block by block."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _rows = 0
 
 
 def block_rows(rows: int) -> None:
-    """Rows per block from now on, in this process; 0, the default: all in one piece, but for large logits on a CPU.
+    """Set rows per block from now on, in this process; 0, the default: in one piece, but for large logits on a CPU.
 
     Compiled, the pass in one piece fuses the cast to fp32 into the softmax and keeps logits in bf16 alone, twice; in
     blocks there is one block of them, at the price of adding up a gradient of the weight for each. Which of the two is
@@ -28,7 +28,7 @@ def block_rows(rows: int) -> None:
 
 
 def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the logits x weight^T over the counted targets: its sum in nats, and their number.
+    """Return the cross-entropy of the logits x weight^T over counted targets: its sum in nats, and their number.
 
     x: (N, width), the normed residual stream. weight: (V, width), the head. targets: int64 (N,), -100 where one is not
     counted. The sum is a scalar in fp32 at least.
@@ -43,7 +43,7 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
 
 
 def _rows_of_a_block(x: Tensor, weight: Tensor) -> int:
-    """0: in one piece."""
+    """Return the rows of a block; 0: the logits stay in one piece."""
     if not (x.requires_grad and torch.is_grad_enabled()):
         return 0
     if _rows or not x.is_cpu:

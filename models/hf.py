@@ -1,4 +1,4 @@
-"""To and from Hugging Face's GPT2LMHeadModel, with equal logits: for evaluation suites, generation, sharing.
+"""Models convert to and from Hugging Face's GPT2LMHeadModel with equal logits: for evaluation suites and sharing.
 
 Hugging Face keeps the matrices of a block transposed (its Conv1D) and always has biases, which are zero where ours has
 none. Padded rows of the vocabulary go along.
@@ -30,7 +30,7 @@ INSIDE = {
 
 
 def to_transformers(model: GPT) -> "GPT2LMHeadModel":
-    """A GPT2LMHeadModel with the same logits, in fp32 on the CPU; `save_pretrained` makes a folder of it.
+    """Make a GPT2LMHeadModel with the same logits, in fp32 on the CPU; `save_pretrained` makes a folder of it.
 
     Raises ModuleNotFoundError where transformers is not installed.
     """
@@ -60,7 +60,7 @@ def to_transformers(model: GPT) -> "GPT2LMHeadModel":
 
 
 def from_transformers(theirs: "GPT2LMHeadModel") -> GPT:
-    """A GPT with the same logits as `theirs.eval()`, in fp32 on the CPU; without biases if every one of theirs is zero.
+    """Make a GPT with the same logits as `theirs.eval()`, in fp32 on the CPU; no biases if all of theirs are zero.
 
     Raises ValueError for what this model cannot represent.
     """
@@ -103,7 +103,7 @@ def _check(config: "GPT2Config") -> None:
 
 
 def _their_name(name: str) -> str:
-    """embedding.weight -> transformer.wte.weight, blocks.3.mlp.up.bias -> transformer.h.3.mlp.c_fc.bias."""
+    """Translate a name: blocks.3.mlp.up.bias becomes transformer.h.3.mlp.c_fc.bias."""
     module, _, kind = name.rpartition(".")
     if module in OUTSIDE:
         return f"{OUTSIDE[module]}.{kind}"
@@ -112,7 +112,7 @@ def _their_name(name: str) -> str:
 
 
 def _transposed(name: str, tensor: Tensor) -> Tensor:
-    """Their Conv1D holds (inputs, outputs), nn.Linear (outputs, inputs)."""
+    """Transpose what their Conv1D holds as (inputs, outputs) and nn.Linear as (outputs, inputs)."""
     return tensor.T if re.search(r"c_(attn|proj|fc)\.weight$", name) else tensor
 
 

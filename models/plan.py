@@ -1,4 +1,4 @@
-"""A model as a config asks for it, checked before its data is there."""
+"""A model plan is what a config asks for, checked before its data is there."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from models.base import LanguageModel
 
 
 def check_model(section: Mapping[str, Any], context: int, seed: int) -> Callable[[int], LanguageModel]:
-    """Check a config's `model` section; returns a function that builds the model for data of so many distinct tokens.
+    """Check a config's `model` section; return a function that builds the model for data of so many distinct tokens.
 
     Args:
         context: tokens of the sequences that it will be trained on.

@@ -1,4 +1,4 @@
-"""Optimizers by name. Adding one is a file here, an import below, and a YAML in configs/optimizer/."""
+"""Optimizers are found by name. A new one is a file here, an import below, and a YAML in configs/optimizer/."""
 
 from optimizers import (  # noqa: F401 (importing them enters them)
     adahessian,

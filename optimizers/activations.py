@@ -1,4 +1,4 @@
-"""What passes through a model's linear layers: sums over its tokens, taken by hooks during the gradient's own pass.
+"""Hooks sum a model's activations and their gradients over its tokens, during the pass that makes the gradient.
 
 K-FAC and MKOR need each layer's inputs a and its outputs' gradients g beside the gradient of its weights. The hooks add
 a a^T and g g^T, or a and g, to one tensor each, micro-batch after micro-batch, and keep nothing else. They do so only
@@ -21,12 +21,12 @@ from optimizers.roles import is_linear, is_transposed, matrix_kinds
 
 
 def whole_model(model: nn.Module) -> nn.Module:
-    """The first argument of a constructor that attaches hooks; it makes its own groups of the parameters."""
+    """Return the model itself: the first argument of a constructor that attaches hooks and makes its own groups."""
     return model
 
 
 class Sum(NamedTuple):
-    """A sum over rows, one per token, and their number: tensors both, so that nothing waits for the device."""
+    """A sum over rows, one for each token, and their number are tensors, so that nothing waits for the device."""
 
     total: Tensor  # (n,) of the rows, or (n, n) of their outer products, as optimizers.kronecker keeps a factor
     rows: Tensor  # (1,): a compiled pass takes float64 scalars on the CPU for numbers, and adds to a copy
@@ -45,13 +45,13 @@ class Sum(NamedTuple):
         self.rows.add_(len(x))
 
     def mean(self) -> Tensor:
-        """(n,) or (n, n); the sum is used up."""
+        """Return the mean, (n,) or (n, n), in the sum's own memory: the sum is gone afterwards."""
         total = self.total.div_(self.rows)
         return complete_(total) if total.ndim == 2 else total
 
 
 class _Tap(torch.autograd.Function):
-    """The identity; on the way back it adds the gradient to a sum."""
+    """The identity function, whose backward pass adds the gradient to a sum."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, total: Tensor, rows: Tensor, bound: float | None) -> Tensor:
@@ -85,7 +85,7 @@ class Layer:
         self.bounds: tuple[float, float] | None = None  # of the entries of inputs and gradients
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        """The forward hook; a tensor that it returns takes the output's place."""
+        """Sum the inputs, as a forward hook; a tensor that it returns takes the output's place."""
         if not self.recording or not torch.is_grad_enabled():
             return None
         assert self.inputs is not None
@@ -96,7 +96,7 @@ class Layer:
         return _Tap.apply(output, *self.gradients, bounds[1])
 
     def gradient(self) -> Tensor:
-        """(out, in [+ 1]), in the dtype of the state."""
+        """Return the gradient of weight and bias as one matrix, (out, in [+ 1]), in the dtype of the state."""
         assert self.weight.grad is not None
         grad = self.weight.grad.to(self.dtype)
         grad = grad.T if self.transposed else grad
@@ -106,14 +106,14 @@ class Layer:
         return torch.cat([grad, self.bias.grad.to(self.dtype)[:, None]], dim=1)
 
     def parts(self, matrix: Tensor) -> dict[Tensor, Tensor]:
-        """A matrix of the gradient's shape, taken apart by parameter."""
+        """Take a matrix of the gradient's shape apart by parameter."""
         weight = matrix if self.bias is None else matrix[:, :-1]
-        found = {self.weight: weight.T if self.transposed else weight}
-        return found if self.bias is None else {**found, self.bias: matrix[:, -1]}
+        parts = {self.weight: weight.T if self.transposed else weight}
+        return parts if self.bias is None else {**parts, self.bias: matrix[:, -1]}
 
 
 def linear_layers(model: nn.Module) -> list[tuple[Layer, list[nn.Module]]]:
-    """The hidden linear layers and the modules of each: no embedding, no output head, no frozen weight.
+    """Return the hidden linear layers and the modules of each: no embedding, no output head, no frozen weight.
 
     Raises:
         ValueError: a hidden matrix belongs to no linear layer, so that hooks would never see what passes through it.
@@ -158,11 +158,11 @@ class Activations:
         self._seen: set[str] = set()
 
     def layer_of(self, p: Tensor) -> Layer | None:
-        """The layer that a parameter is the weight or the joined bias of."""
+        """Return the layer that a parameter is the weight or the joined bias of."""
         return next((layer for layer in self.layers if p is layer.weight or p is layer.bias), None)
 
     def record(self, objective: Objective, bounds: tuple[float, float] | None = None) -> Tensor:
-        """The objective's loss and gradient, with the hooks summing.
+        """Return the objective's loss and make its gradient, while the hooks sum.
 
         Args:
             bounds: clamp each entry of the inputs and of the gradients to plus or minus these.
@@ -177,7 +177,7 @@ class Activations:
                 layer.recording = False
 
     def means(self, objective: Objective) -> Iterator[tuple[Layer, Tensor, Tensor]]:
-        """Each layer that has a gradient, with the means over the rows of all micro-batches and ranks; once a record.
+        """Yield each layer that has a gradient, and its means over all micro-batches and ranks; once for each record.
 
         The gradients are those of the global batch's mean loss, neither clipped nor scaled up by its tokens.
 
@@ -200,7 +200,7 @@ class Activations:
         return Sum(torch.zeros([n] * self.moment, **place), torch.zeros(1, **place))
 
     def _check(self, used: list[Layer], step: int) -> None:
-        """Only a layer's first time: it waits for the device."""
+        """Raise where a layer's hooks have seen nothing; only its first time, since this waits for the device."""
         new = [layer for layer in used if layer.name not in self._seen]
         for layer in new:
             assert layer.inputs is not None

@@ -52,7 +52,7 @@ def average_block_(v: Tensor, d: Tensor, share: Number, block: int | None) -> No
 
 
 def whole_row(d: Tensor, block: int | None) -> bool:
-    """Whether |d| is averaged over all of a row."""
+    """Tell whether |d| is averaged over all of a row."""
     return d.ndim >= 2 and (block is None or d.shape[-1] % block != 0)
 
 
@@ -68,7 +68,7 @@ def whole_row(d: Tensor, block: int | None) -> bool:
     proof="tests/test_second_order.py",
 )
 class AdaHessian(Optimizer):
-    """Two state tensors per parameter, of its shape, `m` and `v`, and two counts.
+    """Each parameter has two state tensors of its shape, `m` and `v`, and two counts.
 
     Args:
         hessian_power: p, of the curvature in the denominator: 1 divides by it, 0 is gradient descent with momentum.
@@ -114,8 +114,8 @@ class AdaHessian(Optimizer):
         if objective.step % self.every:
             loss = objective()
         else:
-            loss, found = self.estimate.with_gradient(objective)
-            estimates = dict(zip(objective.params, found, strict=True))
+            loss, diagonal = self.estimate.with_gradient(objective)
+            estimates = dict(zip(objective.params, diagonal, strict=True))
         for group in self.param_groups:
             alike: dict[tuple[float, float, bool], list[Row]] = defaultdict(list)  # by steps, estimates, whole_row
             for p in group["params"]:

@@ -1,4 +1,4 @@
-"""A step of Adam along a gradient that is handed to it, in place: a word for the rules of others."""
+"""Adam's step along a gradient that the caller chooses, in place: a part of other update rules."""
 
 from typing import Any
 
@@ -39,6 +39,6 @@ def adam_(
 
 
 def averages(betas: tuple[float, float], steps: float) -> tuple[float, float, float, float, float]:
-    """share1 to scale2 of `adam_`."""
+    """Return the numbers share1 to scale2 that `adam_` takes."""
     beta1, beta2 = betas
     return 1 - beta1, 1 - beta2, steps, 1 / (1 - beta1**steps), 1 / (1 - beta2**steps)

@@ -1,4 +1,4 @@
-"""First-order updates of one parameter along a gradient that is handed to them: what preconditioners end in.
+"""Backends are first-order updates along a preconditioned gradient, which K-FAC and MKOR end in.
 
 State is kept in the wider of float32 and the parameter's dtype, beside whatever else stands in it.
 """

@@ -1,4 +1,4 @@
-"""The Objective, through which an optimizer sees the model, and what an optimizer may offer beyond `step`."""
+"""An Objective shows a model to its optimizer; an Optimizer may offer more than `step`."""
 
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -64,14 +64,14 @@ class Objective(Protocol):
 
 
 class Optimizer(torch.optim.Optimizer):
-    """The base of this package's optimizers: all state in `state` and `param_groups`, nothing beside."""
+    """This base class of the package's optimizers keeps all state in `state` and `param_groups`, none elsewhere."""
 
     def eval_weights(self) -> AbstractContextManager[Any]:
-        """Inside this context the parameters hold the weights to be evaluated (averages, say)."""
+        """Return a context inside which the parameters hold the weights to be evaluated (averages, say)."""
         return nullcontext()
 
     def metrics(self) -> dict[str, Tensor | float]:
-        """Scalars worth a curve, by short name; logged as optimizer/<name>."""
+        """Return scalars worth a curve, by short name; logged as optimizer/<name>."""
         return {}
 
 
@@ -89,7 +89,7 @@ class _Switched(AbstractContextManager[None]):
 
 
 def eval_weights(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any]:
-    """Return the context to evaluate and save weights in, for anyone's optimizer."""
+    """Return the context to evaluate and save weights in, for any optimizer."""
     if hasattr(optimizer, "eval_weights"):
         return optimizer.eval_weights()
     if callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None)):
@@ -98,11 +98,11 @@ def eval_weights(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any
 
 
 def metrics(optimizer: torch.optim.Optimizer) -> dict[str, Tensor | float]:
-    """Return the scalars that anyone's optimizer offers for the log; most offer none."""
+    """Return the scalars that any optimizer offers for the log; most offer none."""
     own = getattr(optimizer, "metrics", None)
     return own() if callable(own) else {}
 
 
 def state_dtype(parameter: Tensor) -> torch.dtype:
-    """State is kept in the wider of float32 and the parameter's own dtype."""
+    """Return the dtype of a parameter's state: the wider of float32 and its own."""
     return torch.promote_types(parameter.dtype, torch.float32)

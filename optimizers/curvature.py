@@ -1,4 +1,4 @@
-"""Estimators of the diagonal of the Hessian or of the Gauss-Newton matrix: objects that an optimizer is given.
+"""Curvature estimators are objects that estimate the diagonal of the Hessian or of the Gauss-Newton matrix.
 
 Each is called with an Objective, narrowed perhaps to a part of the batch, and returns a tensor per parameter.
 """
@@ -50,7 +50,7 @@ class Hutchinson:
         return [u.mul_(hu) for u, hu in zip(probes, objective.hvp(probes), strict=True)]
 
     def with_gradient(self, objective: Objective) -> tuple[Tensor, list[Tensor]]:
-        """The loss, its gradient in `.grad`, and the estimate, all of one pass."""
+        """Return the loss and the estimate, with the gradient in `.grad`, all from one pass."""
         probes = self._probes(objective)
         loss, products = objective.gradient_and_hvp(probes)
         return loss, [u.mul_(hu) for u, hu in zip(probes, products, strict=True)]

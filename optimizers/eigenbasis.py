@@ -1,4 +1,4 @@
-"""The eigenbasis of a symmetric matrix: found once, then followed as the matrix drifts (SOAP, arXiv 2409.11321).
+"""An eigenbasis is computed once and then follows its symmetric matrix as that drifts (SOAP, arXiv 2409.11321).
 
 A basis holds eigenvectors as columns, those of the largest eigenvalues first.
 """
@@ -12,7 +12,7 @@ PANEL = 64  # columns factored at a time
 
 
 def first_basis(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Basis (n, n) and eigenvalues (n,) of a factor (n, n).
+    """Return the basis (n, n) and the eigenvalues (n,) of a factor (n, n).
 
     The first G G^T of a tall G has a null space, of which rounding alone would choose a basis: the same run in other
     micro-batches, or on another number of ranks, would be another run from there on. Householder's completion of the
@@ -25,7 +25,7 @@ def first_basis(factor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def next_power(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the power iteration from `basis`; made orthonormal it is the next basis.
+    """Take one step of the power iteration from `basis`; made orthonormal the result is the next basis.
 
     Returns:
         L Q (n, n), the columns sorted; the order (n,) that they have among the old basis'; the eigenvalues in that
@@ -38,7 +38,7 @@ def next_power(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
-    """The Q of matrix = Q R, all (n, n), by Householder reflections a panel at a time, in the matrix's own place.
+    """Return the Q of matrix = Q R, all (n, n), by Householder reflections a panel at a time; in place.
 
     The b reflections of a panel multiply to I - V T V^T (Schreiber & Van Loan 1989), so that nearly all of the work is
     in plain products. LAPACK does the same inside torch.linalg.qr, but with products of its own library: torch's are
@@ -67,14 +67,14 @@ def orthonormal(matrix: Tensor) -> Tensor:
 
 
 def _below(panel: Tensor) -> Tensor:
-    """The reflections' vectors, which geqrf leaves below the diagonal without their leading 1."""
+    """Return the reflections' vectors, which geqrf leaves below the diagonal without their leading 1."""
     v = panel.tril(-1)
     v.diagonal().fill_(1)
     return v
 
 
 def cholesky_orthonormal(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The Q of a QR by the Cholesky factor of the columns' Gram matrix, twice (CholeskyQR2), and whether it is sound.
+    """Return the Q of a QR by Cholesky factors of the columns' Gram matrix, twice (CholeskyQR2), and if it is sound.
 
     A Gram matrix squares the condition: the columns of L Q, which differ in length above all, are scaled to 1 first,
     and the first round is in float64, which the GPUs that train models multiply as fast as float32. The answer is a
@@ -94,7 +94,7 @@ def cholesky_orthonormal(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def orthonormal_flops(n: int) -> int:
-    """8/3 n^3, and what the panels add to that."""
+    """Count the FLOPs of `orthonormal`: 8/3 n^3, and what the panels add to that."""
     flops = 0
     for top in range(0, n, PANEL):
         rows, b = n - top, min(PANEL, n - top)

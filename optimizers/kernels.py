@@ -1,4 +1,4 @@
-"""Update rules of one parameter, run over all parameters of a group: operation by operation, or compiled.
+"""Update rules of one parameter are run here over all parameters of a group, operation by operation or compiled.
 
 Operation by operation, a rule streams its tensors through memory a dozen times; compiled (torch.compile), the loops
 over a parameter become one, or two where a norm stands between them, and a whole group is one call. A rule is written
@@ -27,7 +27,7 @@ _called = 0
 
 
 def compile_kernels(wanted: bool) -> None:
-    """Whether the rules run compiled from now on, in this process. They differ by rounding alone.
+    """Choose whether rules run compiled from now on, in this process; the results differ by rounding alone.
 
     Raises:
         ValueError: there is no C++ compiler, and no GPU to do without one.
@@ -46,13 +46,13 @@ def compile_kernels(wanted: bool) -> None:
 
 
 def kernels_run() -> int:
-    """How often a compiled kernel has run in this process."""
+    """Return how many times a compiled kernel has run in this process."""
     looked_up = _graph.cache_info()
     return looked_up.hits + looked_up.misses
 
 
 def kernels_called() -> int:
-    """How often a kernel was called in this process, compiled or not."""
+    """Return how many times a kernel was called in this process, compiled or not."""
     return _called
 
 
@@ -89,7 +89,7 @@ def kernel(rule: Callable[..., None], apart: bool = False, **options: Any) -> Ca
 
 
 def _scalars(numbers: Sequence[Number], p: Tensor) -> list[Tensor]:
-    """The numbers as scalars of the state's dtype beside p, in one copy that nothing waits for."""
+    """Make the numbers scalars of the state's dtype on p's device, in one copy that nothing waits for."""
     # A kernel takes a pointer to a multiple of 16 bytes as it is, and copies what lies between.
     places = [(0.0 if isinstance(x, Tensor) else x, 0.0, 0.0, 0.0) for x in numbers]
     table = torch.tensor(places, dtype=state_dtype(p), pin_memory=p.is_cuda).to(p.device, non_blocking=p.is_cuda)
@@ -100,7 +100,7 @@ def _scalars(numbers: Sequence[Number], p: Tensor) -> list[Tensor]:
 def _graph(
     rule: Callable[..., None], shapes: Hashable, constants: Hashable, options: tuple[tuple[str, Any], ...]
 ) -> Callable[..., Any]:
-    """The rule over rows of these shapes, compiled when it is first called."""
+    """Return the rule over rows of these shapes, which its first call compiles."""
 
     def over_rows(rows: Sequence[Row], *numbers: Tensor, **constants: Hashable) -> None:
         for row in rows:

@@ -140,10 +140,10 @@ class KFAC(Optimizer):
     def _update_factors(self, objective: Objective) -> None:
         for layer, a, g in self.activations.means(objective):
             state = self.state[layer.weight]
-            for name, found in [("A", a), ("G", g)]:
+            for name, mean in [("A", a), ("G", g)]:
                 if name not in state:
-                    state[name] = torch.eye(len(found), dtype=found.dtype, device=found.device)
-                state[name].mul_(self.factor_decay).add_(found, alpha=1 - self.factor_decay)
+                    state[name] = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+                state[name].mul_(self.factor_decay).add_(mean, alpha=1 - self.factor_decay)
             objective.charge(sum(gram_flops(n, objective.num_tokens) for n in (layer.into, layer.out)))
 
     def _inverted(self, layer: Layer) -> bool:
@@ -164,7 +164,7 @@ class KFAC(Optimizer):
                 state[f"{name}_inverse"] = torch.linalg.inv(damped)
 
     def _precondition(self, layer: Layer) -> Tensor:
-        """V, (out, in)."""
+        """Return V, (out, in)."""
         state, gradient = self.state[layer.weight], layer.gradient()
         if not self.eigen:
             return state["G_inverse"] @ gradient @ state["A_inverse"]
@@ -174,7 +174,7 @@ class KFAC(Optimizer):
         return left @ rotated @ right.T
 
     def _clip(self, directions: dict[Tensor, Tensor]) -> Tensor | float:
-        """What to scale the preconditioned gradients with; a tensor, so that nothing waits for the device."""
+        """Return kl_clip's factor on the preconditioned gradients; a tensor, so that nothing waits for the device."""
         if self.kl_clip is None or not directions:
             return 1.0
         lr = {p: group["lr"] for group in self.param_groups for p in group["params"]}
@@ -183,18 +183,21 @@ class KFAC(Optimizer):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Tensor | float]:
-        """Condition of what the layers' gradients are multiplied with, the median and the largest.
+        """Return the condition of what multiplies the layers' gradients, the median and the largest.
 
         Method eigen has it in the 2-norm, inverse in the 1-norm, where it takes no eigenvalues.
         """
-        found = []
+        conditions = []
         for layer in self.activations.layers:
             if not self._inverted(layer):
                 continue
             state = self.state[layer.weight]
             if self.eigen:
                 a, g = state["A_values"], state["G_values"]
-                found.append((a.max() * g.max() + self.damping) / (a.min() * g.min() + self.damping))
+                conditions.append((a.max() * g.max() + self.damping) / (a.min() * g.min() + self.damping))
             else:
-                found.append(torch.linalg.cond(state["A_inverse"], 1) * torch.linalg.cond(state["G_inverse"], 1))
-        return {"condition": torch.stack(found).median(), "condition_max": torch.stack(found).max()} if found else {}
+                conditions.append(torch.linalg.cond(state["A_inverse"], 1) * torch.linalg.cond(state["G_inverse"], 1))
+        if not conditions:
+            return {}
+        both = torch.stack(conditions)
+        return {"condition": both.median(), "condition_max": both.max()}

@@ -1,4 +1,4 @@
-"""Kronecker factors of a matrix's gradient G: L averages G G^T (of its rows), R averages G^T G (of its columns).
+"""Two Kronecker factors belong to a matrix's gradient G: L averages G G^T (of rows), R averages G^T G (of columns).
 
 A factor is symmetric, so only the blocks on and above its diagonal are computed, in strips that each begin at the
 diagonal: of six 21 of 36 blocks, seven twelfths of the work. What stands below is stale until `complete_` mirrors it.
@@ -13,7 +13,7 @@ STRIPS, HEIGHT = 6, 96  # so many at most, no lower than that: more would save F
 
 
 def strips(n: int) -> list[tuple[int, int]]:
-    """Rows (top, bottom) of an (n, n) matrix; of each strip the columns from `top` on are computed."""
+    """Return rows (top, bottom) of an (n, n) matrix; of each strip the columns from `top` on are computed."""
     height = max(-(-n // STRIPS), HEIGHT)
     return [(top, min(top + height, n)) for top in range(0, n, height)]
 
@@ -46,7 +46,7 @@ def complete_(factor: Tensor) -> Tensor:
 
 
 def eigh(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (n,), the largest first, and eigenvectors as columns (n, n) of a whole symmetric matrix.
+    """Return eigenvalues (n,), the largest first, and eigenvectors as columns (n, n), of a whole symmetric matrix.
 
     Where fp32 does not converge, in float64. All NaN where the factor is not finite: a run that has diverged is for
     whoever watches its loss to name.
@@ -74,7 +74,7 @@ def spread(costs: Sequence[int], every: int) -> list[int]:
 
 
 def spectrum_metrics(spectra: Iterable[Tensor]) -> dict[str, Tensor | float]:
-    """Medians over factors of what their eigenvalues (n,) tell.
+    """Return the medians over factors of two measures of their eigenvalues (n,).
 
     condition: largest over smallest, as far as the dtype can tell (fp32: 8e6). Many factors are singular: LayerNorm
     takes the direction of the mean from whatever is read from the residual stream.

@@ -52,7 +52,7 @@ def update(
     proof="tests/test_second_order.py",
 )
 class Lamb(Optimizer):
-    """Two state tensors per parameter, of its shape, `m` and `v`, and a count.
+    """Each parameter has two state tensors of its shape, `m` and `v`, and a count.
 
     Args:
         bias_correction: m^ = m / (1 - b1^t) and likewise v^; False leaves both as they are.
@@ -105,7 +105,7 @@ class Lamb(Optimizer):
         return loss
 
     def _shrink(self) -> Tensor | float:
-        """What to multiply every gradient with; a tensor, so that nothing waits for the device."""
+        """Return max_grad_norm's factor on every gradient; a tensor, so that nothing waits for the device."""
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if self.max_grad_norm is None or not grads:
             return 1.0

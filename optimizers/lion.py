@@ -37,7 +37,7 @@ def update(p: Tensor, grad: Tensor, m: Tensor, lr: Number, share1: Number, share
     proof="tests/test_equations.py",
 )
 class Lion(Optimizer):
-    """One state tensor per parameter, the momentum `m`, of the parameter's shape."""
+    """Each parameter has one state tensor of its shape, the momentum `m`."""
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ CLAMP = 100.0  # of the authors' code
 
 
 def update_inverse(inverse: Tensor, x: Tensor, decay: float, formula: str) -> None:
-    """The third line of the head of this file, in place.
+    """Apply the third line of the head of this file, in place.
 
     Args:
         inverse: F, (n, n), symmetric.
@@ -146,7 +146,7 @@ class Mkor(Optimizer):
         return loss
 
     def _gradient(self, objective: Objective) -> tuple[Tensor, dict[Tensor, Tensor]]:
-        """The loss, and V by parameter."""
+        """Return the loss, and V by parameter."""
         if objective.step % self.every == 0:
             bounds = (CLAMP, CLAMP / objective.num_tokens) if self.formula == "repo" else None
             loss = self.activations.record(objective, bounds)
@@ -175,12 +175,12 @@ class Mkor(Optimizer):
             objective.charge(9 * (layer.out**2 + layer.into**2) + objective.num_tokens * (layer.out + layer.into))
 
     def _stabilize(self, inverse: Tensor) -> None:
-        """The second line; the choice is made on the device, so that nothing waits for it."""
+        """Apply the second line; the choice is made on the device, so that nothing waits for it."""
         lost = (inverse.abs().amax() > self.threshold).to(inverse.dtype) * (1 - self.kept)
         inverse.mul_(1 - lost).diagonal().add_(lost)
 
     def _precondition(self, layer: Layer) -> Tensor:
-        """V, (out, in), rescaled; a gradient of 0 stays 0."""
+        """Return V, (out, in), rescaled; a gradient of 0 stays 0."""
         state, gradient = self.state[layer.weight], layer.gradient()
         direction = state["left"] @ gradient @ state["right"]
         ratio = self._size(layer, gradient) / self._size(layer, direction)
@@ -192,10 +192,10 @@ class Mkor(Optimizer):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Tensor | float]:
-        """Condition of the factors, the median and the largest, in the 1-norm: there it takes no eigenvalues."""
+        """Return the factors' condition, median and largest, in the 1-norm, which takes no eigenvalues."""
         states = [self.state.get(layer.weight, {}) for layer in self.activations.layers]
         factors = [state[name] for state in states if "left" in state for name in ("left", "right")]
         if not factors:
             return {}
-        found = torch.stack([torch.linalg.cond(factor, 1) for factor in factors])
-        return {"condition": found.median(), "condition_max": found.max()}
+        conditions = torch.stack([torch.linalg.cond(factor, 1) for factor in factors])
+        return {"condition": conditions.median(), "condition_max": conditions.max()}

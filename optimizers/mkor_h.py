@@ -76,9 +76,9 @@ class MkorH(Mkor):
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
         """Announce MKOR's cost, which holds until MKOR-H leaves it."""
-        found = super().treat(p, tokens)
+        mkors = super().treat(p, tokens)
         first = p is self.activations.layers[0].weight  # which keeps the window's loss
-        return found._replace(state_bytes=found.state_bytes + 4) if first else found
+        return mkors._replace(state_bytes=mkors.state_bytes + 4) if first else mkors
 
     def _gradient(self, objective: Objective) -> tuple[Tensor, dict[Tensor, Tensor]]:
         if not self.param_groups[0]["second_order"]:
@@ -88,7 +88,7 @@ class MkorH(Mkor):
         return loss, directions
 
     def _watch(self, loss: Tensor, step: int) -> None:
-        """One wait for the device a window."""
+        """Follow the loss and decide on the switch; this waits for the device once in a window."""
         group, state = self.param_groups[0], self.state[self.activations.layers[0].weight]
         if "loss" not in state:
             state["loss"] = torch.zeros_like(loss)
@@ -109,5 +109,5 @@ class MkorH(Mkor):
                 self.state[layer.weight].pop("right", None)
 
     def metrics(self) -> dict[str, Tensor | float]:
-        """MKOR's, and whether it is still at work: 1 or 0."""
+        """Return MKOR's metrics, and whether it is still at work: 1 or 0."""
         return {"second_order": float(self.param_groups[0]["second_order"]), **super().metrics()}

@@ -38,7 +38,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch
     proof="tests/test_equations.py",
 )
 class Muon(Optimizer):
-    """State: the momentum `m` of a hidden matrix; `m`, `v` and `step` of everything else.
+    """The state is the momentum `m` of a hidden matrix, and `m`, `v` and `step` of everything else.
 
     Args:
         params: groups, each with a key `hidden`: True for the matrices to be orthogonalised. `transposed`: True where
@@ -106,7 +106,7 @@ class Muon(Optimizer):
         return loss
 
     def _step_hidden(self, params: list[Tensor], group: dict[str, Any]) -> int:
-        """Update the hidden matrices; returns the FLOPs of it.
+        """Update the hidden matrices; return the FLOPs of it.
 
         Those of one shape are one batch on CUDA; a CPU takes them one by one, as its caches would have it.
         """

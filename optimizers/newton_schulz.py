@@ -1,4 +1,4 @@
-"""Muon's quintic: it pushes the singular values of a matrix towards 1 with nothing but products.
+"""Newton-Schulz iteration pushes the singular values of a matrix towards 1 by matrix products: Muon's quintic.
 
     X <- (a I + b G + c G^2) X,  G = X X^T,  a few times, from X / |X|
 
@@ -56,12 +56,12 @@ def newton_schulz(matrices: Tensor, steps: int) -> Tensor:
 
 
 def _gram(x: Tensor, tall: bool) -> Tensor:
-    """(..., short, short)"""
+    """Return X's Gram matrix on its shorter side, (..., short, short)."""
     return symmetric(x.mT, x) if tall else symmetric(x, x.mT)
 
 
 def _several_steps(gram: Tensor, steps: int) -> Tensor:
-    """Q, (..., short, short), with Q X what X becomes; from X's Gram matrix."""
+    """Return Q, (..., short, short), from X's Gram matrix; Q X is X after so many steps."""
     a, b, c = COEFFICIENTS
     product = None
     for left in reversed(range(steps)):
@@ -75,7 +75,7 @@ def _several_steps(gram: Tensor, steps: int) -> Tensor:
 
 
 def symmetric(x: Tensor, y: Tensor) -> Tensor:
-    """x y where that is symmetric: (..., n, k) times (..., k, n), the blocks below the diagonal mirrored."""
+    """Return x y where that is symmetric: (..., n, k) times (..., k, n), the blocks below the diagonal mirrored."""
     n = x.shape[-2]
     out = x.new_empty(*x.shape[:-2], n, n)
     for top, bottom in strips(n):
@@ -90,10 +90,10 @@ def _on_gram(short: int, long: int, steps: int, dtype: torch.dtype) -> bool:
 
 
 def newton_schulz_flops(shape: Sequence[int], steps: int, dtype: torch.dtype) -> int:
-    """2 FLOPs a multiply-add; of a symmetric product, what is computed of it."""
+    """Count FLOPs, 2 for a multiply-add; a symmetric product counts what is computed of it."""
     short, long = sorted(shape)
-    found = _gram_flops if _on_gram(short, long, steps, dtype) else _direct_flops
-    return found(short, long, steps)
+    count = _gram_flops if _on_gram(short, long, steps, dtype) else _direct_flops
+    return count(short, long, steps)
 
 
 def _symmetric_flops(n: int, k: int) -> int:

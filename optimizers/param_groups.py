@@ -1,4 +1,4 @@
-"""Which parameters share hyperparameters: every trainable one in exactly one group, a tied weight once."""
+"""Parameter groups share hyperparameters: every trainable parameter is in exactly one, a tied weight once."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ Group = dict[str, Any]
 
 
 def trainable(model: nn.Module) -> list[tuple[str, Parameter]]:
-    """Named parameters that take gradients, in the model's order, tied ones once."""
+    """Return the named parameters that take gradients, in the model's order, tied ones once."""
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 

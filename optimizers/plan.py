@@ -1,4 +1,4 @@
-"""An optimizer as a config asks for it, checked before there is a model.
+"""An optimizer plan is what a config asks for, checked before there is a model.
 
 This is the only file here that needs something of ours from outside, the binding of keys. Nothing here imports it, so
 the folder can be taken home without it.

@@ -21,7 +21,7 @@ REGISTRY: dict[str, "OptimizerInfo"] = {}
 
 @dataclass(frozen=True)
 class OptimizerInfo:
-    """What there is to know of an optimizer before it is built."""
+    """An entry of the registry holds everything that is known of an optimizer before it is built."""
 
     name: str
     constructor: Callable[..., torch.optim.Optimizer]  # takes what `groups` returns, then keywords: the schema
@@ -29,20 +29,20 @@ class OptimizerInfo:
     paper: str  # where the algorithm comes from
     groups: Callable[[nn.Module], list[Group] | nn.Module] = by_decay  # the model itself, for hooks on its modules
     charges: bool = True  # it charges its own matrix work, or has none; False: that must be counted from outside
-    treat: Callable[[Any, Parameter, int], Treatment] | None = None  # of a parameter, given the tokens in a batch
+    treat: Callable[[Any, Parameter, int], Treatment] | None = None  # of a parameter, for the tokens in a batch
     about: str = ""  # its equations and its peculiarities
     presets: str = ""  # what of the paper's and of the authors' code can be chosen
     pitfalls: str = ""  # what is known to go wrong
     proof: str = ""  # the tests that hold it against its equations and against others
 
     def treatments(self, optimizer: Any, model: nn.Module, tokens: int) -> dict[str, Treatment] | None:
-        """What each trainable parameter gets, by name, for a batch of so many tokens; None: unknown beforehand."""
+        """Return each trainable parameter's treatment by name, for a batch of so many tokens; None: not announced."""
         if self.treat is None:
             return None
         return {name: self.treat(optimizer, p, tokens) for name, p in trainable(model)}
 
     def build(self, model: nn.Module, **keywords: Any) -> torch.optim.Optimizer:
-        """The optimizer over the model's parameters; `lr` becomes each group's `initial_lr`."""
+        """Build the optimizer over the model's parameters; `lr` becomes each group's `initial_lr`."""
         check_common(keywords.get("lr", 0.0), keywords.get("weight_decay", 0.0))  # torch's classes name no keyword
         check_betas(keywords.get("betas") or ())
         optimizer = self.constructor(self.groups(model), **keywords)
@@ -83,7 +83,7 @@ def register(
 
 
 def find(name: str, target: str | None = None, allow_targets: Sequence[str] = ALLOW_TARGETS) -> OptimizerInfo:
-    """The entry of a registered name; for `external`, one made of the class that `target` names.
+    """Return the entry of a registered name; for `external`, one made of the class that `target` names.
 
     Raises:
         ValueError: no such optimizer, or a target that is not allowed, not there, or no optimizer.
@@ -126,11 +126,11 @@ def _external(target: str | None, allow_targets: Sequence[str]) -> OptimizerInfo
 
 
 def build_optimizer(name: str, model: nn.Module, **keywords: Any) -> torch.optim.Optimizer:
-    """The named optimizer over a model's parameters, `external` by its `_target_` (and `allow_targets`)."""
+    """Build the named optimizer over a model's parameters, `external` by its `_target_` (and `allow_targets`)."""
     info = find(name, keywords.pop("_target_", None), keywords.pop("allow_targets", ALLOW_TARGETS))
     return info.build(model, **keywords)
 
 
 def list_optimizers() -> list[OptimizerInfo]:
-    """All registered optimizers, by name."""
+    """Return all registered optimizers, sorted by name."""
     return [REGISTRY[name] for name in sorted(REGISTRY)]

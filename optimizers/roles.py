@@ -1,6 +1,6 @@
-"""What each parameter is in its model: as the model says, or else by the type and the name of its module.
+"""Roles tell how a model uses each parameter. The model gives them, or its modules' types and names stand in.
 
-A model says it by a method `roles()`, which returns for each parameter an object with an attribute `kind`:
+A model gives them by a method `roles()`, which returns for each parameter an object with an attribute `kind`:
 
     embedding   looked up by token; perhaps the output head too, tied
     positions   looked up by place
@@ -8,7 +8,7 @@ A model says it by a method `roles()`, which returns for each parameter an objec
     hidden      a matrix between them, which matrix methods work on
     vector      a bias or a gain, which is not decayed
 
-Without that method, as with models of others, a matrix of an `nn.Embedding` is an embedding, also where a linear layer
+Without that method, as in external models, a matrix of an `nn.Embedding` is an embedding, also where a linear layer
 shares it; one of an `nn.Linear` or of transformers' `Conv1D` is hidden, unless it is known as the output head.
 """
 

@@ -1,4 +1,4 @@
-"""Into an eigenbasis and out of it: QL^T x QR and QL x QR^T, exactly or in products of fewer bits."""
+"""Rotations go into an eigenbasis, QL^T x QR, and out of it, QL x QR^T, exactly or in products of fewer bits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ DTYPES = ("float32", "tf32", "bfloat16")
 
 
 def rotate(x: Tensor, state: dict[str, Tensor], dtype: str = "float32") -> Tensor:
-    """QL^T x QR, in x's own dtype, with the sides that the state has a basis for.
+    """Return QL^T x QR, in x's own dtype, with the sides that the state has a basis for.
 
     Args:
         dtype: of the products: float32 (or wider, as the state is), tf32 (a GPU's) or bfloat16, summed in float32.
@@ -19,15 +19,15 @@ def rotate(x: Tensor, state: dict[str, Tensor], dtype: str = "float32") -> Tenso
 
 
 def rotate_back(x: Tensor, state: dict[str, Tensor], dtype: str = "float32") -> Tensor:
-    """QL x QR^T, likewise."""
+    """Return QL x QR^T, likewise."""
     return _between(x, state, dtype, into=False)
 
 
 def _between(x: Tensor, state: dict[str, Tensor], dtype: str, into: bool) -> Tensor:
     if not {"left_basis", "right_basis"} & state.keys():
         return x
-    given = x.dtype
-    narrow = torch.bfloat16 if dtype == "bfloat16" else given
+    own = x.dtype
+    narrow = torch.bfloat16 if dtype == "bfloat16" else own
     x = x.to(narrow)
     with _tf32(dtype == "tf32"):
         if "left_basis" in state:
@@ -36,7 +36,7 @@ def _between(x: Tensor, state: dict[str, Tensor], dtype: str, into: bool) -> Ten
         if "right_basis" in state:
             right = state["right_basis"].to(narrow)
             x = x @ (right if into else right.mT)
-    return x.to(given)
+    return x.to(own)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ GRAFT_EPS = 1e-8  # Adam's
 State = dict[str, Tensor]
 
 
-class Block(NamedTuple):
+class Piece(NamedTuple):
     """A piece of a matrix, all of it where it is not cut: its place, its shape, and the names of its two factors."""
 
     at: tuple[slice, slice]
@@ -47,14 +47,14 @@ class Block(NamedTuple):
     names: tuple[str, str]
 
 
-def cut(shape: Sequence[int], size: int | None) -> list[Block]:
-    """The blocks of a matrix, none with more rows or columns than `size`; the last of either may be smaller."""
+def cut(shape: Sequence[int], size: int | None) -> list[Piece]:
+    """Cut a matrix into blocks with at most `size` rows and columns each; the last of either may be smaller."""
     rows, columns = ([(top, min(top + (size or n), n)) for top in range(0, n, size or n)] for n in shape)
     blocks = []
     for i, ((top, bottom), (first, last)) in enumerate(product(rows, columns)):
         number = f".{i}" if len(rows) * len(columns) > 1 else ""
         names = (f"left{number}", f"right{number}")
-        blocks.append(Block((slice(top, bottom), slice(first, last)), (bottom - top, last - first), names))
+        blocks.append(Piece((slice(top, bottom), slice(first, last)), (bottom - top, last - first), names))
     return blocks
 
 
@@ -70,7 +70,7 @@ def cut(shape: Sequence[int], size: int | None) -> list[Block]:
     proof="tests/test_shampoo.py",
 )
 class Shampoo(Optimizer):
-    """State of an (a, b) matrix: `step`, `m`, `v` (none without grafting); factors `left` (a, a) and `right` (b, b),
+    """The state of an (a, b) matrix is `step`, `m`, `v` (none without grafting); factors `left` (a, a), `right` (b, b);
     their inverse roots `left_root` and `right_root`, their eigenvalues `left_values` (a,) and `right_values` (b,). Of a
     matrix in blocks each has its own, named `left.0`, `left.0_root` and so on.
 
@@ -141,7 +141,7 @@ class Shampoo(Optimizer):
         return loss
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> int:
-        """One parameter's step; returns the FLOPs of it."""
+        """Update one parameter; return the FLOPs of it."""
         state, g, flops = self.state[p], p.grad.to(state_dtype(p)), 0  # type: ignore[union-attr]
         if not state:
             self._begin(p, g, state)
@@ -214,6 +214,6 @@ class Shampoo(Optimizer):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Tensor | float]:
-        """Condition and effective rank of L + eps I and R + eps I as of their last refresh."""
+        """Return condition and effective rank of L + eps I and R + eps I as of their last refresh."""
         states = self.state.values()
         return spectrum_metrics(value for s in states for key, value in s.items() if key.endswith("_values"))

@@ -61,8 +61,8 @@ State = dict[str, Tensor]
     proof="tests/test_soap.py",
 )
 class SOAP(Optimizer):
-    """State of an (a, b) matrix: `step`; `m`, and `v` or its `rows` (a,) and `columns` (b,), in the basis; and for each
-    side of length n its factor, e.g. `left` (n, n), `left_basis` (n, n), `left_values` (n,).
+    """The state of an (a, b) matrix is `step`; `m`, and `v` or its `rows` (a,) and `columns` (b,), in the basis; and
+    for each side of length n its factor, e.g. `left` (n, n), `left_basis` (n, n), `left_values` (n,).
 
     Args:
         params: groups, those of tables with a key `table`: True.
@@ -121,7 +121,7 @@ class SOAP(Optimizer):
         self.due_at = dict(zip(self.axes, spread(costs, every), strict=True)) if stagger else {}
 
     def _axes(self, p: Tensor, table: bool) -> list[int]:
-        """The sides of a parameter that are rotated: 0 its rows, 1 its columns."""
+        """Return the sides of a parameter that are rotated: 0 its rows, 1 its columns."""
         if p.ndim != 2:
             return []
         axes = [1] if table else [0, 1]
@@ -153,7 +153,7 @@ class SOAP(Optimizer):
         return loss
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> int:
-        """One parameter's step; returns the FLOPs of it."""
+        """Update one parameter; return the FLOPs of it."""
         state, g = self.state[p], p.grad.to(state_dtype(p))  # type: ignore[union-attr]
         beta1, beta2 = group["betas"]
         if not state:
@@ -185,7 +185,7 @@ class SOAP(Optimizer):
             state[SIDES[axis]] = g.new_zeros(g.shape[axis], g.shape[axis])
 
     def _root_of_v(self, squared: Tensor, state: State, beta2: float) -> Tensor:
-        """sqrt(V), with V averaged; where the squares stand."""
+        """Average V and return its root, which takes the squares' memory."""
         if "v" in state:
             return torch.sqrt(state["v"].lerp_(squared, 1 - beta2), out=squared)
         rows = state["rows"].lerp_(squared.sum(1), 1 - beta2)
@@ -203,7 +203,7 @@ class SOAP(Optimizer):
         return sum(self._gram_kernel()[1](p.shape[axis], p.shape[1 - axis]) for axis in self.axes[p])
 
     def _gram_kernel(self) -> tuple[Callable[[Tensor, Tensor, float], Tensor], Callable[[int, int], int]]:
-        """What averages x x^T into a factor, and the FLOPs of it."""
+        """Return the function that averages x x^T into a factor, and one that counts its FLOPs."""
         if self.gram == "triton":
             from optimizers import gram_triton
 
@@ -216,7 +216,7 @@ class SOAP(Optimizer):
         return sum(first_basis_flops(p.shape[axis]) for axis in self.axes[p])
 
     def _follow_basis(self, p: Tensor, state: State, axes: list[int], qr: str = "") -> int:
-        """Refresh the bases of some of a matrix's sides; returns the FLOPs of it."""
+        """Refresh the bases of some of a matrix's sides; return the FLOPs of it."""
         qr = qr or self.qr
         momentum = rotate_back(state["m"], state)
         for axis in axes:
@@ -244,7 +244,7 @@ class SOAP(Optimizer):
         if not self.unsure:
             return 0
         unsure, self.unsure = self.unsure, []
-        sound = torch.stack([found for _, _, found in unsure]).tolist()
+        sound = torch.stack([each for _, _, each in unsure]).tolist()
         failed = [(p, axis) for (p, axis, _), fine in zip(unsure, sound, strict=True) if not fine]
         return sum(self._follow_basis(p, self.state[p], [axis], "householder") for p, axis in failed)
 
@@ -253,6 +253,6 @@ class SOAP(Optimizer):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Tensor | float]:
-        """Condition and effective rank of the factors L and R as of their last refresh."""
+        """Return condition and effective rank of the factors L and R as of their last refresh."""
         states = self.state.values()
         return spectrum_metrics(value for s in states for key, value in s.items() if key.endswith("_values"))

@@ -32,7 +32,7 @@ class Preset(NamedTuple):
 
 
 def bound(h: Tensor, scale: Number, eps: Number, floored: bool) -> Tensor:
-    """The momentum at which a coordinate is clipped: max(scale h, eps), or scale h + eps."""
+    """Return the momentum at which a coordinate is clipped: max(scale h, eps), or scale h + eps."""
     scaled = h * scale
     return scaled.clamp_(min=eps) if floored else scaled.add_(eps)
 
@@ -48,7 +48,7 @@ def update(
 
 
 class Sophia(Optimizer):
-    """Two state tensors per parameter, of its shape: momentum `m` and curvature `h`.
+    """Each parameter has two state tensors of its shape, momentum `m` and curvature `h`.
 
     Keywords left at None take the preset's value.
 
@@ -138,7 +138,7 @@ class Sophia(Optimizer):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Tensor | float]:
-        """The win rate, as the authors' code has it: the share of coordinates that the last update did not clip.
+        """Return the win rate, as the authors' code has it: the share of coordinates that the last update did not clip.
 
         Their README says so in one place, and the opposite in another; .1 to .5 is healthy, and a larger rho raises it.
         """

@@ -1,4 +1,4 @@
-"""torch.optim's own classes, entered as they are."""
+"""Classes of torch.optim are registered here as they are."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from optimizers.treatment import Treatment, least_moved
 
 
 def _kept(p: Tensor, rule: str, numbers: int, flops: float = 0.0) -> Treatment:
-    """torch keeps its state in the parameter's own dtype, and a count of updates in fp32."""
+    """Make a treatment by torch's rules: state in the parameter's own dtype, and a count of updates in fp32."""
     kept = numbers * p.dtype.itemsize
     return Treatment(rule, kept + 4, flops, least_moved(p, 2 * kept))
 

@@ -1,4 +1,4 @@
-"""What an optimizer does with a parameter, said before its first step: the rule, the state, the work."""
+"""A treatment announces what an optimizer will do with a parameter: the rule, the state, the work."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from optimizers.base import state_dtype
 
 
 class Treatment(NamedTuple):
-    """What one parameter gets.
+    """The treatment of one parameter.
 
     rule: in a few words.
     state_bytes: kept from step to step.
@@ -48,5 +48,5 @@ def treatment(
 
 
 def least_moved(p: Tensor, state_bytes: float) -> float:
-    """The gradient and the weight read, the weight written, and so many bytes of state."""
+    """Return the bytes of reading gradient and weight and writing the weight, and so many bytes of state."""
     return 3 * p.numel() * p.dtype.itemsize + state_bytes

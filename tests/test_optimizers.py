@@ -13,7 +13,7 @@ import optimizers
 from conventions.keywords import bind
 from harness.command_line import composed
 from harness.config import parse
-from harness.objective import Objective
+from harness.objective import TimedObjective
 from harness.recorder import state_bytes
 from harness.rehearsal import rehearse, uncharged_per_step
 from optimizers.param_groups import check_cover
@@ -153,7 +153,7 @@ def test_a_gradient_that_is_not_a_number_is_named_and_ends_the_run(name, here, m
 
     monkeypatch.setattr(OptimizerInfo, "build", build_poisoned)
     for method in ("__call__", "gradient_and_hvp"):
-        monkeypatch.setattr(Objective, method, spoiling(getattr(Objective, method)))
+        monkeypatch.setattr(TimedObjective, method, spoiling(getattr(TimedObjective, method)))
     # Found out three updates later, when every weight has been spoilt.
     assert in_process(f"optimizer={name}", "log.every=6", "eval.every=6", "run_dir=out").code == 0
     ended = manifest(here / "out")

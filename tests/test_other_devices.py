@@ -78,7 +78,7 @@ def test_a_read_is_found():
 def meta(monkeypatch):
     """Meta has no autocast, no generator and no geqrf; the reads that an optimizer means to do are left out."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(objectives.Objective, "_autocast", lambda _: nullcontext())
+    monkeypatch.setattr(objectives.TimedObjective, "_autocast", lambda _: nullcontext())
     monkeypatch.setattr(objectives, "Generator", lambda _: torch.Generator())
     monkeypatch.setattr(Activations, "_check", lambda *_: None)  # of the first step
     monkeypatch.setattr(SOAP, "_mend", lambda _: 0)  # of a refresh by Cholesky's factor

@@ -7,7 +7,7 @@ import torch
 
 import train
 from harness import pass_sizes
-from harness.objective import Objective
+from harness.objective import TimedObjective
 from models.gpt import GPT
 from tests.command import interrupted, manifest, rows, trained
 from tests.test_resume import assert_same_run
@@ -136,7 +136,7 @@ def test_a_device_without_room_for_the_state(monkeypatch):
 )  # fmt: skip
 def test_a_run_knows_its_state_beforehand(optimizer, tensors, here, monkeypatch):
     built = []
-    monkeypatch.setattr(train, "Objective", lambda *a, **k: built.append(k["reserve"]) or Objective(*a, **k))
+    monkeypatch.setattr(train, "TimedObjective", lambda *a, **k: built.append(k["reserve"]) or TimedObjective(*a, **k))
     trained(*optimizer, "steps=1", run_dir="run")
     total = manifest(here / "run")["parameters"]["total"]
     assert built == [pytest.approx(tensors * 4 * total, rel=0.01)]

@@ -17,7 +17,7 @@ from harness import device as devices
 from harness.clock import Clock
 from harness.flops import Ledger
 from harness.kernels import choose_kernels
-from harness.objective import Objective
+from harness.objective import TimedObjective
 from harness.products import wait
 from harness.profile import profiled
 from harness.schedule import set_lr
@@ -83,7 +83,7 @@ class Halfstep(Training):
         compile_kernels(s.compile)
         plan, model, sequences = optimizer_of(optimizer, way, s.device), s.build(), s.tokens // s.context
         self.optimizer, self.period, self.clock = plan.build(model), period_of(plan.keywords), Clock(s.device)
-        self.objective = Objective(
+        self.objective = TimedObjective(
             model, sequences=sequences, flops_per_token=model.flops_per_token(s.context), clock=self.clock,
             ledger=Ledger(), forward=s.forward(model), dtype=s.dtype, grad_clip=s.grad_clip,
             reserve=plan.state_bytes(self.optimizer, model, s.tokens),

@@ -9,7 +9,7 @@ from torch import nn
 from harness.clock import Clock
 from harness.distributed import Ranks
 from harness.flops import Ledger
-from harness.objective import Batch, Objective
+from harness.objective import Batch, TimedObjective
 from models import build_model
 from models.base import Role
 from models.gpt import GPT
@@ -25,7 +25,7 @@ def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **keywords) ->
 
 
 class Unused(GPT):
-    """The tiny model with a matrix and a vector that the loss does not reach."""
+    """The same with a matrix and a vector that the loss does not reach."""
 
     def __init__(self) -> None:
         super().__init__(layers=2, heads=2, width=32, context=CONTEXT, vocabulary=VOCABULARY)
@@ -53,8 +53,8 @@ def tiny_objective(
     dtype: torch.dtype = torch.float32,
     ranks: Ranks | None = None,
     seed: int = 0,
-) -> Objective:
-    return Objective(
+) -> TimedObjective:
+    return TimedObjective(
         model,
         sequences=SEQUENCES,
         micro=micro,
@@ -69,7 +69,7 @@ def tiny_objective(
 
 
 def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, objective: Objective, steps: int, start: int = 0
+    model: nn.Module, optimizer: torch.optim.Optimizer, objective: TimedObjective, steps: int, start: int = 0
 ) -> list[float]:
     """Losses of so many updates. Raises AssertionError where one asks for no gradient."""
     losses = []
