@@ -152,7 +152,7 @@ class Process:
         self._process.wait()
 
     def output(self) -> str:
-        """What it has printed so far; nothing where it has no log."""
+        """The text that the process has printed so far; nothing where it has no log."""
         if self.log is None:
             return ""
         with open(self.log, "rb") as log:

@@ -126,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         "verify": "the verdict",
         "table": "the paper's table with ours beside it",
     }
-    for name, told in about.items():
-        command = commands.add_parser(name, help=told, description=told)
+    for name, purpose in about.items():
+        command = commands.add_parser(name, help=purpose, description=purpose)
         command.add_argument("claim", help="a name that list shows, or the path of a YAML")
         command.add_argument("--scale", choices=SCALES, default="tiny", help="default: tiny")
         command.add_argument("--part", action="append", default=[], help="one of its parts; may be given again")

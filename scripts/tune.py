@@ -18,7 +18,7 @@ from conventions.sentence import one_sentence
 from harness.command_line import answer_help
 from harness.sweep.planned import launcher_of, train_all
 from scripts.pages import tuning_figure
-from scripts.study.tuner import TRIALS, Tuner, split, told
+from scripts.study.tuner import TRIALS, Tuner, split, tuning_lines
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
         train_all(tuner.again(), tuner.folder, launcher)
         tuning, choice = tuner.choose()
         drawn = tuning_figure.save({tuning.optimizer: tuning}, tuner.folder / "learning_rate")
-        print("\n".join([*told(tuning), f"the choice: {choice}", *(f"drawn: {path}" for path in drawn)]))
+        print("\n".join([*tuning_lines(tuning), f"the choice: {choice}", *(f"drawn: {path}" for path in drawn)]))
 
 
 if __name__ == "__main__":

@@ -161,10 +161,10 @@ def _checked(tuner: Tuner, place: Path) -> list[Check]:
     planned = check_optimizer(cfg.optimizer, cfg.allow_targets)
     checks = conformance(planned.build, planned.info.charges)
     for check in checks:
-        print(f"  {'pass' if check.passed else 'FAIL'}  {check.name}: {check.said}", flush=True)
+        print(f"  {'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}", flush=True)
     atomic.write_text(place / "conformance.json", json.dumps([asdict(check) for check in checks], indent=1) + "\n")
     if sum(check.passed for check in checks) <= 1:  # its groups may be well, and then nothing else is
-        raise ValueError(f"{tuner.optimizer} cannot be trained here ({checks[0].said}): {place / 'conformance.json'}")
+        raise ValueError(f"{tuner.optimizer} cannot be trained here ({checks[0].detail}): {place / 'conformance.json'}")
     return checks
 
 

@@ -141,6 +141,9 @@ def write_wandb_file(path: Path, rows: list[dict[str, float]], name: str = "adam
             item.nested_key.append(key)
             item.value_json = json.dumps(value)
         records.append(record.SerializeToString())
+    record = protocol.Record()
+    record.exit.exit_code = 0
+    records.append(record.SerializeToString())
 
     data = bytearray(b":W&B" + struct.pack("<HB", 0xBEE1, 0))
     for record in records:

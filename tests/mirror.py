@@ -20,6 +20,7 @@ from harness.wandb_tracker import WandbTracker
 from tests.wandb_stub import WandbStub
 
 ROOT = Path(__file__).resolve().parent.parent
+LONG = 600.0  # seconds: only what hangs takes as long, however slow the machine
 CONFIG: dict[str, Any] = {
     "steps": 40,
     "seed": 1,
@@ -50,9 +51,15 @@ def bare_client(tmp_path, monkeypatch):
 def server(monkeypatch):
     stub = WandbStub()
     monkeypatch.setenv("WANDB_BASE_URL", stub.url)
-    monkeypatch.setattr(wandb_tracker, "START", 10.0)
+    be_patient(monkeypatch)
     yield stub
     stub.close()
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is away and nothing hangs, no bound may decide: the machine may be slow."""
+    for bound in ("START", "LOG", "FINISH", "GRACE"):
+        monkeypatch.setattr(wandb_tracker, bound, LONG)
 
 
 def open_folder(path: Path, config: dict[str, Any] = CONFIG) -> RunFolder:
@@ -118,7 +125,7 @@ def run_told_command(said: str) -> None:
     """Do what the line on stderr says, in a shell."""
     arguments = re.search(r"wandb (sync .*)", said)[1]
     command = f"{sys.executable} -m wandb {arguments}"
-    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=30)
+    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=LONG)
 
 
 def random_states() -> list[Any]:

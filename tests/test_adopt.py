@@ -8,7 +8,7 @@ import pytest
 from judge.comparison import compare
 from judge.records import find_runs
 from scripts import adopt
-from tests.foreign import write_text
+from tests.foreign import write_mlruns, write_text
 from tests.study import law, write_run
 
 
@@ -120,6 +120,18 @@ def test_a_run_that_was_cut_off_is_no_result_unless_it_is_stated(place, capsys):
     assert (stated.status, stated.step) == ("finished", 500)
     [last] = [run for run in adopted("--at", "last") if run.steps == 600]
     assert last.final_loss == pytest.approx(law(1000) + 0.8, abs=1e-5)
+
+
+def test_a_run_whose_source_calls_it_killed_is_no_result_unless_it_is_stated(place):
+    store = write_mlruns(place / "logs" / "mlruns", "adamw-s3")
+    [meta] = store.glob("*/*/meta.yaml")
+    mapped = ["--map", "step=step,val/loss=val/loss"]
+    meta.write_text(meta.read_text().replace("status: 3", "status: 5"))
+    [run] = adopted(*mapped)
+    assert (run.status, run.final_loss) == ("failed", None)
+    assert run.manifest["error"].startswith("MLflow calls it KILLED: --at takes")
+    [stated] = [run for run in adopted(*mapped, "--at", "100") if run.steps == 100]
+    assert (stated.final_loss, stated.steps) == (5.1, 100)
 
 
 def test_a_loss_that_is_not_finite_is_a_divergence(place):

@@ -97,7 +97,7 @@ def test_nanogpts_side_trains_its_own_model_on_the_same_shape(setting, tmp_path)
 @pytest.mark.parametrize(("name", "period"), [("adamw", 1), ("soap", 10), ("kfac", 50), ("sophia_h", 10), ("mkor", 10)])
 def test_our_steps_are_of_whole_periods_and_take_the_gradients_at_hand(setting, name, period):
     side = Ours(name, {}, **setting)
-    answer = side.turn(1, False)
+    answer = side.turn(10, False)
     assert answer["updates"] == side.done == max(10, period)
     assert 0 < answer["usual"] <= answer["slowest"]
     assert answer["usual"] <= answer["seconds"] * 1.5 or period == 1
@@ -134,7 +134,7 @@ def test_a_reference_comes_from_its_checkout(setting, tmp_path):
     (reference,) = [e for e in REFERENCES if e.get("file") == "soap.py"]
     side = Theirs(reference, UNIT, "soap", {"every": 4}, str(tmp_path), **setting)
     assert side.main.every == 4
-    assert side.turn(1, False)["updates"] == 12
+    assert side.turn(10, False)["updates"] == 12
 
 
 DRIFT = {"sequences": 2, "updates": 12, "device": "cpu", "layers": 1, "heads": 1, "width": 32, "context": 32}
@@ -200,6 +200,9 @@ def test_the_plan_is_in_the_order_of_the_book(tmp_path):
     assert {one.updates for one in found if one.part == "updates"} == {8}  # four come before
     assert len({one.what for one in found}) == len(found)
     assert not any("tf32" in one.what for one in found)  # a CPU has none
+    assert {one.updates for one in found if one.part == "step"} == {
+        20
+    }  # not as many as fill seconds: a GPU waits before each
     cuda = planned(tmp_path, "--only", "soap", device="cuda").measurements(("step",))
     assert any("projection_dtype=tf32" in one.what for one in cuda)
 

@@ -81,10 +81,10 @@ def test_seconds_of_a_cpu_decide_nothing_and_are_shown(tmp_path):
     assert any("CPU that others may share" in note for note in verdict.notes)
 
 
-def test_soaps_rule_reads_the_newcomers_ladder(tmp_path):
+def test_the_reverse_rule_reads_the_newcomers_ladder(tmp_path):
     new = {"config": {"optimizer": "soap"}, "lengths": [0.5, 0.75, 1]}
     arms = {"old": {"config": {"optimizer": "adamw"}}, "new": new}
-    path = write_claim(tmp_path, {"tiny": scale(arms=arms)}, statements=[{**SPEEDUP, "rule": "soap"}])
+    path = write_claim(tmp_path, {"tiny": scale(arms=arms)}, statements=[{**SPEEDUP, "rule": "reverse"}])
     train(read_claim(path), "tiny", tmp_path, {"new": 1.6}, noise=0.002, costs={"new": 1.25e9})
     finding = verified(path, "tiny", tmp_path).findings[0]
     assert finding.verdict == "reproduced"

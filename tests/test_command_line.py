@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 
 import numpy as np
 import pytest
@@ -39,6 +38,7 @@ def test_no_gpu(here):
     assert not list(here.iterdir())
 
 
+@SLOW
 def test_no_network_for_a_corpus(here):
     arguments = ("data=openwebtext", "data.tokenizer=bytes", f"data.dir={here / 'data'}")
     said = complaint(real(*arguments, cwd=here, env=environment(HF_HUB_OFFLINE="1")))
@@ -83,8 +83,7 @@ def test_shards(here, harm):
     before = contents(here / "first")
     harmed, sentence = HARMS[harm]
     (here / "train.bin").write_bytes(harmed((here / "train.bin").read_bytes()))
-    command = partial(real, cwd=here) if harm == "changed" else in_process
-    assert sentence in complaint(command(*arguments, "run_dir=second"))
+    assert sentence in complaint(in_process(*arguments, "run_dir=second"))
     assert not (here / "second").exists()
     assert contents(here / "first") == before
 

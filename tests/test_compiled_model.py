@@ -72,7 +72,7 @@ class Pool:
     running = True
 
     def __init__(self):
-        worker = "import subprocess; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+        worker = "import subprocess; p = subprocess.Popen(['sleep', '3600']); print(p.pid, flush=True); p.wait()"
         self.process = subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True)
         self.worker = int(self.process.stdout.readline())
 
@@ -82,10 +82,8 @@ def test_compile_workers_are_ended_and_not_waited_for():
     device._end_workers([pool, object()])  # the second: a pool that ends by itself
     assert pool.process.returncode == -signal.SIGKILL
     assert not pool.running
-    until = time.monotonic() + 10
-    while alive(pool.worker) and time.monotonic() < until:
+    while alive(pool.worker):  # it dies of a signal that it has been sent: only a bug makes this wait
         time.sleep(0.01)
-    assert not alive(pool.worker)
 
 
 def alive(process):

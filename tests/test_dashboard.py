@@ -107,11 +107,9 @@ def test_print_needs_no_server(study, capsys):
     assert {*json.loads(capsys.readouterr().out)} >= {"section"}
 
 
-def test_without_a_server_it_says_so_at_once(study, capsys):
-    start = time.perf_counter()
+def test_without_a_server_it_says_so(study, capsys):
     with pytest.raises(SystemExit) as ended:
         main([str(study)])
-    assert time.perf_counter() - start < 8
     out, err = capsys.readouterr()
     assert (ended.value.code, out) == (2, "")
     assert "refused" in err

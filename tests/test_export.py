@@ -1,8 +1,6 @@
 """To and from transformers' GPT2LMHeadModel: the same logits, both ways, and a run's weights as a folder it loads."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,6 @@ from models.hf import from_transformers, to_transformers  # noqa: E402
 from scripts.export import main  # noqa: E402
 
 SHAPE = {"layers": 3, "heads": 2, "width": 32, "context": 16, "vocabulary": 128}
-ROOT = Path(__file__).parent.parent
 
 
 def perturbed(**keywords) -> nn.Module:
@@ -89,21 +86,18 @@ def a_run(folder: Path) -> nn.Module:
 
 def test_export_writes_the_newest_checkpoint_and_never_over_anything(tmp_path, capsys):
     model = a_run(tmp_path / "run")
-    command = [sys.executable, "-m", "scripts.export", str(tmp_path / "run"), str(tmp_path / "model")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "after 20 updates" in done.stdout
+    main([str(tmp_path / "run"), str(tmp_path / "model")])
+    assert "after 20 updates" in capsys.readouterr().out
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "model")
     with torch.no_grad():
         assert torch.allclose(theirs(tokens()).logits, model(tokens()), rtol=1e-5, atol=1e-5)
     assert json.loads((tmp_path / "model" / "config.json").read_text())["vocab_size"] == 128
 
-    capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path / "run"), str(tmp_path / "model")])
     assert ended.value.code == 2
     complaint = f"halfstep: {tmp_path / 'model'} is there already: give the name of a new folder"
-    assert capsys.readouterr().err.strip() == complaint
+    assert capsys.readouterr().err.strip().endswith(complaint)
 
 
 def test_export_says_in_one_sentence_what_is_missing(tmp_path):

@@ -117,7 +117,8 @@ def test_a_run_of_several_ranks_as_a_job(here):
     assert cut.outcome() == ("cut", "killed by SIGKILL")
 
 
-def wait_for(found, count: int | None = None, seconds: float = 60):
+def wait_for(found, count: int | None = None, seconds: float = 600):
+    """What is found in the end; `seconds` bound only a wait for what never comes."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and (not (now := found()) or (count and len(now) < count)):
         time.sleep(0.05)

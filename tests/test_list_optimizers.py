@@ -1,8 +1,6 @@
 """What is said of every optimizer: on the terminal, and in docs/optimizers.md."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,16 +9,10 @@ import optimizers
 from conventions.config_keys import CONFIGS
 from optimizers.registry import REGISTRY
 from scripts.document_optimizers import PAGE, page
-from scripts.list_optimizers import everyone, one
-from tests.command import environment
+from scripts.list_optimizers import everyone, main, one
 
 ROOT = CONFIGS.parent
 PICO = ["model=gpt2_pico", "data=stdlib", "batch.tokens=2048", "context=128"]
-
-
-def told(*arguments, cwd):
-    line = [sys.executable, "-m", "scripts.list_optimizers", *arguments]
-    return subprocess.run(line, cwd=cwd, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True)
 
 
 def columns(line):
@@ -56,10 +48,13 @@ def test_an_external_class_is_tried():
     assert "8.00 bytes of state per parameter" in text
 
 
-def test_bad_input_gets_its_sentence(tmp_path):
-    done = told("optimizer=sopa", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "halfstep: optimizer=sopa is not there: did you mean soap or sophia_h or sophia_g?\n"
+def test_bad_input_gets_its_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["optimizer=sopa"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert err == "halfstep: optimizer=sopa is not there: did you mean soap or sophia_h or sophia_g?\n"
     assert not list(tmp_path.iterdir())
 
 

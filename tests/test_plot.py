@@ -79,6 +79,7 @@ def digests(study: Path, folder: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes_in_another_process(study, tmp_path):
     program = (
         "import json, pathlib, sys; from tests.test_plot import digests; "

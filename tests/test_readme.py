@@ -30,6 +30,7 @@ def example(tmp_path):
     return project
 
 
+@pytest.mark.slow
 def test_the_example_optimizer_trains_and_passes_what_every_optimizer_must(example, corpus):
     def run(*arguments):
         line = [sys.executable, *arguments]

@@ -1,8 +1,6 @@
 """The report: its numbers are the computed ones, it fetches nothing, and it says what was lost."""
 
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -255,26 +253,25 @@ def test_nothing_finished_still_has_a_page(tmp_path):
     assert told == ["no finished run 1 cut off", "no finished run 1 failed"]
 
 
-def test_a_page_that_grows_too_large_leaves_the_configs_out(tmp_path, monkeypatch, one_scale):
+def test_a_page_that_grows_too_large_leaves_the_configs_out(tmp_path, monkeypatch, one_scale, capsys):
     folder = write_study(tmp_path / "study", {"soap": 1.3}, seeds=1)
     monkeypatch.setattr("scripts.report.LARGEST", 100_000)
     (folder / "gpt2-stdlib-soap-T2000-s0" / "config.yaml").open("a").write("#" * 100_000)
     main([str(folder), "--output", str(tmp_path / "deep" / "page.html")])
+    assert capsys.readouterr().err == ""
     page = (tmp_path / "deep" / "page.html").read_text()
     assert len(page) < 200_000
     assert "would have grown too large" in " ".join(page.split())
     assert LARGEST <= 6_000_000
 
 
-def test_the_command(study, tmp_path):
-    program = [sys.executable, "-m", "scripts.report"]
-    done = subprocess.run([*program, str(study)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (study / "report.html").read_text().startswith("<!doctype html>")
-    bad = subprocess.run([*program, str(tmp_path)], capture_output=True, text=True)
-    assert (bad.returncode, bad.stdout) == (2, "")
-    assert bad.stderr.startswith("halfstep: ")
-    assert bad.stderr.count("\n") == 1
+def test_a_folder_without_runs_is_one_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert err.startswith("halfstep: ")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -132,14 +132,14 @@ def test_hutchinson_is_unbiased():
     for rademacher in (False, True):
         estimate = Hutchinson(rademacher)
         samples = torch.stack(
-            [torch.cat([e.flatten() for e in estimate(objective.bind(s, batch))]) for s in range(800)]
+            [torch.cat([e.flatten() for e in estimate(objective.bind(s, batch))]) for s in range(480)]
         )
 
         def error(count: int, samples=samples) -> float:
             means = torch.stack([chunk.mean(0) for chunk in samples.split(count)])
             return (means - exact).norm(dim=1).square().mean().sqrt().item()
 
-        assert ((samples.mean(0) - exact).norm() / exact.norm()).item() < 0.2
+        assert ((samples.mean(0) - exact).norm() / exact.norm()).item() < 0.25
         assert error(4) / error(64) == pytest.approx(4, rel=0.3)
 
 

@@ -38,6 +38,12 @@ def test_runs_of_several_lengths_in_one_file(tmp_path):
     assert (losses(first), losses(second)) == ({100: 5, 300: 4}, {200: 4.5})
 
 
+def test_a_run_that_was_begun_anew_in_its_file_is_no_short_run(tmp_path):
+    crashed, whole = runs_of(tmp_path, "s:0 tel:10.8\ns:100 tel:5.0\ns:0 tel:10.8\ns:100 tel:5.0\ns:300 tel:4.0\n")
+    assert crashed.cut == "it ends at step 100, another of its file at 300"
+    assert (whole.cut, losses(whole)) == ("", {0: 10.8, 100: 5.0, 300: 4.0})
+
+
 def test_a_repeated_tail_is_left_out_and_said(tmp_path):
     tail = [line(200, 4.5), line(300, 4.0)]
     [run] = runs_of(tmp_path, line(100, 5.0), *tail, *tail)

@@ -123,7 +123,7 @@ def test_json_is_all_that_is_printed(tmp_path):
     assert (beyond["speedup"], beyond["low"], beyond["high"], beyond["censored"]) == (2.0, 2.0, None, "above")
 
 
-def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path):
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, capsys):
     empty, study = tmp_path / "empty", write_study(tmp_path / "study", {"soap": 1.3}, seeds=1)
     empty.mkdir()
     alone = write_study(tmp_path / "alone", {}, seeds=1)
@@ -133,9 +133,10 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path):
         (str(study), "--baseline", "qqq"): "choose from adamw, soap",
         (str(alone),): "holds no optimizer but adamw",
     }.items():
-        done = run_command(*arguments)
-        assert done.returncode == 2
-        assert done.stdout == ""
-        assert done.stderr.startswith("halfstep: ")
-        assert done.stderr.count("\n") == 1
-        assert expected in done.stderr
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        assert (ended.value.code, out) == (2, "")
+        assert err.startswith("halfstep: ")
+        assert err.count("\n") == 1
+        assert expected in err

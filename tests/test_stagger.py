@@ -16,8 +16,8 @@ from tests.tiny import tiny_batch, tiny_model, tiny_objective
         ("soap", {"qr": "cholesky"}),
         ("soap", {"one_sided": True}),
         ("shampoo", {"power": 0.25}),
-        ("shampoo", {"power": 0.5}),
-        ("shampoo", {"block": 16}),
+        pytest.param("shampoo", {"power": 0.5}, marks=pytest.mark.slow),
+        pytest.param("shampoo", {"block": 16}, marks=pytest.mark.slow),
     ],
 )
 def test_no_step_is_slow(name, keywords):
@@ -26,7 +26,7 @@ def test_no_step_is_slow(name, keywords):
     assert max(together) > 2 * sum(together) / len(together)
 
 
-@pytest.mark.parametrize("method", ["eigen", "inverse"])
+@pytest.mark.parametrize("method", ["eigen", pytest.param("inverse", marks=pytest.mark.slow)])
 def test_no_step_of_kfac_is_slow(method):
     """All of a step: the passes, the statistics every 10 steps, and the inversions spread over 50."""
 

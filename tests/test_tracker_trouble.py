@@ -11,6 +11,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from harness.wandb_tracker import WandbTracker
 from tests.mirror import (
     ROOT,
     bare_client,
+    be_patient,
     clients,
     log,
     mirror,
@@ -35,16 +37,15 @@ from tests.mirror import (
 from tests.wandb_stub import WandbStub
 
 
-def test_the_server_dies_in_the_middle(tmp_path, server, capfd):
+def test_the_server_dies_in_the_middle(tmp_path, server, capfd, monkeypatch):
     folder = open_folder(tmp_path / "run")
     to = mirror(folder)
     log(folder, to, 0, 10)
     server.answering.clear()
-    start = time.perf_counter()
-    log(folder, to, *range(20, 520, 10))
-    assert time.perf_counter() - start < 2
+    log(folder, to, *range(20, 520, 10))  # which does not wait for the server, or it would hang
+    monkeypatch.setattr(wandb_tracker, "FINISH", 1.0)
+    monkeypatch.setattr(wandb_tracker, "GRACE", 5.0)
     to.close("finished")
-    assert time.perf_counter() - start < 12
     shown, told = capfd.readouterr().err.splitlines()
     assert "W&B shows this run at" in shown
     assert "did not take the whole run" in told
@@ -69,15 +70,14 @@ def test_the_client_dies_in_the_middle(tmp_path, server, capfd, clients):
 
 
 def test_a_client_that_hangs_is_left_behind(tmp_path, capfd, clients, monkeypatch):
-    for bound in ("FINISH", "GRACE", "TEARDOWN"):
-        monkeypatch.setattr(wandb_tracker, bound, 0.5)
+    be_patient(monkeypatch)
     folder = open_folder(tmp_path / "run")
     to = mirror(folder, mode="offline")
     log(folder, to, 0)
     clients[0].send_signal(signal.SIGSTOP)
-    start = time.perf_counter()
+    for bound in ("FINISH", "GRACE", "TEARDOWN"):
+        monkeypatch.setattr(wandb_tracker, bound, 0.5)
     to.close("finished")
-    assert time.perf_counter() - start < 3
     assert "no answer within" in capfd.readouterr().err
     clients[0].kill()
 
@@ -117,10 +117,8 @@ def test_bounded():
     assert wandb_tracker.bounded(lambda: 3, 1) == 3
     with pytest.raises(KeyError):
         wandb_tracker.bounded(lambda: {}["missing"], 1)
-    start = time.perf_counter()
     with pytest.raises(TimeoutError, match="no answer"):
-        wandb_tracker.bounded(lambda: time.sleep(5), 0.1)
-    assert time.perf_counter() - start < 2
+        wandb_tracker.bounded(Event().wait, 0.1)  # which nobody sets
 
 
 TINY = [
@@ -129,13 +127,32 @@ TINY = [
 ]  # fmt: skip
 
 
+# The command, with a client that may take its time.
+PATIENT = """
+import runpy, sys
+from harness import wandb_tracker
+wandb_tracker.START = wandb_tracker.LOG = wandb_tracker.FINISH = 600.0
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
 def train(folder: Path, *arguments: str) -> tuple[list[dict[str, Any]], subprocess.CompletedProcess[str]]:
-    command = [sys.executable, "train.py", *TINY, f"data.dir={folder.parent / 'data'}", f"run_dir={folder}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = [
+        sys.executable,
+        "-c",
+        PATIENT,
+        *TINY,
+        f"data.dir={folder.parent / 'data'}",
+        f"run_dir={folder}",
+        *arguments,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()], done
 
 
+@pytest.mark.slow
 def test_the_real_command_offline(tmp_path):
     rows, done = train(tmp_path / "run", "tracker=wandb", "tracker.mode=offline")
     history = records(RunFolder(tmp_path / "run", {}, ""))["history"]

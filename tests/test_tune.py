@@ -262,6 +262,7 @@ def test_a_range_needs_values_on_its_scale():
         search_space("mystery", {})
 
 
+@pytest.mark.slow
 def test_real_trials_go_through_the_sweep_and_one_that_fails_takes_no_other_along(here):
     tuner = Tuner.of(["model=gpt2_pico", "batch.tokens=256", "steps=4", "eval.tokens=256", "study=real"], trials=2)
     broken = plan_run(tuner.values, {"data.name": "nowhere"}, tuner.folder)

@@ -90,7 +90,7 @@ def rows(optimizer: str) -> dict[str, str]:
     """{check: what was found} of those that failed."""
     cfg = parse(Tuner.of(["model=gpt2_pico", *overrides_of(optimizer)], 1).values)
     planned = check_optimizer(cfg.optimizer, cfg.allow_targets)
-    return {row.name: row.said for row in conformance(planned.build, planned.info.charges) if not row.passed}
+    return {row.name: row.detail for row in conformance(planned.build, planned.info.charges) if not row.passed}
 
 
 def sentence(capsys, *arguments: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from harness.sweep.jobs import Job
 from harness.sweep.watch import LiveTable, RunReader, RunRow, row_of
 
-# How a person is told what became of a job.
+# What the table says of a job that did not end by itself.
 VERBS = {"failed": "failed", "cut": "was cut off"}
 
 

@@ -26,7 +26,7 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What it prints, where it is a process of its own."""
+        """The file that has what the job prints, where it is a process of its own."""
         return self.folder / f"{self.number}.log"
 
     def record(self, status: str, error: str | None = None) -> None:
@@ -82,5 +82,5 @@ class Outcome(Callback):
         Outcome.failed = failed + cut
         if Outcome.failed and on_first_rank():
             counts = {f"{failed} of the sweep's jobs failed": failed, f"{cut} of the sweep's jobs cut off": cut}
-            told = ", ".join(text for text, count in counts.items() if count)
-            print(f"halfstep: {told}: {folder / 'jobs.jsonl'}", file=sys.stderr)
+            summary = ", ".join(text for text, count in counts.items() if count)
+            print(f"halfstep: {summary}: {folder / 'jobs.jsonl'}", file=sys.stderr)

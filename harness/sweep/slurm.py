@@ -130,7 +130,7 @@ class SlurmArray:
         """How many runs it has going on this machine: they are on others, which have devices of their own."""
 
     def run(self) -> None:
-        """Submit; unless told not to, wait until there is a word on every job.
+        """Submit, and unless `wait` is false stay until every job has its outcome.
 
         Raises ValueError if sbatch refuses them.
         """
@@ -161,9 +161,9 @@ class SlurmArray:
             with redirect_stderr(io.StringIO()):  # sbatch's words, which are in the error too
                 submitted = executor.submit_array(self.guards)
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            told = str(getattr(error, "stderr", "") or error).strip().splitlines()
+            lines = str(getattr(error, "stderr", "") or error).strip().splitlines()
             raise ValueError(
-                f"launcher=slurm: sbatch refuses the jobs ({told[-1] if told else sentence(error)}): see its keys"
+                f"launcher=slurm: sbatch refuses the jobs ({lines[-1] if lines else sentence(error)}): see its keys"
             ) from error
         return {one.job_id: job for one, job in zip(submitted, self.work, strict=True)}
 
@@ -171,10 +171,10 @@ class SlurmArray:
         ask_at, gone, tries = 0.0, dict.fromkeys(tasks, 0), dict.fromkeys(tasks, 0)
         open_tasks = dict(tasks)
         while open_tasks:
-            said = outcomes(self.folder)
+            recorded = outcomes(self.folder)
             for task, job in list(open_tasks.items()):
-                if job.number in said:
-                    board.tell(job, said[job.number]["status"], said[job.number]["error"])
+                if job.number in recorded:
+                    board.tell(job, recorded[job.number]["status"], recorded[job.number]["error"])
                     del open_tasks[task]
             if time.monotonic() >= ask_at and (states := queue_states(array)) is not None:
                 ask_at = time.monotonic() + ASK_EVERY

@@ -44,7 +44,7 @@ class Quantity:
 
 
 @dataclass(frozen=True)
-class Figure:
+class PaperFigure:
     """One number of the paper's."""
 
     part: str
@@ -164,7 +164,7 @@ class Part:
     arms: dict[str, Any] | None = None  # the arms that it has, and what is different about them here; null: all
 
 
-class Cell(NamedTuple):
+class PlanCell(NamedTuple):
     """The place of one run in a claim's plan."""
 
     part: str
@@ -206,10 +206,10 @@ class Scale:
         """Return the lengths of an arm's runs in updates, T among them."""
         return sorted({round(share * self.length(part)) for share in self.arms[arm].lengths})
 
-    def cells(self, parts: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    def cells(self, parts: Sequence[str], seeds: Sequence[int]) -> list[PlanCell]:
         """Every run of these parts."""
         return [
-            Cell(part, arm, steps, seed)
+            PlanCell(part, arm, steps, seed)
             for part in parts
             for arm in self.arms_of(part)
             for steps in self.lengths(part, arm)
@@ -229,7 +229,7 @@ class Claim:
     statements: list[Statement]
     scales: dict[str, Scale]
     quantities: dict[str, Quantity]
-    figures: list[Figure]
+    figures: list[PaperFigure]
     others: list[Other] = field(default_factory=list)
 
     @property

@@ -18,7 +18,7 @@ from conventions.config_keys import differing_keys, flatten, plain, within
 from conventions.keywords import construct
 from conventions.run_format import ENDED, Loader
 from judge.arms import INDIFFERENT, MACHINE, Arm, settings, without_copies
-from judge.claims.claim import ArmSettings, Cell, Claim, Scale
+from judge.claims.claim import ArmSettings, Claim, PlanCell, Scale
 from judge.records import Run, find_runs
 
 PLAN = "plan.yaml"
@@ -87,7 +87,7 @@ class StudyPlan:
             atomic.write_text(study / PLAN, text)
 
     def differs(self, claim: Claim) -> str:
-        """What it has otherwise than the claim's file; empty where it is the plan of that file."""
+        """The first thing in which the plan and the claim's file differ; empty where they agree."""
         scale = claim.scale(self.scale)
         mine: dict[str, Any] = {"claim": self.claim, "T": self.steps, "seeds": self.seeds, "arms": list(self.arms)}
         wanted = {"claim": claim.name, "T": scale.length(self.part), "seeds": scale.seeds}
@@ -152,12 +152,12 @@ def sort_runs(
     return arms, strays
 
 
-def fill(plan: StudyPlan, scale: Scale, seeds: Sequence[int], runs: Sequence[Run]) -> dict[Cell, Run | None]:
+def fill(plan: StudyPlan, scale: Scale, seeds: Sequence[int], runs: Sequence[Run]) -> dict[PlanCell, Run | None]:
     """Every run that is planned, and what there is of it: one that has ended, if any has."""
-    found: dict[Cell, Run] = {}
+    found: dict[PlanCell, Run] = {}
     for name, arm in sort_runs(plan, scale, seeds, runs)[0].items():
         for run in arm.runs:
-            cell = Cell(plan.part, name, run.steps, run.seed)
+            cell = PlanCell(plan.part, name, run.steps, run.seed)
             if cell not in found or found[cell].status not in ENDED:
                 found[cell] = run
     return {cell: found.get(cell) for cell in scale.cells([plan.part], seeds)}

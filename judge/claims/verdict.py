@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from judge.arms import Arm, refuse_incomparable
-from judge.claims.claim import Cell, Claim, Figure, Scale, Statement
+from judge.claims.claim import Claim, PaperFigure, PlanCell, Scale, Statement
 from judge.claims.measure import Measured, Trained, measure
 from judge.claims.plan import StudyPlan, apart, read_plan, read_studies, settled, sort_runs
 from judge.fairness import endings, provenance, unlike
@@ -34,7 +34,7 @@ class Finding:
 
     @property
     def main(self) -> Measured:
-        """On the axis that decides."""
+        """The number on the axis that decides."""
         return self.measured.get("") or self.measured[self.statement.axis]
 
 
@@ -46,7 +46,7 @@ class Verdict:
     scale: Scale
     parts: list[str]
     arms: dict[str, dict[str, Arm]]  # by part and name
-    missing: list[Cell]
+    missing: list[PlanCell]
     findings: list[Finding]
     warnings: list[str]  # what makes a comparison unfair: to be read first
     footnotes: list[str]
@@ -70,7 +70,7 @@ class Verdict:
         """(part, arm), as the claim's file orders them."""
         return [(part, arm) for part in self.parts for arm in self.arms[part].values()]
 
-    def paper_figure(self, part: str, arm: str, quantity: str) -> Figure | None:
+    def paper_figure(self, part: str, arm: str, quantity: str) -> PaperFigure | None:
         """The paper's number for that arm: of the part that ours stands beside."""
         beside = self.scale.parts[part].beside or part
         found = [each for each in self.claim.figures if (each.part, each.arm, each.quantity) == (beside, arm, quantity)]
@@ -113,7 +113,7 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
     ]
     runs = [run for part in arms.values() for arm in part.values() for run in arm.runs]
     there = {
-        Cell(part, arm, run.steps, run.seed) for part in arms for arm in arms[part] for run in arms[part][arm].runs
+        PlanCell(part, arm, run.steps, run.seed) for part in arms for arm in arms[part] for run in arms[part][arm].runs
     }
     missing = [cell for cell in scale.cells(parts, seeds) if cell not in there]
     warnings, by_design = _unfair(scale, plans, findings, arms)
@@ -179,7 +179,7 @@ def _unfair(
     return list(dict.fromkeys(warnings)), list(dict.fromkeys(by_design))
 
 
-def _missing(missing: Sequence[Cell]) -> Iterator[str]:
+def _missing(missing: Sequence[PlanCell]) -> Iterator[str]:
     seeds: dict[tuple[str, str, int], list[str]] = {}
     for each in missing:
         seeds.setdefault((each.part, each.arm, each.steps), []).append(str(each.seed))

@@ -165,7 +165,7 @@ def _written(
             *({"file": each.path, "sha256": each.sha256} for each in sources),
         ],
         **{"repository": wish.repository, "commit": wish.commit, "run": run.name, "map": run.meaning},
-        **{"planned_steps": run.total, "weights": wish.weights, "config": run.config},
+        **{"planned_steps": run.total, "weights": wish.weights or "as logged", "config": run.config},
         **{"unknown": unknown, "notes": list(run.notes)},
     }
     manifest: dict[str, Any] = {"schema": SCHEMA, "study": wish.study, "status": status, "error": error}
@@ -194,6 +194,8 @@ def _ended(run: ForeignRun, at: int | None) -> tuple[ForeignRun, int, str, str |
     if total is not None and run.last < total:
         why = f"its log ends at step {run.last} of {total}: --at takes a run at a stated step, --at last at its end"
         return run, total, "failed", why
+    if total is None and run.cut:
+        return run, run.last, "failed", f"{run.cut}: --at takes a run at a stated step, --at last at its end"
     if run.last < run.rows[-1]["step"]:
         run = replace(run, rows=[row for row in run.rows if row["step"] <= run.last])
     return run, run.last, "finished", None

@@ -42,6 +42,7 @@ class Log:
     meaning: dict[str, str] = field(default_factory=dict)  # quantity of units.py: column, where the format fixes it
     config: dict[str, Any] = field(default_factory=dict)  # what the source tells of the run's settings
     notes: tuple[str, ...] = ()
+    cut: str = ""  # why it is not the whole of its last run, where the source tells that
     remarks: bool = False  # whether further columns are a trainer's remarks on a line
 
     @property

@@ -6,12 +6,14 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from judge.readers.log import Log, Source, by_step, source_of
 
 FORMAT = "MLflow's folder or mlflow.db"
+STATUS = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5": "KILLED"}  # in the folder a number
 
 
 def recognises(path: Path) -> bool:
@@ -23,7 +25,8 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> list[Log]:
     """A log for each run. `wall_time` is in seconds since its first value: everything is in it."""
-    logs = [_of_folder(each) for each in _runs(path)] if path.is_dir() else list(_of_database(path))
+    kept = [each for each in _runs(path) if _meta(each).get("lifecycle_stage") != "deleted"] if path.is_dir() else []
+    logs = [_of_folder(each) for each in kept] if path.is_dir() else list(_of_database(path))
     if not logs:
         raise ValueError(f"{path} holds no run with a metric")
     return logs
@@ -48,31 +51,37 @@ def _of_folder(run: Path) -> Log:
             except ValueError:
                 why = "is not `milliseconds value step`, as MLflow writes it"
                 raise ValueError(f"{file}, line {number}, {why}: {text[:60]!r}") from None
+    meta = _meta(run)
+    status = STATUS.get(str(meta.get("status")), str(meta.get("status")))
+    source = Source(str(run), FORMAT, digest.hexdigest())
+    return Log(str(meta.get("run_name") or run.name), source, by_step(values), {}, config, cut=_cut(status))
+
+
+def _meta(run: Path) -> dict[str, Any]:
     try:
         meta = yaml.safe_load((run / "meta.yaml").read_text())
-        name = meta.get("run_name") if isinstance(meta, dict) else None
     except yaml.YAMLError:
-        raise ValueError(f"{run / 'meta.yaml'} is broken: restore it, or leave the run out") from None
-    return Log(
-        str(name or run.name),
-        Source(str(run), FORMAT, digest.hexdigest()),
-        by_step(values),
-        {},
-        config,
-    )
+        meta = None
+    if not isinstance(meta, dict):
+        raise ValueError(f"{run / 'meta.yaml'} is broken: restore it, or leave the run out")
+    return meta
+
+
+def _cut(status: str) -> str:
+    return "" if status == "FINISHED" else f"MLflow calls it {status}"
 
 
 def _of_database(path: Path) -> Iterable[Log]:
     source = source_of(path, FORMAT)
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as base:
-            runs = "select run_uuid, name from runs where lifecycle_stage != 'deleted' order by start_time, run_uuid"
+            runs = "select run_uuid, name, status from runs where lifecycle_stage != 'deleted'"
             what = "select timestamp / 1000.0, step, key, value, is_nan from metrics where run_uuid = ?"
-            for key, name in base.execute(runs).fetchall():
+            for key, name, status in base.execute(f"{runs} order by start_time, run_uuid").fetchall():
                 found = base.execute(f"{what} order by timestamp, step", (key,)).fetchall()
                 values = [(*event, math.nan if is_nan else value) for *event, value, is_nan in found]
                 config = dict(base.execute("select key, value from params where run_uuid = ?", (key,)).fetchall())
                 if values:
-                    yield Log(str(name or key), source, by_step(values), {}, config)
+                    yield Log(str(name or key), source, by_step(values), {}, config, cut=_cut(status))
     except sqlite3.Error as error:
         raise ValueError(f"{path} is no database of MLflow ({error})") from None

@@ -32,6 +32,7 @@ class ForeignRun:
     config: dict[str, Any]  # as the source tells it
     notes: tuple[str, ...]  # what was odd
     total: int | None = None  # updates that were planned
+    cut: str = ""  # why it is not the whole run, where the source tells that
 
     @property
     def evaluations(self) -> list[dict[str, float]]:
@@ -58,12 +59,20 @@ def runs_in(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None 
     runs = []
     for label, rows in rows_of(log, meaning, bytes_per_token).items():
         parts = _parts(rows)
+        longest = max(own[-1].values["step"] for own, _ in parts)
         for index, (own, notes) in enumerate(parts):
             name = label or log.name
             if len(parts) > 1:
                 name += f"#{index}"
                 notes = [f"one of {len(parts)} runs in its file", *notes]
-            runs.append(_run(name, log, meaning, own, [*log.notes, *notes]))
+            run = _run(name, log, meaning, own, [*log.notes, *notes])
+            if run.total is None and own[-1].values["step"] < longest:  # begun anew, it may be, after a crash
+                run = replace(
+                    run, cut=f"it ends at step {own[-1].values['step']:.0f}, another of its file at {longest:.0f}"
+                )
+            runs.append(run)
+    if runs:  # what was cut off is at the end of the source
+        runs[-1] = replace(runs[-1], cut=log.cut or runs[-1].cut)
     runs = [run for run in runs if run.evaluations]
     if not runs:
         raise ValueError(f"{log.source.path} has no line with a step and a validation loss: is it cut off?")

@@ -138,7 +138,7 @@ def read(path: Path) -> list[Log]:
     assert format
     begins, patterns = re.compile(format.begins), [re.compile(each) for each in format.lines]
     aside = {re.compile(each): 0 for each in format.aside}
-    lines, notes = [], list(format.says)
+    lines, notes, cut = [], list(format.says), ""
     for number, text in enumerate(texts, 1):
         for each in aside:
             aside[each] += bool(each.search(text))
@@ -148,14 +148,16 @@ def read(path: Path) -> list[Log]:
         if found:
             lines.append(Line(number, _values(found)))
         elif number == len(texts):  # what follows the last newline: a kill tore it
-            notes.append(f"its last line, {number}, is torn: left out")
+            cut = f"its last line, {number}, is torn"
         else:
             raise ValueError(f"{path}, line {number}, is no line of {format.name}: {text[:80]!r}; mend or cut it there")
     for (_, count), what in zip(aside.items(), format.aside.values(), strict=True):
         if count:
             notes.append(f"{count} lines are {what}: left out")
     lines = format.finish(lines, path)
-    return [Log(str(path), source_of(path, format.name), lines, dict(format.meaning), {}, tuple(notes), remarks=True)]
+    return [
+        Log(str(path), source_of(path, format.name), lines, dict(format.meaning), {}, tuple(notes), cut, remarks=True)
+    ]
 
 
 def read_lines(path: Path) -> list[str]:

@@ -40,5 +40,5 @@ def _log(address: str, run: Any) -> Log:
     lines = [Line(0, numbers(flat(row))) for row in rows]
     config = {key: value for key, value in flat(dict(run.config)).items() if not key.startswith("_")}
     place = address if address.count("/") == 2 else f"{address}/{run.id}"
-    notes = () if run.state == "finished" else (f"W&B calls it {run.state}",)
-    return Log(str(run.name or run.id), Source(place, FORMAT, digest), lines, {}, config, notes)
+    cut = "" if run.state == "finished" else f"W&B calls it {run.state}"
+    return Log(str(run.name or run.id), Source(place, FORMAT, digest), lines, {}, config, cut=cut)

@@ -23,16 +23,17 @@ def read(path: Path) -> list[Log]:
     protocol = optional("wandb.proto.wandb_internal_pb2", f"{path} needs W&B's client")
     config: dict[str, Any] = {}
     lines: list[Line] = []
-    name, notes, torn = str(path), [], False
+    name, cut = str(path), "its file has no record of an exit: the run was cut off"
     for data in _records(path):
         if data is None:
-            torn = True
+            cut = "its file ends in the middle of a record: the run was cut off"
             break
         record = protocol.Record()
         try:
             record.ParseFromString(data)
             for update in [*record.run.config.update, *record.config.update]:
                 config[update.key or ".".join(update.nested_key)] = json.loads(update.value_json)
+            cut = "" if record.WhichOneof("record_type") == "exit" else cut
             name = record.run.display_name or name
             history = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
             row = flat({key: json.loads(text) for key, text in history.items()})
@@ -40,12 +41,10 @@ def read(path: Path) -> list[Log]:
             raise ValueError(f"{path} holds a record that W&B's client cannot read ({str(error)[:80]})") from None
         if history:
             lines.append(Line(0, numbers({"_step": record.history.step.num, **row})))
-    if torn:
-        notes.append("the file ends in the middle of a record: the run was cut off")
     if not lines:
         raise ValueError(f"{path} holds no history: the run logged nothing")
     config.pop("_wandb", None)
-    return [Log(name, source_of(path, FORMAT), lines, {}, flat(config), tuple(notes))]
+    return [Log(name, source_of(path, FORMAT), lines, {}, flat(config), cut=cut)]
 
 
 def numbers(row: dict[str, Any]) -> dict[str, Value]:

@@ -64,7 +64,7 @@ class Range:
         return replace(self, high=higher) if upwards else replace(self, low=lower)
 
     def _flat(self, value: float) -> float:
-        """On the scale where trials are spread evenly; what has no place on it lies below all."""
+        """The value on the scale on which trials are spread evenly; one that has no place there lies below all."""
         if self.scale == "log" and value <= 0:
             return -math.inf
         return {"log": math.log, "decay": lambda v: -math.log(1 - v), "linear": float}[self.scale](value)

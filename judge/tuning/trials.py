@@ -156,7 +156,7 @@ def unequal(tunings: Mapping[str, Tuning], baseline: str, optimizers: Sequence[s
     for optimizer in optimizers:
         own = tunings.get(optimizer)
         if optimizer != baseline and (ours := _effort(own)) != theirs:
-            found.append(f"unequal tuning: {optimizer} got {_told(ours)}, {baseline} {_told(theirs)}")
+            found.append(f"unequal tuning: {optimizer} got {_effort_text(ours)}, {baseline} {_effort_text(theirs)}")
         if own and base and own.space and base.space:  # without its plan nobody knows what was searched
             found += _unlike(own, base)
     return found
@@ -187,9 +187,9 @@ def with_tuning(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Compar
             warnings.append(f"{name} was tuned on a seed that is reported: {', '.join(map(str, sorted(seeds)))}")
         warnings += tunings[name].edges if name in tunings else []
     kept = [warning for warning in comparison.warnings if warning not in meant]
-    said = [meant[warning] for warning in comparison.warnings if warning in meant]
-    said += [tunings[name].unended for name in names if name in tunings and tunings[name].unended]
-    return replace(comparison, warnings=[*warnings, *kept], footnotes=[*said, *comparison.footnotes])
+    notes = [meant[warning] for warning in comparison.warnings if warning in meant]
+    notes += [tunings[name].unended for name in names if name in tunings and tunings[name].unended]
+    return replace(comparison, warnings=[*warnings, *kept], footnotes=[*notes, *comparison.footnotes])
 
 
 def write_plan(folder: Path, optimizer: str, steps: int, space: Space) -> None:
@@ -259,7 +259,7 @@ def _effort(tuning: Tuning | None) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(Counter(run.steps for run in counted).items()))
 
 
-def _told(effort: tuple[tuple[int, int], ...]) -> str:
+def _effort_text(effort: tuple[tuple[int, int], ...]) -> str:
     return " and ".join(f"{count} trials of {steps:,} updates" for steps, count in effort) or "none"
 
 

@@ -92,9 +92,9 @@ class Plan:
         keywords = {"checkout": str(self.checkouts["nanogpt"]), **self.book["nanogpt"], **self.setting, **about}
         return Side("nanogpt", f"{PLACE}.training:NanoGPT", {**keywords, **changes})
 
-    def turns(self, part: str, about: Words, sides: tuple[Side, ...], rounds: int, parts: bool = False) -> Measurement:
+    def turns(self, part: str, about: Words, sides: tuple[Side, ...], rounds: int, **others: Any) -> Measurement:
         order = BESIDE if len(sides) == 2 else ALONE
-        return Measurement(part, about, sides, order, self.options.rounds or rounds, self.seconds, parts=parts)
+        return Measurement(part, about, sides, order, self.options.rounds or rounds, self.seconds, **others)
 
     def updates(self) -> Iterator[Measurement]:
         """The first updates of every optimizer, on text, so that the loss falls."""
@@ -137,7 +137,8 @@ class Plan:
 
     def steps(self, model: str) -> Iterator[Measurement]:
         """Steps beside fused AdamW's, and beside those of others, installed or of a checkout."""
-        named, unit = [*self.book["steps"]["order"], *self.options.way], self.book["unit"]
+        section, unit = self.book["steps"], self.book["unit"]
+        named = [*section["order"], *self.options.way]
         rest = [{"optimizer": name} for name in self.names() if all(e["optimizer"] != name for e in named)]
         for entry in self.asked([*named, *rest]):
             name, way, setting = entry["optimizer"], entry.get("way", {}), {**self.setting, **self.about(model)}
@@ -147,7 +148,7 @@ class Plan:
             for one in [unit, *filter(self.there, mine)]:
                 given = {"reference": one, "unit": unit, "checkout": str(self.checkouts.get(name)), **ours.keywords}
                 theirs = Side(one["by"], f"{PLACE}.steps:Theirs", given)
-                yield self.turns("step", about, (ours, theirs), self.book["steps"]["rounds"])
+                yield self.turns("step", about, (ours, theirs), section["rounds"], updates=section["number"])
 
     def there(self, one: Words) -> bool:
         """Whether a reference's package is installed, or its checkout given."""

@@ -28,7 +28,6 @@ from scripts.bench.setting import Setting, optimizer_of, period_of
 
 GRADIENTS = 3  # sets of them, in turn: the averages of one gradient alone would stand still
 LEAD = 50_000_000  # cycles of a GPU, about 25 ms
-LEAST_STEPS = 10  # of a turn: a single step of the fast ones takes a few milliseconds
 LR = 1e-5  # of others: the weights are to stay where they are, more or less
 
 
@@ -60,7 +59,7 @@ class Stepping:
 
     def turn(self, updates: int, parts: bool) -> dict[str, Any]:
         """seconds: the mean over a period of the medians of its steps; usual and slowest: of those medians."""
-        first, steps = self.done, self.period * ceil(max(updates, LEAST_STEPS) / self.period)
+        first, steps = self.done, self.period * ceil(updates / self.period)
         self.clock.restore({})
         with (
             mock.patch.object(Hutchinson, "__call__", lambda _, objective: objective.hvp([])),

@@ -116,7 +116,7 @@ def style_of(comparison: Comparison) -> dict[str, Style]:
 
 
 def by_optimizer(comparison: Comparison) -> dict[str, Style]:
-    """The same by the name that runs give their optimizer."""
+    """The style of each arm by the name that runs give their optimizer."""
     styles = style_of(comparison)
     return {each.optimizer: styles[each.arm.label] for each in comparison.standings}
 

@@ -13,7 +13,7 @@ from conventions.config_keys import plain
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from judge.arms import Arm
-from judge.claims.claim import Claim, Figure, Other, Quantity, Statement
+from judge.claims.claim import Claim, Other, PaperFigure, Quantity, Statement
 from judge.claims.measure import values
 from judge.claims.others import number, subjects, unit
 from judge.claims.verdict import Finding, Verdict
@@ -74,7 +74,7 @@ def others_grid(claim: Claim) -> Grid:
 
 
 def others_lines(claim: Claim) -> list[str]:
-    """The same in words, a sentence or two on each."""
+    """What others measured in words, a sentence or two on each."""
     found = []
     for other in claim.others:
         about = ", ".join(filter(None, (other.source, other.where)))
@@ -127,7 +127,7 @@ def summary(verdict: Verdict) -> list[str]:
 
 def notes(verdict: Verdict) -> list[str]:
     claim = verdict.claim
-    told: list[Figure | Other] = [*claim.figures, *claim.others]
+    told: list[PaperFigure | Other] = [*claim.figures, *claim.others]
     recalled = [RECALLED] if any(each.recalled for each in told) else []
     ours = [OURS] if any(each.statement.ours for each in verdict.findings) else []
     return [*recalled, *ours, *verdict.notes]
@@ -161,7 +161,7 @@ def show(verdict: Verdict, console: Console) -> None:
 
 
 def render(verdict: Verdict, form: str) -> str:
-    """The same as text of one of FORMATS; CSV has a line for each number, and nothing beside them."""
+    """The tables as text of one of FORMATS; CSV has a line for each number, and nothing beside them."""
     if form == "csv":
         return comma_separated(numbers_grid(verdict))
     if form == "latex":

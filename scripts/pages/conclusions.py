@@ -119,7 +119,7 @@ def _arms(finding: Finding) -> list[tuple[str, str]]:
 
 
 def _settings(verdict: Verdict) -> list[str]:
-    """On which model, corpus and device, over how many updates: of each part, or once where they are alike."""
+    """A sentence on the model, corpus, device and length of each part, or one where all parts are alike."""
     found: dict[str, list[str]] = {}
     for part in verdict.parts:
         runs = [run for arm in verdict.arms[part].values() for run in arm.runs]

@@ -1,4 +1,4 @@
-"""What a claim's runs cost, said before any of them starts: tokens, FLOPs, bytes on disk, hours on this machine.
+"""What a claim's runs cost, before any of them starts: tokens, FLOPs, bytes on disk, hours on this machine.
 
 Model FLOPs are exact (6N + 12LHQT). Curvature is rehearsed: the optimizer steps on a model of width 8, and the passes
 that it asks for are counted. Matrix work is what the optimizer says of itself. The hours come from a probe: a few
@@ -30,7 +30,7 @@ from harness.rehearsal import rehearse
 from harness.schedule import build_schedule
 from harness.sweep.launcher import runs_at_once
 from harness.sweep.planned import launcher_of
-from judge.claims.claim import Cell
+from judge.claims.claim import PlanCell
 from judge.records import Run
 from models.plan import check_model
 from optimizers.plan import check_optimizer
@@ -86,7 +86,7 @@ def check_device(asked: ClaimRuns) -> None:
         resolve_device(device)
 
 
-def print_plan(asked: ClaimRuns, found: Mapping[Cell, Run | None], console: Console) -> None:
+def print_plan(asked: ClaimRuns, found: Mapping[PlanCell, Run | None], console: Console) -> None:
     """A line for each arm and length, with the trials of its rate, and the sum."""
     claim, scale = asked.claim, asked.scale
     console.print(f"{claim.name}, scale {scale}: {claim.sentence}", highlight=False, markup=False)

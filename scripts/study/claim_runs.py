@@ -20,7 +20,7 @@ from data.plan import check_data
 from harness import command_line
 from harness.config import config_hash, parse
 from harness.sweep.planned import launcher_of, plan_run, refuse_fixed, sweep_until
-from judge.claims.claim import Cell, Claim
+from judge.claims.claim import Claim, PlanCell
 from judge.claims.plan import ArmPlan, StudyPlan, fill, read_studies
 from judge.records import Run, read_run
 from judge.tuning.rates import best_rates, rate_space
@@ -112,13 +112,13 @@ class ClaimRuns:
             for part in self.parts
         }
 
-    def found(self, plans: Mapping[str, StudyPlan]) -> dict[Cell, Run | None]:
+    def found(self, plans: Mapping[str, StudyPlan]) -> dict[PlanCell, Run | None]:
         """Every planned run, and what there is of it."""
         scale, studies = self.claim.scale(self.scale), read_studies(self.claim, self.scale, self.parts, self.place)
         filled = [fill(plan, scale, self.seeds, studies[part]) for part, plan in plans.items()]
         return {cell: run for each in filled for cell, run in each.items()}
 
-    def planned(self, plans: Mapping[str, StudyPlan], cells: Iterable[Cell]) -> list[PlannedRun]:
+    def planned(self, plans: Mapping[str, StudyPlan], cells: Iterable[PlanCell]) -> list[PlannedRun]:
         """The runs of these cells, without those of arms whose rate is not known."""
         runs = []
         for cell in cells:
@@ -142,7 +142,7 @@ class ClaimRuns:
                     left[run.folder] = PlannedRun(name, {**trial.config, "run_dir": str(run.folder)})
         return list(left.values())
 
-    def worth(self, cell: Cell, run: Run | None) -> tuple[Any, ...]:
+    def worth(self, cell: PlanCell, run: Run | None) -> tuple[Any, ...]:
         """What a run is sorted by. What failed before comes last; then a seed's runs at T before its other lengths,
         and the arms of the statement that decides before others; seed by seed."""
         scale = self.claim.scale(self.scale)

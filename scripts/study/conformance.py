@@ -1,7 +1,7 @@
 """What every optimizer must do, tried on a class in seconds: each check is a row that passes or says what is wrong.
 
     for row in conformance(build, charges=True):
-        print("pass" if row.passed else "FAIL", row.name, row.said)
+        print("pass" if row.passed else "FAIL", row.name, row.detail)
 
 A short, real subset of tests/test_optimizers.py, on a GPT of two layers and patterned tokens.
 """
@@ -22,7 +22,7 @@ from scripts.study.toy import AFTER, BEFORE, SEQUENCES, Build, Unused, resumed, 
 class Check:
     name: str
     passed: bool
-    said: str  # what was found, in a sentence
+    detail: str  # what the check came to, in a sentence
 
 
 def conformance(build: Build, charges: bool) -> list[Check]:

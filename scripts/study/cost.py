@@ -21,7 +21,7 @@ class UpdateCost:
     """What one update costs.
 
     treatments: by parameter; of a class that announces nothing, the state that one step has left there.
-    announced: whether the treatments were said by the optimizer, with the FLOPs in them.
+    announced: whether the optimizer itself announced the treatments, with the FLOPs in them.
     state_bytes: of all parameters.
     flops: of the optimizer's matrix work, averaged over a period of refreshes; None: unknown.
     passes: over the whole batch, by the Objective's method: {"gradient": 1.0, "sampled_grads": .05, "hvp": 0.0}.

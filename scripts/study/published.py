@@ -39,7 +39,7 @@ class Published:
                 self.taken.append(run)
         return len(self.taken) > before
 
-    def told(self) -> list[str]:
+    def sentences(self) -> list[str]:
         """Sentences on what was copied, and on what was not."""
         found = []
         if self.taken:

@@ -25,7 +25,7 @@ def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **keywords) ->
 
 
 class Unused(GPT):
-    """The same with a matrix and a vector that the loss does not reach."""
+    """The tiny model with a matrix and a vector that the loss does not reach."""
 
     def __init__(self) -> None:
         super().__init__(layers=2, heads=2, width=32, context=CONTEXT, vocabulary=VOCABULARY)

@@ -91,7 +91,7 @@ class Tuner:
         return [self._training(self.steps, chosen) for chosen in neighbours(self.space, found[0].settings, self.count)]
 
     def read(self) -> Tuning:
-        """What its folder holds."""
+        """The tuning as its folder holds it."""
         return tuning_of(self.folder.parent)[self.optimizer]
 
     def choose(self) -> tuple[Tuning, Path]:
@@ -141,7 +141,7 @@ class Tuner:
         return plan_run(self.values, changes, self.folder)
 
 
-def told(tuning: Tuning) -> list[str]:
+def tuning_lines(tuning: Tuning) -> list[str]:
     """What came of it: a line for each trial, the best first, then what it cost and what to beware of."""
     best = tuning.best
     assert best is not None

@@ -1,4 +1,4 @@
-"""What a verdict takes, said before anything starts: runs, tokens and time, by the speed of this machine just now."""
+"""What a verdict takes, before anything starts: runs, tokens and time, by the speed of this machine just now."""
 
 from collections.abc import Callable, Iterator, Sequence
 

@@ -23,7 +23,7 @@ from judge.tuning.search import apply
 from judge.tuning.trials import Tuning, tuning_folder, tuning_of, with_tuning
 from optimizers.registry import ALLOW_TARGETS
 from scripts.study.published import Published
-from scripts.study.tuner import Tuner, split, told
+from scripts.study.tuner import Tuner, split, tuning_lines
 
 SCALES = CONFIGS / "verdict.yaml"
 BASELINE = "adamw"
@@ -111,7 +111,7 @@ class Study:
                     tuner.begin()
                 if not all(run.ended for run in runs):
                     break  # the next ones depend on these
-        return published.told()
+        return published.sentences()
 
     def train(self, launcher: Sequence[str]) -> None:
         """Whatever is left: the trials of both as one sweep, then the best ones again, then the runs to compare."""
@@ -122,7 +122,7 @@ class Study:
         train_all([run for tuner in self.tuners for run in tuner.again()], trials, launcher)
         for tuner in self.tuners:
             tuning, _ = tuner.choose()
-            print("\n".join(told(tuning)), flush=True)
+            print("\n".join(tuning_lines(tuning)), flush=True)
         train_all([run for tuner in self.tuners for run in self.compared(tuner)], self.folder, launcher)
 
     def comparison(self) -> tuple[Comparison, dict[str, Tuning]]:
