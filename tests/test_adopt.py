@@ -57,6 +57,19 @@ def test_a_study_is_adopted_and_judged(place, capsys):
     assert "unknown, and left so: batch.tokens, model, data, schedule, device, FLOPs" in out
 
 
+def test_what_is_unknown_is_said_once(place):
+    write_logs(place)
+    notes = compare(adopted("--repository", "github:a/b"), "adamw").notes
+    said = (
+        "trained elsewhere (github:a/b), and unknown of some or all: batch.tokens, model, data, schedule, device, FLOPs"
+    )
+    assert notes.count(said) == 1
+    assert not any("before the end of their schedules" in note for note in notes)
+    write_log(place / "logs" / "adamw-3000-s9.log", 3000)
+    stated = adopted("--at", "1000")
+    assert "1 runs are stated" in " ".join(compare(stated, "adamw").notes)
+
+
 def test_an_unknown_device_gives_no_verdict_in_seconds(place):
     write_logs(place)
     [row] = [row for row in compare(adopted(), "adamw").rows if (row.rule, row.axis) == ("matched", "seconds")]
