@@ -60,7 +60,8 @@ def provenance(runs: Sequence[Run]) -> Iterator[str]:
         yield f"trained elsewhere ({', '.join(places)}), and unknown of some or all: {', '.join(unknown)}"
     early = sum((run.known("origin", "planned_steps") or 0) > run.steps for run in foreign)
     if early:
-        yield f"{early} runs are stated before the end of their schedules: they are not fully decayed"
+        are = "runs are" if early > 1 else "run is"
+        yield f"{early} {are} stated before the end of the schedule: not fully decayed"
     dirty = sum(bool(run.known("git", "dirty")) for run in runs)
     if dirty:
         yield f"{dirty} of {len(runs)} runs trained from a working tree with uncommitted changes"

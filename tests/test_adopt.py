@@ -60,14 +60,16 @@ def test_a_study_is_adopted_and_judged(place, capsys):
 def test_what_is_unknown_is_said_once(place):
     write_logs(place)
     notes = compare(adopted("--repository", "github:a/b"), "adamw").notes
-    said = (
-        "trained elsewhere (github:a/b), and unknown of some or all: batch.tokens, model, data, schedule, device, FLOPs"
-    )
-    assert notes.count(said) == 1
-    assert not any("before the end of their schedules" in note for note in notes)
-    write_log(place / "logs" / "adamw-3000-s9.log", 3000)
-    stated = adopted("--at", "1000")
-    assert "1 runs are stated" in " ".join(compare(stated, "adamw").notes)
+    unknown = "batch.tokens, model, data, schedule, device, FLOPs"
+    assert notes.count(f"trained elsewhere (github:a/b), and unknown of some or all: {unknown}") == 1
+    assert not any("before the end of the schedule" in note for note in notes)
+
+
+def test_runs_that_are_stated_early_are_said(place):
+    for arm in ("adamw", "muon"):
+        write_log(place / "logs" / f"{arm}-3000-s0.log", 3000)
+    notes = compare(adopted("--at", "1500"), "adamw").notes
+    assert "2 runs are stated before the end of the schedule: not fully decayed" in notes
 
 
 def test_an_unknown_device_gives_no_verdict_in_seconds(place):
