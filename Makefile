@@ -37,7 +37,7 @@ ISOLOSS := --sigma .0011 --sigma-from "pooled over the seeds of all entries" --s
 	--slope-from "Muon lr .035 at 3150 and 3350 updates gives .108 and the AdamW ladder of Wen et al. at 130M .165"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo verdict test test-all test-slurm docs site tables lint format bench clean
+.PHONY: help install demo verdict test test-slow test-all test-slurm docs site tables lint format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,8 +69,11 @@ verdict: install ## is it faster than AdamW? OPTIMIZER=lion or my_package.MyOpt,
 	@test -n "$(OPTIMIZER)" || { echo "halfstep: give the optimizer, as in make verdict OPTIMIZER=lion" >&2; exit 2; }
 	$(RUN) -m scripts.verdict "$(OPTIMIZER)" --scale "$(SCALE)"
 
-test: install ## every test but the slow ones
+test: install ## every quick test: a few minutes on two cores
 	$(PYTEST) -m "not slow"
+
+test-slow: install ## the others: processes of their own, killed runs, every case of what test has one of
+	$(PYTEST) -m slow
 
 test-all: install ## every test, the exhaustive ones too
 	$(PYTEST)

@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +36,18 @@ def corpus():
     from data import load
 
     return load("stdlib", quiet=True, dir=os.environ["HALFSTEP_DATA"])
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """Lets seconds go by on the clock of runs. Nothing else does, so that each second is counted exactly."""
+    now = [100.0]
+    monkeypatch.setattr("harness.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def pass_by(seconds: float) -> None:
+        now[0] += seconds
+
+    return pass_by
 
 
 @pytest.fixture
