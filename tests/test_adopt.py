@@ -66,8 +66,8 @@ def test_what_is_unknown_is_said_once(place):
 
 
 def test_runs_that_are_stated_early_are_said(place):
-    for arm in ("adamw", "muon"):
-        write_log(place / "logs" / f"{arm}-3000-s0.log", 3000)
+    for arm, speedup in (("adamw", 1.0), ("muon", 1.4)):
+        write_log(place / "logs" / f"{arm}-3000-s0.log", 3000, speedup)
     notes = compare(adopted("--at", "1500"), "adamw").notes
     assert "2 runs are stated before the end of the schedule: not fully decayed" in notes
 
