@@ -53,8 +53,8 @@ def test_evaluation_checkpoints_and_logging_are_off_the_clock(run, monkeypatch, 
     monkeypatch.setattr(train.RunFolder, "append", slowed(train.RunFolder.append, 0.1))
     slow = run(name="slow")
     assert slow.last("seconds/evaluate") == pytest.approx(4 * 0.3)
-    assert slow.last("seconds/checkpoint") >= pytest.approx(2 * 0.3)
-    assert slow.last("seconds/log") >= pytest.approx(6 * 0.1)
+    assert slow.last("seconds/checkpoint") > 2 * 0.3 - 1e-6
+    assert slow.last("seconds/log") > 6 * 0.1 - 1e-6
     assert slow.last("seconds/total") == pytest.approx(6 * 0.01)
     for row in slow.rows:
         parts = [row[f"seconds/{part}"] for part in ("data", "gradient", "curvature", "optimizer")]
@@ -72,7 +72,7 @@ def test_a_slow_compiler_is_off_the_clock(run, monkeypatch, busy, slowed):
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **_: compile_(model, backend=compiler, dynamic=False))
     found = run("compile=true")
-    assert found.last("seconds/compile") >= pytest.approx(0.3)
+    assert found.last("seconds/compile") > 0.3 - 1e-6
     assert found.last("seconds/total") == pytest.approx(6 * 0.01)
     assert found.manifest["resolved"]["compile"] is True
     torch._dynamo.reset()
