@@ -2,14 +2,22 @@
 
     m <- b m + (1 - b) g
     u = (1 - b) g + b m  with Nesterov, else m
-    w <- w - lr wd w - lr sqrt(max(1, rows / columns)) NewtonSchulz(u)
+    w <- w - lr wd w - lr s NewtonSchulz(u)
 
 on hidden matrices (outputs, inputs), as the model's roles name them; embeddings, head and vectors get AdamW at their
 own rate. Rows are outputs and columns inputs, also of a matrix that is kept transposed, as in transformers' Conv1D.
+
+A fused qkv is three matrices, each orthogonalised by itself, as in the author's own training script for GPT-2
+(modded-nanogpt, October 2024): as one matrix the largest of the three momenta would take most of the step.
+
+    s = sqrt(max(1, rows / columns))     `scale=spectral`, the author's
+    s = .2 sqrt(max(rows, columns))      `scale=match_rms` (Liu et al., arXiv 2502.16982): a step about as large as
+                                         AdamW's, so that both parts share one rate and one decay (`adamw_lr=null`)
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import torch
@@ -31,10 +39,12 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch
     summary="orthogonalised momentum on hidden matrices",
     paper="Jordan et al. 2024",
     groups=by_kind,
-    presets="None: there is the author's code alone, and this is its update. A fused QKV is one matrix, as there.",
-    pitfalls="Two rates to tune, `lr` and `adamw_lr`, each with its own best value. Newton-Schulz in bfloat16 is "
-    "as good as in fp32 for the loss, but two implementations agree in fp32 only. Singular values end between .7 "
-    "and 1.2, not at 1.",
+    presets="`scale=spectral` with two rates is the author's Muon, `scale=match_rms` with `adamw_lr=null` Moonshot's. "
+    "`split_qkv=false` takes a fused qkv as one matrix.",
+    pitfalls="Two rates to tune, `lr` and `adamw_lr`, each with its own best value. A fused qkv that is not split "
+    "gives queries and keys a fraction of the values' step: with momenta a tenth as large .39 each, against .89. "
+    "Newton-Schulz in bfloat16 is as good as in fp32 for the loss, but two implementations agree in fp32 only. "
+    "Singular values end between .7 and 1.2, not at 1.",
     proof="tests/test_equations.py",
 )
 class Muon(Optimizer):
@@ -42,10 +52,12 @@ class Muon(Optimizer):
 
     Args:
         params: groups, each with a key `hidden`: True for the matrices to be orthogonalised. `transposed`: True where
-            those are kept as (inputs, outputs).
+            those are kept as (inputs, outputs). `outputs`: of each matrix, where a parameter holds several.
         lr: of the hidden matrices.
         ns_dtype: of the iteration; auto is bfloat16 on CUDA and float32 elsewhere.
-        adamw_lr: of the rest, with adamw_betas and adamw_eps.
+        split_qkv: orthogonalise the matrices that a parameter holds one by one; False: as one.
+        scale: the size of a step, s above.
+        adamw_lr: of the rest, with adamw_betas and adamw_eps; null: lr.
     """
 
     def __init__(
@@ -56,12 +68,15 @@ class Muon(Optimizer):
         nesterov: bool = True,
         ns_steps: int = 5,
         ns_dtype: Literal["auto", "bfloat16", "float32", "float64"] = "auto",
+        split_qkv: bool = True,
+        scale: Literal["spectral", "match_rms"] = "spectral",
         weight_decay: float = 0.1,
-        adamw_lr: float = 6e-4,
+        adamw_lr: float | None = 6e-4,
         adamw_betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-8,
     ) -> None:
         check_common(lr, weight_decay)
+        adamw_lr = lr if adamw_lr is None else adamw_lr
         check_at_least("adamw_lr", adamw_lr, 0)
         check_at_least("adamw_eps", adamw_eps, 0)
         check_at_least("ns_steps", ns_steps, 1)
@@ -69,7 +84,9 @@ class Muon(Optimizer):
         check_betas(adamw_betas, "adamw_betas")
         if ns_dtype not in ("auto", *DTYPES):
             raise ValueError(f"ns_dtype must be auto, {', '.join(DTYPES)}, not {ns_dtype!r}")
-        self.ns_dtype = ns_dtype
+        if scale not in ("spectral", "match_rms"):
+            raise ValueError(f"scale must be spectral or match_rms, not {scale!r}")
+        self.ns_dtype, self.split_qkv, self.scale = ns_dtype, split_qkv, scale
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -87,9 +104,10 @@ class Muon(Optimizer):
         if not group["hidden"]:
             return treatment(p, f"AdamW at {group['lr']:g}", numbers=2 * p.numel(), counts=1)
         dtype = self._dtype(p)
-        flops = newton_schulz_flops(p.shape, group["ns_steps"], dtype)
+        pieces = self._pieces(p, group)
+        flops = sum(newton_schulz_flops(p[piece].shape, group["ns_steps"], dtype) for piece in pieces)
         precision = str(dtype).removeprefix("torch.")
-        rule = "momentum, orthogonalised"
+        rule = "momentum, orthogonalised" + (f" as {len(pieces)} matrices" if len(pieces) > 1 else "")
         return treatment(p, rule, numbers=p.numel(), flops=flops, precision=precision, precision_flops=flops)
 
     @torch.no_grad()
@@ -115,18 +133,39 @@ class Muon(Optimizer):
             by_shape[p.shape if p.is_cuda else i].append(p)
         flops = 0
         for alike in by_shape.values():
-            rows, columns = alike[0].shape
             directions = [self._direction(p, group) for p in alike]
-            batch = torch.stack(directions) if len(alike) > 1 else directions[0]  # (count, rows, columns), or one
-            dtype = self._dtype(batch)
-            orthogonal = newton_schulz(batch.to(dtype), group["ns_steps"])
-            flops += len(alike) * newton_schulz_flops((rows, columns), group["ns_steps"], dtype)
-            scale = max(1.0, columns / rows if group.get("transposed") else rows / columns) ** 0.5
-            for p, update in zip(alike, orthogonal.view(-1, rows, columns), strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(
-                    update.to(state_dtype(p)), alpha=-group["lr"] * scale
-                )
+            pieces: dict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # (weight, direction) of one shape
+            for p, direction in zip(alike, directions, strict=True):
+                for piece in self._pieces(p, group):
+                    pieces[p[piece].shape if p.is_cuda else len(pieces)].append((p[piece], direction[piece]))
+            flops += sum(self._step_alike(batch, group) for batch in pieces.values())
         return flops
+
+    def _step_alike(self, pieces: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> int:
+        """Update weights (rows, columns) along directions of their shape; return the FLOPs of it."""
+        rows, columns = pieces[0][0].shape
+        directions = [direction for _, direction in pieces]
+        batch = torch.stack(directions) if len(pieces) > 1 else directions[0]  # (count, rows, columns), or one
+        dtype = self._dtype(batch)
+        orthogonal = newton_schulz(batch.to(dtype), group["ns_steps"])
+        size = group["lr"] * self._scale(rows, columns, group)
+        for (weight, _), update in zip(pieces, orthogonal.reshape(-1, rows, columns), strict=True):
+            weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(state_dtype(weight)), alpha=-size)
+        return len(pieces) * newton_schulz_flops((rows, columns), group["ns_steps"], dtype)
+
+    def _scale(self, rows: int, columns: int, group: dict[str, Any]) -> float:
+        """Return s."""
+        if self.scale == "match_rms":
+            return 0.2 * max(rows, columns) ** 0.5
+        return max(1.0, columns / rows if group.get("transposed") else rows / columns) ** 0.5
+
+    def _pieces(self, p: Tensor, group: dict[str, Any]) -> list[tuple[slice, slice]]:
+        """Return the places of the matrices that a hidden parameter holds, one after the other along its outputs."""
+        outputs = group.get("outputs", ()) if self.split_qkv else ()
+        ends = list(accumulate(outputs)) or [p.shape[1 if group.get("transposed") else 0]]
+        along = [slice(first, last) for first, last in pairwise([0, *ends])]
+        everything = slice(None)
+        return [(everything, each) if group.get("transposed") else (each, everything) for each in along]
 
     def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[p]

@@ -1,12 +1,13 @@
 """Parameter groups share hyperparameters: every trainable parameter is in exactly one, a tied weight once."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from optimizers.roles import TABLES, UNKNOWN, kinds, matrix_kinds, transposed_weights
+from optimizers.roles import TABLES, UNKNOWN, fused_outputs, kinds, matrix_kinds, transposed_weights
 
 Group = dict[str, Any]
 
@@ -35,8 +36,8 @@ def decayed(parameters: Iterable[Tensor], kinds: Mapping[Tensor, str] | None = N
 
 def by_decay(model: nn.Module) -> list[Group]:
     """Group a model's parameters by weight decay: vectors, which have none, are apart."""
-    found = kinds(model)
-    return decayed(found, found)
+    by_parameter = kinds(model)
+    return decayed(by_parameter, by_parameter)
 
 
 def all_in_one(model: nn.Module) -> list[Group]:
@@ -64,16 +65,23 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 
 
 def by_kind(model: nn.Module) -> list[Group]:
-    """Put hidden matrices apart, marked `hidden` (those kept as (inputs, outputs) `transposed` too); the rest by decay.
+    """Put hidden matrices apart, marked `hidden`; the rest by decay.
+
+    Those kept as (inputs, outputs) are marked `transposed` too, and those that are several matrices in one, as a fused
+    qkv is, have the outputs of each as `outputs`.
 
     Raises ValueError as `hidden_matrices` does.
     """
-    found, hidden = kinds(model), hidden_matrices(model)
-    turned = transposed_weights(model)
-    upright, lying = [p for p in hidden if p not in turned], [p for p in hidden if p in turned]
-    rest = decayed((p for p, kind in found.items() if kind != "hidden"), found)
-    groups: list[Group] = [{"params": upright, "hidden": True}, {"params": lying, "hidden": True, "transposed": True}]
-    return [*(group for group in groups if group["params"]), *({**group, "hidden": False} for group in rest)]
+    by_parameter, transposed, fused = kinds(model), transposed_weights(model), fused_outputs(model)
+    alike: dict[tuple[bool, tuple[int, ...]], list[Tensor]] = defaultdict(list)
+    for p in hidden_matrices(model):
+        alike[p in transposed, fused.get(p, ())].append(p)
+    groups: list[Group] = []
+    for (turned, outputs), params in sorted(alike.items(), key=lambda item: item[0]):
+        marks = {"transposed": True} if turned else {}
+        groups.append({"params": params, "hidden": True, **marks, **({"outputs": outputs} if outputs else {})})
+    rest = decayed((p for p, kind in by_parameter.items() if kind != "hidden"), by_parameter)
+    return [*groups, *({**group, "hidden": False} for group in rest)]
 
 
 def by_table(model: nn.Module) -> list[Group]:
@@ -82,9 +90,9 @@ def by_table(model: nn.Module) -> list[Group]:
     Raises ValueError as `hidden_matrices` does.
     """
     hidden_matrices(model)
-    found = kinds(model)
-    groups = decayed((p for p, kind in found.items() if kind not in TABLES), found)
-    tables = [p for p, kind in found.items() if kind in TABLES]
+    by_parameter = kinds(model)
+    groups = decayed((p for p, kind in by_parameter.items() if kind not in TABLES), by_parameter)
+    tables = [p for p, kind in by_parameter.items() if kind in TABLES]
     return [*groups, {"params": tables, "table": True}] if tables else groups
 
 

@@ -82,6 +82,26 @@ def transposed_weights(model: nn.Module) -> set[Tensor]:
     return {module.weight for module in model.modules() if is_transposed(module)}  # type: ignore[misc]
 
 
+def fused_outputs(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """Return the outputs of each matrix in those hidden parameters that hold several, as a fused qkv does.
+
+    The model's roles tell it by their `rows`. Without roles it is known of nn.MultiheadAttention's `in_proj_weight`,
+    and of transformers' `c_attn` where it is three times as wide as its input: queries, keys and values of one size.
+    """
+    if callable(getattr(model, "roles", None)):
+        roles: Mapping[Parameter, Any] = model.roles()  # type: ignore[operator]
+        return {p: tuple(role.rows) for p, role in roles.items() if len(getattr(role, "rows", ())) > 1}
+    fused: dict[Tensor, tuple[int, ...]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            fused[module.in_proj_weight] = (module.embed_dim,) * 3
+        elif name.rpartition(".")[2] == "c_attn" and is_transposed(module):
+            inputs, outputs = module.weight.shape
+            if outputs == 3 * inputs:
+                fused[module.weight] = (inputs,) * 3
+    return fused
+
+
 def _worked_out(model: nn.Module) -> dict[Tensor, str]:
     """Work the kinds out from the types and names of the modules that a parameter belongs to."""
     uses: dict[Tensor, list[tuple[str, str, nn.Module]]] = defaultdict(list)

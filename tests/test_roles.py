@@ -10,7 +10,7 @@ from models.base import Role
 from models.gpt import GPT
 from optimizers import build_optimizer
 from optimizers.param_groups import by_decay, by_kind, by_table
-from optimizers.roles import kinds
+from optimizers.roles import fused_outputs, kinds
 from tests.tiny import tiny_batch, tiny_model, weights
 
 MATRIX_METHODS = ["muon", "soap", "shampoo", "kfac", "mkor", "mkor_h"]
@@ -71,11 +71,22 @@ def test_muon_orthogonalises_the_hidden_matrices_of_transformers_gpt2():
         if kinds(model)[p] != "hidden":
             assert "v" in optimizer.state[p], name
             continue
-        inputs, outputs = p.shape  # as a Conv1D keeps them
-        update = (p.detach() - was) / (0.02 * max(1.0, outputs / inputs) ** 0.5)
-        values = torch.linalg.svdvals(update)
-        assert values[-2] > 0.3, name  # one is 0 where a LayerNorm has taken the mean out of the inputs
-        assert values.max() < 1.3, name
+        for update in (p.detach() - was).chunk(3 if "c_attn" in name else 1, dim=1):  # a Conv1D has outputs as columns
+            inputs, outputs = update.shape
+            values = torch.linalg.svdvals(update / (0.02 * max(1.0, outputs / inputs) ** 0.5))
+            assert values[-2] > 0.2, name  # one is 0 where a LayerNorm has taken the mean out of the inputs
+            assert values.max() < 1.3, name
+
+
+def test_a_fused_qkv_of_external_models_is_known_as_three():
+    model = gpt2()
+    width = model.config.n_embd
+    names = {name for name, p in model.named_parameters() if p in fused_outputs(model)}
+    assert names == {f"transformer.h.{i}.attn.c_attn.weight" for i in range(len(model.transformer.h))}
+    assert set(fused_outputs(model).values()) == {(width, width, width)}
+    attention = nn.MultiheadAttention(8, 2)
+    assert fused_outputs(attention) == {attention.in_proj_weight: (8, 8, 8)}
+    assert fused_outputs(nn.MultiheadAttention(8, 2, kdim=4)) == {}
 
 
 @pytest.mark.parametrize("name", MATRIX_METHODS)

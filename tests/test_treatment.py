@@ -20,6 +20,7 @@ VARIANTS = [
     ("mkor", {"backend": "sgd"}),
     ("mkor_h", {"backend": "lamb"}),
     ("sgd", {"momentum": 0.0}),
+    ("muon", {"split_qkv": False, "scale": "match_rms"}),
 ]
 
 
