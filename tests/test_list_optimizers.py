@@ -58,6 +58,7 @@ def test_bad_input_gets_its_sentence(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_code_says():
     assert PAGE.read_text() == page(), "make docs writes it anew"
 
