@@ -97,6 +97,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "way"), WAYS)
 def test_on_a_device_without_data(name, way, meta):
     model = tiny_model().to("meta")

@@ -208,6 +208,7 @@ def test_what_a_kill_or_an_editor_left_in_the_metrics_is_computed_again(made, cu
     assert_same_run(cut, made / "whole")
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_is_the_runs_own(here, made, monkeypatch):
     """And not the next one's in a sweep."""
     arguments = (*EVERY_THREE, "study=threads")
