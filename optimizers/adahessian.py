@@ -60,8 +60,9 @@ def whole_row(d: Tensor, block: int | None) -> bool:
     "adahessian",
     summary="Adam on the Hessian's diagonal",
     paper="arXiv 2006.00719, algorithm 1",
-    presets="`block=32` is the authors' code for transformers, `block=null` (a whole row) their code for images, "
-    "`block=1` no averaging, as it has below two dimensions.",
+    presets="`block=32` is the authors' code for translation, `block=1` (no averaging) what their code for images does "
+    "with matrices, `block=null` (a whole row) the default of their instructions. Their translation runs do not clip "
+    "the gradient: grad_clip=null.",
     pitfalls="A Hessian-vector product a step triples the step (`every` spreads it), needs the math kernel of "
     "attention and an eager model, and much memory. Rates are a hundred times Adam's, since v is a curvature: "
     "nothing carries over.",

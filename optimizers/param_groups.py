@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from optimizers.roles import TABLES, UNKNOWN, fused_outputs, kinds, matrix_kinds, transposed_weights
 
@@ -94,6 +95,27 @@ def by_table(model: nn.Module) -> list[Group]:
     groups = decayed((p for p, kind in by_parameter.items() if kind not in TABLES), by_parameter)
     tables = [p for p, kind in by_parameter.items() if kind in TABLES]
     return [*groups, {"params": tables, "table": True}] if tables else groups
+
+
+def spare_embeddings(model: nn.Module, optimizer: Optimizer) -> None:
+    """Give embeddings and learned positions groups of their own, without weight decay; before the first step.
+
+    Raises:
+        ValueError: the optimizer has no weight decay.
+    """
+    by_parameter = kinds(model)
+    if not any("weight_decay" in group for group in optimizer.param_groups):
+        raise ValueError(
+            f"decay_embeddings is for optimizers with a weight_decay, which {type(optimizer).__name__} has not: "
+            "leave it out"
+        )
+    for group in list(optimizer.param_groups):
+        spared = [p for p in group["params"] if by_parameter[p] in ("embedding", "positions")]
+        if not spared or not group.get("weight_decay"):
+            continue
+        group["params"] = [p for p in group["params"] if by_parameter[p] not in ("embedding", "positions")]
+        optimizer.param_groups.append({**group, "params": spared, "weight_decay": 0.0})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
 
 def check_cover(model: nn.Module, groups: Iterable[Group]) -> None:

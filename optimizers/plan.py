@@ -13,6 +13,8 @@ from torch import nn, optim
 from conventions.keywords import bind, in_section
 from optimizers.registry import OptimizerInfo, find
 
+EVERYONES = ("decay_embeddings",)  # keys that OptimizerInfo.build takes, whatever the optimizer
+
 
 @dataclass(frozen=True)
 class OptimizerPlan:
@@ -41,6 +43,9 @@ def check_optimizer(section: Mapping[str, Any], allow_targets: Sequence[str], de
         ValueError: a sentence that names the key, and the remedy.
     """
     info = find(section["name"], section.get("_target_"), allow_targets)
-    plan = OptimizerPlan(info, bind(info.constructor, section, "optimizer", ["params"]))
+    everyones = {key: section[key] for key in EVERYONES if key in section}
+    own = {key: value for key, value in section.items() if key not in EVERYONES}
+    keywords = bind(info.constructor, own, "optimizer", ["params"])
+    plan = OptimizerPlan(info, {**keywords, **bind(info.build, everyones, "optimizer", ["model"])})
     plan.build(nn.Linear(2, 2, device=device))
     return plan

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import Parameter
 
 from optimizers.checks import check_betas, check_common
-from optimizers.param_groups import Group, all_in_one, by_decay, check_cover, trainable
+from optimizers.param_groups import Group, all_in_one, by_decay, check_cover, spare_embeddings, trainable
 from optimizers.treatment import Treatment
 
 ALLOW_TARGETS = ("torch.optim", "pytorch_optimizer")
@@ -41,11 +41,18 @@ class OptimizerInfo:
             return None
         return {name: self.treat(optimizer, p, tokens) for name, p in trainable(model)}
 
-    def build(self, model: nn.Module, **keywords: Any) -> torch.optim.Optimizer:
-        """Build the optimizer over the model's parameters; `lr` becomes each group's `initial_lr`."""
+    def build(self, model: nn.Module, decay_embeddings: bool = True, **keywords: Any) -> torch.optim.Optimizer:
+        """Build the optimizer over the model's parameters; `lr` becomes each group's `initial_lr`.
+
+        Args:
+            decay_embeddings: False takes embeddings, a head tied to one too, and learned positions out of weight decay.
+            keywords: of the optimizer's own constructor.
+        """
         check_common(keywords.get("lr", 0.0), keywords.get("weight_decay", 0.0))  # torch's classes name no keyword
         check_betas(keywords.get("betas") or ())
         optimizer = self.constructor(self.groups(model), **keywords)
+        if not decay_embeddings:
+            spare_embeddings(model, optimizer)
         check_cover(model, optimizer.param_groups)
         for group in optimizer.param_groups:
             group["initial_lr"] = float(group["lr"])

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-import optimizers
 from conventions.keywords import bind
 from harness.command_line import composed, help_text
 from harness.config import parse
 from judge.claims.claim_file import find_claim
+from optimizers.plan import check_optimizer
 from tests.command import ROOT, environment
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -161,8 +161,7 @@ def parsed(module: Any, arguments: list[str], patch: pytest.MonkeyPatch) -> dict
 def check(keys: Sequence[str]) -> None:
     """The config that the keys make is one, and its optimizer is there and takes its section."""
     cfg = parse(composed(keys))
-    found = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
-    bind(found.constructor, cfg.optimizer, "optimizer", ["params"])
+    check_optimizer(cfg.optimizer, cfg.allow_targets)
 
 
 def values(key: str) -> list[str]:

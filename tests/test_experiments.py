@@ -9,12 +9,12 @@ import torch
 
 import data
 import models
-import optimizers
 from conventions.config_keys import CONFIGS, differing_keys, flatten
 from conventions.keywords import bind, construct
 from harness import command_line, tracker
 from harness.config import parse
 from harness.schedule import build_schedule
+from optimizers.plan import check_optimizer
 
 SIZES, OPTIMIZERS, PRESETS = ("125m", "355m", "770m"), ("adamw", "lion", "sophia_g"), ("", "_repo", "_matched")
 GPT2_TOKENS = 50257
@@ -62,9 +62,8 @@ def test_composes_and_builds(name):
     assert schedule(0) < 1
     assert schedule(cfg.steps - 1) == pytest.approx(cfg.schedule["final"], abs=1e-3)
 
-    info = optimizers.find(cfg.optimizer["name"], cfg.optimizer.get("_target_"), cfg.allow_targets)
-    keywords = bind(info.constructor, cfg.optimizer, "optimizer", ["params"])
-    assert info.build(torch.nn.Linear(2, 2), **keywords).param_groups[0]["initial_lr"] == cfg.optimizer["lr"]
+    plan = check_optimizer(cfg.optimizer, cfg.allow_targets)
+    assert plan.build(torch.nn.Linear(2, 2)).param_groups[0]["initial_lr"] == cfg.optimizer["lr"]
 
     family, shape = models.find(cfg.model["family"]), {k: v for k, v in cfg.model.items() if k != "vocabulary"}
     with torch.device("meta"):
@@ -82,7 +81,7 @@ def test_the_arms_of_a_study_differ_in_the_optimizer_only():
     for name in RECIPES:
         values = composed(name)
         first = studies.setdefault(values["study"], values)
-        allowed = ("optimizer.", "run_dir", *(["schedule.final"] if name.endswith("_repo") else []))
+        allowed = ("optimizer.", "run_dir", *(["schedule.final", "grad_clip"] if name.endswith("_repo") else []))
         assert [key for key in differing(first, values) if not key.startswith(allowed)] == [], name
 
 
@@ -96,7 +95,10 @@ def test_sophia_has_every_size_optimizer_and_preset_with_the_authors_numbers(siz
     lr, decay, final, rho = NUMBERS[size, optimizer]
     assert (values["optimizer"]["lr"], values["optimizer"]["weight_decay"]) == (lr, decay)
     assert values["schedule"]["final"] == (final if preset == "_repo" else 0.05)
-    assert values["optimizer"].get("rho") == (rho if preset else None)
+    assert values["optimizer"].get("rho") == rho  # the README pairs it with the rate, whatever the preset
+    accumulated = {"125m": 6, "355m": 8, "770m": 12}[size] if (optimizer, preset) == ("adamw", "_repo") else 1
+    assert values["grad_clip"] == pytest.approx(1 / accumulated, rel=1e-5)
+    assert values["optimizer"]["decay_embeddings"] is False
     assert values["optimizer"].get("preset") == ({"": "paper"}.get(preset, "repo") if rho else None)
 
 
@@ -112,8 +114,10 @@ def test_a_model_that_the_authors_did_not_train_needs_numbers_of_its_own():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_sophia_presets_touch_optimizer_and_final_only(size, name):
     paper, repo, matched = (composed(f"{size}_{name}{preset}") for preset in PRESETS)
-    assert set(differing(repo, matched)) <= {"schedule.final", "study"}
-    assert set(differing(paper, repo)) <= {"schedule.final", "study", "optimizer.preset", "optimizer.rho"}
+    assert set(differing(repo, matched)) <= {"schedule.final", "grad_clip", "study"}
+    keys = {"schedule.final", "grad_clip", "study", "optimizer.preset", "optimizer.rho"}
+    assert set(differing(paper, repo)) <= keys
+    assert paper["grad_clip"] == matched["grad_clip"] == 1.0
     assert paper["schedule"]["final"] == matched["schedule"]["final"] == 0.05
 
 
@@ -134,6 +138,13 @@ def test_repo_presets_end_at_the_authors_learning_rates(recipe, peak, final, rho
     assert values["optimizer"]["lr"] == peak
     assert values["optimizer"].get("rho") == rho
     assert peak * values["schedule"]["final"] == pytest.approx(final, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sophia_h_has_gs_rates_and_a_gamma_of_its_own(size):
+    g, h = (command_line.composed([f"experiment=sophia/sophia_{which}", f"model=gpt2_{size}"]) for which in ("g", "h"))
+    assert set(differing(g, h)) <= {"optimizer.name", "optimizer.rho"}
+    assert h["optimizer"]["rho"] is None
 
 
 def test_a_flag_on_the_command_line_wins_over_the_recipe():

@@ -11,7 +11,7 @@ from models.gpt import GPT
 from optimizers import build_optimizer
 from optimizers.param_groups import by_decay, by_kind, by_table
 from optimizers.roles import fused_outputs, kinds
-from tests.tiny import tiny_batch, tiny_model, weights
+from tests.tiny import goes_on_to_the_same_bits, tiny_batch, tiny_model, weights
 
 MATRIX_METHODS = ["muon", "soap", "shampoo", "kfac", "mkor", "mkor_h"]
 HOOKED = ["kfac", "mkor", "mkor_h"]
@@ -230,3 +230,26 @@ class Plain:
 
     def charge(self, flops: int) -> None:
         """Nobody counts."""
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "soap", "kfac", "sophia_g", "adafactor"])
+def test_embeddings_are_spared_from_weight_decay_where_that_is_asked_for(name):
+    """Sophia's code decays neither the embedding nor the positions; all other marks of a group stay with them."""
+    model = tiny_model()
+    spared = {model.embedding.weight, model.positions.weight}
+    for wanted, undecayed in ((True, set()), (False, spared)):
+        optimizer = build_optimizer(name, model, weight_decay=0.1, decay_embeddings=wanted)
+        decayed = {p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+        assert {p for p in model.parameters() if p.ndim > 1} - decayed == undecayed
+    tables = [group.get("table") for group in optimizer.param_groups if spared & set(group["params"])]
+    assert tables == [True if name == "soap" else None]
+
+
+def test_an_optimizer_without_weight_decay_has_none_to_spare_embeddings_from():
+    with pytest.raises(ValueError, match="decay_embeddings is for optimizers with a weight_decay, which Rprop has not"):
+        build_optimizer("external", tiny_model(), _target_="torch.optim.Rprop", decay_embeddings=False)
+
+
+@pytest.mark.parametrize("name", ["adamw", "soap"])
+def test_with_embeddings_spared_it_goes_on_to_the_same_bits(name):
+    goes_on_to_the_same_bits(lambda model: build_optimizer(name, model, decay_embeddings=False))
