@@ -18,7 +18,7 @@ from scripts.pages.grid import Grid, markdown
 from scripts.pages.ratio import Ratio, ratio
 
 HARDWARE = "hardware"  # folder of results/
-NONE = "None has been measured yet: `make bench` does it, and `make tables` puts it here.\n"
+NONE = "No device has been measured yet: `make bench` does it, and `make tables` puts it here.\n"
 ADAMW_BYTES = 28  # that fused AdamW moves per parameter: the gradient read, the weight and two moments read and written
 SHOWN = {"times": "{:.2f}x", "share": "{:.1%}", "seconds": "{:.1f} s", "rate": "{:,.0f}"}
 Row = dict[str, Any]
