@@ -227,7 +227,7 @@ def test_a_devices_tables_come_from_its_store(tmp_path):
     page = summary([place])
     assert page.startswith("**NVIDIA H100 80GB HBM3**; all tables are in `results/hardware/gpu`")
     assert "| gpt2_125m | nanogpt | 485,452 |" in page
-    assert summary([]) == "None has been measured yet: `make bench` does it, and `make tables` puts it here.\n"
+    assert summary([]) == "No device has been measured yet: `make bench` does it, and `make tables` puts it here.\n"
 
 
 def test_its_environment_is_no_part_of_what_is_measured():
