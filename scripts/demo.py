@@ -3,9 +3,8 @@
     python -m scripts.demo        # make demo
 
 The runs are the experiments configs/experiment/demo_*.yaml. Expect how long they will take, by a probe (the same sweep
-over a few updates), a live table, then the race's table and results/demo/report.html. Where the probe says more than
-six minutes, every run has half as many updates. Finished runs are kept, and one that was cut off goes on. Each run has
-one thread: so small a model leaves nothing for a second one to do.
+over a few updates), a live table, then the race's table and results/demo/report.html. Finished runs are kept, and one
+that was cut off goes on. Each run has one thread: so small a model leaves nothing for a second one to do.
 """
 
 import argparse
@@ -28,7 +27,6 @@ from scripts import report, speedup
 
 EXPERIMENTS = CONFIGS / "experiment"
 FOLDER = "results/demo"
-LONGEST = 360.0  # seconds of training that a demo may take
 PROBED = 20  # updates of each run in the probe; the first half of them warms up
 SWEEP = (sys.executable, str(CONFIGS.parent / "train.py"), "-m", "launcher=local", "launcher.threads=1", "resume=true")
 
@@ -41,25 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         left = [name for name, folder in runs.items() if read_status(folder) not in ENDED]
         if left:
             plan = _read(EXPERIMENTS / "demo.yaml")
-            begun = [_read(path)["steps"] for folder in runs.values() if (path := folder / "config.yaml").exists()]
-            lengths = begun[:1] or [plan["steps"], plan["steps"] // 2]  # all runs of a race have one length
             print(f"{len(left)} runs; a probe of {PROBED} updates each ...", flush=True)
-            steps, seconds = fitting(probe(left, plan, lengths))
-            about = f"{steps:,} updates each take about {quantity.seconds(seconds)}"
-            print(f"{about} on this machine as busy as it is.", flush=True)
-            if code := Process([*SWEEP, f"experiment={','.join(left)}", f"steps={steps}"]).wait().code:
+            seconds = quantity.seconds(probe(left, plan))
+            print(f"{plan['steps']:,} updates each take about {seconds} on this machine as busy as it is.", flush=True)
+            if code := Process([*SWEEP, f"experiment={','.join(left)}"]).wait().code:
                 raise SystemExit(code)
     speedup.main([FOLDER])
     report.main([FOLDER])
 
 
-def fitting(seconds: Mapping[int, float]) -> tuple[int, float]:
-    """The first length that is not too long, or else the last, with the seconds that it takes."""
-    return next((each for each in seconds.items() if each[1] <= LONGEST), list(seconds.items())[-1])
-
-
-def probe(names: Sequence[str], plan: Mapping[str, Any], lengths: Sequence[int]) -> dict[int, float]:
-    """Seconds that the runs will take side by side, by their length, measured by the same sweep over a few updates.
+def probe(names: Sequence[str], plan: Mapping[str, Any]) -> float:
+    """Estimate the seconds that the runs will take side by side, by the same sweep over a few updates.
 
     Raises ValueError if a run of the probe fails.
     """
@@ -73,8 +63,8 @@ def probe(names: Sequence[str], plan: Mapping[str, Any], lengths: Sequence[int])
                 raise ValueError(f"the probe failed: {ending.last_words}")
         own = time.monotonic() - began  # starting the processes and preparing the corpus are in it
         found = [read_rows(path) for path in Path(folder).glob("*/metrics.jsonl")]
-    places, every = len(visible_gpus()) or cores(), plan["eval"]["every"]
-    return {steps: own + span([remaining(rows, steps, every) for rows in found], places) for steps in lengths}
+    work = [remaining(rows, plan["steps"], plan["eval"]["every"]) for rows in found]
+    return own + span(work, len(visible_gpus()) or cores())
 
 
 def remaining(rows: Sequence[Mapping[str, Any]], steps: int, eval_every: int) -> float:

@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 import optimizers
 from optimizers.kernels import add_, average_, average_square_, compile_kernels, descend_, kernels_run
 from tests.command import in_process
-from tests.test_equations import START
+from tests.recording import START
 from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, weights
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")

@@ -1,6 +1,7 @@
 """The house rules that no one should have to remember: a star of packages, short files, no optimizer's name."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAR = ("optimizers", "models", "data", "harness", "judge")
 LEAF = "conventions"  # what all of them may import
 JOINERS = ("train", "scripts", "tests", "hydra_plugins")
-PACKAGES = (*STAR, LEAF, "scripts", "tests")
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
 FILES = [ROOT / "train.py", *(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))]
 NAMES = {info.name for info in optimizers.list_optimizers()}
 
@@ -90,8 +91,9 @@ def test_files_are_short_and_named_for_a_thing():
     assert [relative(path) for path in FILES if path.stem in vague] == []
 
 
+@functools.cache  # what many files import is parsed once
 def constants(path: Path) -> dict[str, ast.expr]:
-    """What a module's names stand for: its own assignments, and those of ours that it imports."""
+    """Return what a module's names stand for: its own assignments, and those of ours that it imports."""
     found = {}
     for node in ast.parse(path.read_text()).body:
         match node:

@@ -10,7 +10,7 @@ import torch
 import optimizers
 from optimizers.adahessian import average_block_
 from optimizers.curvature import Hutchinson
-from tests.test_equations import START, STEPS, Recording, decay
+from tests.recording import START, STEPS, Recording, decay
 from tests.tiny import CONTEXT, SEQUENCES, distance, tiny_batch, tiny_model, tiny_objective, weights
 
 

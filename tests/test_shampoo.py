@@ -9,8 +9,8 @@ from torch.nn import Parameter
 from optimizers.kronecker import complete_
 from optimizers.shampoo import Shampoo
 from optimizers.soap import SOAP
+from tests.recording import Recording, decay
 from tests.test_eigenbasis import drawn
-from tests.test_equations import Recording, decay
 from tests.test_soap import feed, per_step_flops
 from tests.tiny import tiny_model
 

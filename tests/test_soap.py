@@ -15,8 +15,8 @@ import optimizers
 from harness.rehearsal import Rehearsal
 from optimizers.param_groups import decayed
 from optimizers.soap import SOAP
+from tests.recording import START, STEPS, Recording, decay
 from tests.test_eigenbasis import drawn
-from tests.test_equations import START, STEPS, Recording, decay
 from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, train, weights
 
 LR, B1, B2, EPS, WD = 3e-3, 0.9, 0.95, 1e-8, 0.1

@@ -8,8 +8,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 import optimizers
 from harness.rehearsal import rehearse
 from optimizers.soap import SOAP
+from tests.recording import Recording
 from tests.test_eigenbasis import drawn
-from tests.test_equations import Recording
 from tests.test_soap import KEYWORDS, bases, feed, naive
 from tests.tiny import tiny_model
 

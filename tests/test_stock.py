@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.test_equations import Recording, decay
+from tests.recording import Recording, decay
 
 
 def test_sgd():
