@@ -24,9 +24,9 @@ from judge.claims.claim import CLAIMS
 from judge.claims.claim_file import SCALES, list_claims, read_claim, with_others
 from judge.claims.verdict import Verdict, verify
 from judge.comparison import Comparison, compare
+from judge.measurements import FILE
 from judge.records import find_runs
 from judge.tuning.trials import SUFFIX, tuning_of, with_tuning
-from scripts.bench.store import FILE
 from scripts.pages.claim_table import overview, render
 from scripts.pages.conclusions import page
 from scripts.pages.grid import Grid, markdown

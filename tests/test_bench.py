@@ -13,11 +13,12 @@ import pytest
 import yaml
 
 from conventions.config_keys import CONFIGS
+from judge.measurements import FILE, read, records
+from judge.ratio import ratio
 from scripts.bench.measurement import BESIDE, Measurement, Side
 from scripts.bench.scheduler import Scheduler
-from scripts.bench.store import FILE, Store, read, records
+from scripts.bench.store import Store
 from scripts.pages.hardware import grids, hardware_tables, summary
-from scripts.pages.ratio import ratio
 from tests.command import environment
 
 STEADY = "tests.bench_sides:Steady"
@@ -89,7 +90,7 @@ def test_what_another_commit_measured_stays_and_what_failed_there_is_tried_again
     assert store(tmp_path, "new").record("bad").error is None
     new = store(tmp_path, "new")
     new.add(round_of("good", 0, commit="new"))
-    assert [(each.what, each.commit) for each in records(new.rows)] == [("good", "new"), ("bad", "old")]
+    assert [(each.what, each.commit) for each in records(new.lines)] == [("good", "new"), ("bad", "old")]
 
 
 def drifting(seed, rounds, noise):
@@ -125,7 +126,7 @@ def test_sides_take_turns_and_the_ratio_is_theirs(tmp_path):
     assert log.read_text().split() == ["1.0", "2.0", "2.0", "1.0"] * 2
     assert [row["round"] for row in read(tmp_path / FILE)] == [0, 1]
     assert any("a 1,000.00 ms; b 2,000.00 ms" in line for line in lines)
-    assert [[t["seconds"] for t in turns] for turns in held.rows[0]["turns"]] == [[1.0, 1.0], [2.0, 2.0]]
+    assert [[t["seconds"] for t in turns] for turns in held.lines[0]["turns"]] == [[1.0, 1.0], [2.0, 2.0]]
 
 
 def test_what_breaks_hangs_or_dies_costs_its_own_line(tmp_path):
@@ -186,7 +187,7 @@ def test_a_call_that_is_killed_goes_on_where_it_was(tmp_path):
     made = len(read(tmp_path / FILE))
     held = store(tmp_path)
     assert run(held, [beside("a", rounds=made + 1)])[0] == 0
-    assert [row["round"] for row in held.rows] == list(range(made + 1))
+    assert [row["round"] for row in held.lines] == list(range(made + 1))
 
 
 def rates(side, peer, seconds, other, model="gpt2_125m", rounds=2):

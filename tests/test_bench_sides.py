@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from harness.profile import profiled
+from judge.measurements import FILE
 from scripts.bench.__main__ import check, main, parser
 from scripts.bench.drift import drift, skewness
 from scripts.bench.plan import Plan, book
 from scripts.bench.programs import program, read_rate
 from scripts.bench.steps import Ours, Theirs
-from scripts.bench.store import FILE
 from scripts.bench.training import Halfstep, NanoGPT
 from tests.test_bench import texts
 

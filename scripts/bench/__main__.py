@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 scheduler.run(wanted)
             except KeyboardInterrupt:
                 print("interrupted")
-        for grid in grids(store.rows, held):
+        for grid in grids(store.lines, held):
             print(f"\n{grid.title}\n\n{aligned(grid, range(2, len(grid.header)))}")
         left = len(scheduler.missing(wanted))
         print(f"{left} measurements left: the same command goes on" if left else "nothing is left of this part")

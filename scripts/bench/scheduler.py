@@ -14,8 +14,9 @@ from typing import Any
 
 from conventions.config_keys import CONFIGS
 from harness.process import Conversation
+from judge.measurements import Line
 from scripts.bench.measurement import Measurement
-from scripts.bench.store import Row, Store
+from scripts.bench.store import Store
 from scripts.bench.worker import out_of_memory
 
 RESERVE, LEAST = 5.0, 15.0  # seconds that a call keeps for its tables, and that must be left to begin a measurement
@@ -64,7 +65,7 @@ class Scheduler:
                 [stack.enter_context(Conversation(line, self.scratch / f"{one.part}.log", folder=CONFIGS.parent))
                  for _ in one.sides] for one in group
             ]  # fmt: skip
-            facts: list[list[Row]] = [[] for _ in group]
+            facts: list[list[Line]] = [[] for _ in group]
             for one, mine in zip(group, workers, strict=True):
                 self.build(one, mine, 0)
             for work in (self.ready, self.rounds):
@@ -77,20 +78,20 @@ class Scheduler:
                     except MemoryError as note:
                         self.say(f"  {note}")
 
-    def ready(self, one: Measurement, workers: Sequence[Conversation], facts: list[Row]) -> None:
+    def ready(self, one: Measurement, workers: Sequence[Conversation], facts: list[Line]) -> None:
         """Wait until all sides have compiled; each finds the size of its passes while the other one is at rest."""
         for number in range(len(workers)):
             if number:
                 self.build(one, workers, number)
             facts.append(self.hear(one, workers, number, facts))
 
-    def rounds(self, one: Measurement, workers: Sequence[Conversation], facts: list[Row]) -> None:
+    def rounds(self, one: Measurement, workers: Sequence[Conversation], facts: list[Line]) -> None:
         self.say(one.what)
         updates = [one.updates or f["period"] * max(1, ceil(one.seconds / max(f["update"], 1e-6) / f["period"]))
                    for f in facts]  # fmt: skip
         while self.missing([one]):
             left = self.left
-            turns: list[list[Row]] = [[] for _ in workers]
+            turns: list[list[Line]] = [[] for _ in workers]
             for place, letter in enumerate(one.order):
                 side = "AB".index(letter)
                 last = letter not in one.order[place + 1 :]
@@ -108,11 +109,11 @@ class Scheduler:
         size = {"micro": sizes[side.name]} if side.name in sizes else {}
         workers[number].ask({"kind": side.kind, "keywords": {**side.keywords, **size}})
 
-    def hear(self, one: Measurement, workers: Sequence[Conversation], number: int, facts: Sequence[Row]) -> Row:
+    def hear(self, one: Measurement, workers: Sequence[Conversation], number: int, facts: Sequence[Line]) -> Line:
         """A side's answer."""
         name, allowed = one.sides[number].name, max(0.0, min(one.limit, self.left))
         try:
-            found: Row = workers[number].hear(allowed)
+            found: Line = workers[number].hear(allowed)
         except TimeoutError:
             if allowed < one.limit:
                 raise
@@ -138,7 +139,7 @@ def head(one: Measurement) -> dict[str, Any]:
     return {"what": one.what, "part": one.part, "about": dict(one.about), "sides": [side.name for side in one.sides]}
 
 
-def shown(one: Measurement, facts: Sequence[Row], turns: Sequence[Sequence[Row]]) -> str:
+def shown(one: Measurement, facts: Sequence[Line], turns: Sequence[Sequence[Line]]) -> str:
     """What a round came to, on a line."""
     words = []
     for side, fact, mine in zip(one.sides, facts, turns, strict=True):
