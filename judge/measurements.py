@@ -85,8 +85,11 @@ def measured(lines: Sequence[Line], unit: str) -> list[Line]:
         outcome                             of the first updates: whether the loss falls
         error                               why it does not run; then there are no numbers
     """
-    found = [_row(record, side) for record in records(lines) for side in range(1 + (record.head["part"] == "train"))
-             if record.rounds or not side]  # fmt: skip
+    found = [
+        _row(record, side)
+        for record in records(lines)
+        for side in range(len(record.head["sides"]) if record.rounds and record.head["part"] == "train" else 1)
+    ]
     calls = [line for line in lines if line["what"] == "call"]
     peak = calls[-1]["facts"].get("peak_flops") if calls else None
     products: dict[str, float] = next((row["flops_per_second"] for row in found if "flops_per_second" in row), {})
@@ -133,7 +136,7 @@ def _row(record: Record, side: int) -> Line:
     own = {"part": record.head["part"], "name": names[side], "commit": str(record.commit or "unknown")[:12]}
     if not record.rounds:
         return {**record.head["about"], **own, "error": record.error, "what": record.what, "outcome": record.error}
-    facts = [*record.rounds[max(record.rounds)]["facts"], {}][side]
+    facts = record.rounds[max(record.rounds)]["facts"][side]
     flops = record.rounds[min(record.rounds)]["facts"][0].get("flops_per_token")  # a peer has the same shape
     seconds = [[[turn["seconds"] for turn in turns] for turns in record.turns(each)] for each in range(len(names))]
     turns = [turn for each in record.turns(side) for turn in each]

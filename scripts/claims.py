@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(options: argparse.Namespace, words: Sequence[str]) -> int:
     """Train what is left of one claim or several, one after another; the first exit code that is not 0."""
-    from scripts.study import claim_cost, claim_runs  # here and in print_plan alone are torch and Hydra needed
+    from scripts.study import claim_plan, claim_runs  # here and in print_plan alone are torch and Hydra needed
 
     if options.minutes is not None and not 0 < options.minutes < math.inf:
         raise ValueError(f"--minutes must be above 0, not {options.minutes:g}")
@@ -67,8 +67,8 @@ def train(options: argparse.Namespace, words: Sequence[str]) -> int:
     claims = [find_claim(word) for word in dict.fromkeys([options.claim, *(w for w in words if w not in overrides)])]
     asked = [claim_runs.ClaimRuns(each, options.scale, *_chosen(each, options), overrides) for each in claims]
     for each in asked:
-        claim_cost.check_arms(each)
-    claim_cost.check_device(asked[0])
+        claim_plan.check_arms(each)
+    claim_plan.check_device(asked[0])
     end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     codes = [claim_runs.run(each, end) for each in asked]
     return next((code for code in codes if code), 0)
@@ -76,16 +76,20 @@ def train(options: argparse.Namespace, words: Sequence[str]) -> int:
 
 def print_plan(options: argparse.Namespace) -> None:
     """What the runs of a claim cost; the plans of those that are there are written anew."""
-    from scripts.study import claim_cost, claim_runs
+    from scripts.study import claim_plan, claim_runs
+    from scripts.study.plan_table import print_costs
 
     claim = find_claim(options.claim)
     asked = claim_runs.ClaimRuns(claim, options.scale, *_chosen(claim, options), place=options.runs)
-    claim_cost.check_arms(asked)
+    claim_plan.check_arms(asked)
     plans = asked.plans()
     asked.write(
         {part: plan for part, plan in plans.items() if (options.runs / claim.study(options.scale, part)).is_dir()}
     )
-    claim_cost.print_plan(asked, asked.found(plans), Console())
+    console = Console()
+    console.print(f"{claim.name}, scale {options.scale}: {claim.sentence}", highlight=False, markup=False)
+    lines = claim_plan.plan_lines(asked, asked.found(plans))
+    print_costs(f"The runs of {claim.name}, scale {options.scale}", lines, [], console)
 
 
 def print_list(console: Console) -> None:

@@ -24,10 +24,9 @@ from models.base import LanguageModel
 from models.plan import check_model
 from optimizers.plan import check_optimizer
 from scripts.pages.grid import Grid, aligned
-from scripts.study.cost import UpdateCost, cost
+from scripts.study.cost import UpdateCost, cost, vocabulary
 
 GPT2 = {"model": "gpt2_125m", "batch.tokens": "524288", "data": "synthetic"}  # whose vocabulary is GPT-2's
-VOCABULARIES = {"bytes": 256, "gpt2": 50257}
 NONE = "-"
 
 
@@ -93,16 +92,6 @@ def costed(arguments: Sequence[str]) -> tuple[Config, LanguageModel, UpdateCost]
     with torch.device("cpu" if info.treat is None else "meta"):
         model = build_model(vocabulary(cfg))
     return cfg, model, cost(info, build, model, cfg.batch.tokens)
-
-
-def vocabulary(cfg: Config) -> int:
-    """That of the data, which need not be there."""
-    known = cfg.data.get("vocabulary") or VOCABULARIES.get(cfg.data.get("tokenizer", ""))
-    if known is None:
-        raise ValueError(
-            f"data.tokenizer={cfg.data.get('tokenizer')}: give model.vocabulary and data=synthetic instead"
-        )
-    return int(known)
 
 
 def model_flops(cfg: Config, model: LanguageModel) -> int:

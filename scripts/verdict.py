@@ -37,8 +37,8 @@ from optimizers.plan import check_optimizer
 from scripts import report
 from scripts.pages import tuning_figure
 from scripts.study.conformance import Check, conformance
+from scripts.study.plan_table import print_costs
 from scripts.study.tuner import Tuner
-from scripts.study.verdict_plan import print_plan
 from scripts.study.verdict_study import BASELINE, Study
 
 VERDICTS = Path("results/verdicts")
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         launcher = launcher_of(options.overrides)
         said = study.take_over(preparing=False)
         print("".join(f"{each}\n" for each in said), end="")
-        print_plan(study, launcher, Console())
+        print_costs(f"Before a verdict at the scale {study.name}", study.plan_lines(), launcher, Console())
         if options.plan:
             return
         place = VERDICTS / (options.optimizer if options.scale == "tiny" else f"{options.optimizer}-{options.scale}")

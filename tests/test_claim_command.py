@@ -21,8 +21,9 @@ from judge.records import read_run
 from judge.tuning.trials import tuning_of
 from scripts.claims import main
 from scripts.pages.claim_table import as_json, render, show
-from scripts.study import claim_cost, claim_runs
+from scripts.study import claim_runs
 from scripts.study.claim_runs import compose_arm
+from scripts.study.run_cost import cost_of
 from tests.claimed import OTHER, SPEEDUP, change, scale, train, verified, write_claim
 from tests.command import in_process
 from tests.tuned import Pretended
@@ -142,7 +143,7 @@ main(["list"])
 def test_a_plan_counts_a_product_in_the_gradients_pass(here):
     assert in_process("optimizer=adahessian", "optimizer.every=2", "steps=4", "run_dir=out").code == 0
     config = parse(yaml.safe_load((here / "out" / "config.yaml").read_text()))
-    planned, run = claim_cost.cost_of(config, {"gpt2_pico": 1e12})(4), read_run(here / "out")
+    planned, run = cost_of(config, {"gpt2_pico": 1e12})(4), read_run(here / "out")
     assert (planned.model, planned.curvature) == (run.last("flops/model"), run.last("flops/curvature"))
     assert planned.curvature > 0
 
@@ -166,12 +167,12 @@ def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
     assert sorted((run.steps, run.seed, run.status) for run in runs) == [(4, 4, "finished")] + 3 * [(8, 4, "finished")]
     for arm in ("old", "new"):
         config = parse(compose_arm(claim, "tiny", "only", arm))
-        cost = claim_cost.cost_of(config, {"gpt2_pico": 1e12})(8)
+        cost = cost_of(config, {"gpt2_pico": 1e12})(8)
         (run,) = [run for run in runs if run.optimizer == config.optimizer["name"] and run.steps == 8]
         assert (cost.model, cost.curvature) == (run.last("flops/model"), run.last("flops/curvature"))
         assert cost.tokens == run.last("tokens")
 
-    hooked = claim_cost.cost_of(replace(config, optimizer={"name": "kfac", "lr": 0.1}), {"gpt2_pico": 1e12})(8)
+    hooked = cost_of(replace(config, optimizer={"name": "kfac", "lr": 0.1}), {"gpt2_pico": 1e12})(8)
     assert hooked.curvature == 0
     assert hooked.optimizer > 0
 

@@ -13,7 +13,7 @@ from judge.claims.claim import Claim
 from judge.claims.claim_file import CLAIMS, SCALES, find_claim, list_claims, read_claim
 from judge.row import FEWEST_UPDATES
 from scripts.claims import main
-from scripts.study.claim_cost import check_arms
+from scripts.study.claim_plan import check_arms
 from scripts.study.claim_runs import ClaimRuns, compose_arm
 from tests.claimed import OTHER, SPEEDUP, scale, write_claim
 

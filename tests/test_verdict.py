@@ -14,8 +14,8 @@ from optimizers.plan import check_optimizer
 from scripts import publish, verdict
 from scripts.study import verdict_study
 from scripts.study.conformance import Check, conformance
+from scripts.study.plan_table import print_costs
 from scripts.study.tuner import Tuner
-from scripts.study.verdict_plan import print_plan
 from scripts.study.verdict_study import SCALES, Study, overrides_of
 from tests.tuned import Pretended
 
@@ -74,7 +74,7 @@ def pretended(monkeypatch, here):
 @pytest.fixture
 def brief(pretended, monkeypatch):
     """The same without the plan, the checks and the page, which take seconds."""
-    monkeypatch.setattr(verdict, "print_plan", lambda *_: None)
+    monkeypatch.setattr(verdict, "print_costs", lambda *_: None)
     monkeypatch.setattr(verdict, "conformance", lambda *_: [Check("it steps", True, "12 updates")] * 2)
     monkeypatch.setattr(verdict.NewcomerVerdict, "page", lambda self: "")
     return pretended
@@ -186,13 +186,13 @@ def published(brief, corpus, here):
 
 
 def test_published_runs_of_the_baseline_are_taken_over_and_counted_as_done(published, monkeypatch, capsys):
-    monkeypatch.setattr(verdict, "print_plan", print_plan)
+    monkeypatch.setattr(verdict, "print_costs", print_costs)
     verdict.main(["lion", "--plan"])
     out = " ".join(capsys.readouterr().out.split())
     assert "14 published runs are taken over from results/verdict-tiny-" in out
     assert "timed on NVIDIA H100" in out
     assert "8/22" in out
-    monkeypatch.setattr(verdict, "print_plan", lambda *_: None)
+    monkeypatch.setattr(verdict, "print_costs", lambda *_: None)
     verdict.main(["lion"])
     assert {run.config["optimizer"]["name"] for run in published.trained} == {"lion"}
     assert len(published.trained) == 2 + 3 + 3

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from harness.config import Config
 from harness.recorder import tensor_bytes
 from harness.rehearsal import Rehearsal, uncharged_per_step
 from optimizers.registry import OptimizerInfo
 from optimizers.treatment import Treatment
 from scripts.study.toy import Build, tiny_model
+
+VOCABULARIES = {"bytes": 256, "gpt2": 50257}
 
 # FLOPs in gradients: the passes forward and backward are one; a Hessian-vector product differentiates both once more,
 # in a pass of its own or in the gradient's.
@@ -53,6 +56,16 @@ def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> Up
         for name, p in model.named_parameters()
     }
     return UpdateCost(kept, False, tensor_bytes(optimizer.state.values()), uncharged_per_step(build, model), passes)
+
+
+def vocabulary(cfg: Config) -> int:
+    """How many distinct tokens the data have, which need not be there."""
+    known = cfg.data.get("vocabulary") or VOCABULARIES.get(cfg.data.get("tokenizer", ""))
+    if known is None:
+        raise ValueError(
+            f"data.tokenizer={cfg.data.get('tokenizer')}: give model.vocabulary and data=synthetic instead"
+        )
+    return int(known)
 
 
 def passes_per_step(build: Build) -> dict[str, float]:

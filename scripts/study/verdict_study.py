@@ -1,7 +1,7 @@
 """Everything that a verdict runs: the trials of a newcomer and of the baseline, then the runs that are compared."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,9 @@ from judge.records import read_run
 from judge.tuning.search import apply
 from judge.tuning.trials import Tuning, tuning_folder, tuning_of, with_tuning
 from optimizers.registry import ALLOW_TARGETS
+from scripts.study.plan_table import PlanLine
 from scripts.study.published import Published
-from scripts.study.tuner import Tuner, split, tuning_lines
+from scripts.study.tuner import AGAIN, Tuner, split, tuning_lines
 
 SCALES = CONFIGS / "verdict.yaml"
 BASELINE = "adamw"
@@ -97,6 +98,23 @@ class Study:
             for steps in self.lengths(tuner)
             for seed in self.scale.seeds
         ]
+
+    def plan_lines(self) -> Iterator[PlanLine]:
+        """Every step and optimizer; what depends on a choice to come is left whole."""
+        configs = [parse(tuner.values) for tuner in self.tuners]
+        tried = [[run.ended for run in tuner.trials()] for tuner in self.tuners]
+        again = [
+            [run.ended for run in tuner.again()] if all(ended) else [False] * AGAIN
+            for tuner, ended in zip(self.tuners, tried, strict=True)
+        ]
+        for word, share, many in (("trials", 2, tried), ("best again", 1, again)):
+            for tuner, cfg, ended in zip(self.tuners, configs, many, strict=True):
+                yield PlanLine(word, tuner.optimizer, cfg, tuner.steps // share, ended)
+        for tuner, cfg, ended in zip(self.tuners, configs, again, strict=True):
+            runs = self.compared(tuner) if all(ended) else []
+            for steps in self.lengths(tuner):
+                there = [run.ended for run in runs if run.steps == steps]
+                yield PlanLine("compared", tuner.optimizer, cfg, steps, there or [False] * len(self.scale.seeds))
 
     def take_over(self, preparing: bool) -> list[str]:
         """Copy what is published of the runs, as far as it is known which they are; sentences on what was copied.

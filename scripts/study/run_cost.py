@@ -1,0 +1,106 @@
+"""What a run costs before it starts: tokens, FLOPs, bytes on disk, seconds on this machine.
+
+Model FLOPs are exact (6N + 12LHQT). Curvature is rehearsed: the optimizer steps on a model of width 4, and the passes
+that it asks for are counted. Matrix work is what the optimizer says of itself. The seconds come from a probe: a few
+gradients of the model on this device (of its first two layers, where it has more), and of a small model's optimizer a
+few steps. The probe runs eagerly; on a GPU the runs are compiled, and faster.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import models
+from harness.config import Config
+from harness.device import resolve_device
+from harness.hessian import Hessian
+from harness.probe import gradient_speed, step_seconds
+from optimizers.plan import check_optimizer
+from scripts.study.cost import passes_per_step, vocabulary
+from scripts.study.toy import Build
+
+ROW_BYTES = 1400  # of metrics.jsonl
+KEPT = 2  # checkpoints of a run
+LAYERS = 2  # of the model that is probed
+SMALL = 5_000_000  # parameters of a model whose optimizer is probed too
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What one run costs. None: not known beforehand."""
+
+    tokens: int
+    model: float  # FLOPs
+    curvature: float | None
+    optimizer: float | None
+    disk: float | None  # bytes
+    seconds: float | None
+
+    @staticmethod
+    def total(costs: Sequence["RunCost"], key: str) -> float | None:
+        found = [getattr(cost, key) for cost in costs]
+        return None if None in found else sum(found)
+
+
+def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], RunCost]:
+    """What a run of this config costs, by its length in updates. `speeds` keeps what was measured of each model."""
+    with torch.device("meta"):
+        model = _model(cfg)
+    planned = check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")
+    info, build = planned.info, planned.build
+    per_token = model.flops_per_token(cfg.context)
+    gradient = per_token * cfg.batch.tokens
+    treatments = info.treatments(build(model), model, cfg.batch.tokens)
+    work = None if treatments is None else sum(each.flops for each in treatments.values())
+    state = None if treatments is None else sum(each.state_bytes for each in treatments.values())
+    curvature = _curvature(build, model, cfg, gradient)
+    parameters = sum(p.numel() for p in model.parameters())
+    name = str(cfg.model["name"])
+    if name not in speeds:
+        fewer = {"layers": min(LAYERS, cfg.model["layers"])} if "layers" in cfg.model else {}  # whatever has layers
+        speeds[name] = gradient_speed(_model(cfg, **fewer), cfg)
+    if parameters <= SMALL:
+        own = step_seconds(build, _model(cfg).to(resolve_device(cfg.device)))
+    else:
+        own = None if work is None else work / speeds[name]
+    # Forward alone: a third of a gradient's FLOPs. The whole split, where eval.tokens does not say, is taken as 4.4M.
+    evaluation = per_token / 3 * (cfg.eval.tokens or 4_400_000)
+
+    def cost(steps: int) -> RunCost:
+        evaluations = steps // cfg.eval.every + 1
+        rows = steps // cfg.log.every + evaluations
+        flops = None if curvature is None else steps * (gradient + curvature) + evaluations * evaluation
+        return RunCost(
+            tokens=steps * cfg.batch.tokens,
+            model=float(steps * gradient),
+            curvature=None if curvature is None else steps * curvature,
+            optimizer=None if work is None else steps * work,
+            disk=None if state is None else KEPT * (4.0 * parameters + state) + rows * ROW_BYTES,
+            seconds=None if flops is None or own is None else flops / speeds[name] + steps * own,
+        )
+
+    return cost
+
+
+def _model(cfg: Config, **changed: int) -> Any:
+    shape = {key: value for key, value in cfg.model.items() if key not in ("vocabulary", "name", "family")}
+    rows = models.padded_vocabulary(cfg.model["vocabulary"], vocabulary(cfg))
+    return models.find(cfg.model["family"])(**{**shape, **changed}, vocabulary=rows)
+
+
+def _curvature(build: Build, model: Any, cfg: Config, gradient: float) -> float | None:
+    """FLOPs of a step beyond the gradient, a mean over a period of the optimizer's refreshes."""
+    try:
+        passes = passes_per_step(build)
+    except Exception:  # an external class may fail in any way on random gradients; then nothing is claimed of it
+        return None
+    extra = (passes["gradient"] - 1 + passes["sampled_grads"]) * gradient
+    if not passes["hvp"] and not passes["joint_hvp"]:
+        return extra
+    tokens, params = torch.zeros(1, cfg.context, dtype=torch.int64, device="meta"), list(model.parameters())
+    product = Hessian(model, params, nullcontext).flops(tokens, tokens, [torch.ones_like(p) for p in params])
+    own, products = (cfg.sequences * flops for flops in product)  # its gradient and the rest, without computing them
+    return extra + passes["hvp"] * (own + products) + passes["joint_hvp"] * products
