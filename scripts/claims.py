@@ -31,7 +31,8 @@ from conventions.sentence import cut_short, nearest, one_sentence
 from judge.claims.claim import Claim
 from judge.claims.claim_file import SCALES, find_claim, list_claims
 from judge.claims.verdict import verify
-from scripts.pages.claim_table import FORMATS, as_json, render, show
+from judge.claims.words import as_json
+from scripts.pages.claim_table import FORMATS, render, show
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

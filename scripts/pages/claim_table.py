@@ -1,7 +1,6 @@
 """What came of a claim, as tables: for the terminal, Markdown, LaTeX and CSV."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -9,23 +8,18 @@ from rich.table import Table
 from rich.text import Text
 
 from conventions import quantity
-from conventions.config_keys import plain
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
-from judge.arms import Arm
-from judge.claims.claim import Claim, Other, PaperFigure, Quantity, Statement
-from judge.claims.measure import values
-from judge.claims.others import number, subjects, unit
-from judge.claims.verdict import Finding, Verdict
-from judge.ladder import Speedup
+from judge.claims.claim import Claim
+from judge.claims.others import number
+from judge.claims.verdict import Verdict
+from judge.claims.words import came_out, claimed, estimate, notes, others_lines, ours, runs_of, summary
 from scripts.pages.claim_csv import numbers_grid
 from scripts.pages.grid import Grid, comma_separated, latex, markdown
 
 FORMATS = ("markdown", "latex", "csv")
 COLORS = {"reproduced": "green", "refuted": "red", "not seen at this scale": "yellow", "underpowered": "dim"}
-RECALLED = "* recalled, not found in a source"
 PAPER = ", paper"  # ends the heading of a column of the paper's figures; ours is the next
-OURS = "† the figure is ours: the paper puts none on it"
 
 
 def arms_grid(verdict: Verdict) -> Grid:
@@ -40,12 +34,12 @@ def arms_grid(verdict: Verdict) -> Grid:
         length = verdict.scale.length(part)
         losses = arm.losses(length)
         spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
-        row = [part, arm.label, _count(verdict, part, arm),
+        row = [part, arm.label, runs_of(verdict, part, arm),
                quantity.loss(float(losses.mean()), spread) if len(losses) else "none"]  # fmt: skip
         for name, each in shown.items():
             figure = verdict.paper_figure(part, arm.label, name)
             theirs = f"{figure.value:,g}{'*' * figure.recalled}" if figure else ""
-            row += [theirs, _ours(arm, length, each)] if name in told else [_ours(arm, length, each)]
+            row += [theirs, ours(arm, length, each)] if name in told else [ours(arm, length, each)]
         rows.append(row)
     lengths = {part: f"{verdict.scale.length(part):,}" for part in verdict.parts}
     alike = len(set(lengths.values())) == 1
@@ -60,7 +54,7 @@ def statements_grid(verdict: Verdict) -> Grid:
     columns = [*(AXES if speedups else []), *([""] if others else [])]
     rows = []
     for each in verdict.findings:
-        cells = [_estimate(verdict, each, axis) for axis in columns]
+        cells = [estimate(verdict, each, axis) for axis in columns]
         head = [each.part or "across", each.statement.says, claimed(verdict, each.statement)]
         rows.append([*head, *cells, each.verdict])
     header = ["part", "statement", "claimed", *(TITLE.get(column, "measured") for column in columns), "verdict"]
@@ -71,16 +65,6 @@ def others_grid(claim: Claim) -> Grid:
     """A line for each of their findings; none where the claim's file knows of none."""
     header = ["what others measured", "where", "figure", "source"]
     return Grid("What others measured", header, [[o.says, o.where, number(claim, o), o.source] for o in claim.others])
-
-
-def others_lines(claim: Claim) -> list[str]:
-    """What others measured in words, a sentence or two on each."""
-    found = []
-    for other in claim.others:
-        about = ", ".join(filter(None, (other.source, other.where)))
-        numbered = number(claim, other)
-        found.append(f"{about}: {f'{numbered}. ' if numbered else ''}{other.says}")
-    return found
 
 
 def grids(verdict: Verdict) -> list[Grid]:
@@ -98,39 +82,6 @@ def overview(verdicts: Sequence[Verdict]) -> Grid:
             said = f"{each.statement.says} ({claimed(verdict, each.statement)})"
             rows.append([name, each.part or "across", said, came_out(verdict, each), each.verdict])
     return Grid("Claims, with 95 % intervals", ["claim, scale", "part", "claimed", "came out", "verdict"], rows)
-
-
-def came_out(verdict: Verdict, finding: Finding, axis: str | None = None) -> str:
-    """The number that decides, with its interval; of a speed-up, or the one on another axis."""
-    own = "" if "" in finding.measured else finding.statement.axis
-    return _estimate(verdict, finding, own if axis is None else axis)
-
-
-def claimed(verdict: Verdict, statement: Statement) -> str:
-    """`≥ 2 in steps, less 10 %`: what will do."""
-    asked = verdict.claim.quantities[statement.quantity] if statement.quantity else None
-    if statement.measure == "speedup" or asked is None:
-        asserted, where = plain(statement.figure), unit(statement)
-    else:
-        asserted, where = _text(statement, statement.figure, asked), ""
-    bound, side = ("≥", "less") if statement.at_least is not None else ("≤", "plus")
-    slack = f", {side} {100 * statement.tolerance:g} %" if statement.tolerance else ""
-    return f"{bound} {asserted}{where}{slack}{' †' * statement.ours}"
-
-
-def summary(verdict: Verdict) -> list[str]:
-    """The verdict of each part, in a line, and what it may mean."""
-    lines = [f"{part or 'across parts'}: {word}" for part, word in verdict.words.items()]
-    lines = lines or ["These parts alone decide nothing: the claim is tested across parts."]
-    return [*lines, f"What a verdict at the scale {verdict.scale.name} may say: {verdict.scale.may_say}"]
-
-
-def notes(verdict: Verdict) -> list[str]:
-    claim = verdict.claim
-    told: list[PaperFigure | Other] = [*claim.figures, *claim.others]
-    recalled = [RECALLED] if any(each.recalled for each in told) else []
-    ours = [OURS] if any(each.statement.ours for each in verdict.findings) else []
-    return [*recalled, *ours, *verdict.notes]
 
 
 def show(verdict: Verdict, console: Console) -> None:
@@ -173,80 +124,6 @@ def render(verdict: Verdict, form: str) -> str:
     tail = [f"- {line}" for line in [*summary(verdict), *notes(verdict), again]]
     parts = [head, *(["\n".join(warnings)] if warnings else []), *map(markdown, grids(verdict)), "\n".join(tail)]
     return "\n\n".join(parts) + "\n"
-
-
-def as_json(verdict: Verdict) -> dict[str, Any]:
-    """Everything, with numbers as numbers; null where an interval's end is open or there is none."""
-    return {
-        **{"claim": verdict.claim.name, "scale": verdict.scale.name, "verdicts": verdict.words},
-        "statements": [
-            {
-                **{"part": each.part or None, "says": each.statement.says, "verdict": each.verdict},
-                **{"figure": each.statement.figure, "threshold": each.statement.threshold},
-                "at_most": each.statement.at_most is not None,
-                "axis": each.statement.axis if each.statement.measure == "speedup" else None,
-                "measured": [
-                    {"axis": axis or None, "value": found.estimate.value, "low": found.estimate.low,
-                     "high": found.estimate.high, "censored": found.estimate.censored, "seeds": found.seeds}
-                    for axis, found in each.measured.items()
-                ],
-            }
-            for each in verdict.findings
-        ],
-        "others": [
-            {"source": each.source, "says": each.says, "where": each.where, "recalled": each.recalled,
-             "beside": [statement.says for statement in subjects(verdict.claim, each)],
-             "value": each.value, "low": each.low, "high": each.high}
-            for each in verdict.claim.others
-        ],
-        **{"missing": [each.name for each in verdict.missing]},
-        **{"warnings": verdict.warnings, "notes": notes(verdict)},
-    }  # fmt: skip
-
-
-def _count(verdict: Verdict, part: str, arm: Arm) -> str:
-    """`9/9`, `7/9 (1 diverged)`: with a final loss, of those planned, at all lengths."""
-    done = sum(run.final_loss is not None for run in arm.runs)
-    missing = sum((each.part, each.arm) == (part, arm.label) for each in verdict.missing)
-    diverged = sum(run.status == "diverged" for run in arm.runs)
-    return f"{done}/{len(arm.runs) + missing}" + (f" ({diverged} diverged)" if diverged else "")
-
-
-def _ours(arm: Arm, length: int, asked: Quantity) -> str:
-    sample = values(asked, arm.finished(length))
-    if sample is None:
-        return ""
-    deviation = float(sample.std(ddof=1)) if len(set(sample)) > 1 else 0.0  # of equal numbers it is not quite 0
-    spread = f" ± {_number(deviation, asked)}" if len(sample) > 1 else ""
-    return _number(float(sample.mean()), asked) + spread
-
-
-def _estimate(verdict: Verdict, finding: Finding, axis: str) -> str:
-    """`1.42 (1.31 to 1.55)`."""
-    if axis not in finding.measured:
-        return ""
-    estimate, statement = finding.measured[axis].estimate, finding.statement
-    if statement.measure == "speedup" or statement.quantity is None:
-        value = "" if estimate.value is None and estimate.interval else str(estimate)
-        interval = estimate.interval
-    else:
-        asked = verdict.claim.quantities[statement.quantity]
-        value = "?" if estimate.value is None else _text(statement, estimate.value, asked)
-        interval = " to ".join(_text(statement, end, asked) for end in _ends(estimate))
-    return f"{value} ({interval})".strip() if interval else value
-
-
-def _ends(estimate: Speedup) -> list[float]:
-    return [] if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
-
-
-def _text(statement: Statement, value: float, asked: Quantity) -> str:
-    return f"{value:.3f}" if statement.measure == "ratio" else _number(value, asked)
-
-
-def _number(value: float, asked: Quantity) -> str:
-    """With the quantity's digits; more where it would otherwise round to nothing."""
-    return f"{value:.3g}" if value and abs(value) < 10**-asked.digits else f"{value:,.{asked.digits}f}"
 
 
 def _narrow(grid: Grid) -> Grid:

@@ -1,17 +1,16 @@
 """A page of conclusions: of each claim what its paper says, what others measured and what was measured here."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from conventions.quantity import TITLE, short
+from conventions.quantity import TITLE
 from judge.claims.cautions import cautions
 from judge.claims.claim_file import SCALES
 from judge.claims.others import beside, number, unit
+from judge.claims.setting import by_claim, scale_name, settings
 from judge.claims.verdict import Finding, Verdict
+from judge.claims.words import OURS, RECALLED, came_out, claimed, others_lines
 from judge.records import Run
-from judge.timing import device_of
-from scripts.pages.claim_table import OURS, RECALLED, came_out, claimed, others_lines
 from scripts.pages.grid import Grid, markdown
 
 WORDS = """\
@@ -22,21 +21,12 @@ scale*: the same, by another protocol, which proves nothing about the paper's. *
 `…` for an end of an interval, lie beyond the lengths that were run; `?` is not known."""
 
 ORDER = ("reproduced", "refuted", "not seen at this scale", "underpowered")
-CHINCHILLA = 20  # training tokens per parameter, all of them counted, as in Hoffmann et al. 2022
 
 
 def page(verdicts: Sequence[Verdict]) -> str:
     """Every claim's section, below a summary. The tables that it names are to lie beside it."""
     parts = ["# Conclusions", summary(verdicts), WORDS, *(section(each, linked=True) for each in by_claim(verdicts))]
     return "\n\n".join(parts) + "\n"
-
-
-def by_claim(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
-    """Group the verdicts on one sentence, the largest scale first: one claim may have files of several devices."""
-    found: dict[tuple[str, str], list[Verdict]] = {}
-    for each in sorted(verdicts, key=lambda each: SCALES.index(each.scale.name)):
-        found.setdefault((each.claim.sentence, each.claim.source), []).append(each)
-    return sorted(found.values(), key=lambda each: each[0].claim.name)
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
@@ -65,8 +55,8 @@ def section(verdicts: Sequence[Verdict], linked: bool = False) -> str:
     ours = any(finding.statement.ours for verdict in verdicts for finding in verdict.findings)
     parts += [OURS] if ours else []
     for verdict in verdicts:
-        parts += _settings(verdict)
-        parts.append(f"What the scale {_scale(verdict)} can say: {verdict.scale.may_say.strip()}")
+        parts += settings(verdict)
+        parts.append(f"What the scale {scale_name(verdict)} can say: {verdict.scale.may_say.strip()}")
         table = f"{verdict.claim.name}-{verdict.scale.name}.md"
         lines = [f"Beware: {caution}" for caution in cautions(verdict)]
         lines += [f"Every statement, arm and note: [{table}]({table})"] if linked else []
@@ -85,18 +75,12 @@ def _row(verdict: Verdict, finding: Finding) -> list[str]:
         for each in beside(verdict.claim, statement)
     ]
     return [
-        _scale(verdict) + (f", {finding.part}" if len(verdict.parts) > 1 and finding.part else ""),
+        scale_name(verdict) + (f", {finding.part}" if len(verdict.parts) > 1 and finding.part else ""),
         f"{statement.says} ({claimed(verdict, statement)})",
         "; ".join(others),
         _measured(verdict, finding),
         finding.verdict,
     ]
-
-
-def _scale(verdict: Verdict) -> str:
-    """`small`, or `small (rates)` of the file <claim>.rates.yaml."""
-    _, _, word = verdict.claim.name.partition(".")
-    return verdict.scale.name + f" ({word})" * bool(word)
 
 
 def _measured(verdict: Verdict, finding: Finding) -> str:
@@ -118,50 +102,5 @@ def _arms(finding: Finding) -> list[tuple[str, str]]:
     return [(place or finding.part, arm) for place, _, arm in (n.rpartition("/") for n in finding.statement.arms)]
 
 
-def _settings(verdict: Verdict) -> list[str]:
-    """A sentence on the model, corpus, device and length of each part, or one where all parts are alike."""
-    found: dict[str, list[str]] = {}
-    for part in verdict.parts:
-        runs = [run for arm in verdict.arms[part].values() for run in arm.runs]
-        if not runs:
-            continue
-        models, corpora = _listed(map(_model, runs)), _listed(map(_corpus, runs))
-        batches = {run.config["batch"]["tokens"] for run in runs}
-        sizes = {total for run in runs if (total := run.known("parameters", "total"))}
-        length = verdict.scale.length(part)
-        each = _listed(f"{batch:,}" for batch in sorted(batches))
-        told = f"{models} on {corpora}, T = {length:,} updates of {each} tokens"
-        if len(batches) == len(sizes) == 1:
-            ratio = length * batches.pop() / sizes.pop()
-            told += f", {short(ratio)} tokens per parameter ({short(ratio / CHINCHILLA)} of Chinchilla's {CHINCHILLA})"
-        found.setdefault(f"{told}, {_listed(device_of(run) for run in runs)}", []).append(part)
-    where = f"Measured at the scale {_scale(verdict)}"
-    return [f"{where}{f', {_listed(parts)}' * (len(found) > 1)}: {told}." for told, parts in found.items()]
-
-
-def _model(run: Run) -> str:
-    """`gpt2_30m (30.1M parameters)`."""
-    size = run.known("parameters", "total")
-    return str(run.config["model"]["name"]) + (f" ({_millions(size)} parameters)" if size else "")
-
-
-def _corpus(run: Run) -> str:
-    """A person's files by their names, any corpus with its size."""
-    files, tokens = run.config["data"].get("files") or [], run.known("data", "train_tokens")
-    names = [Path(each).name for each in ([files] if isinstance(files, str) else files)]
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    name = f"{names[0]}{more}" if names else str(run.known("data", "name"))
-    return name + (f" ({_millions(tokens)} training tokens)" if tokens else "")
-
-
-def _millions(count: int) -> str:
-    """`30.1M`, `2,350M`."""
-    return f"{count / 1e6:,.0f}M" if count >= 1e9 else f"{count / 1e6:.3g}M"
-
-
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[word]} {word}" for word in ORDER if counts[word])
-
-
-def _listed(words: Iterable[str]) -> str:
-    return " and ".join(dict.fromkeys(words))

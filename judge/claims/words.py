@@ -1,0 +1,134 @@
+"""A claim's verdict in words and numbers: what was claimed, what came out, what is to be known about it.
+
+Tables, pages and `claims verify --json` say all of it in the same words.
+"""
+
+from typing import Any
+
+from conventions.config_keys import plain
+from judge.arms import Arm
+from judge.claims.claim import Claim, Other, PaperFigure, Quantity, Statement
+from judge.claims.measure import values
+from judge.claims.others import number, subjects, unit
+from judge.claims.verdict import Finding, Verdict
+from judge.ladder import Speedup
+
+RECALLED = "* recalled, not found in a source"
+OURS = "† the figure is ours: the paper puts none on it"
+
+
+def others_lines(claim: Claim) -> list[str]:
+    """What others measured in words, a sentence or two on each."""
+    found = []
+    for other in claim.others:
+        about = ", ".join(filter(None, (other.source, other.where)))
+        numbered = number(claim, other)
+        found.append(f"{about}: {f'{numbered}. ' if numbered else ''}{other.says}")
+    return found
+
+
+def came_out(verdict: Verdict, finding: Finding, axis: str | None = None) -> str:
+    """The number that decides, with its interval; of a speed-up, or the one on another axis."""
+    own = "" if "" in finding.measured else finding.statement.axis
+    return estimate(verdict, finding, own if axis is None else axis)
+
+
+def claimed(verdict: Verdict, statement: Statement) -> str:
+    """`≥ 2 in steps, less 10 %`: what will do."""
+    asked = verdict.claim.quantities[statement.quantity] if statement.quantity else None
+    if statement.measure == "speedup" or asked is None:
+        asserted, where = plain(statement.figure), unit(statement)
+    else:
+        asserted, where = _text(statement, statement.figure, asked), ""
+    bound, side = ("≥", "less") if statement.at_least is not None else ("≤", "plus")
+    slack = f", {side} {100 * statement.tolerance:g} %" if statement.tolerance else ""
+    return f"{bound} {asserted}{where}{slack}{' †' * statement.ours}"
+
+
+def summary(verdict: Verdict) -> list[str]:
+    """The verdict of each part, in a line, and what it may mean."""
+    lines = [f"{part or 'across parts'}: {word}" for part, word in verdict.words.items()]
+    lines = lines or ["These parts alone decide nothing: the claim is tested across parts."]
+    return [*lines, f"What a verdict at the scale {verdict.scale.name} may say: {verdict.scale.may_say}"]
+
+
+def notes(verdict: Verdict) -> list[str]:
+    claim = verdict.claim
+    told: list[PaperFigure | Other] = [*claim.figures, *claim.others]
+    recalled = [RECALLED] if any(each.recalled for each in told) else []
+    ours = [OURS] if any(each.statement.ours for each in verdict.findings) else []
+    return [*recalled, *ours, *verdict.notes]
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """Everything, with numbers as numbers; null where an interval's end is open or there is none."""
+    return {
+        **{"claim": verdict.claim.name, "scale": verdict.scale.name, "verdicts": verdict.words},
+        "statements": [
+            {
+                **{"part": each.part or None, "says": each.statement.says, "verdict": each.verdict},
+                **{"figure": each.statement.figure, "threshold": each.statement.threshold},
+                "at_most": each.statement.at_most is not None,
+                "axis": each.statement.axis if each.statement.measure == "speedup" else None,
+                "measured": [
+                    {"axis": axis or None, "value": found.estimate.value, "low": found.estimate.low,
+                     "high": found.estimate.high, "censored": found.estimate.censored, "seeds": found.seeds}
+                    for axis, found in each.measured.items()
+                ],
+            }
+            for each in verdict.findings
+        ],
+        "others": [
+            {"source": each.source, "says": each.says, "where": each.where, "recalled": each.recalled,
+             "beside": [statement.says for statement in subjects(verdict.claim, each)],
+             "value": each.value, "low": each.low, "high": each.high}
+            for each in verdict.claim.others
+        ],
+        **{"missing": [each.name for each in verdict.missing]},
+        **{"warnings": verdict.warnings, "notes": notes(verdict)},
+    }  # fmt: skip
+
+
+def runs_of(verdict: Verdict, part: str, arm: Arm) -> str:
+    """`9/9`, `7/9 (1 diverged)`: with a final loss, of those planned, at all lengths."""
+    done = sum(run.final_loss is not None for run in arm.runs)
+    missing = sum((each.part, each.arm) == (part, arm.label) for each in verdict.missing)
+    diverged = sum(run.status == "diverged" for run in arm.runs)
+    return f"{done}/{len(arm.runs) + missing}" + (f" ({diverged} diverged)" if diverged else "")
+
+
+def ours(arm: Arm, length: int, asked: Quantity) -> str:
+    sample = values(asked, arm.finished(length))
+    if sample is None:
+        return ""
+    deviation = float(sample.std(ddof=1)) if len(set(sample)) > 1 else 0.0  # of equal numbers it is not quite 0
+    spread = f" ± {_number(deviation, asked)}" if len(sample) > 1 else ""
+    return _number(float(sample.mean()), asked) + spread
+
+
+def estimate(verdict: Verdict, finding: Finding, axis: str) -> str:
+    """`1.42 (1.31 to 1.55)`."""
+    if axis not in finding.measured:
+        return ""
+    estimate, statement = finding.measured[axis].estimate, finding.statement
+    if statement.measure == "speedup" or statement.quantity is None:
+        value = "" if estimate.value is None and estimate.interval else str(estimate)
+        interval = estimate.interval
+    else:
+        asked = verdict.claim.quantities[statement.quantity]
+        value = "?" if estimate.value is None else _text(statement, estimate.value, asked)
+        interval = " to ".join(_text(statement, end, asked) for end in _ends(estimate))
+    return f"{value} ({interval})".strip() if interval else value
+
+
+def _ends(estimate: Speedup) -> list[float]:
+    return [] if estimate.low is None or estimate.high is None else [estimate.low, estimate.high]
+
+
+def _text(statement: Statement, value: float, asked: Quantity) -> str:
+    return f"{value:.3f}" if statement.measure == "ratio" else _number(value, asked)
+
+
+def _number(value: float, asked: Quantity) -> str:
+    """With the quantity's digits; more where it would otherwise round to nothing."""
+    return f"{value:.3g}" if value and abs(value) < 10**-asked.digits else f"{value:,.{asked.digits}f}"
