@@ -17,11 +17,15 @@ def first_basis(factor: Tensor) -> tuple[Tensor, Tensor]:
     The first G G^T of a tall G has a null space, of which rounding alone would choose a basis: the same run in other
     micro-batches, or on another number of ranks, would be another run from there on. Householder's completion of the
     other eigenvectors, a continuous function of them, takes its place.
+
+    It is all done in float64, where the device has it: eigh of a singular float32 matrix has corrupted memory in some
+    versions of CUDA (pytorch issues 94772 and 105359). The result is in the factor's dtype.
     """
-    values, vectors = eigh(factor)
-    null = values <= values[0] * len(values) * torch.finfo(values.dtype).eps
-    completed = orthonormal(vectors.masked_fill(null, 0))  # a reflection that finds a column of zeros leaves it alone
-    return torch.where(null, completed, vectors), values
+    wide = factor if factor.device.type == "mps" else factor.double()
+    values, vectors = eigh(wide)
+    null = values <= values[0] * len(values) * torch.finfo(factor.dtype).eps  # the factor's own rounding
+    completed = orthonormal(vectors.masked_fill(null, 0))  # a reflection that meets a column of zeros leaves it alone
+    return torch.where(null, completed, vectors).to(factor.dtype), values.to(factor.dtype)
 
 
 def next_power(factor: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,18 +4,26 @@
     V = (G (x) A + damping I)^-1 dW                                     eigen
     V = (G + damping I)^-1 dW (A + damping I)^-1                        inverse
     V <- V min(1, sqrt(kl_clip / sum over layers of lr^2 <V, dW>))
-    b <- momentum b + V + wd W,  W <- W - lr b
+    b <- momentum b + V + wd W,  W <- W - lr b                          and so on with AdamW or LAMB
 
 over a layer's inputs a and its outputs' gradients g, a bias joined to W as a last column whose input is 1. The details
-and the defaults are KAISA's (Pauloski et al., arXiv 2107.01739, and the authors' code): K-FAC only replaces gradients,
-and one SGD with momentum takes them all. So embeddings, the vocabulary head and vectors get SGD at the same rate.
+are KAISA's (Pauloski et al., arXiv 2107.01739, and the authors' code): K-FAC only replaces gradients, and one
+first-order method, `backend`, takes them all: SGD with momentum in KAISA's own examples, LAMB in MKOR's baseline for
+BERT. So embeddings, the vocabulary head and vectors get the backend alone, at the same rate.
+
+`damping`, `factor_decay`, `kl_clip` and `lr` are by default what KAISA's code has. Its intervals are 1 and 1 there, 1
+and 10 or 10 and 100 in its examples, and 1 and 10 in MKOR's baseline: `every_factor` and `every_inverse`, 10 and 50 by
+default, are ours.
 
 - The Fisher matrix is the empirical one: g comes from the true labels, in the pass that makes the gradient, unclipped.
 - g belongs to the *mean* loss, as in KAISA, so G is smaller by the square of the tokens in a batch than the theory's.
   With thousands of tokens it fades, as its start from I is forgotten, until nothing of G (x) A is above a damping of
   .001, and SGD under kl_clip is left. Dividing `damping` and `kl_clip` by that square gives the theory's step back
   wherever the clip is at work.
-- Where kl_clip is at work, lr cancels out of the preconditioned layers' step, and a schedule no longer reaches them.
+- On R ranks KAISA's g belongs to a rank's own mean loss, and its G is R^2 times as large as on one; here g is that of
+  the global batch on any number of ranks.
+- Where kl_clip is at work before SGD, lr cancels out of the preconditioned layers' step, and a schedule no longer
+  reaches them.
 """
 
 from typing import Literal
@@ -24,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizers.activations import Activations, Layer, whole_model
-from optimizers.backends import sgd
+from optimizers.backends import BACKENDS, BY_MOMENTS
 from optimizers.base import Objective, Optimizer, state_dtype
 from optimizers.checks import check_at_least, check_betas, check_common
 from optimizers.kronecker import eigh, eigh_flops, gram_flops, spread
@@ -35,20 +43,21 @@ from optimizers.treatment import Treatment, treatment
 
 @register(
     "kfac",
-    summary="SGD, on gradients times inverse Kronecker factors",
+    summary="a first-order method behind inverse Kronecker factors",
     paper="arXiv 2107.01739",
     groups=whole_model,
-    presets="`method=eigen` (the default) and `method=inverse` are KAISA's two, with its defaults.",
+    presets="`method=eigen` (the default) and `method=inverse` are KAISA's two. `backend=lamb every_factor=1 "
+    "every_inverse=10` is the baseline of MKOR's paper.",
     pitfalls="At KAISA's defaults it fades into SGD on batches of thousands of tokens (above: what to divide "
     "`damping` and `kl_clip` by). The statistics of every token cost as much as most of a gradient. What it does "
-    "not precondition, embeddings above all, gets SGD.",
+    "not precondition, embeddings above all, gets the backend alone.",
     proof="tests/test_kfac.py",
 )
 class KFAC(Optimizer):
-    """State of a layer's weight (out, in): `A` (in, in), `G` (out, out) and what was last made of them.
+    """The state of a layer's weight (out, in) is `A` (in, in), `G` (out, out) and what was last made of them.
 
     With a bias, `in` is one more. Method eigen keeps eigenvectors `A_vectors`, `G_vectors` and eigenvalues `A_values`,
-    `G_values`; inverse keeps `A_inverse`, `G_inverse`. Every parameter has SGD's `b`.
+    `G_values`; inverse keeps `A_inverse`, `G_inverse`. Every parameter has the backend's `b`, or `m`, `v` and `step`.
 
     Args:
         model: its hidden linear layers are hooked, all its parameters trained.
@@ -58,7 +67,10 @@ class KFAC(Optimizer):
         every_inverse: updates between inversions.
         stagger: spread the layers' inversions over every_inverse steps, so that no step bears them all. A layer whose
             turn has not come yet takes its plain gradient.
-        weight_decay: added to the gradient, as SGD does.
+        backend: the first-order method that takes the gradients.
+        betas, eps: of adamw and lamb.
+        momentum: of sgd.
+        weight_decay: decoupled in adamw, inside the trust ratio in lamb, added to the gradient in sgd.
     """
 
     def __init__(
@@ -72,6 +84,9 @@ class KFAC(Optimizer):
         every_factor: int = 10,
         every_inverse: int = 50,
         method: Literal["eigen", "inverse"] = "eigen",
+        backend: Literal["adamw", "lamb", "sgd"] = "sgd",
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
         momentum: float = 0.9,
         stagger: bool = False,
         weight_decay: float = 0.0,
@@ -85,30 +100,37 @@ class KFAC(Optimizer):
             raise ValueError(f"damping must be above 0, not {damping}")
         if kl_clip is not None and kl_clip <= 0:
             raise ValueError(f"kl_clip must be above 0, not {kl_clip}; null turns it off")
+        check_betas(betas)
+        check_at_least("eps", eps, 0)
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be adamw, lamb or sgd, not {backend!r}")
         if method not in ("eigen", "inverse"):
             raise ValueError(f"method must be eigen or inverse, not {method!r}")
         self.damping, self.factor_decay, self.kl_clip = damping, factor_decay, kl_clip
         self.every_factor, self.every_inverse = every_factor, every_inverse
         self.eigen = method == "eigen"
-        super().__init__(by_decay(model), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.backend, self.by_moments = BACKENDS[backend], backend in BY_MOMENTS
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(by_decay(model), defaults)
         self.activations = Activations(model, moment=2)
         costs = [self._inversion_flops(layer) for layer in self.activations.layers]
         self.due_at = spread(costs, every_inverse) if stagger else [0] * len(costs)
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
         layer = self.activations.layer_of(p)
-        buffer = p.numel() if self.defaults["momentum"] else 0
+        buffer = 2 * p.numel() if self.by_moments else p.numel() if self.defaults["momentum"] else 0
+        counts = int(self.by_moments)
         if layer is None:
-            return treatment(p, "SGD", buffer)
+            return treatment(p, "the backend's, plain", buffer, counts)
         if p is layer.bias:
-            return treatment(p, f"a column of {layer.name}", buffer)
+            return treatment(p, f"a column of {layer.name}", buffer, counts)
         m, n = layer.out, layer.into
         numbers = buffer + 2 * (m**2 + n**2) + (m + n if self.eigen else 0)
         flops: float = (4 if self.eigen else 2) * m * n * (m + n)
         flops += (gram_flops(m, tokens) + gram_flops(n, tokens)) / self.every_factor
         flops += self._inversion_flops(layer) / self.every_inverse
         rule = f"times inverse factors of its outputs ({m}) and inputs ({n})"
-        return treatment(p, rule, numbers, flops=flops, moved=2 * buffer)
+        return treatment(p, rule, numbers, counts, flops, moved=2 * buffer)
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
@@ -131,10 +153,9 @@ class KFAC(Optimizer):
                 objective.charge((4 if self.eigen else 2) * m * n * (m + n))
         scale = self._clip(directions)
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    g = directions[p].mul_(scale) if p in directions else p.grad.to(state_dtype(p))
-                    sgd(p, g, self.state[p], group)
+            used = [p for p in group["params"] if p.grad is not None]
+            along = [directions[p].mul_(scale) if p in directions else p.grad.to(state_dtype(p)) for p in used]
+            self.backend([(p, g, self.state[p]) for p, g in zip(used, along, strict=True)], group)
         return loss
 
     def _update_factors(self, objective: Objective) -> None:

@@ -71,7 +71,7 @@ def update_inverse(inverse: Tensor, x: Tensor, decay: float, formula: str) -> No
     proof="tests/test_mkor.py",
 )
 class Mkor(Optimizer):
-    """State of a layer's weight (out, in): the inverse factors `left` (out, out) and `right` (in, in).
+    """The state of a layer's weight (out, in) is the inverse factors `left` (out, out) and `right` (in, in).
 
     With a bias, `in` is one more. Beside them is the backend's: `m`, `v` and `step`, or `b`.
 
@@ -139,10 +139,9 @@ class Mkor(Optimizer):
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
         loss, directions = self._gradient(closure)
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    g = directions[p] if p in directions else p.grad.to(state_dtype(p))
-                    self.backend(p, g, self.state[p], group)
+            used = [p for p in group["params"] if p.grad is not None]
+            along = [directions[p] if p in directions else p.grad.to(state_dtype(p)) for p in used]
+            self.backend([(p, g, self.state[p]) for p, g in zip(used, along, strict=True)], group)
         return loss
 
     def _gradient(self, objective: Objective) -> tuple[Tensor, dict[Tensor, Tensor]]:

@@ -119,8 +119,7 @@ class Muon(Optimizer):
             if group["hidden"]:
                 charge(self._step_hidden(params, group))
             else:
-                for p in params:
-                    adamw(p, p.grad, self.state[p], group)
+                adamw([(p, p.grad, self.state[p]) for p in params], group)
         return loss
 
     def _step_hidden(self, params: list[Tensor], group: dict[str, Any]) -> int:

@@ -5,7 +5,7 @@
     V <- b2 V + (1 - b2) G'^2
     w <- w - lr sqrt(1 - b2^t) / (1 - b1^t)  QL (M / (sqrt(V) + eps)) QR^T
     w <- w - lr wd w
-    L <- b2 L + (1 - b2) G G^T,   R <- b2 R + (1 - b2) G^T G
+    L <- b3 L + (1 - b3) G G^T,   R <- b3 R + (1 - b3) G^T G      b3 = shampoo_beta, or b2
     every k steps: QL, QR follow L, R; M is rotated and V permuted with them
 
 QL and QR are the eigenvectors of L and R: by eigh the first time, by one step of the power iteration and QR from then
@@ -16,8 +16,9 @@ the basis stands; kept in the basis it takes three products with G's shape per s
 Which sides are rotated:
 - of a matrix, each side no longer than `max_side`; a fused QKV is one matrix, with a basis of three times the width;
 - of a table (embedding, learned positions, a head tied to one), the width alone, Q = I on the rows. The authors' code
-  gets there by shape, its limit of 10000 being there to leave out the vocabulary. A vocabulary of bytes is shorter, and
-  mixing its tokens costs dear (300 updates of gpt2_pico, one seed: 2.46 nats per token instead of 2.16);
+  decides by shape: its limit of 10000 leaves out a vocabulary's rows, but rotates both sides of learned positions,
+  which are fewer. A vocabulary of bytes is shorter too, and mixing its tokens costs dear (300 updates of gpt2_pico, one
+  seed: 2.46 nats per token instead of 2.16);
 - of vectors none: theirs is Adam, a step late.
 """
 
@@ -44,6 +45,7 @@ from optimizers.rotation import DTYPES, rotate, rotate_back
 from optimizers.treatment import Treatment, treatment
 
 SIDES = ("left", "right")
+NOTHING = 1e-30  # a root mean square is never divided by less, in the authors' code
 State = dict[str, Tensor]
 
 
@@ -54,7 +56,8 @@ State = dict[str, Tensor]
     groups=by_table,
     presets="None: the paper's algorithm and its authors' code agree, but for the first gradient, which the code "
     "spends on L and R alone, and for weight decay, which it takes after the step; both are as in the code. The "
-    "paper's variants are `one_sided` and `factorized`.",
+    "paper's variants are `one_sided` and `factorized`, the code's `shampoo_beta`, `normalize_grads` and "
+    "`correct_bias`.",
     pitfalls="The implementation decides the wall-clock: the authors' took twice AdamW's step in a published trace. A "
     "fused QKV makes a factor three times as wide, 27 times the work of a refresh. With a refresh every 10 steps "
     "in the first hundred updates the basis lags; a warm-up hides it.",
@@ -66,11 +69,15 @@ class SOAP(Optimizer):
 
     Args:
         params: groups, those of tables with a key `table`: True.
-        betas: decay of the momentum; of V, L and R.
+        betas: decay of the momentum; of V, and of L and R too without a shampoo_beta.
+        shampoo_beta: decay of L and R; null: betas[1], so that whoever tunes that changes all three.
         every: updates between refreshes of the basis.
         max_side: a longer side is not rotated.
         one_sided: rotate the shorter side only (of a square: the right); the paper's section 7.
         factorized: V = rows columns^T / sum(rows), as Adafactor's; the paper's section 7.
+        normalize_grads: scale each parameter's step to a root mean square of lr; of use where `every` is about 100, say
+            the authors.
+        correct_bias: the factor sqrt(1 - b2^t) / (1 - b1^t); False: 1.
         stagger: refresh different matrices on different steps, so that no step takes much longer than another.
         projection_dtype: of the products that take the gradient into the basis and the step out of it; all else is
             float32, or wider with the weights. bfloat16 halves their time on processors that have it, tf32 is for CUDA;
@@ -84,11 +91,14 @@ class SOAP(Optimizer):
         params: Iterable[Any],
         lr: float = 3e-3,
         betas: tuple[float, float] = (0.95, 0.95),
+        shampoo_beta: float | None = None,
         eps: float = 1e-8,
         every: int = 10,
         max_side: int = 10000,
         one_sided: bool = False,
         factorized: bool = False,
+        normalize_grads: bool = False,
+        correct_bias: bool = True,
         stagger: bool = False,
         projection_dtype: Literal["float32", "tf32", "bfloat16"] = "float32",
         qr: Literal["householder", "cholesky"] = "householder",
@@ -97,6 +107,7 @@ class SOAP(Optimizer):
     ) -> None:
         check_common(lr, weight_decay)
         check_betas(betas)
+        check_betas([betas[1] if shampoo_beta is None else shampoo_beta], "shampoo_beta")
         check_at_least("eps", eps, 0)
         check_at_least("every", every, 1)
         check_at_least("max_side", max_side, 1)
@@ -108,6 +119,7 @@ class SOAP(Optimizer):
         if gram not in ("strips", "triton"):
             raise ValueError(f"gram must be strips or triton, not {gram!r}")
         self.projection_dtype, self.qr, self.gram = projection_dtype, qr, gram
+        self.shampoo_beta, self.normalize_grads, self.correct_bias = shampoo_beta, normalize_grads, correct_bias
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "table": False}
         super().__init__(params, defaults)
         if any(p.device.type == "cpu" for group in self.param_groups for p in group["params"]):
@@ -156,9 +168,10 @@ class SOAP(Optimizer):
         """Update one parameter; return the FLOPs of it."""
         state, g = self.state[p], p.grad.to(state_dtype(p))  # type: ignore[union-attr]
         beta1, beta2 = group["betas"]
+        beta3 = beta2 if self.shampoo_beta is None else self.shampoo_beta
         if not state:
             self._begin(p, g, state)
-            return self._average_factors(p, g, state, beta2) + self._find_basis(p, state)
+            return self._average_factors(p, g, state, beta3) + self._find_basis(p, state)
         state["step"] += 1
         t = state["step"].item()
         rotated = rotate(g, state, self.projection_dtype)
@@ -166,10 +179,13 @@ class SOAP(Optimizer):
         squared = rotated.square_() if self.axes[p] else rotated.square()  # what is not rotated is the gradient itself
         root = self._root_of_v(squared, state, beta2)
         update = torch.div(m, root.add_(group["eps"]), out=root)
-        size = group["lr"] * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
+        correction = (1 - beta2**t) ** 0.5 / (1 - beta1**t) if self.correct_bias else 1.0
+        size = group["lr"] * correction
         update = rotate_back(update, state, self.projection_dtype)
+        if self.normalize_grads:
+            update = update / (update.square().mean().sqrt_() + NOTHING)
         p.add_(update, alpha=-size).mul_(1 - group["lr"] * group["weight_decay"])
-        flops = 2 * self._rotation_flops(p) + self._average_factors(p, g, state, beta2)
+        flops = 2 * self._rotation_flops(p) + self._average_factors(p, g, state, beta3)
         if t % self.every == self.due_at.get(p, 0):
             flops += self._follow_basis(p, state, self.axes[p])
         return flops
@@ -193,10 +209,10 @@ class SOAP(Optimizer):
         share = rows / rows.sum().clamp(min=torch.finfo(rows.dtype).tiny)
         return torch.outer(share.sqrt(), columns.sqrt(), out=squared)
 
-    def _average_factors(self, p: Tensor, g: Tensor, state: State, beta2: float) -> int:
+    def _average_factors(self, p: Tensor, g: Tensor, state: State, beta: float) -> int:
         average = self._gram_kernel()[0]
         for axis in self.axes[p]:
-            average(state[SIDES[axis]], g if axis == 0 else g.mT, beta2)
+            average(state[SIDES[axis]], g if axis == 0 else g.mT, beta)
         return self._gram_flops(p)
 
     def _gram_flops(self, p: Tensor) -> int:

@@ -10,14 +10,25 @@ from tests.oracle import Run, joined, put
 from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("method", ["eigen", "inverse"])
-def test_equations(method, bias):
+@pytest.mark.parametrize(
+    ("method", "bias", "backend"),
+    [("eigen", False, "sgd"), ("inverse", True, "sgd"), ("eigen", True, "sgd"), ("inverse", False, "adamw")],
+)
+def test_equations(method, bias, backend):
     """The clip is at work in some steps and not in others."""
     lr, damping, f, clip, momentum, wd = 0.02, 1e-3, 0.9, (2e-3 if bias else 5e-6), 0.8, 0.05
     run = Run("kfac", bias, lr=lr, damping=damping, factor_decay=f, kl_clip=clip, every_factor=2, every_inverse=6,
-              method=method, momentum=momentum, weight_decay=wd)  # fmt: skip
-    a_factor, g_factor, inverse, buffer, clipped = {}, {}, {}, {}, []
+              method=method, backend=backend, betas=(0.8, 0.9), momentum=momentum, weight_decay=wd)  # fmt: skip
+    a_factor, g_factor, inverse, buffer, squares, clipped = {}, {}, {}, {}, {}, []
+
+    def backends_step(name, w, v, decay, t):
+        if backend == "sgd":
+            buffer[name] = momentum * buffer.get(name, 0.0) + v + decay * w
+            return w - lr * buffer[name]
+        buffer[name] = 0.8 * buffer.get(name, 0.0) + 0.2 * v
+        squares[name] = 0.9 * squares.get(name, 0.0) + 0.1 * v**2
+        root = (squares[name] / (1 - 0.9**t)) ** 0.5
+        return w - lr * decay * w - lr * buffer[name] / (1 - 0.8**t) / (root + 1e-8)
 
     def identity(matrix):
         return torch.eye(len(matrix), dtype=matrix.dtype)
@@ -45,10 +56,8 @@ def test_equations(method, bias):
         clipped.append(scale < 1)
         for name in rows:
             put(v, name, scale * joined(v, name))
-        for name in w:
-            decay = wd if w[name].ndim == 2 else 0.0
-            buffer[name] = momentum * buffer.get(name, 0.0) + v[name] + decay * w[name]
-        return {name: w[name] - lr * buffer[name] for name in w}
+        decays = {name: wd if w[name].ndim == 2 else 0.0 for name in w}
+        return {name: backends_step(name, w[name], v[name], decays[name], step + 1) for name in w}
 
     assert run.off(update) < 1e-9
     assert 0 < sum(clipped) < run.steps

@@ -183,7 +183,7 @@ def test_backends_are_torchs_and_our_own():
             other = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]([theirs], **keywords)
         for _ in range(20):
             theirs.grad = torch.randn(5, 4, dtype=torch.float64, generator=generator)
-            BACKENDS[name](ours, theirs.grad, state, group)
+            BACKENDS[name]([(ours, theirs.grad, state)], group)
             other.step()
         assert torch.allclose(ours, theirs.detach(), rtol=1e-12, atol=1e-14)
 
@@ -242,7 +242,7 @@ def test_without_the_second_order_it_is_its_backend(backend):
         with torch.no_grad():
             for p in plain.parameters():
                 group = {**optimizer.param_groups[0], "weight_decay": 0.1 if p.ndim >= 2 else 0.0}
-                BACKENDS[backend](p, p.grad, states.setdefault(p, {}), group)
+                BACKENDS[backend]([(p, p.grad, states.setdefault(p, {}))], group)
     assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(plain), strict=True))
 
 

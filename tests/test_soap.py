@@ -40,7 +40,7 @@ def rotated_back(x: Tensor, q: list[Tensor | None]) -> Tensor:
     return x if q[1] is None else x @ q[1].T
 
 
-def naive(first: list[list[Tensor | None]], every: int, factorized: bool = False):
+def naive(first, every=10, factorized=False, shampoo_beta=B2, normalize_grads=False, correct_bias=True):
     """Algorithm 3 with the momentum in the parameters' own coordinates and the whole of L and R."""
     q, gg, m, v, rows, columns = first, {}, {}, {}, {}, {}
 
@@ -54,14 +54,17 @@ def naive(first: list[list[Tensor | None]], every: int, factorized: bool = False
 
     def average(i, g):
         old = gg.get(i, [0, 0])
-        gg[i] = [B2 * old[0] + (1 - B2) * g @ g.T, B2 * old[1] + (1 - B2) * g.T @ g] if g.ndim == 2 else old
+        b3 = shampoo_beta
+        gg[i] = [b3 * old[0] + (1 - b3) * g @ g.T, b3 * old[1] + (1 - b3) * g.T @ g] if g.ndim == 2 else old
 
     def update(i, w, g, t):
         if t > 0:
             m[i] = B1 * m.get(i, 0) + (1 - B1) * g
             root = second_moment(i, rotated(g, q[i]) ** 2) ** 0.5
             step = rotated_back(rotated(m[i], q[i]) / (root + EPS), q[i])
-            w = w - LR * (1 - B2**t) ** 0.5 / (1 - B1**t) * step
+            if normalize_grads:
+                step = step / step.square().mean().sqrt()
+            w = w - LR * ((1 - B2**t) ** 0.5 / (1 - B1**t) if correct_bias else 1) * step
             w = w - LR * decay(w, WD) * w
         average(i, g)
         if t > 0 and t % every == 0:
@@ -85,6 +88,9 @@ def naive(first: list[list[Tensor | None]], every: int, factorized: bool = False
         {"one_sided": True, "every": 7},
         {"one_sided": True, "factorized": True},
         {"max_side": 40, "every": 3},
+        {"shampoo_beta": 0.98},
+        {"correct_bias": False, "every": 60},
+        {"normalize_grads": True, "every": 60},
     ],
     ids=str,
 )
@@ -95,7 +101,8 @@ def test_soap(variant):
     which LayerNorm takes from all that is read from the residual stream.
     """
     run = Recording("soap", **KEYWORDS, **variant)
-    reference = naive(bases(**KEYWORDS, **variant), variant.get("every", 10), variant.get("factorized", False))
+    known = {key: value for key, value in variant.items() if key not in ("one_sided", "max_side")}
+    reference = naive(bases(**KEYWORDS, **variant), **known)
     assert run.off(reference) < 1e-9
 
 

@@ -17,6 +17,7 @@ VARIANTS = [
     ("shampoo", {"graft": False, "max_side": 64}),
     ("shampoo", {"block": 48}),
     ("kfac", {"method": "inverse", "momentum": 0.0}),
+    ("kfac", {"backend": "lamb", "every_inverse": 20}),
     ("mkor", {"backend": "sgd"}),
     ("mkor_h", {"backend": "lamb"}),
     ("sgd", {"momentum": 0.0}),
