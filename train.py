@@ -163,7 +163,7 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
         if ranks.first:
             folder.sync()
             state = {"config_hash": folder.digest, **checkpoint.states(saved)}
-            checkpoint.save(checkpoints, step, model, optimizer, state)
+            checkpoint.save(checkpoints, step, model, optimizer, state, optimizers.eval_weights(optimizer))
         ranks.agree(None)
 
     return Parts(cfg, clock, loader, schedule, objective, optimizer, recorder, evaluate_now, save, start)

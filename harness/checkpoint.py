@@ -1,7 +1,8 @@
 """Checkpoints are written aside and renamed, and verified by checksum; a run goes on from the newest good one.
 
-checkpoints/step-00000100/ holds model.safetensors, optimizer.pt (tensors, read with weights_only) and state.json (step,
-the state of each Stateful part by its key, checksums of all three; written last).
+checkpoints/step-00000100/ holds model.safetensors (the weights that are trained), optimizer.pt (tensors, read with
+weights_only) and state.json (step, the state of each Stateful part by its key, checksums of all files; written last).
+Where an optimizer has the loss evaluated at other weights, averages say, evaluated.safetensors holds those.
 """
 
 import copy
@@ -11,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from pydoc import locate
 from typing import Any, Protocol
@@ -41,24 +42,36 @@ class Stateful(Protocol):
         ...
 
 
+TRAINED, EVALUATED = "model.safetensors", "evaluated.safetensors"
 KEPT = 2  # the newest, and one before it in case the newest is damaged
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Write the checkpoint of `step` into `folder` and drop the ones before the last; atomic at any moment."""
+def save(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    eval_weights: AbstractContextManager[Any] | None = None,
+) -> None:
+    """Write the checkpoint of `step` into `folder` and drop the ones before the last; atomic at any moment.
+
+    Args:
+        eval_weights: inside it the model has the weights that are evaluated; None, or a nullcontext: always.
+    """
     final = folder / f"step-{step:08d}"
     new = folder / f".new-{final.name}"
     for cut_off in folder.glob(".new-*"):
         _remove(cut_off)
     try:
         new.mkdir(parents=True)
-        save_file(
-            {name: t.detach().contiguous() for name, t in model.state_dict().items()},
-            new / "model.safetensors",
-        )
+        _save_weights(model, new / TRAINED)
         torch.save(optimizer.state_dict(), new / "optimizer.pt")
         _own_classes(new / "optimizer.pt", optimizer)
-        sums = {name: _checksum(new / name) for name in ("model.safetensors", "optimizer.pt")}
+        if eval_weights is not None and not isinstance(eval_weights, nullcontext):
+            with eval_weights:
+                _save_weights(model, new / EVALUATED)
+        sums = {path.name: _checksum(path) for path in sorted(new.iterdir())}
         state = {"step": step, **state}
         (new / "state.json").write_text(json.dumps({"sha256": {**sums, "state": _digest(state)}, **state}))
         for path in (*new.iterdir(), new):
@@ -124,7 +137,7 @@ def restore(parts: Iterable[Stateful], state: dict[str, Any]) -> None:
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint back, weights and the optimizer's state, each tensor in the dtype that it was saved in."""
     device = next(model.parameters()).device
-    model.load_state_dict(load_file(path / "model.safetensors", device=str(device)))
+    model.load_state_dict(load_file(path / TRAINED, device=str(device)))
 
     def place(storage: Any, location: str) -> Any:
         on_device = location.startswith("cuda") and device.type == "cuda"
@@ -141,6 +154,10 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
             current = optimizer.state[p].get(key)
             same_place = isinstance(value, Tensor) and isinstance(current, Tensor)
             optimizer.state[p][key] = value.to(current.device) if same_place else value
+
+
+def _save_weights(model: nn.Module, path: Path) -> None:
+    save_file({name: t.detach().contiguous() for name, t in model.state_dict().items()}, path)
 
 
 def _own_classes(path: Path, optimizer: torch.optim.Optimizer) -> list[Any]:

@@ -13,7 +13,7 @@ from optimizers import (  # noqa: F401 (importing them enters them)
     sophia,
     stock,
 )
-from optimizers.base import Objective, Optimizer, eval_weights, metrics
+from optimizers.base import Objective, Optimizer, eval_weights, metrics, switches_weights
 from optimizers.kernels import compile_kernels
 from optimizers.registry import OptimizerInfo, build_optimizer, find, list_optimizers, register
 
@@ -28,4 +28,5 @@ __all__ = [
     "list_optimizers",
     "metrics",
     "register",
+    "switches_weights",
 ]

@@ -76,25 +76,40 @@ class Optimizer(torch.optim.Optimizer):
 
 
 class _Switched(AbstractContextManager[None]):
-    """Schedule-free optimizers keep two sets of weights and switch with `eval()` and `train()`."""
+    """Schedule-free optimizers keep two sets of weights and switch with `eval()` and `train()`.
+
+    Before the first step the two are the same, and some of these classes fail. Switching there and back would round the
+    weights: the trained ones return to the bit, so that no run depends on how often it is evaluated.
+    """
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
+        self.trained: list[tuple[Parameter, Tensor]] = []
 
     def __enter__(self) -> None:
-        self.optimizer.eval()
+        if any(self.optimizer.state.values()):
+            groups = self.optimizer.param_groups
+            self.trained = [(p, p.detach().clone()) for group in groups for p in group["params"]]
+            self.optimizer.eval()
 
     def __exit__(self, *_: object) -> None:
-        self.optimizer.train()
+        if self.trained:
+            self.optimizer.train()
+            with torch.no_grad():
+                for p, trained in self.trained:
+                    p.copy_(trained)
+
+
+def switches_weights(optimizer: Any) -> bool:
+    """Say whether an optimizer, or its class, keeps two sets of weights and switches with `eval()` and `train()`."""
+    return all(callable(getattr(optimizer, name, None)) for name in ("eval", "train"))
 
 
 def eval_weights(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any]:
-    """Return the context to evaluate and save weights in, for any optimizer."""
+    """Return the context to evaluate and save weights in; a nullcontext where they are those that are trained."""
     if hasattr(optimizer, "eval_weights"):
         return optimizer.eval_weights()
-    if callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None)):
-        return _Switched(optimizer)
-    return nullcontext()
+    return _Switched(optimizer) if switches_weights(optimizer) else nullcontext()
 
 
 def metrics(optimizer: torch.optim.Optimizer) -> dict[str, Tensor | float]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import Parameter
 
+from optimizers.base import switches_weights
 from optimizers.checks import check_betas, check_common
 from optimizers.param_groups import Group, all_in_one, by_decay, check_cover, spare_embeddings, trainable
 from optimizers.treatment import Treatment
@@ -56,6 +57,8 @@ class OptimizerInfo:
         check_cover(model, optimizer.param_groups)
         for group in optimizer.param_groups:
             group["initial_lr"] = float(group["lr"])
+        if switches_weights(optimizer):
+            optimizer.train()  # type: ignore[attr-defined]  # schedulefree's classes make no step before
         return optimizer
 
 

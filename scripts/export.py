@@ -3,24 +3,28 @@
     python -m scripts.export results/runs/my_study/my_run my_model
     python -c "from transformers import GPT2LMHeadModel; GPT2LMHeadModel.from_pretrained('my_model')"
 
-Takes the newest good checkpoint. Expect config.json, generation_config.json and model.safetensors, with the logits of
+Takes the newest good checkpoint, and of an optimizer that keeps two sets of weights those that val/loss speaks of.
+Expect config.json, generation_config.json and model.safetensors, with the logits of
 the run's own model; a vocabulary padded for speed stays padded. The tokenizer is not part of it.
 """
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from safetensors.torch import load_file
 
 from conventions.keywords import bind
 from conventions.sentence import one_sentence
-from harness.checkpoint import newest
+from harness.checkpoint import EVALUATED, TRAINED, newest
 from models import build_model, find
 from models.gpt import GPT
 from models.hf import to_transformers
+from optimizers import find as find_optimizer
+from optimizers import switches_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,20 +41,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def load_run(run: Path) -> tuple[GPT, int]:
-    """The model of a run as its newest good checkpoint has it, and how many updates that is.
+    """Return the model that val/loss speaks of in a run's newest good checkpoint, and how many updates that is.
 
-    Raises FileNotFoundError where the folder is no run or holds no checkpoint yet, ValueError where none is whole.
+    Raises FileNotFoundError where the folder is no run or holds no checkpoint yet, ValueError where none is whole or
+    the newest lacks the weights that are evaluated.
     """
     if not (run / "config.yaml").is_file():
         raise FileNotFoundError(f"{run} is no run: it holds no config.yaml")
-    section = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["model"]
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    section = config["model"]
     found = newest(run / "checkpoints")
     if found is None:
         raise FileNotFoundError(f"{run} holds no checkpoint yet: let it run on to one, or set checkpoint.every lower")
     if find(section["family"]) is not GPT:
         raise ValueError(f"{run}: model.family={section['family']} is not GPT-2, which alone converts")
     path, state = found
-    weights = load_file(path / "model.safetensors")
+    evaluated = path / EVALUATED
+    if not evaluated.is_file() and _two_sets(config.get("optimizer", {})):
+        raise ValueError(
+            f"{path} is older than {EVALUATED}: it lacks the averaged weights that this optimizer is evaluated at; "
+            "train the run again"
+        )
+    weights = load_file(evaluated if evaluated.is_file() else path / TRAINED)
     vocabulary = len(weights["embedding.weight"])  # the config may say auto
     keywords = bind(find(section["family"]), {**section, "vocabulary": vocabulary}, "model")
     model = build_model(section["family"], 0, **keywords)
@@ -59,8 +71,17 @@ def load_run(run: Path) -> tuple[GPT, int]:
     return model, state["step"]
 
 
+def _two_sets(section: Mapping[str, Any]) -> bool:
+    """Say whether an external class, if it is installed here, keeps two sets of weights."""
+    target = str(section.get("_target_") or "")
+    try:
+        return bool(target) and switches_weights(find_optimizer("external", target, [target]).constructor)
+    except ValueError:
+        return False
+
+
 def save(model: GPT, output: Path) -> None:
-    """The folder, whole or not at all."""
+    """Write the folder, whole or not at all."""
     new = output.with_name(f".new-{output.name}")
     shutil.rmtree(new, ignore_errors=True)
     to_transformers(model).save_pretrained(new)

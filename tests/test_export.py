@@ -8,13 +8,18 @@ import torch
 import yaml
 from torch import nn
 
+from data import load
+from data.loader import evaluation_batches
 from harness import checkpoint
+from harness.distributed import Ranks
+from harness.evaluate import evaluate
 from models import build_model
+from tests.command import rows, trained
 
 transformers = pytest.importorskip("transformers")
 
 from models.hf import from_transformers, to_transformers  # noqa: E402
-from scripts.export import main  # noqa: E402
+from scripts.export import load_run, main  # noqa: E402
 
 SHAPE = {"layers": 3, "heads": 2, "width": 32, "context": 16, "vocabulary": 128}
 
@@ -98,6 +103,24 @@ def test_export_writes_the_newest_checkpoint_and_never_over_anything(tmp_path, c
     assert ended.value.code == 2
     complaint = f"halfstep: {tmp_path / 'model'} is there already: give the name of a new folder"
     assert capsys.readouterr().err.strip().endswith(complaint)
+
+
+def test_the_exported_weights_are_the_evaluated_ones(here):
+    """A schedule-free run said 2.96684 for weights whose export had 2.94375."""
+    averaging = ("optimizer=schedule_free_adamw", "schedule=constant", "optimizer.lr=0.1")
+    trained(*averaging, "steps=4", "checkpoint.every=null", run_dir="run")
+    told = rows(here / "run")[-1]["val/loss"]
+    model, step = load_run(here / "run")
+    assert step == 4
+    batches = evaluation_batches(load("stdlib", quiet=True).val, model.context, 512, 8)
+    assert evaluate(model, batches, Ranks()) == pytest.approx(told, abs=1e-6)
+    (evaluated,) = (here / "run").glob("checkpoints/*/evaluated.safetensors")
+    evaluated.unlink()  # as older checkpoints are
+    state = json.loads((evaluated.parent / "state.json").read_text())
+    del state["sha256"][evaluated.name]
+    (evaluated.parent / "state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="lacks the averaged weights that this optimizer is evaluated at"):
+        load_run(here / "run")
 
 
 def test_export_says_in_one_sentence_what_is_missing(tmp_path):

@@ -51,3 +51,16 @@ def test_schedule_free_is_evaluated_at_its_average():
         at_average = objective.bind(30, tiny_batch(30)).loss().item()
     assert not any(torch.equal(a, b) for a, b in zip(during, average, strict=True))
     assert at_average != objective.bind(30, tiny_batch(30)).loss().item()
+
+
+@pytest.mark.parametrize("name", ["SPlus", "ScheduleFreeAdamW", "ScheduleFreeSGD"])
+def test_evaluating_changes_no_bit_of_what_is_trained(name):
+    """SPlus passed every check, and every run of it died: its eval() fails before the first step."""
+    ends = []
+    for every in (1, 100):
+        model = tiny_model()
+        optimizer = optimizers.build_optimizer("external", model, _target_=f"pytorch_optimizer.{name}", lr=1e-2)
+        for step in range(0, 6, min(every, 6)):
+            train(model, optimizer, tiny_objective(model), min(every, 6), start=step)
+        ends.append(weights(model))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))

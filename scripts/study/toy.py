@@ -8,11 +8,13 @@ from torch import nn
 
 from harness.clock import Clock
 from harness.distributed import Ranks
+from harness.evaluate import evaluate
 from harness.flops import Ledger
 from harness.objective import Batch, TimedObjective
 from models import build_model
 from models.base import Role
 from models.gpt import GPT
+from optimizers import eval_weights
 
 Build = Callable[[nn.Module], torch.optim.Optimizer]
 CONTEXT, VOCABULARY, SEQUENCES = 16, 64, 8
@@ -71,14 +73,25 @@ def tiny_objective(
 def train(
     model: nn.Module, optimizer: torch.optim.Optimizer, objective: TimedObjective, steps: int, start: int = 0
 ) -> list[float]:
-    """Losses of so many updates. Raises AssertionError where one asks for no gradient."""
+    """Make so many updates as a run does, evaluated before and after; returns their losses.
+
+    Raises AssertionError where an update asks for no gradient.
+    """
     losses = []
+    evaluate_tiny(model, optimizer)
     for step in range(start, start + steps):
         optimizer.step(objective.bind(step, tiny_batch(step)))  # type: ignore[arg-type]
         if objective.record.loss is None:
             raise AssertionError("its step asks for no gradient")
         losses.append(objective.record.loss.item())
+    evaluate_tiny(model, optimizer)
     return losses
+
+
+def evaluate_tiny(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    """Return the loss of one batch at the weights that a run would evaluate."""
+    with eval_weights(optimizer):
+        return evaluate(model, [tiny_batch(-1)], Ranks(), torch.float32)
 
 
 def resumed(build: Build) -> tuple[tuple[nn.Module, list[float]], tuple[nn.Module, list[float]]]:
