@@ -42,6 +42,7 @@ def by_model(values: DictConfig, default: Any = None, *, _root_: DictConfig) -> 
 
 
 OmegaConf.register_new_resolver("by_model", by_model, replace=True)
+OmegaConf.register_new_resolver("sweep_name", jobs.sweep_name, use_cache=True, replace=True)  # one for a whole sweep
 
 
 def answer_help(about: str | None) -> None:

@@ -1,8 +1,10 @@
 """Sweeps: a job that fails is recorded and the next one goes on."""
 
 import json
+from datetime import datetime
 
 import train
+from harness.sweep import jobs
 from tests.command import complaint, in_process, manifest
 
 
@@ -32,6 +34,22 @@ def test_a_sweep_goes_on_after_a_job_that_failed(here):
     assert (finished["status"], finished["error"]) == ("finished", None)
     (run,) = here.glob("results/runs/two/gpt2_pico-*")
     assert manifest(run)["status"] == "finished"
+
+
+def test_sweeps_begun_in_one_second_have_a_folder_each(here, monkeypatch):
+    """They shared it, and the sweep whose job failed ended with exit code 0."""
+
+    class OneSecond(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1)
+
+    monkeypatch.setattr(jobs, "datetime", OneSecond)
+    assert [in_process("-m", f"optimizer.lr={lr}", "study=two", "steps=1").code for lr in ("-1", "1e-3")] == [2, 0]
+    logs = sorted(path.read_text() for path in here.glob("results/runs/two/.sweeps/2026-01-01_*/jobs.jsonl"))
+    assert [json.loads(log)["status"] for log in logs] == ["failed", "finished"]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert jobs.sweep_name() == jobs.sweep_name()
 
 
 def test_a_sweep_outlives_a_bug(here, monkeypatch):

@@ -1,10 +1,13 @@
 """The jobs of a sweep, and what became of each: one line a job in jobs.jsonl, in the sweep's own folder."""
 
+import hashlib
 import json
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,18 @@ class Job:
             os.write(handle, (line + "\n").encode())
         finally:
             os.close(handle)
+
+
+def sweep_name() -> str:
+    """Return a name for a sweep's folder that no other sweep has: the time, and what no clock decides.
+
+    The ranks of one torchrun have one name.
+    """
+    apart = secrets.token_hex(4)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        launch = [os.environ.get(key, "") for key in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
+        apart = hashlib.sha256(" ".join(launch).encode()).hexdigest()
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{apart[:8]}"
 
 
 def outcomes(folder: Path) -> dict[int, dict[str, Any]]:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +14,7 @@ from conventions.config_keys import CONFIGS, within
 from conventions.planned_run import PlannedRun
 from harness.config import config_hash, default_run_dir, parse
 from harness.process import Process
-from harness.sweep.jobs import outcomes
+from harness.sweep.jobs import outcomes, sweep_name
 
 # What a person may choose for runs whose file fixes the rest: where and how they are computed, kept and watched.
 FREE = ("launcher", "tracker", "checkpoint", "device", "dtype", "compile", "batch.micro", "data.dir", "hydra")
@@ -72,7 +71,7 @@ def sweep_runs(
         study: the folder that keeps the sweep's logs.
         overrides: the launcher's and Hydra's keys.
     """
-    place = study / ".sweeps" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    place = study / ".sweeps" / sweep_name()
     (place / "experiment").mkdir(parents=True)
     for run in runs:
         (place / "experiment" / f"{run.name}.yaml").write_text(run.experiment(), encoding="utf-8")
