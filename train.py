@@ -144,10 +144,11 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
     newest = ranks.agree(checkpoint.newest(checkpoints, folder.digest) if before and ranks.first else None)
     if newest:
         checkpoint.restore(saved, newest[1])
-    folder.open(manifest.facts_of(cfg, folder.digest, objective, dataset.entry(), place, compiled, kernels), cfg.resume)
+    start = newest[1]["step"] if newest else 0
+    facts = manifest.facts_of(cfg, folder.digest, objective, dataset.entry(), place, compiled, kernels)
+    folder.open(facts, cfg.resume, start)
     if newest:
         checkpoint.load(newest[0], model, optimizer)
-    start = newest[1]["step"] if newest else 0
     folder.cut(start, [step for step in range(start) if recorder.due(step)])
     if ranks.first:
         recorder.trackers += [make_tracker(folder.path, folder.config, folder.manifest, **tracker_keywords)]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Also makes the folder."""
+    """Write a file and make its folder. Bytes of a path that are no UTF-8 become escapes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".new-{path.name}")
-    draft.write_text(text, encoding="utf-8")
+    draft.write_text(text, encoding="utf-8", errors="backslashreplace")
     draft.replace(path)

@@ -13,6 +13,8 @@ from conventions.run_format import RUNS
 
 # What a run is does not depend on where it is kept, how it is watched or how often it is saved.
 UNHASHED = ("run_dir", "resume", "tracker", "launcher", "checkpoint", "study")
+# Where the data lie does not matter either, but before they are read nothing else tells one corpus from another.
+LOCATIONS = tuple(f"data.{key}" for key in ("dir", "files", "val_files", "train", "val", "repository"))
 
 
 @dataclass(frozen=True)

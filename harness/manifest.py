@@ -49,13 +49,19 @@ def facts_of(
 def begun(name: str, facts: Manifest) -> Manifest:
     """Return the manifest of a run that begins now."""
     origin = {"started": now(), "argv": command(), "git": git_state(), "versions": versions()}
-    return {**_head(name), **origin, "ended": None, **facts, "resumes": []}
+    return {**_head(name), **origin, "ended": None, **facts, "began": _stretch(facts, 0), "resumes": []}
 
 
-def resumed(old: Manifest, name: str, facts: Manifest) -> Manifest:
-    """Return the manifest of a run that goes on now: it keeps where the run began, and adds how it goes on."""
-    again = {"at": now(), "git": git_state(), "versions": versions(), "device": facts["device"]}
-    return {**old, **facts, **_head(name), "ended": None, "resumes": [*old.get("resumes", []), again]}
+def resumed(old: Manifest, name: str, facts: Manifest, step: int) -> Manifest:
+    """Return the manifest of a run that goes on now, from `step` on.
+
+    It keeps where the run began and how it went on before: each stretch has its device, ranks and what was resolved.
+    """
+    before = old.get("resumes", [])
+    # Versions that did not keep it have left the first stretch's facts in place, until a run was resumed.
+    began = {} if before or "began" in old else {"began": _stretch(old, 0)}
+    again = {"at": now(), "git": git_state(), "versions": versions(), **_stretch(facts, step)}
+    return {**old, **began, **facts, **_head(name), "ended": None, "resumes": [*before, again]}
 
 
 def read(path: Path) -> Manifest | None:
@@ -83,6 +89,11 @@ def read(path: Path) -> Manifest | None:
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _stretch(facts: Manifest, step: int) -> Manifest:
+    """Say from which step on a run goes on, and on what: its seconds are those of this device."""
+    return {"step": step, **{key: facts.get(key) for key in ("device", "ranks", "resolved")}}
 
 
 def _head(name: str) -> Manifest:

@@ -29,7 +29,8 @@ def command() -> list[str]:
 def git_state() -> dict[str, Any]:
     """Return the commit and whether the work tree differs from it; without a repository HALFSTEP_COMMIT, and null.
 
-    What lies in results/ changes no run: a program may be writing there just then.
+    What lies in results/ changes no run: a program may be writing there just then. Nor do files that git does not know,
+    such as a page that scripts.report wrote into the checkout.
     """
     here = Path(__file__).resolve().parent
 
@@ -37,13 +38,14 @@ def git_state() -> dict[str, Any]:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "..", ":(exclude)../results")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", ":(exclude)../results")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": os.environ.get("HALFSTEP_COMMIT") or None, "dirty": None}
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide what a run computes, those that are installed."""
     known = {"python": platform.python_version()}
     for package in VERSIONED:
         try:

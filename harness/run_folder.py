@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from conventions.config_keys import differing_keys, flatten, within
-from conventions.run_format import SCHEMA, is_locked
+from conventions.run_format import SCHEMA, Loader, config_text, is_locked
 from conventions.sentence import DISK_FULL
 from harness import manifest
-from harness.config import UNHASHED
+from harness.config import LOCATIONS, UNHASHED, config_hash
 from harness.manifest import Manifest
 
 
@@ -57,16 +57,22 @@ class RunFolder:
                 "or give another run_dir or study"
             )
         if old["config_hash"] != self.digest:
-            keys = differing_keys([flatten(self._read_config()), flatten(self.config)])
-            keys = [key for key in keys if not within(key, UNHASHED)]
-            raise ValueError(
-                f"{self.path} is a run of another config (it differs in {', '.join(keys) or 'its version'}): "
-                "give the same keys, or another run_dir"
-            )
+            config = self._read_config()
+            keys = differing_keys([flatten(config), flatten(self.config)])
+            keys = [key for key in keys if not within(key, (*UNHASHED, *LOCATIONS))]
+            if keys or not config or old["config_hash"] != config_hash(config):
+                raise ValueError(
+                    f"{self.path} is a run of another config (it differs in {', '.join(keys) or 'its version'}): "
+                    "give the same keys, or another run_dir"
+                )
+            self.digest = old["config_hash"]  # the same run, whose data lie elsewhere: `open` compares the tokens
         return old
 
-    def open(self, facts: Manifest, resume: bool) -> None:
+    def open(self, facts: Manifest, resume: bool, step: int = 0) -> None:
         """Take the folder, as `check` allows, and write the manifest of a run of which these are the facts.
+
+        Args:
+            step: from which the run goes on.
 
         Raises:
             ValueError: as `check`, or the run was begun on other tokens.
@@ -85,7 +91,7 @@ class RunFolder:
         self._take_lock()
         old = self.check(resume)  # again: another process may have begun it while we took the lock
         if old is None:
-            self._replace("config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+            self._replace("config.yaml", config_text(self.config))
             self.manifest = manifest.begun(self.path.name, facts)
         else:
             if old["data"]["fingerprint"] != facts["data"]["fingerprint"]:
@@ -93,13 +99,13 @@ class RunFolder:
                     f"{self.path} was begun on other tokens: data={old['data']['name']} has another fingerprint since; "
                     "bring the old shards back, or start over in another run_dir"
                 )
-            self.manifest = manifest.resumed(old, self.path.name, facts)
+            self.manifest = manifest.resumed(old, self.path.name, facts, step)
         self.write_manifest()
 
     def _read_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
         try:
-            config = yaml.safe_load(path.read_text())
+            config = yaml.load(path.read_text(encoding="utf-8"), Loader)
             return config if isinstance(config, dict) else {}
         except (OSError, ValueError, yaml.YAMLError):
             return {}  # then every key differs

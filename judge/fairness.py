@@ -52,16 +52,7 @@ def endings(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def provenance(runs: Sequence[Run]) -> Iterator[str]:
-    """Uncommitted changes, runs of more than one commit, and what is unknown of runs that were trained elsewhere."""
-    foreign = [run for run in runs if run.known("origin")]
-    if foreign:
-        places = sorted({str(run.known("origin", "repository") or run.known("origin", "format")) for run in foreign})
-        unknown = dict.fromkeys(str(key) for run in foreign for key in run.known("origin", "unknown") or ())
-        yield f"trained elsewhere ({', '.join(places)}), and unknown of some or all: {', '.join(unknown)}"
-    early = sum((run.known("origin", "planned_steps") or 0) > run.steps for run in foreign)
-    if early:
-        are = "runs are" if early > 1 else "run is"
-        yield f"{early} {are} stated before the end of the schedule: not fully decayed"
+    """Yield what is unsure about the code: uncommitted changes, runs of several commits, and runs of none."""
     dirty = sum(bool(run.known("git", "dirty")) for run in runs)
     if dirty:
         yield f"{dirty} of {len(runs)} runs trained from a working tree with uncommitted changes"
@@ -69,6 +60,11 @@ def provenance(runs: Sequence[Run]) -> Iterator[str]:
     if len(commits) > 1:
         listed = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
         yield f"the runs come from different commits: {listed}"
+    if nameless := [run for run in runs if not run.known("origin") and not run.known("git", "commit")]:
+        yield (
+            f"{len(nameless)} of {len(runs)} runs name no commit: their code is not known "
+            "(train in a git checkout, or set HALFSTEP_COMMIT)"
+        )
 
 
 def _seeds(arm: Arm, length: int | None) -> str:

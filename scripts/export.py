@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from conventions.keywords import bind
+from conventions.run_format import Loader
 from conventions.sentence import one_sentence
 from harness.checkpoint import EVALUATED, TRAINED, newest
 from models import build_model, find
@@ -48,7 +49,7 @@ def load_run(run: Path) -> tuple[GPT, int]:
     """
     if not (run / "config.yaml").is_file():
         raise FileNotFoundError(f"{run} is no run: it holds no config.yaml")
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), Loader)
     section = config["model"]
     found = newest(run / "checkpoints")
     if found is None:

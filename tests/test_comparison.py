@@ -138,6 +138,8 @@ def test_unfinished_runs_and_dirty_trees_are_footnotes(tmp_path):
     assert "soap-T2000-s2 failed at step 0 of 2000: no space left" in notes
     assert "1 of 7 runs trained from a working tree with uncommitted changes" in notes
     assert "different commits: 76e1970 (6), bbbbbbb (1)" in notes
+    write_run(tmp_path, "soap", 2000, 4, 1.3, manifest={"git": {"commit": None, "dirty": None}})
+    assert "1 of 8 runs name no commit: their code is not known" in "\n".join(compared(tmp_path).footnotes)
 
 
 def test_a_ladder_of_another_arm_is_not_borrowed(tmp_path):

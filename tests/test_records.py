@@ -174,5 +174,7 @@ def test_a_tree_differs_from_its_commit_where_that_could_change_a_run(tmp_path, 
     assert origin.git_state()["dirty"] is False
     (tmp_path / "results" / "new").touch()
     assert origin.git_state()["dirty"] is False
-    (tmp_path / "optimizers.py").touch()
+    (tmp_path / "report.html").touch()  # README's own commands write it there
+    assert origin.git_state()["dirty"] is False
+    (tmp_path / "harness" / "run_folder.py").write_text("changed")
     assert origin.git_state()["dirty"] is True

@@ -176,6 +176,28 @@ def test_a_busy_cpu_gives_no_figure_in_seconds_at_all(tmp_path):
         assert any("took 1.3 times as long in one run as in another" in note for note in found.notes)
 
 
+def test_a_run_that_went_on_elsewhere_gives_no_verdict_in_seconds(tmp_path):
+    def part(step: int, name: str, **resolved) -> dict:
+        return {"step": step, "ranks": 1, "device": {"type": "cuda", "name": name, "count": 1}, "resolved": resolved}
+
+    h100 = "NVIDIA H100"
+    for seed, (began, resumes, expected) in enumerate(
+        [
+            (part(0, "NVIDIA A100"), [part(400, h100)], "run on unlike hardware (NVIDIA A100; NVIDIA H100)"),
+            (part(0, "NVIDIA A100"), [part(0, h100)], None),  # what the other card did was lost
+            (part(0, h100, compile=True), [part(400, h100, compile=False)], "before and after compile changed"),
+        ]
+    ):
+        folder = tmp_path / str(seed)
+        write_study(folder, {}, noise=0.002)
+        for each in range(3):
+            manifest = {"began": began, "resumes": resumes} if each == 0 else None
+            write_run(folder, "soap", 2000, each, 1.3, noise=0.002, manifest=manifest)
+        found = row(compared(folder), "soap", axis="seconds")
+        assert (found.verdict is None) == (expected is not None)
+        assert expected is None or any(expected in note for note in found.notes)
+
+
 def test_timing_noise_widens_the_interval_in_seconds(tmp_path):
     write_study(tmp_path, {}, noise=0.002)
     for seed in range(3):

@@ -119,7 +119,7 @@ class RunReader:
         """The run as it stands; None while there is none, or nothing that reads."""
         try:
             if self._steps is None:
-                config = yaml.load((self.folder / "config.yaml").read_text(), Loader)
+                config = yaml.load((self.folder / "config.yaml").read_text(encoding="utf-8"), Loader)
                 self._steps = int(config["steps"])
             manifest = json.loads((self.folder / "manifest.json").read_text())
             self._fold()
