@@ -28,7 +28,7 @@ from data.plan import check_data
 from harness import checkpoint, device, manifest, tracker
 from harness.attempt import Attempt, Threads
 from harness.clock import Clock
-from harness.config import Config, config_hash, parse, run_dir
+from harness.config import Config, config_hash, parse, run_dir, whole_numbers
 from harness.distributed import Ranks, join
 from harness.evaluate import evaluate
 from harness.flops import Ledger
@@ -47,6 +47,7 @@ from optimizers.plan import check_optimizer
 def main(values: dict[str, Any]) -> str:
     """Train the run of a composed config; returns how it ended: finished or diverged."""
     cfg = parse(values)
+    values = whole_numbers(values, cfg)
     ranks, place = join(cfg.device)
     digest = config_hash(values)
     folder = RunFolder(run_dir(cfg, digest), values, digest, writes=ranks.first)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Union
 
-from conventions.sentence import nearest
+from conventions.sentence import bare, nearest
 
 # Keys that choose the callable of a section, and are not for it.
 CHOOSERS = {"model": ("name", "family"), "data": ("name",), "optimizer": ("name", "_target_"), "tracker": ("name",)}
@@ -76,16 +76,17 @@ def _convert(value: Any, annotation: Any, path: str) -> Any:
     if origin in (Union, types.UnionType):
         plain = [a for a in arguments if _fits(value, a) is not False]
         if not plain:
-            raise ValueError(f"{path} must be {_describe(annotation)}, not {value!r}")
+            raise _mismatch(value, annotation, path)
+        plain.sort(key=lambda a: a is int and isinstance(value, float))  # 1.0 is a number first where both may be given
         return _convert(value, plain[0], path)
     if origin is tuple and isinstance(value, (list, tuple)) and Ellipsis not in arguments:
         if len(value) != len(arguments):
             raise ValueError(f"{path} takes {len(arguments)} values, not {len(value)}: {list(value)}")
         return tuple(_convert(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
     if _fits(value, annotation) is False:
-        raise ValueError(f"{path} must be {_describe(annotation)}, not {value!r}")
-    if annotation is float:
-        return float(value)
+        raise _mismatch(value, annotation, path)
+    if annotation in (float, int):
+        return annotation(value)
     if origin is list or origin is tuple:
         return origin(_convert(v, arguments[0], f"{path}[{i}]") for i, v in enumerate(value))
     return value
@@ -107,7 +108,8 @@ def _fits(value: Any, annotation: Any) -> bool | None:
     if annotation is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # 1e5 and 10.0, too
+        return whole and not isinstance(value, bool)
     if annotation in (bool, str):
         return isinstance(value, annotation)
     if annotation is None or annotation is type(None):
@@ -121,6 +123,17 @@ def _fits(value: Any, annotation: Any) -> bool | None:
     return None
 
 
+def _mismatch(value: Any, annotation: Any, path: str) -> ValueError:
+    """Make the sentence on a value of the wrong type, with the nearest word where words may be given."""
+    text = f"{path} must be {_describe(annotation)}, not {value!r}"
+    choices = typing.get_args(annotation) if typing.get_origin(annotation) in (Union, types.UnionType) else [annotation]
+    words = [str(w) for a in choices if typing.get_origin(a) is Literal for w in typing.get_args(a)]
+    if isinstance(value, str) and (near := nearest(value, words)).startswith("did"):
+        return ValueError(f"{text}: {near}")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return ValueError(f"{text}: put it in quotes" if number and str in choices else text)
+
+
 def _describe(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     names: dict[Any, str] = {
@@ -131,7 +144,8 @@ def _describe(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(str(a) for a in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_describe(a) for a in arguments if a in names or typing.get_origin(a)))
+        kinds = dict.fromkeys(_describe(a) for a in arguments if a in names or typing.get_origin(a))
+        return " or ".join(kind for kind in kinds if not (kind == names[int] and names[float] in kinds))
     if origin is tuple and Ellipsis not in arguments:
         return f"a list of {len(arguments)} values"
     if origin in (list, tuple):
@@ -153,7 +167,7 @@ def in_section(section: str, keywords: Iterable[str]) -> Iterator[None]:
     except (OSError, ImportError):
         raise
     except Exception as error:
-        text = str(error) or type(error).__name__
+        text = bare(error)
         about_key = text.split(" ", 1)[0].rstrip(":").split("[")[0].split(".")[0] in keywords
         if not section or text.startswith(f"{section}."):
             raise

@@ -11,6 +11,8 @@ from typing import NoReturn
 
 # By contract a ValueError's message is a whole sentence that names the key or the file, and the remedy.
 BAD_INPUT = (ValueError, OSError, ModuleNotFoundError)
+# What others call what we offer.
+SYNONYMS = {"gpu": "cuda", "bf16": "bfloat16", "fp32": "float32", "dryrun": "offline", "dry-run": "offline"}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -23,7 +25,15 @@ def sentence(error: BaseException) -> str:
         )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror.lower()}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(bare(error).split())
+
+
+def bare(error: BaseException) -> str:
+    """Return what an exception says. A KeyError says a key alone, and an assertion nothing: then, what that means."""
+    where = "HALFSTEP_TRACEBACK=1 shows where"
+    if isinstance(error, KeyError):
+        return f"it looked for {error}, which is not there ({where})"
+    return str(error) or f"{type(error).__name__}, without a word on its cause ({where})"
 
 
 def on_first_rank() -> bool:
@@ -63,7 +73,9 @@ def cut_short() -> Iterator[None]:
 def nearest(word: str, names: Iterable[str], listed: Iterable[str] | None = None) -> str:
     """A did-you-mean for the end of a sentence: the nearest names, or all of them, or those `listed`."""
     names = sorted(names)
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    close = [name for name in names if name in (word.lower(), SYNONYMS.get(word.lower()))]
+    close = close or difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"choose from {', '.join(names if listed is None else sorted(listed))}"
+    shown = names if listed is None else sorted(listed)
+    return f"choose from {', '.join(shown)}" if shown else "there is none to choose from"

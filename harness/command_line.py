@@ -1,6 +1,5 @@
 """The command line of train.py: Hydra composes the config; errors come out in one sentence; --help lists the keys."""
 
-import argparse
 import functools
 import os
 import re
@@ -9,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,16 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from conventions.config_keys import CONFIGS
 from conventions.sentence import BAD_INPUT, complain, nearest, on_first_rank, sentence
 from harness.sweep import jobs
+from harness.words import flags_first, readable
 
 EXPECTED = (*BAD_INPUT, HydraException, OmegaConfBaseException)
-# A section whose keys are the keywords of an optimizer takes any key here: the signature check names the wrong ones.
-# So do the options of sbatch, which SLURM checks.
-OPEN_SECTION = re.compile(r"^(optimizer\.[^=]+=|launcher\.sbatch[^=]*=)")
-# Hydra's flags, beside those with choices: see _Flags.
-SWITCHES = [("--multirun", "-m"), ("--run", "-r"), ("--resolve",), ("--shell-completion", "-sc"), ("--hydra-help",),
-            ("--version",)]  # fmt: skip
-VALUED = [("--config-dir", "-cd"), ("--config-name", "-cn"), ("--config-path", "-cp"), ("--package", "-p"),
-          ("--experimental-rerun",)]  # fmt: skip
 
 
 def by_model(values: DictConfig, default: Any = None, *, _root_: DictConfig) -> Any:
@@ -42,7 +34,9 @@ def by_model(values: DictConfig, default: Any = None, *, _root_: DictConfig) -> 
 
 
 OmegaConf.register_new_resolver("by_model", by_model, replace=True)
-OmegaConf.register_new_resolver("sweep_name", jobs.sweep_name, use_cache=True, replace=True)  # one for a whole sweep
+OmegaConf.register_new_resolver(
+    "sweep_folder", jobs.sweep_folder, use_cache=True, replace=True
+)  # one for a whole sweep
 
 
 def answer_help(about: str | None) -> None:
@@ -86,7 +80,7 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
 
 def composed(arguments: Sequence[str]) -> dict[str, Any]:
     """Compose the config that train.py would run with these key=value arguments; a ValueError says what is wrong."""
-    opened = [OPEN_SECTION.sub(r"++\1", argument) for argument in arguments]
+    opened = readable(arguments)
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             values = OmegaConf.to_container(hydra.compose("train", opened), resolve=True, throw_on_missing=True)
@@ -128,31 +122,6 @@ def _shows_tracebacks() -> bool:
     return os.environ.get("HALFSTEP_TRACEBACK") == "1"
 
 
-class _Flags(argparse.ArgumentParser):
-    """A parser of Hydra's flags that runs before Hydra's own, which would answer a wrong one with its usage."""
-
-    def __init__(self) -> None:
-        super().__init__(add_help=False)
-        self.add_argument("overrides", nargs="*")
-        for names in SWITCHES:
-            self.add_argument(*names, action="store_true")
-        for names in VALUED:
-            self.add_argument(*names)
-        self.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
-        self.add_argument("--info", "-i", nargs="?")
-
-    def error(self, message: str) -> NoReturn:
-        complain(f"{message}; keys are given as key=value, and --help lists them")
-
-
-def flags_first(words: Sequence[str]) -> list[str]:
-    """Sort the words of a command line as Hydra wants them: first the flags, then the overrides in one piece."""
-    overrides = _Flags().parse_intermixed_args(words).overrides
-    waiting = list(overrides)
-    flags = [word for word in words if not (waiting and word == waiting[0] and waiting.pop(0))]
-    return [*flags, *(OPEN_SECTION.sub(r"++\1", override) for override in overrides)]
-
-
 def explain(error: BaseException) -> str:
     """Put an error of Hydra or OmegaConf into one sentence, with the nearest valid name."""
     text = str(error)
@@ -160,15 +129,27 @@ def explain(error: BaseException) -> str:
         return _unknown(match[1])
     if match := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
         group, option = match[1], match[2]
+        if group == "hydra":  # its own groups: launchers and sweepers that are packages
+            key = "=".join(f"hydra/{option}".rsplit("/", 1))
+            return (
+                f"{key} is not there: launcher=serial, local and slurm are this program's launchers; another sweeper "
+                "needs its package (hydra-optuna-sweeper, say), and scripts.tune needs none"
+            )
         return f"{group}={option} is not there: {nearest(option, _options(CONFIGS / group))}"
     if match := re.search(r"Could not override '?([\w./]+)'?\. No match in the defaults list", text):
         return f"{match[1]} is no group of the config: {nearest(match[1], _groups())}"
     if "Missing mandatory value" in text and (match := re.search(r"full_key: (\S+)", text)):
         return f"{match[1]} is missing: give {match[1]}=<value>"
     if match := re.search(r"while resolving interpolation: (.*)\n\s*full_key: (\S+)", text):
-        return f"{match[2]}: {match[1]}"
+        return match[1] if match[2].startswith("hydra.") else f"{match[2]}: {match[1]}"
     if match := re.search(r"Interpolation key '([^']+)' not found", text):
-        return f"the config refers to {match[1]}, which is not there"
+        variable = f"; the environment variable is written ${match[1]}" if match[1].isupper() else ""
+        return f"the config refers to {match[1]}, which is not there{variable}"
+    if "interval" in text.lower() and "sweep" in text.lower():
+        return (
+            "interval(...) has no list of values to try: python -m scripts.tune tries values in ranges, as does "
+            "hydra/sweeper=optuna where hydra-optuna-sweeper is installed"
+        )
     if match := re.search(r"Ambiguous value for argument '\+*([^']+)'", text):
         return f"{match[1]} has several values: add -m to try each, or put brackets around a list"
     if "Config group override must be" in text:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from conventions.config_keys import optimizer_label
 from conventions.keywords import construct
+from conventions.paths import expanded
 from conventions.run_format import RUNS
 
 # What a run is does not depend on where it is kept, how it is watched or how often it is saved.
@@ -93,10 +94,7 @@ class Config:
         for key, path in (("study", self.study), ("run_dir", self.run_dir)):
             if path is not None and not path.strip():
                 raise ValueError(f"{key} must be the name of a folder, not empty")
-        if self.study != Path(self.study).name:
-            raise ValueError(
-                f"study must be the name of a folder under results/runs, not {self.study!r}; run_dir takes a path"
-            )
+        check_study(self.study)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be between 0 and 2^32 - 1, not {self.seed}")
         if self.grad_clip is not None and self.grad_clip <= 0:
@@ -111,6 +109,23 @@ class Config:
     def sequences(self) -> int:
         """Sequences per update, over all ranks."""
         return self.batch.tokens // self.context
+
+
+def check_study(name: str) -> None:
+    """Refuse, in a ValueError, what is not the name of one folder: a study lies in results/runs, and nowhere else."""
+    if name != Path(name).name or name in ("", ".", ".."):
+        raise ValueError(f"study must be the name of a folder under results/runs, not {name!r}; run_dir takes a path")
+
+
+def whole_numbers(values: Mapping[str, Any], cfg: Config) -> dict[str, Any]:
+    """Return the values with integers where a count was written as 1e5 or 10.0, so that config.yaml holds a count."""
+
+    def typed(value: Any, known: Any) -> Any:
+        if isinstance(value, Mapping) and not isinstance(known, Mapping):
+            return {key: typed(each, getattr(known, key, None)) for key, each in value.items()}
+        return known if type(known) is int and isinstance(value, float) else value
+
+    return {key: typed(value, getattr(cfg, key)) for key, value in values.items()}
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -142,4 +157,4 @@ def default_run_dir(config: Config, digest: str) -> Path:
 
 def run_dir(config: Config, digest: str) -> Path:
     """Return the folder that the config names, or else the default one."""
-    return Path(config.run_dir) if config.run_dir else default_run_dir(config, digest)
+    return expanded(config.run_dir, "run_dir") if config.run_dir else default_run_dir(config, digest)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conventions.sentence import nearest
+
 # Dense bf16 FLOP/s with fp32 accumulation, by NVIDIA's data sheets; the first name that the device's contains counts.
 PEAK_FLOPS = {
     "GB200": 2500e12,
@@ -29,6 +31,7 @@ PEAK_FLOPS = {
     "RTX 3090": 71e12,
 }
 
+DEVICES = ("auto", "cpu", "cuda")
 GRAPHS = 64  # of one function that the compiler may make: a shape, a kind of hooks, a curvature pass are one each
 
 
@@ -38,7 +41,8 @@ def resolve_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, not {device}")
+        hint = "" if kind in DEVICES else f": {nearest(kind, DEVICES)}"
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, not {device}{hint}")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device={device}: torch finds no CUDA device here; give device=cpu, or install torch's CUDA build"

@@ -10,7 +10,7 @@ import torch
 def build_schedule(
     steps: int,
     kind: Literal["cosine", "linear", "constant", "wsd"],
-    warmup: float,
+    warmup: int | float,
     final: float,
     decay: float = 0.2,
 ) -> Callable[[int], float]:
@@ -19,12 +19,15 @@ def build_schedule(
     Args:
         steps: updates of the whole run.
         kind: cosine, linear and wsd fall to `final`, wsd in the last `decay` share only; constant stays at 1.
-        warmup: updates of linear warm-up (a whole number), or a share of `steps` (below 1).
+        warmup: updates of linear warm-up (a whole number), or a share of `steps` (below 1). 1 is one update; 1.0 could
+            be either, and is refused.
         final: the factor that the decay ends at.
 
     Raises:
         ValueError: a keyword out of its range.
     """
+    if isinstance(warmup, float) and warmup == 1:
+        raise ValueError("warmup must be a share below 1 or a number of updates: 1.0 could be either, write 1 for one")
     if warmup < 0 or (warmup >= 1 and warmup != int(warmup)):
         raise ValueError(f"warmup must be a whole number of updates or a share below 1, not {warmup}")
     warm = round(warmup * steps) if warmup < 1 else int(warmup)

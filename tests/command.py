@@ -20,8 +20,9 @@ from omegaconf import OmegaConf
 
 import train
 from conventions.config_keys import CONFIGS
-from harness.command_line import OPEN_SECTION, command
+from harness.command_line import command
 from harness.sweep.jobs import Outcome
+from harness.words import OPEN_SECTION
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("model=gpt2_pico", "steps=6", "batch.tokens=512", "eval.tokens=512", "eval.every=3", "log.every=1",

@@ -14,7 +14,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from conventions.run_format import RUNS
 from conventions.sentence import on_first_rank
+from harness.config import check_study
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Job:
 
     folder: Path  # the sweep's
     number: int
-    overrides: list[str]
+    overrides: list[str]  # and flags, such as --config-dir
     run: Path | None = None  # the folder of its run; None where its config is wrong, which is the job's to say
     label: str = ""  # what it has that others of the sweep have not
 
@@ -56,6 +58,12 @@ def sweep_name() -> str:
         launch = [os.environ.get(key, "") for key in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
         apart = hashlib.sha256(" ".join(launch).encode()).hexdigest()
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{apart[:8]}"
+
+
+def sweep_folder(study: Any) -> str:
+    """Return a new sweep's folder, in the study's; a ValueError says that the study is no name of a folder."""
+    check_study(str(study))
+    return str(RUNS / str(study) / ".sweeps" / sweep_name())
 
 
 def outcomes(folder: Path) -> dict[int, dict[str, Any]]:

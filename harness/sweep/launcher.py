@@ -81,7 +81,7 @@ class Launcher(launcher.Launcher):
 
     def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
         config = self.config
-        of_all = [str(o) for o in config.hydra.overrides.hydra]
+        of_all = [*_flags(config), *(str(o) for o in config.hydra.overrides.hydra)]
         common = set.intersection(*map(set, job_overrides))
         jobs = []
         for number, overrides in enumerate(job_overrides, first):
@@ -102,6 +102,14 @@ class Launcher(launcher.Launcher):
             return run_dir(cfg, config_hash(values))
         except (ValueError, OmegaConfBaseException):
             return None
+
+
+def _flags(config: DictConfig) -> list[str]:
+    """Return the flags that each job needs, to find the configs that the sweep finds."""
+    sources = config.hydra.runtime.config_sources
+    own = [f"--config-dir={Path(each.path).resolve()}" for each in sources if each.provider == "command-line"]
+    name = config.hydra.job.config_name
+    return own if name in (None, "train") else [*own, f"--config-name={name}"]
 
 
 def _interrupt(*_: object) -> None:

@@ -1,0 +1,82 @@
+"""The words of a command line as Hydra wants them: flags first, and in quotes what it would misread."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from conventions.sentence import complain
+from harness.config import LOCATIONS
+
+# A section whose keys are the keywords of an optimizer takes any key here: the signature check names the wrong ones.
+# So do the options of sbatch, which SLURM checks.
+OPEN_SECTION = re.compile(r"^(optimizer\.[^=]+=|launcher\.sbatch[^=]*=)")
+# The values of these keys are text, whatever they look like: study=2024_01_15 is no number.
+TEXT = ("study", "run_dir", "device", *LOCATIONS, "data.column", "tracker.project", "tracker.entity",
+        "tracker.group", "launcher.partition", "launcher.account")  # fmt: skip
+# Hydra's flags, beside those with choices: see _Flags.
+SWITCHES = [("--multirun", "-m"), ("--run", "-r"), ("--resolve",), ("--shell-completion", "-sc"), ("--hydra-help",),
+            ("--version",)]  # fmt: skip
+VALUED = [("--config-dir", "-cd"), ("--config-name", "-cn"), ("--config-path", "-cp"), ("--package", "-p"),
+          ("--experimental-rerun",)]  # fmt: skip
+
+
+class _Flags(argparse.ArgumentParser):
+    """A parser of Hydra's flags that runs before Hydra's own, which would answer a wrong one with its usage."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False)
+        self.add_argument("overrides", nargs="*")
+        for names in SWITCHES:
+            self.add_argument(*names, action="store_true")
+        for names in VALUED:
+            self.add_argument(*names)
+        self.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+        self.add_argument("--info", "-i", nargs="?")
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message}; keys are given as key=value, and --help lists them")
+
+
+def flags_first(words: Sequence[str]) -> list[str]:
+    """Sort the words of a command line as Hydra wants them: first the flags, then the overrides in one piece."""
+    parsed = _Flags().parse_intermixed_args(words)
+    waiting = list(parsed.overrides)
+    flags = [word for word in words if not (waiting and word == waiting[0] and waiting.pop(0))]
+    return [*flags, *readable(parsed.overrides, sweep=parsed.multirun)]
+
+
+def readable(overrides: Sequence[str], sweep: bool = False) -> list[str]:
+    """Write overrides so that Hydra reads them as they were meant: names as text, and paths that its grammar refuses.
+
+    Args:
+        sweep: whether commas separate the values to try.
+    """
+    return [_readable(OPEN_SECTION.sub(r"++\1", override), sweep) for override in overrides]
+
+
+def _readable(override: str, sweep: bool) -> str:
+    key, equals, value = override.partition("=")
+    if not equals or re.search(r"^$|^null$|^['\"\[{]|^\w+\(.*\)$", value):
+        return override
+    if key.lstrip("+") in TEXT:
+        value = re.sub(r"\$\{([A-Z_][A-Z0-9_]*)\}", r"$\1", value)  # the shell's; Hydra's own refer to keys
+        if "${" in value or ("," in value and not sweep):
+            return override
+        return f"{key}={','.join(map(_quoted, value.split(',')))}"
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        if not re.search(r"[\[\]{}()=,'\"]", value):
+            return f"{key}={_quoted(value)}"
+    return override
+
+
+def _quoted(text: str) -> str:
+    """Put text into the quotes of Hydra's grammar, in which only a quote, and backslashes before one, are special."""
+    escaped = re.sub(r"(\\*)'", lambda match: 2 * match[1] + r"\'", text)
+    escaped = re.sub(r"(\\+)$", lambda match: 2 * match[1], escaped)
+    return f"'{escaped}'"
