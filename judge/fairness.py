@@ -52,7 +52,16 @@ def endings(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def provenance(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield what is unsure about the code: uncommitted changes, runs of several commits, and runs of none."""
+    """Yield what is unsure: uncommitted changes, several commits or none, and what is unknown of foreign runs."""
+    foreign = [run for run in runs if run.known("origin")]
+    if foreign:
+        places = sorted({str(run.known("origin", "repository") or run.known("origin", "format")) for run in foreign})
+        unknown = dict.fromkeys(str(key) for run in foreign for key in run.known("origin", "unknown") or ())
+        yield f"trained elsewhere ({', '.join(places)}), and unknown of some or all: {', '.join(unknown)}"
+    early = sum((run.known("origin", "planned_steps") or 0) > run.steps for run in foreign)
+    if early:
+        are = "runs are" if early > 1 else "run is"
+        yield f"{early} {are} stated before the end of the schedule: not fully decayed"
     dirty = sum(bool(run.known("git", "dirty")) for run in runs)
     if dirty:
         yield f"{dirty} of {len(runs)} runs trained from a working tree with uncommitted changes"
