@@ -45,7 +45,7 @@ def print_costs(title: str, lines: Iterable[PlanLine], launcher: Sequence[str], 
     costs: dict[int, Callable[[int], RunCost]] = {}
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=Text(title, "table.title"))
     for name in ("runs", "updates", "to do", "tokens", "model", "curv.", "optim.", "disk", "hours"):
-        table.add_column(name, justify="left" if name == "runs" else "right", overflow="fold", no_wrap=name == "runs")
+        table.add_column(name, justify="left" if name == "runs" else "right", overflow="fold", no_wrap=name != "runs")
     owed, count, section = list[RunCost](), 0, None
     for line in lines:
         if line.section != section:
