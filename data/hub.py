@@ -14,7 +14,7 @@ from typing import Any
 from conventions.paths import expanded, forget_empty
 from data.files import below, stamp
 from data.prepare import DIR
-from data.text import Document, Row, Rows, Text, check_share, check_tokens, checked, hold_out, passages
+from data.text import Document, Rows, Text, TextRow, check_share, check_tokens, checked, hold_out, passages
 
 ROWS = 256  # read at a time
 PATIENCE = 10.0  # seconds for the Hub's first answer; later hiccups are retried by `datasets`
@@ -110,7 +110,7 @@ def read(
     split: str,
     column: str,
     after: Any,
-) -> Iterator[Row]:
+) -> Iterator[TextRow]:
     """Yield the rows of one split after the place `after`, which is [state of the stream, rows since that state]."""
     try:
         import datasets
@@ -128,7 +128,7 @@ def read(
         for batch in stream.iter(ROWS):
             for number, text in enumerate(batch[column], 1):
                 if number > skip:
-                    yield Row(checked(text, repository, column), (before, number))
+                    yield TextRow(checked(text, repository, column), (before, number))
             skip = 0
             before = stream.state_dict()
     except (ValueError, RuntimeError, FileNotFoundError) as error:

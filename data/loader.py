@@ -90,7 +90,7 @@ class Loader:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationBatches:
     """Fixed batches, read anew each time they are iterated: an evaluation holds one of them in memory."""
 
     stream: Stream
@@ -116,7 +116,7 @@ def evaluation_batches(
     rank: int = 0,
     world: int = 1,
     device: str | torch.device = "cpu",
-) -> Evaluation:
+) -> EvaluationBatches:
     """Return batches of up to `micro` sequences, always the same, from windows spread evenly over the split.
 
     shards: the validation split. tokens: targets in all, over the ranks (None: all there are). Window j is on
@@ -139,7 +139,7 @@ def evaluation_batches(
             f"{len(stream)} tokens has {windows}; set eval.tokens to at most {windows * context}"
         )
     mine = [number * windows // asked for number in range(rank, asked, world)]
-    return Evaluation(stream, mine, context, micro, torch.device(device))
+    return EvaluationBatches(stream, mine, context, micro, torch.device(device))
 
 
 def cut(stream: Stream, windows: Sequence[int], context: int) -> Batch:

@@ -10,7 +10,7 @@ from typing import Any
 from data.files import PLAIN_TEXT, expand, kind, stamp
 from data.prepare import DIR
 from data.rows import read
-from data.text import Document, Row, Rows, Text, check_share, check_tokens, hold_out, passages
+from data.text import Document, Rows, Text, TextRow, check_share, check_tokens, hold_out, passages
 
 
 def local(
@@ -47,7 +47,7 @@ def local(
     def documents(after: Any) -> Iterator[Document]:
         first, place = after or (0, None)
         for number, path in enumerate(paths[first:], first):
-            table: Iterable[Row] = read(path, column, place)
+            table: Iterable[TextRow] = read(path, column, place)
             if kind(path) in PLAIN_TEXT and rows == "documents":
                 table = (row._replace(text=row.text.rstrip("\r\n")) for row in table)
             parts = passages(table, rows if kind(path) in PLAIN_TEXT else "documents")

@@ -28,9 +28,9 @@ def unpack(path: Path, raw: BinaryIO) -> io.BufferedReader:
     if suffix == ".gz":
         stream = gzip.GzipFile(fileobj=raw)
     elif suffix == ".bz2":
-        stream = Parts(raw, bz2.BZ2Decompressor)
+        stream = CompressedParts(raw, bz2.BZ2Decompressor)
     elif suffix == ".xz":
-        stream = Parts(raw, lzma.LZMADecompressor)
+        stream = CompressedParts(raw, lzma.LZMADecompressor)
     elif suffix == ".zst":
         # Not the package zstandard: it takes a file that is cut short for a whole one.
         import pyarrow
@@ -39,7 +39,7 @@ def unpack(path: Path, raw: BinaryIO) -> io.BufferedReader:
     return io.BufferedReader(cast(io.RawIOBase, stream), BUFFER_BYTES)
 
 
-class Parts(io.RawIOBase):
+class CompressedParts(io.RawIOBase):
     """Reads the parts of a file one after the other; zeros after a part are padding.
 
     bz2.open and lzma.open end in silence where something else follows a part, and leave out whatever comes after it.

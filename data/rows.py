@@ -16,13 +16,13 @@ from typing import Any
 
 from data.files import JSON_LINES, TABLE, kind
 from data.packed import unpack
-from data.text import Row, checked
+from data.text import TextRow, checked
 
 LINE_BYTES = 1 << 20  # a longer line of plain text is read in pieces
 KEYS_NAMED = 8
 
 
-def read(path: Path, column: str, after: Any = None) -> Iterator[Row]:
+def read(path: Path, column: str, after: Any = None) -> Iterator[TextRow]:
     """Yield the rows of one file from the place `after` (None: all). column: the JSON key or Parquet column.
 
     Raises ValueError, which names the file and, where it can, the line, for what is damaged or holds no such text.
@@ -85,7 +85,7 @@ def _lines_by_cr(file: io.BufferedReader) -> Iterator[bytes]:
         yield rest
 
 
-def _json_lines(lines: Iterable[bytes], path: Path, column: str, offset: int, before: int) -> Iterator[Row]:
+def _json_lines(lines: Iterable[bytes], path: Path, column: str, offset: int, before: int) -> Iterator[TextRow]:
     for number, line in enumerate(lines, before + 1):
         offset += len(line)
         if line.isspace():
@@ -102,7 +102,7 @@ def _json_lines(lines: Iterable[bytes], path: Path, column: str, offset: int, be
         if not isinstance(document, dict) or column not in document:
             keys = f"it has {_some(document)}" if isinstance(document, dict) else "it is no object"
             raise ValueError(f"{path}, line {number} has no key {column!r} ({keys}); set data.column")
-        yield Row(checked(document[column], f"{path}, line {number}", column), (offset, number))
+        yield TextRow(checked(document[column], f"{path}, line {number}", column), (offset, number))
 
 
 def _some(names: Iterable[str]) -> str:
@@ -111,7 +111,7 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:KEYS_NAMED]) + (f" and {len(names) - KEYS_NAMED} more" if len(names) > KEYS_NAMED else "")
 
 
-def _plain_text(pieces: Iterable[bytes], path: Path, offset: int, number: int) -> Iterator[Row]:
+def _plain_text(pieces: Iterable[bytes], path: Path, offset: int, number: int) -> Iterator[TextRow]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     for piece in chain(pieces, [b""]):
         whole = piece.endswith((b"\n", b"\r"))
@@ -125,10 +125,10 @@ def _plain_text(pieces: Iterable[bytes], path: Path, offset: int, number: int) -
         offset += len(piece)
         number += whole
         if text:
-            yield Row(text, (offset - len(decoder.getstate()[0]), number))
+            yield TextRow(text, (offset - len(decoder.getstate()[0]), number))
 
 
-def _table(path: Path, column: str, first: int) -> Iterator[Row]:
+def _table(path: Path, column: str, first: int) -> Iterator[TextRow]:
     import pyarrow
     from pyarrow import parquet
 
@@ -151,5 +151,5 @@ def _table(path: Path, column: str, first: int) -> Iterator[Row]:
                     for text in batch.column(0).to_pylist():
                         number += 1
                         if number > first:
-                            yield Row(checked(text, f"{path}, row {number}", column), number, number / total)
+                            yield TextRow(checked(text, f"{path}, row {number}", column), number, number / total)
             begin = end

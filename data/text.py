@@ -24,7 +24,7 @@ BATCH = 1 << 19  # characters in one piece of work for a thread, about 0.1 s of 
 HEADING = re.compile(r" ?= [^=](.*[^=])? =\s*")
 
 
-class Row(NamedTuple):
+class TextRow(NamedTuple):
     """A row of a file or table: a document, or a line of running text."""
 
     text: str
@@ -57,7 +57,7 @@ def checked(value: Any, where: str, column: str) -> str:
     return value
 
 
-def passages(rows: Iterable[Row], kind: Rows) -> Iterator[Passage]:
+def passages(rows: Iterable[TextRow], kind: Rows) -> Iterator[Passage]:
     """Yield the rows of one file or table as passages; those with no text are dropped.
 
     Running text is cut where BPE would cut it anyway: its tokens are those of the text in one piece.

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from data.text import HEADING, Row, hold_out, passages, seam
+from data.text import HEADING, TextRow, hold_out, passages, seam
 from data.tokenizer import Bytes, build
 
 POEM = "".join(f"line {n} of a poem\n" + "\n" * (n % 3 == 0) + "  indented\n" * (n % 5 == 0) for n in range(400))
@@ -16,7 +16,7 @@ bpe = pytest.mark.skipif("TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKE
 
 def test_a_share_goes_to_validation_whatever_the_order(tmp_path):
     texts = [f"document {n}" for n in range(2000)]
-    parts = list(passages([Row(text, n) for n, text in enumerate(texts)], "documents"))
+    parts = list(passages([TextRow(text, n) for n, text in enumerate(texts)], "documents"))
     held = {part.text for part, held in hold_out(parts, 0.1) if held}
     assert 150 < len(held) < 250
     assert {part.text for part, held in hold_out(reversed(parts), 0.1) if held} == held
@@ -38,7 +38,7 @@ def test_running_text_has_the_tokens_of_the_text_in_one_piece(monkeypatch):
     """Cut at seams only, where BPE's own pattern cuts; blank and indented lines are the traps."""
     monkeypatch.setattr("data.text.PASSAGE", 100)
     tokenizer = build("gpt2")
-    lines = [Row(line, n) for n, line in enumerate(POEM.splitlines(keepends=True))]
+    lines = [TextRow(line, n) for n, line in enumerate(POEM.splitlines(keepends=True))]
     parts = list(passages(lines, "lines"))
     assert len(parts) > 50
     assert [part.ends for part in parts] == [False] * (len(parts) - 1) + [True]

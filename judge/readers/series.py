@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from judge.readers.log import Log, Source, is_loss
-from judge.readers.units import Row, rows_of
+from judge.readers.units import LoggedRow, rows_of
 
 LOSSES = ("train/loss", "val/loss")
 CLOCKS = ("seconds/total", "seconds/elapsed")
@@ -115,9 +115,9 @@ def cut(run: ForeignRun, step: int) -> ForeignRun:
     return replace(run, rows=[row for row in run.rows if row["step"] <= step], notes=tuple(notes))
 
 
-def _parts(rows: Sequence[Row]) -> list[tuple[list[Row], list[str]]]:
+def _parts(rows: Sequence[LoggedRow]) -> list[tuple[list[LoggedRow], list[str]]]:
     """The rows of each run in order of step, and what was odd."""
-    runs: list[tuple[list[Row], list[str]]] = []
+    runs: list[tuple[list[LoggedRow], list[str]]] = []
     for segment in _rising(rows):
         if not runs:
             runs.append((segment, []))
@@ -137,9 +137,9 @@ def _parts(rows: Sequence[Row]) -> list[tuple[list[Row], list[str]]]:
     return runs
 
 
-def _rising(rows: Sequence[Row]) -> list[list[Row]]:
+def _rising(rows: Sequence[LoggedRow]) -> list[list[LoggedRow]]:
     """Stretches in which the step never falls, and no loss of one step is printed twice with another value."""
-    stretches: list[list[Row]] = []
+    stretches: list[list[LoggedRow]] = []
     at: dict[str, float] = {}  # values at the present step
     for row in rows:
         step = row.values["step"]
@@ -153,16 +153,16 @@ def _rising(rows: Sequence[Row]) -> list[list[Row]]:
     return stretches
 
 
-def _marks(row: Row) -> set[tuple[float, str, str]]:
+def _marks(row: LoggedRow) -> set[tuple[float, str, str]]:
     """What is compared to see whether a line was printed twice; as words, for NaN is not equal to itself."""
     return {(row.values["step"], key, repr(value)) for key, value in row.values.items()}
 
 
-def _total(rows: Sequence[Row]) -> float | None:
+def _total(rows: Sequence[LoggedRow]) -> float | None:
     return next((row.values["total"] for row in rows if "total" in row.values), None)
 
 
-def _run(name: str, log: Log, meaning: Mapping[str, str], rows: Sequence[Row], notes: list[str]) -> ForeignRun:
+def _run(name: str, log: Log, meaning: Mapping[str, str], rows: Sequence[LoggedRow], notes: list[str]) -> ForeignRun:
     merged: list[dict[str, float]] = []
     for row in rows:
         values = {key: value for key, value in row.values.items() if key != "total"}
@@ -215,7 +215,7 @@ def _late(first: tuple[float, float], then: tuple[float, float]) -> bool:
     return first[0] > 0 and first[1] / first[0] < between / 5
 
 
-def _endings(rows: Sequence[Row], meaning: Mapping[str, str]) -> list[str]:
+def _endings(rows: Sequence[LoggedRow], meaning: Mapping[str, str]) -> list[str]:
     """What there is to know of the first evaluation, of the last ones and of further losses."""
     if not rows:
         return []
@@ -232,7 +232,7 @@ def _endings(rows: Sequence[Row], meaning: Mapping[str, str]) -> list[str]:
     return notes
 
 
-def _remarks(rows: Sequence[Row], known: set[str]) -> list[str]:
+def _remarks(rows: Sequence[LoggedRow], known: set[str]) -> list[str]:
     """A sentence where the last evaluation's line has a mark that was absent or another throughout the first half."""
     early = rows[: len(rows) // 2]
     odd = []
@@ -245,7 +245,7 @@ def _remarks(rows: Sequence[Row], known: set[str]) -> list[str]:
     return [f"its last line has {', '.join(odd)}: the loss may be of weights that were changed after training"]
 
 
-def _jump(rows: Sequence[Row]) -> str:
+def _jump(rows: Sequence[LoggedRow]) -> str:
     """A sentence where the last drop of the loss is far steeper than those before it."""
     points = [(row.values["step"], row.values["val/loss"]) for row in rows]
     slopes = [(b[1] - a[1]) / (a[0] - b[0]) for a, b in pairwise(points) if b[0] > a[0]]

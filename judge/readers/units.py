@@ -36,7 +36,7 @@ NOTHING = {"", "n/a", "na", "none", "null", "-"}
 
 
 @dataclass(frozen=True)
-class Row:
+class LoggedRow:
     """One line of a log in the keys and units of a run folder."""
 
     number: int  # of the line; 0 where the source has none
@@ -93,12 +93,12 @@ def meaning_of(log: Log, chosen: Mapping[str, str], bytes_per_token: float | Non
     return meaning
 
 
-def rows_of(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None = None) -> dict[str, list[Row]]:
+def rows_of(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None = None) -> dict[str, list[LoggedRow]]:
     """{run: rows in the order of the log}; the run is "" unless a column tells it. Lines without a step are not rows.
 
     Raises ValueError with the file and the line of what is no number, or no step.
     """
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[LoggedRow]] = {}
     for line in log.lines:
         values: dict[str, float] = {}
         for quantity, column in meaning.items():
@@ -111,7 +111,7 @@ def rows_of(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None 
         if not math.isfinite(step) or step < 0 or step != int(step):
             raise ValueError(f"{log.at(line.number)}: step is {step:g}, which is no number of updates")
         run = str(line.values.get(meaning["run"], "")) if "run" in meaning else ""
-        found.setdefault(run, []).append(Row(line.number, values, line))
+        found.setdefault(run, []).append(LoggedRow(line.number, values, line))
     return found
 
 
