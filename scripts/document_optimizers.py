@@ -3,7 +3,9 @@
 python -m scripts.document_optimizers
 """
 
+import argparse
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent, fill
 
@@ -30,10 +32,13 @@ halfstep also trains classes of other packages, with `optimizer=external optimiz
 """
 
 
-def main(path: Path = PAGE) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(page())
-    print(path)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.document_optimizers", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.parse_args(arguments)
+    PAGE.write_text(page())
+    print(PAGE)
 
 
 def page() -> str:
