@@ -74,6 +74,12 @@ def check(options: argparse.Namespace, held: dict[str, Any]) -> dict[str, Path]:
     if held["train"]["tokens"] % held["train"]["context"]:
         raise ValueError(f"--tokens must be a multiple of --context={held['train']['context']}")
     checkouts = {name: Path(path) for name in ("nanogpt", "track3") if (path := getattr(options, name))}
+    for text in options.reference:
+        if not text.partition("=")[2]:
+            raise ValueError(f"--reference {text}: give NAME=PATH, the optimizer and a checkout, as in soap=../SOAP")
+    for text in options.way:
+        if not text.split()[1:] or any("=" not in pair for pair in text.split()[1:]):
+            raise ValueError(f"--way {text!r}: give NAME KEY=VALUE, as in --way 'soap stagger=true'")
     checkouts |= {name: Path(path) for name, _, path in (text.partition("=") for text in options.reference)}
     ways = [(name, "\n".join(pairs).replace("=", ": ")) for name, *pairs in map(str.split, options.way)]
     options.way = [{"optimizer": name, "way": yaml.safe_load(pairs)} for name, pairs in ways]

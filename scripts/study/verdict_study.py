@@ -156,7 +156,7 @@ def overrides_of(word: str) -> list[str]:
     if word in names:
         return [f"optimizer={word}"]
     if "." not in word:
-        raise ValueError(f"there is no optimizer {word!r}: {nearest(word, names)} A class is package.module.Class")
+        raise ValueError(f"there is no optimizer {word!r}: {nearest(word, names)}; a class is package.module.Class")
     known = any(word.startswith(f"{prefix}.") for prefix in ALLOW_TARGETS)
     trusted = [*ALLOW_TARGETS, *([] if known else [word.partition(".")[0]])]
     info = optimizers.find("external", word, trusted)
