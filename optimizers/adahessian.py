@@ -64,8 +64,8 @@ def whole_row(d: Tensor, block: int | None) -> bool:
     "with matrices, `block=null` (a whole row) the default of their instructions. Their translation runs do not clip "
     "the gradient: grad_clip=null.",
     pitfalls="A Hessian-vector product a step triples the step (`every` spreads it), needs the math kernel of "
-    "attention and an eager model, and much memory. Rates are a hundred times Adam's, since v is a curvature: "
-    "nothing carries over.",
+    "attention and an eager model, and much memory; under bfloat16 it is rounded as all passes are. Rates are a "
+    "hundred times Adam's, since v is a curvature: nothing carries over.",
     proof="tests/test_second_order.py",
 )
 class AdaHessian(Optimizer):

@@ -59,7 +59,7 @@ class Objective(Protocol):
         ...
 
     def charge(self, flops: int) -> None:
-        """Count the optimizer's own matrix work."""
+        """Count the optimizer's own matrix work, once for all ranks, although each of them repeats it."""
         ...
 
 

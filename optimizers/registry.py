@@ -50,7 +50,7 @@ class OptimizerInfo:
             keywords: of the optimizer's own constructor.
         """
         check_common(keywords.get("lr", 0.0), keywords.get("weight_decay", 0.0))  # torch's classes name no keyword
-        check_betas(keywords.get("betas") or ())
+        check_betas([beta for beta in keywords.get("betas") or () if beta is not None])  # None: the optimizer's own
         optimizer = self.constructor(self.groups(model), **keywords)
         if not decay_embeddings:
             spare_embeddings(model, optimizer)

@@ -14,6 +14,7 @@ from conventions.keywords import bind, construct
 from harness import command_line, tracker
 from harness.config import parse
 from harness.schedule import build_schedule
+from judge.tuning.search import search_space, value_of
 from optimizers.plan import check_optimizer
 
 SIZES, OPTIMIZERS, PRESETS = ("125m", "355m", "770m"), ("adamw", "lion", "sophia_g"), ("", "_repo", "_matched")
@@ -43,6 +44,7 @@ RECIPES = {
     f"{size}_{optimizer}{preset}": sophia(size, optimizer, preset)
     for size, optimizer, preset in product(SIZES, OPTIMIZERS, PRESETS)
 } | {path.stem: (f"experiment={path.stem}",) for path in (CONFIGS / "experiment").glob("*.yaml")}
+PUBLIC = sorted(f"{path.parent.name}/{path.stem}" for path in (CONFIGS / "experiment").glob("[tw]*/*.yaml"))
 
 
 @cache
@@ -155,3 +157,17 @@ def test_a_flag_on_the_command_line_wins_over_the_recipe():
 def test_a_recipe_that_is_not_there():
     with pytest.raises(ValueError, match="experiment=sophia/adamm is not there: did you mean sophia/adamw"):
         command_line.composed(["experiment=sophia/adamm"])
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_others_tuned_sets_the_optimizer_alone_and_lies_where_a_tuning_looks(name):
+    optimizer = name.partition("/")[2]
+    plain = command_line.composed(["experiment=scale_small", f"optimizer={optimizer}"])
+    values = command_line.composed([f"experiment=[scale_small,{name}]"])
+    assert all(key.startswith("optimizer.") for key in differing(plain, values))
+    check_optimizer(values["optimizer"], values["allow_targets"])
+    flat = flatten(values)
+    for key, each in search_space(values["optimizer"].get("_target_") or optimizer, flat).items():
+        value = value_of(flat, key)
+        if key.startswith("optimizer.") and value:  # a decay of 0 is on no logarithmic scale
+            assert 0 <= each.share(value) <= 1, key

@@ -151,7 +151,8 @@ def apply(values: Mapping[str, Any], chosen: Mapping[str, float]) -> dict[str, A
         if index is None:
             changed[name] = value
         else:
-            items = list(changed.get(name, values[name]))
+            items = list(changed.get(name, values[name]) or [])  # null: each entry is left to the optimizer
+            items += [None] * (index + 1 - len(items))
             items[index] = value
             changed[name] = items
     return changed
