@@ -4,8 +4,8 @@
         ending = process.wait(timeout=60)
     print(ending.code, ending.last_words)
 
-Every process that the project starts and waits for is one of these: runs of a sweep, sweeps, programs of others,
-and workers that answer questions (`Conversation`).
+Every program that may run long is one of these: runs of a sweep, sweeps, programs of others, and workers that
+answer questions (`Conversation`). Commands that answer at once (git, squeue) are called by subprocess.run.
 """
 
 import ctypes

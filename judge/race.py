@@ -41,7 +41,7 @@ def leader(comparison: Comparison) -> str:
         return f"{first.arm.label} led with a final loss of {first.loss:.4f}: nobody came to {goal(comparison)}."
     if first is base:
         return f"{base.arm.label} led: no other optimizer came to {goal(comparison)}, in fewer updates."
-    times = f": {base.reached.steps / first.reached.steps:.2f} times as fast" if base.reached else ""
+    times = f", a speed-up of {base.reached.steps / first.reached.steps:.2f} in steps" if base.reached else ""
     updates = f"{first.reached.steps:,.0f} of {comparison.length:,} updates"
     return f"{first.arm.label} led: it came to {goal(comparison)}, after {updates}{times}."
 

@@ -224,6 +224,10 @@ def test_variants_and_ways_stand_beside_what_they_change(tmp_path):
         (["--model", "gpt2_piko"], "--model: there is no gpt2_piko; did you mean gpt2_pico"),
         (["--only", "loin"], "--only: there is no loin; did you mean lion"),
         (["--way", "loin every=3"], "--way: there is no loin; did you mean lion"),
+        (
+            ["--model", "gpt2_pico", "--context", "4096", "--tokens", "4096"],
+            "--context 4096 is longer than the 128 of gpt2_pico",
+        ),
         (["--variants", "depth=3"], "depth is no key of the config"),
         (["--variants", "attention=math"], "attention must be"),
         (["--nanogpt", "nowhere"], "nowhere is no checkout for nanogpt: it holds no bench.py"),

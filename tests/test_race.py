@@ -31,7 +31,7 @@ def test_places_go_by_the_way_to_the_target_and_then_by_loss(tmp_path):
     comparison = racing(tmp_path, {"lion": 0.7, "muon": 1.2, "sgd": 0.5, "soap": 1.6})
     assert [each.optimizer for each in race.places(comparison)] == ["soap", "muon", "adamw", "lion", "sgd"]
     soap = race.places(comparison)[0]
-    expected = f"{comparison.standings[0].reached.steps / soap.reached.steps:.2f} times as fast"
+    expected = f"a speed-up of {comparison.standings[0].reached.steps / soap.reached.steps:.2f} in steps"
     assert expected in race.leader(comparison)
     assert "OPTIMIZER=soap" in race.verdict_takes(comparison)
 
@@ -63,7 +63,9 @@ def test_the_page_of_a_race(tmp_path, one_scale):  # noqa: F811
     text = " ".join(" ".join(page.text).split())
     assert "A race against adamw" in text
     muon = comparison.standings[1]
-    updates = f"{muon.reached.steps:,.0f} of 2,000 updates: {muon.rows['steps'].speedup.value:.2f} times as fast"
+    updates = (
+        f"{muon.reached.steps:,.0f} of 2,000 updates, a speed-up of {muon.rows['steps'].speedup.value:.2f} in steps"
+    )
     assert f"muon led: it came to adamw's final loss, {comparison.target:.4f}, after {updates}" in text
     assert text.count("make verdict OPTIMIZER=muon") == text.count("A verdict takes") == 1
     places = [re.sub(r"<[^>]+>|\s+", " ", each).split()[0] for each in re.findall(r"(?s)<li><b>.*?</li>", source)]

@@ -24,6 +24,7 @@ from harness.origin import command, git_state, versions
 from optimizers import list_optimizers
 from scripts.bench.plan import Plan, book
 from scripts.bench.scheduler import Scheduler
+from scripts.bench.setting import section_of
 from scripts.bench.store import Store
 from scripts.pages.grid import aligned
 from scripts.pages.hardware import HARDWARE, folder_name, grids
@@ -73,6 +74,9 @@ def check(options: argparse.Namespace, held: dict[str, Any]) -> dict[str, Path]:
     held["train"] |= {k: v for k in ("tokens", "context", "vocabulary") if (v := getattr(options, k))}
     if held["train"]["tokens"] % held["train"]["context"]:
         raise ValueError(f"--tokens must be a multiple of --context={held['train']['context']}")
+    for model in options.model:
+        if options.context and options.context > (longest := section_of("model", model)["context"]):
+            raise ValueError(f"--context {options.context} is longer than the {longest} of {model}: lower it")
     checkouts = {name: Path(path) for name in ("nanogpt", "track3") if (path := getattr(options, name))}
     for text in options.reference:
         if not text.partition("=")[2]:

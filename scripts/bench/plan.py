@@ -75,7 +75,7 @@ class Plan:
         return [e for e, way in zip(entries, values, strict=True) if e["optimizer"] in self.names() and not alone & way]
 
     def about(self, model: str, tokens: int | None = None) -> dict[str, Any]:
-        """What whole updates are told by."""
+        """Return what names a measurement of whole updates: the model, and the size of its batch."""
         context = min(self.train["context"], section_of("model", model)["context"])
         return {"model": model, "tokens": tokens or self.train["tokens"], "context": context,
                 "vocabulary": self.train["vocabulary"], "compile": self.setting["compile"]}  # fmt: skip
