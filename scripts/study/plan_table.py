@@ -69,8 +69,8 @@ def print_costs(title: str, lines: Iterable[PlanLine], launcher: Sequence[str], 
     beside = f"; {slots} side by side take about {quantity.seconds(total / slots)}" if slots > 1 and total else ""
     console.print(
         "Tokens and FLOPs (of model, curvature and optimizer) are those of all runs, disk and hours of those to do. "
-        f"Hours are those of one run after another on {device_name(place)} with {threads} {'thread' if threads == 1 else 'threads'}, by a probe of a few "
-        f"gradients just now ({rates}), with evaluations and {START[kind]:g} seconds to start each in it{beside}. "
+        f"Hours are those of one run after another on {device_name(place)} with OMP_NUM_THREADS={threads}, by a probe "
+        f"of a few gradients just now ({rates}), with evaluations and {START[kind]:g} s to start each in it{beside}. "
         "Preparing a corpus comes on top. Disk is the newest two checkpoints and the metrics.",
         highlight=False, markup=False,
     )  # fmt: skip
