@@ -14,7 +14,7 @@ from conventions.keywords import bind, construct
 from harness import command_line, tracker
 from harness.config import parse
 from harness.schedule import build_schedule
-from judge.tuning.search import search_space, value_of
+from judge.tuning.search import apply, search_space, value_of
 from optimizers.plan import check_optimizer
 
 SIZES, OPTIMIZERS, PRESETS = ("125m", "355m", "770m"), ("adamw", "lion", "sophia_g"), ("", "_repo", "_matched")
@@ -171,3 +171,13 @@ def test_what_others_tuned_sets_the_optimizer_alone_and_lies_where_a_tuning_look
         value = value_of(flat, key)
         if key.startswith("optimizer.") and value:  # a decay of 0 is on no logarithmic scale
             assert 0 <= each.share(value) <= 1, key
+
+
+@pytest.mark.parametrize("name", ["sophia_g", "sophia_h"])
+def test_the_decay_of_sophias_curvature_is_searched_although_its_config_says_null(name):
+    section = command_line.composed([f"optimizer={name}"])["optimizer"]
+    values = flatten({"optimizer": section})
+    assert "optimizer.betas[1]" in search_space(name, values)
+    changed = apply(values, {"optimizer.betas[1]": 0.98})
+    plan = check_optimizer({**section, "betas": changed["optimizer.betas"]}, [])
+    assert plan.build(torch.nn.Linear(2, 2)).defaults["betas"] == (0.96, 0.98)

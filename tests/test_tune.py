@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from omegaconf import OmegaConf
 
@@ -18,7 +17,6 @@ from harness.sweep.planned import plan_run, train_all
 from judge.records import find_runs
 from judge.tuning.search import Range, apply, search_space, settings
 from judge.tuning.trials import tuning_of, unequal, with_tuning
-from optimizers.plan import check_optimizer
 from scripts import report, tune
 from scripts.pages import tuning_figure
 from scripts.publish import publish
@@ -92,16 +90,6 @@ def test_an_external_optimizer_is_searched_round_its_own_rate_and_its_constructo
 
 def test_a_list_keeps_its_other_entries():
     assert apply({"optimizer.betas": [0.9, 0.95]}, {"optimizer.betas[1]": 0.99}) == {"optimizer.betas": [0.9, 0.99]}
-
-
-@pytest.mark.parametrize("name", ["sophia_g", "sophia_h"])
-def test_the_decay_of_sophias_curvature_is_searched_although_its_config_says_null(name):
-    section = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"optimizer/{name}.yaml"))
-    values = flatten({"optimizer": section})
-    assert "optimizer.betas[1]" in search_space(name, values)
-    changed = apply(values, {"optimizer.betas[1]": 0.98})
-    plan = check_optimizer({**section, "betas": changed["optimizer.betas"]}, [])
-    assert plan.build(torch.nn.Linear(2, 2)).defaults["betas"] == (0.96, 0.98)
 
 
 def test_the_choice_is_the_best_at_full_length_and_its_overrides_make_that_very_run(pretended, here, capsys):
