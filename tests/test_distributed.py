@@ -19,11 +19,10 @@ NAMES = [info.name for info in optimizers.list_optimizers()]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
-def torchrun(*arguments, cwd, program=str(ROOT / "train.py"), **options):
+def torchrun(*arguments, cwd):
     """The command under torchrun on two ranks."""
-    line = [*TORCHRUN, *program.split(), *arguments]
-    env = environment(PYTHONPATH=str(ROOT))
-    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, **options)
+    line = [*TORCHRUN, str(ROOT / "train.py"), *arguments]
+    return subprocess.run(line, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=600)
 
 
 def assert_same_curve(one, other):
@@ -36,41 +35,43 @@ def assert_same_curve(one, other):
             assert value == pytest.approx(b[key], rel=tolerance, abs=1e-7), (a["step"], key)
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        pytest.param(("optimizer=adamw", "batch.micro=1"), marks=pytest.mark.slow, id="adamw"),
-        pytest.param(("optimizer=sophia_g", "optimizer.every=2", "optimizer.share=0.25"), id="sophia_g"),
-    ],
-)
-def test_two_ranks_give_the_curve_of_one(here, optimizer):
-    arguments = (*SMALL, *optimizer)
-    trained(*arguments, run_dir="one")
-    done = torchrun(*arguments, "run_dir=two", cwd=here)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert_same_curve(rows(here / "two"), rows(here / "one"))
-    one, two = (manifest(here / name) for name in ("one", "two"))
-    assert (one["ranks"], two["ranks"]) == (1, 2)
-    assert one["config_hash"] == two["config_hash"]
-    assert [line.split()[2] for line in done.stdout.splitlines()] == ["0/6", "3/6", "6/6"]  # one rank speaks
-    names = [sorted(str(p.relative_to(here / run)) for p in (here / run).rglob("*")) for run in ("one", "two")]
+def assert_same_run(one, two):
+    """One process's run and that of two ranks."""
+    assert_same_curve(rows(two), rows(one))
+    assert (manifest(one)["ranks"], manifest(two)["ranks"]) == (1, 2)
+    assert manifest(one)["config_hash"] == manifest(two)["config_hash"]
+    names = [sorted(str(path.relative_to(run)) for path in run.rglob("*")) for run in (one, two)]
     assert names[0] == names[1]
 
 
 @pytest.fixture(scope="module")
-def computed(tmp_path_factory):
-    """What tests/ranks.py computes: alone, and on each of two ranks."""
+def computed(tmp_path_factory, corpus):
+    """The folder of what tests/ranks.py computes, and this: alone, and on each of two ranks."""
     folder = tmp_path_factory.mktemp("ranks")
-    done = torchrun(str(folder), cwd=folder, program="-m tests.ranks")
+    line = [sys.executable, "-m", "tests.ranks", str(folder)]
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    threads = torch.get_num_threads()
-    ranks.main(folder)
-    torch.set_num_threads(threads)
-    return [torch.load(folder / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt")]
+    return [folder, *(torch.load(folder / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))]
+
+
+def test_two_ranks_give_the_run_of_one(computed):
+    folder, *_ = computed
+    assert_same_run(folder / "run-1", folder / "run-2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", [("optimizer=adamw", "batch.micro=1"), ranks.SOPHIA], ids=["adamw", "sophia_g"])
+def test_so_they_do_under_torchrun(here, optimizer):
+    arguments = (*SMALL, *optimizer)
+    trained(*arguments, run_dir="one")
+    done = torchrun(*arguments, "run_dir=two", cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_run(here / "one", here / "two")
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["0/6", "3/6", "6/6"]  # one rank speaks
 
 
 def test_every_method_of_the_objective_on_two_ranks(computed):
-    alone, first, second = computed
+    _, alone, first, second = computed
     assert first.keys() == second.keys() == alone.keys()
     for key in alone.keys() - {"mean of ranks", *(f"curve of {name}" for name in NAMES)}:
         for mine in (first[key], second[key]):
@@ -83,14 +84,14 @@ def test_every_method_of_the_objective_on_two_ranks(computed):
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_train_as_one_does_under_every_optimizer(computed, name):
     """In float64; what the sums over ranks round differently grows from update to update."""
-    alone, first, second = (found[f"curve of {name}"] for found in computed)
+    alone, first, second = (found[f"curve of {name}"] for found in computed[1:])
     assert torch.equal(first, second)
     assert torch.allclose(first, alone, rtol=1e-6)
     assert alone[-1] != alone[0]
 
 
 def test_a_share_that_leaves_a_rank_with_nothing(computed):
-    alone, first, _ = computed
+    _, alone, first, _ = computed
     assert [int(alone[f"tokens {share}"]) for share in ranks.SHARES] == [8, 4, 2, 1]
     assert not torch.allclose(first["sampled 0.125"][0], first["sampled 0.25"][0], rtol=1e-3)
     assert first["hvp 0.125"][0].abs().max() > 0
