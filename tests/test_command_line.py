@@ -1,5 +1,6 @@
 """What the command finds wrong in files, folders, disks and networks, and what it leaves alone; and help."""
 
+import fcntl
 import os
 import re
 import resource
@@ -22,6 +23,7 @@ from tests.command import (
     end,
     environment,
     in_process,
+    interrupted,
     manifest,
     real,
     rows,
@@ -169,6 +171,18 @@ def test_folders_that_are_no_runs(here):
     trained("steps=1", run_dir="empty")
 
 
+def test_the_folder_of_a_run_that_holds_its_lock_is_left_alone(here):
+    interrupted(run_dir="run", at=3)
+    before = contents(here / "run")
+    with open(here / "run" / "run.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for arguments in ((), ("resume=true",)):
+            said = complaint(in_process("run_dir=run", *arguments))
+            assert said == "run is being written by a run that is still going: wait for it or stop it"
+    assert contents(here / "run") == before
+
+
+@SLOW
 def test_a_live_runs_folder_is_left_alone(here):
     live = start("run_dir=run", "steps=100000", cwd=here)
     try:
@@ -205,8 +219,9 @@ def limited(kilobytes):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024 * kilobytes, 1024 * kilobytes))
 
 
-# In kB: too little for manifest.json; for metrics.jsonl; for the weights; for the optimizer's state.
-@pytest.mark.parametrize("room", [*(pytest.param(room, marks=SLOW) for room in (1, 2, 600)), 100])
+# In kB: too little for manifest.json; for the weights; for the optimizer's state.
+@SLOW
+@pytest.mark.parametrize("room", [1, 100, 600])
 def test_no_disk_left(here, room):
     arguments = ("run_dir=run", "checkpoint.every=4")
     said = complaint(real(*arguments, cwd=here, preexec_fn=limited(room)))

@@ -61,6 +61,7 @@ def test_the_words_of_the_rules_say_the_same_with_numbers_and_with_tensors(dtype
         assert torch.allclose(with_numbers, with_tensors, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_rate_that_changes_makes_no_new_graph():
     model = tiny_model(layers=1, width=8, vocabulary=16)
     optimizer = optimizers.build_optimizer("lion", model, lr=1e-3)

@@ -15,6 +15,7 @@ from tests.study import GAIN, POWER, law, write_run
 
 SIGMA = 0.0011
 STUDIES = 1500
+REST = [(0.7, 1.5), (1.0, 1 / 1.5), (1.0, 1.5), (1.21, 1 / 1.5)]
 
 
 def slope_at(steps):
@@ -42,8 +43,10 @@ def share_covered(speedup, wrong, factor, seeds=(10, 10), freedom=485, studies=S
     return held / studies
 
 
-@pytest.mark.parametrize("speedup", [0.7, 1.0, 1.21])
-@pytest.mark.parametrize("wrong", [1 / 1.5, 1.5])
+@pytest.mark.parametrize(
+    ("speedup", "wrong"),
+    [(0.7, 1 / 1.5), (1.21, 1.5), *(pytest.param(*each, marks=pytest.mark.slow) for each in REST)],
+)
 def test_the_interval_covers_with_a_slope_that_is_wrong_by_its_factor(speedup, wrong):
     assert 0.93 <= share_covered(speedup, wrong, factor=1.5) <= 0.97
 
@@ -65,8 +68,10 @@ def test_equal_losses_give_the_ratio_of_lengths_whatever_the_slope():
     assert wide[1] > narrow[1]
 
 
-@pytest.mark.parametrize("speedup", [0.8, 1.0, 1.3])
-@pytest.mark.parametrize("power", [0.2, 0.5])
+@pytest.mark.parametrize(
+    ("speedup", "power"),
+    [(0.8, 0.5), (1.3, 0.2), *(pytest.param(each, 0.35, marks=pytest.mark.slow) for each in (0.8, 1.0, 1.3))],
+)
 def test_a_matched_interval_with_a_declared_sigma_covers(speedup, power):
     """One seed at each of four lengths, and a sigma that somebody else measured."""
     rng = np.random.default_rng([int(100 * speedup), int(100 * power)])

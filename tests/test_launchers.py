@@ -53,6 +53,7 @@ def test_a_queue_over_this_machine(here):
     assert manifest(run)["device"]["threads"] == 1
 
 
+@pytest.mark.slow
 def test_a_job_out_of_time_is_stopped_and_the_sweep_goes_on(here):
     ended = in_process(*LOCAL, "launcher.jobs=1", "launcher.timeout=0.04", "steps=1000000,2000000")
     assert ended.code == 2

@@ -10,18 +10,21 @@ from harness.rehearsal import rehearse
 from tests.test_optimizers import NAMES, keywords
 from tests.tiny import tiny_model, tiny_objective, train
 
-VARIANTS = [
-    *((name, {}) for name in NAMES),
+MORE = [
     ("soap", {"one_sided": True}),
-    ("soap", {"factorized": True, "max_side": 64}),
     ("shampoo", {"graft": False, "max_side": 64}),
     ("shampoo", {"block": 48}),
     ("kfac", {"method": "inverse", "momentum": 0.0}),
     ("kfac", {"backend": "lamb", "every_inverse": 20}),
     ("mkor", {"backend": "sgd"}),
     ("mkor_h", {"backend": "lamb"}),
-    ("sgd", {"momentum": 0.0}),
     ("muon", {"split_qkv": False, "scale": "match_rms"}),
+]
+VARIANTS = [
+    *((name, {}) for name in NAMES),
+    ("soap", {"factorized": True, "max_side": 64}),
+    ("sgd", {"momentum": 0.0}),
+    *(pytest.param(*each, marks=pytest.mark.slow) for each in MORE),
 ]
 
 

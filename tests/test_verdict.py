@@ -105,7 +105,7 @@ def told(name: str) -> dict:
     return json.loads(Path(f"results/verdicts/{name}/verdict.json").read_text())
 
 
-@pytest.mark.parametrize("optimizer", ["soap", "tests.test_verdict.Sound"])
+@pytest.mark.parametrize("optimizer", ["tests.test_verdict.Sound", pytest.param("soap", marks=pytest.mark.slow)])
 def test_an_optimizer_that_behaves_passes_every_check(optimizer):
     assert rows(optimizer) == {}
 
@@ -203,7 +203,10 @@ def test_published_runs_of_the_baseline_are_taken_over_and_counted_as_done(publi
 
 @pytest.mark.parametrize(
     ("section", "key", "complaint"),
-    [("data", "fingerprint", "their stdlib is another text"), ("resolved", "dtype", "they are in other, runs on")],
+    [
+        ("data", "fingerprint", "their stdlib is another text"),
+        pytest.param("resolved", "dtype", "they are in other, runs on", marks=pytest.mark.slow),
+    ],
 )
 def test_published_runs_that_would_be_others_here_are_not(published, here, capsys, section, key, complaint):
     for path in here.glob("results/verdict-*/**/manifest.json"):
