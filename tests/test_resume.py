@@ -96,7 +96,8 @@ def kill_when(process, condition):
     return process.returncode == -9
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sophia_g", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "sophia_g"])
 def test_the_real_command_killed(here, optimizer):
     arguments = (f"optimizer={optimizer}", "steps=20", "checkpoint.every=5", "batch.tokens=1024", "batch.micro=1")
     trained(*arguments, run_dir="whole")
