@@ -13,8 +13,9 @@ import numpy as np
 
 from conventions.config_keys import differing_keys, flatten, optimizer_label, plain, within
 from conventions.sentence import nearest
-from judge.ladder import SEEDS
+from judge.ladder import RUNGS
 from judge.records import Run
+from judge.spread import SEEDS, surely_lower
 
 # What varies within an arm, what decides nothing about the weights, and the data (a fingerprint tells it).
 INDIFFERENT = (
@@ -26,11 +27,12 @@ INDIFFERENT = (
 MACHINE = ("device", "dtype", "compile", "batch.micro")
 # Losses of another model, on other windows, or after updates of another size are never compared.
 INCOMPARABLE = ("model", "context", "batch.tokens", "eval.tokens")
+MOST_DIVERGED = 0.05  # the share of an arm's runs that may diverge before the others are only the lucky ones
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs alike but for seed and length, whatever became of them."""
+    """An arm holds runs that are alike but for seed and length, whatever became of them."""
 
     optimizer: str
     settings: dict[str, Any]  # dotted config keys that all its runs share
@@ -39,34 +41,47 @@ class Arm:
 
     @property
     def lengths(self) -> list[int]:
-        """Lengths, in updates, with a final loss."""
+        """The lengths, in updates, that have a final loss."""
         return sorted({run.steps for run in self.runs if run.final_loss is not None})
 
+    @property
+    def seeded(self) -> list[int]:
+        """The lengths with three seeds or more; where none has three, those with the most that any has."""
+        counts = {length: len(self.losses(length)) for length in self.lengths}
+        enough = min(SEEDS, max(counts.values(), default=0))
+        return [length for length, count in counts.items() if count >= enough]
+
     def finished(self, length: int) -> list[Run]:
-        """The runs of one length that have a final loss, by seed."""
+        """Return the runs of one length that have a final loss, by seed."""
         runs = [run for run in self.runs if run.steps == length and run.final_loss is not None]
         return sorted(runs, key=lambda run: run.seed)
 
     def losses(self, length: int) -> np.ndarray:
-        """Final validation losses over seeds, in nats per token."""
+        """Return the final validation losses over seeds, in nats per token."""
         return np.array([run.final_loss for run in self.finished(length)], dtype=float)
 
     def diverged(self, length: int) -> list[Run]:
+        """Return the runs of one length that diverged."""
         return [run for run in self.runs if run.steps == length and run.status == "diverged"]
 
     def mean_loss(self, length: int) -> float:
-        """Mean over seeds; infinite if one of them diverged, for the others were only lucky."""
+        """Return the mean over seeds; infinite if more of them diverged than `often` allows."""
         losses = self.losses(length)
-        return math.inf if self.diverged(length) or not len(losses) else float(losses.mean())
+        return math.inf if often(len(self.diverged(length)), len(losses)) or not len(losses) else float(losses.mean())
+
+
+def often(diverged: int, finished: int) -> bool:
+    """Return whether more than one run in twenty diverged: what the others reached is then their luck."""
+    return diverged > MOST_DIVERGED * (diverged + finished)
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """The config keys that make the run's arm, dotted."""
+    """Return the config keys that make the run's arm, dotted."""
     return {key: value for key, value in flatten(run.config).items() if not within(key, INDIFFERENT)}
 
 
 def group_arms(runs: Sequence[Run]) -> list[Arm]:
-    """All arms, sorted by label. Of the same seed and length twice, the newest that finished counts."""
+    """Return all arms, sorted by label. Of the same seed and length twice, the newest that finished counts."""
     groups: dict[str, list[Run]] = {}
     for run in without_copies(runs):
         groups.setdefault(repr(sorted(settings(run).items())), []).append(run)
@@ -85,13 +100,13 @@ def group_arms(runs: Sequence[Run]) -> list[Arm]:
 
 
 def mismatches(one: Arm, other: Arm) -> list[tuple[str, Any, Any]]:
-    """(key, value, other value) where two arms differ outside the optimizer: a fair comparison has none."""
+    """Return (key, value, other value) where two arms differ outside the optimizer: a fair comparison has none."""
     keys = [key for key in differing_keys([one.settings, other.settings]) if not key.startswith("optimizer.")]
     return [(key, one.settings.get(key), other.settings.get(key)) for key in keys]
 
 
 def refuse_incomparable(runs: Sequence[Run]) -> None:
-    """Raises ValueError, naming the key, if the runs trained or evaluated on different things.
+    """Raise ValueError, naming the key, if the runs trained or evaluated on different things.
 
     Nor are runs of ours compared with foreign ones, whose data nobody has fingerprinted.
     """
@@ -113,7 +128,7 @@ def refuse_incomparable(runs: Sequence[Run]) -> None:
 
 
 def find_optimizer(arms: Sequence[Arm], word: str) -> str:
-    """The optimizer that a person means: by its name, its class path, or what run folders call its class.
+    """Return the optimizer that a person means: by its name, its class path, or what run folders call its class.
 
     Raises ValueError with the nearest names where there is none, and with both where two classes share a label.
     """
@@ -129,40 +144,53 @@ def find_optimizer(arms: Sequence[Arm], word: str) -> str:
 
 
 def find_arms(arms: Sequence[Arm], optimizer: str) -> list[Arm]:
+    """Return the arms of one optimizer."""
     return [arm for arm in arms if arm.optimizer == optimizer]
 
 
-def best_arm(arms: Sequence[Arm], length: int | None) -> Arm:
-    """The lowest mean final loss at a length; where none has it, at the longest that any of them finished.
+def best_arm(arms: Sequence[Arm], length: int | None, ladder: bool = False) -> Arm:
+    """Return the arm with the lowest mean final loss at a length, or else at the longest that any of them finished.
 
     An arm with fewer seeds than its siblings' (three are enough) does not stand: it may only have been lucky.
+    ladder: an arm that has a ladder stands, unless the lowest one is lower by more than chance (Welch's t, 95 %).
     """
     if not any(length in arm.lengths for arm in arms):
         length = max((arm.lengths[-1] for arm in arms if arm.lengths), default=0)
     assert length is not None
     enough = min(SEEDS, max(len(arm.losses(length)) for arm in arms))
     able = [arm for arm in arms if len(arm.losses(length)) >= enough]
-    return min(able, key=lambda arm: (arm.mean_loss(length), arm.label))
+    best, *others = sorted(able, key=lambda arm: (arm.mean_loss(length), arm.label))
+    if ladder and len(best.seeded) < RUNGS:
+        for arm in others:
+            if len(arm.seeded) >= RUNGS and not surely_lower(best.losses(length).tolist(), arm.losses(length).tolist()):
+                return arm
+    return best
 
 
 def tried(arms: Sequence[Arm], optimizer: str) -> int:
-    """How many of an optimizer's arms got as far as an outcome: what the best of them was chosen from."""
+    """Return how many of an optimizer's arms got as far as an outcome: what the best of them was chosen from."""
     outcomes = {"finished", "diverged"}
     mine = [arm for arm in arms if arm.optimizer == optimizer]
     return sum(any(run.status in outcomes for run in arm.runs) for arm in mine)
 
 
 def common_length(arms: Sequence[Arm], baseline: str) -> int | None:
-    """The longest length that the baseline and the most other optimizers finished; None if there is none."""
-    lengths: dict[str, set[int]] = {}
+    """Return the length at which the baseline is best compared with the others; None if it finished none.
+
+    That is where the most of them, and the baseline, have three seeds; then where the most have any; then where there
+    are more seeds; then the longest.
+    """
+    seeds: dict[str, dict[int, int]] = {}
     for arm in arms:
-        lengths.setdefault(arm.optimizer, set()).update(arm.lengths)
-    others = [held for optimizer, held in lengths.items() if optimizer != baseline]
-    return max(
-        lengths.get(baseline, ()),
-        key=lambda length: (sum(length in held for held in others), length),
-        default=None,
-    )
+        own = seeds.setdefault(arm.optimizer, {})
+        own.update({length: max(len(arm.losses(length)), own.get(length, 0)) for length in arm.lengths})
+    base = seeds.pop(baseline, {})
+
+    def weight(length: int) -> tuple[int, int, int, int]:
+        paired = [min(SEEDS, base[length], own.get(length, 0)) for own in seeds.values()]
+        return sum(each >= SEEDS for each in paired), sum(each > 0 for each in paired), sum(paired), length
+
+    return max(base, key=weight, default=None)
 
 
 def _identity(run: Run) -> dict[str, Any]:
@@ -171,7 +199,7 @@ def _identity(run: Run) -> dict[str, Any]:
 
 
 def without_copies(runs: Sequence[Run], one_arm: bool = False) -> list[Run]:
-    """The newest finished run of each settings, seed and length, and whatever has not finished.
+    """Return the newest finished run of each settings, seed and length, and whatever has not finished.
 
     one_arm: the runs are of one arm, however they were computed: a seed is one sample, on however many machines it ran.
     """

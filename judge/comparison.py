@@ -8,6 +8,7 @@ for row in comparison.rows:
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -22,12 +23,16 @@ from judge.arms import (
     refuse_incomparable,
     tried,
 )
+from judge.correction import comparisons, corrected
 from judge.curve import crossing, mean_curve
 from judge.declared import NOTHING, Declared
 from judge.fairness import endings, provenance, unfair
 from judge.records import Point, Run
 from judge.row import Row
+from judge.spread import CONFIDENCE
 from judge.timing import untimed
+
+CHOSEN = "chosen on the very seeds that are shown"
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def compare(
     arms = group_arms(runs)
     baseline = find_optimizer(arms, baseline)
     length = common_length(arms, baseline)
-    base = best_arm(find_arms(arms, baseline), length)
+    base = best_arm(find_arms(arms, baseline), length, ladder=True)
     names = sorted({arm.optimizer for arm in arms} - {baseline})
     newcomers = [best_arm(find_arms(arms, name), length) for name in names]
     if target is None and length in base.lengths:
@@ -95,8 +100,10 @@ def compare(
         standings.append(_standing(arm, arms, length, target, crossed))
     standings[1:] = sorted(standings[1:], key=lambda each: (each.loss is None, each.loss, each.optimizer))
     rows: list[Row] = []
+    matched, made = _matched(base, [each.arm for each in standings[1:]], arms, declared)
     for each in standings[1:]:
-        for rule in (speedup.matched, speedup.reverse, *([speedup.isoloss] if declared.isoloss else [])):
+        rows += [row for row in matched if row.arm == each.arm.label]
+        for rule in (speedup.reverse, *([speedup.isoloss] if declared.isoloss else [])):
             rows += rule(base, each.arm, declared=declared)
         rows += each.rows.values()
     return Comparison(
@@ -108,8 +115,25 @@ def compare(
         standings=standings,
         rows=rows,
         warnings=[warning for arm in newcomers for warning in _unfair(base, arm, arms, length)],
-        footnotes=list(_footnotes(runs, arms, [base, *newcomers])),
+        footnotes=[*([made] if made else []), *_footnotes(runs, arms, [base, *newcomers], length)],
     )
+
+
+def _matched(
+    base: Arm, newcomers: Sequence[Arm], arms: Sequence[Arm], declared: Declared
+) -> tuple[list[Row], str | None]:
+    """Return the rows of the rule that decides, corrected for how many there are, and a sentence on that number."""
+    by_label = {arm.label: arm for arm in newcomers}
+    own = {arm.label: tried(arms, arm.optimizer) for arm in newcomers}
+    settings = {label: count if count > tried(arms, base.optimizer) else 1 for label, count in own.items()}
+
+    @cache
+    def at(label: str, confidence: float) -> list[Row]:
+        return speedup.matched(base, by_label[label], declared=declared, confidence=confidence)
+
+    rows = [row for label in by_label for row in at(label, CONFIDENCE)]
+    rows = corrected(rows, settings, at)
+    return rows, comparisons(rows, settings)
 
 
 def _standing(arm: Arm, arms: Sequence[Arm], length: int | None, target: float | None, rows: Sequence[Row]) -> Standing:
@@ -146,18 +170,18 @@ def _unfair(base: Arm, arm: Arm, arms: Sequence[Arm], length: int | None) -> Ite
         )
 
 
-def _footnotes(runs: Sequence[Run], arms: Sequence[Arm], compared: Sequence[Arm]) -> Iterator[str]:
+def _footnotes(runs: Sequence[Run], arms: Sequence[Arm], compared: Sequence[Arm], length: int | None) -> Iterator[str]:
     counted = {run.folder for arm in arms for run in arm.runs}
     yield from endings(runs)
     for run in runs:
         if run.final_loss is not None and run.folder not in counted:
             yield f"{run.name} repeats the settings, seed and length of another run: counted once"
     for arm in compared:
-        if tried(arms, arm.optimizer) > 1:
-            yield (
-                f"{arm.label} stands for {arm.optimizer}: the lowest mean final loss of "
-                f"{tried(arms, arm.optimizer)} settings, chosen on the very seeds that are shown"
-            )
+        if (count := tried(arms, arm.optimizer)) > 1:
+            lowest = best_arm(find_arms(arms, arm.optimizer), length)
+            why = "the lowest mean final loss" if arm is lowest else f"it has a ladder, and {lowest.label} is no lower"
+            tail = "" if arm is lowest else " by more than chance,"
+            yield f"{arm.label} stands for {arm.optimizer}: {why}{tail} of {count} settings, {CHOSEN}"
     finished = [run for arm in compared for run in arm.runs if run.final_loss is not None]
     if finished and (reason := untimed(finished)):
         yield reason

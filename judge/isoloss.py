@@ -21,8 +21,9 @@ from scipy.special import stdtr, stdtrit
 
 from judge.arms import Arm
 from judge.declared import NOTHING, Declared, Slope
-from judge.ladder import CONFIDENCE, SEEDS, Ladder, Speedup, freedom_of, known_spread
+from judge.ladder import Ladder, Speedup
 from judge.row import Row, blank, noted, on_axes, too_small, unknown
+from judge.spread import CONFIDENCE, SEEDS, freedom_of, known_spread
 
 LEAST = 1.2  # a law is only nearly right: no slope is known better than within this factor
 
@@ -85,7 +86,7 @@ def _own_slope(arm: Arm, length: int, declared: Declared) -> Slope | None:
     ladder = Ladder({each: arm.losses(each).tolist() for each in arm.lengths})
     if ladder.law is None:
         return None
-    slope, error = ladder.slope(length)
+    slope, error = ladder.law.slope(length)
     spread = known_spread(ladder.cells, declared.sigma)
     wide = math.exp(float(stdtrit(spread.freedom, 0.975)) * error * spread.value / slope) if spread else LEAST
     return Slope(slope * math.log(2), max(LEAST, wide), f"the law of {arm.label}")

@@ -7,8 +7,9 @@ that is reached sooner inside one schedule does not say how long the baseline wo
 from math import inf
 
 from judge.comparison import Comparison, Standing
-from judge.ladder import RUNGS, SEEDS
+from judge.ladder import RUNGS
 from judge.row import too_small
+from judge.spread import SEEDS
 
 
 def is_race(comparison: Comparison) -> bool:

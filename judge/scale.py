@@ -16,7 +16,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from judge.declared import Sigma
-from judge.ladder import CONFIDENCE, Ladder, Speedup
+from judge.ladder import Ladder, Speedup
+from judge.spread import CONFIDENCE
 
 SIZES = 3  # a line through two has no error to speak of
 FARTHEST = 4  # times the largest size: a projection stops there

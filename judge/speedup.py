@@ -15,13 +15,16 @@ Verdicts, where no claim was made beforehand, by the 95 % interval:
 
     faster               all of it lies above 1
     slower               all of it lies below 1
+                         both end in "by less than 1.25" if it stays within .8 to 1.25
     no difference seen   it holds 1 and stays within .8 to 1.25: nothing of practical size was missed
     underpowered         it holds 1 and reaches further, or there is none for want of three seeds; or the runs
                          are too small to decide anything, whatever it holds
-    diverged             a run of either arm diverged: what the lucky ones reached is shown, decides nothing
+    diverged             more than one run in twenty of an arm diverged: what the lucky ones reached is shown and
+                         decides nothing
     None                 by `target`; in seconds on a CPU (others may share it) or on unlike hardware; unknown
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from conventions.quantity import TITLE
@@ -30,44 +33,83 @@ from judge.arms import Arm
 from judge.curve import crossing, mean_curve
 from judge.declared import NOTHING, Declared
 from judge.isoloss import isoloss
-from judge.ladder import RUNGS, SEEDS, Censored, Ladder, Speedup
-from judge.row import Row, blank, noted, on_axes, too_small, unknown
+from judge.ladder import RUNGS, Censored, Ladder, Speedup
+from judge.row import FEWEST_UPDATES, SMALL, Row, blank, noted, on_axes, too_small, unknown
+from judge.spread import CONFIDENCE, SEEDS
 from judge.timing import unsteady, untimed
 
+SHORTEST_RUNG = FEWEST_UPDATES // 4  # updates
 
-def ladder_of(arm: Arm) -> Ladder:
-    return Ladder({length: arm.losses(length).tolist() for length in arm.lengths})
+
+def ladder_of(arm: Arm, lengths: Sequence[int] = ()) -> Ladder:
+    """Return the ladder of an arm's lengths, or of some of them."""
+    return Ladder({length: arm.losses(length).tolist() for length in lengths or arm.lengths})
+
+
+def rungs_of(arm: Arm, guarded: bool = True) -> tuple[list[int], list[str]]:
+    """Return the lengths of an arm that are the rungs of its ladder, and notes on those that are left out.
+
+    Where three rungs remain without them, rungs with fewer than three seeds are left out, for a ladder has no interval
+    with them; so are, if guarded, rungs too short for the averages of curvature to warm up.
+    """
+    rungs, notes = arm.lengths, []
+    why = {f"they have fewer than {SEEDS} seeds": [rung for rung in rungs if len(arm.losses(rung)) >= SEEDS]}
+    if guarded:
+        why |= {f"they have fewer than {SHORTEST_RUNG} updates": [rung for rung in rungs if rung >= SHORTEST_RUNG]}
+    for reason, fit in why.items():
+        kept = [rung for rung in rungs if rung in fit]
+        if len(kept) >= RUNGS and kept != rungs:
+            left = " and ".join(f"{rung:,}" for rung in rungs if rung not in kept)
+            notes.append(f"the runs of {arm.label} for {left} updates are no rungs of its ladder: {reason}")
+            rungs = kept
+    return rungs, notes
 
 
 def matched_length(baseline: Arm, newcomer: Arm) -> int | None:
-    """T for `matched`: the newcomer's longest length below the top of the ladder, so that a gain can show."""
-    below = [length for length in newcomer.lengths if length < max(baseline.lengths, default=0)]
-    return max(below or newcomer.lengths, default=None)
+    """Return T for `matched`: the newcomer's longest length below the top of the ladder, so that a gain can show.
+
+    Lengths with fewer than three seeds do not count where there are others.
+    """
+    below = [length for length in newcomer.seeded if length < max(rungs_of(baseline)[0], default=0)]
+    return max(below or newcomer.seeded, default=None)
 
 
 def reverse_length(baseline: Arm, newcomer: Arm) -> int | None:
-    """T for `reverse`: the baseline's shortest length that covers the newcomer's ladder, or else its longest."""
-    covering = [length for length in baseline.lengths if length >= max(newcomer.lengths, default=0)]
-    return min(covering) if covering else max(baseline.lengths, default=None)
+    """Return T for `reverse`: the baseline's longest length with room on the newcomer's ladder on both sides.
+
+    The room is what "no difference seen" needs, a factor of 1.25. Without such a length it is the shortest that covers
+    the ladder, or else the longest.
+    """
+    rungs = rungs_of(newcomer)[0]
+    if not rungs:
+        return max(baseline.seeded, default=None)
+    inside = [length for length in baseline.seeded if rungs[0] * SMALL <= length <= rungs[-1] / SMALL]
+    covering = [length for length in baseline.seeded if length >= rungs[-1]]
+    return max(inside) if inside else min(covering) if covering else max(baseline.seeded, default=None)
 
 
 def matched(
-    baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True, declared: Declared = NOTHING
+    baseline: Arm,
+    newcomer: Arm,
+    length: int | None = None,
+    guarded: bool = True,
+    declared: Declared = NOTHING,
+    confidence: float = CONFIDENCE,
 ) -> list[Row]:
-    """A row for each axis.
+    """Return a row for each axis, by the baseline's ladder.
 
     length: T in updates, where a claim has fixed it; None: `matched_length`.
     guarded: runs that are `too_small` decide nothing. A paper's own protocol is exempt.
     declared: a sigma for arms with fewer than three seeds.
     """
     row = blank("matched", baseline, newcomer, length or matched_length(baseline, newcomer))
-    return _by_ladder(row, baseline, newcomer, guarded, declared)
+    return _by_ladder(row, baseline, newcomer, guarded, declared, confidence)
 
 
 def reverse(
     baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True, declared: Declared = NOTHING
 ) -> list[Row]:
-    """A row for each axis; without a ladder of the newcomer's it would only repeat `matched`."""
+    """Return a row for each axis; without a ladder of the newcomer's it would only repeat `matched`."""
     row = blank("reverse", baseline, newcomer, length or reverse_length(baseline, newcomer))
     if len(newcomer.lengths) < RUNGS:
         count = len(newcomer.lengths)
@@ -78,18 +120,29 @@ def reverse(
 RULES = {rule.__name__: rule for rule in (matched, reverse, isoloss)}  # those that can decide
 
 
-def _by_ladder(row: Row, ladder: Arm, point: Arm, guarded: bool, declared: Declared) -> list[Row]:
-    """`point` ran for T updates: how many times its cost would `ladder` need for the same loss?"""
+def _by_ladder(
+    row: Row, ladder: Arm, point: Arm, guarded: bool, declared: Declared, confidence: float = CONFIDENCE
+) -> list[Row]:
+    """Return a row for each axis: how many times the cost of `point`, at T updates, `ladder` needs for its loss."""
     length = row.length
     if length not in point.lengths or not ladder.lengths:
         return unknown(row, f"no finished run of {(ladder if length in point.lengths else point).label}")
-    rungs = ladder_of(ladder)
-    steps = rungs.reach(point.losses(length).tolist(), length, declared.sigma)
-    ladder_runs = [run for rung in ladder.lengths for run in ladder.finished(rung)]
-    row = replace(row, seeds=int(min(len(point.losses(length)), *rungs.counts)))
+    lengths, left_out = rungs_of(ladder, guarded)
+    rungs, losses = ladder_of(ladder, lengths), point.losses(length).tolist()
+    steps = rungs.reach(losses, length, declared.sigma, confidence)
+    ladder_runs = [run for rung in lengths for run in ladder.finished(rung)]
+    row = replace(row, seeds=int(min(len(losses), *rungs.counts)), notes=(*row.notes, *left_out))
+    full = [rung for rung in lengths if len(ladder.losses(rung)) >= SEEDS]
+    if not steps.interval and 0 < len(full) < len(lengths) and len(losses) >= SEEDS:
+        firm = ladder_of(ladder, full).reach(losses, length, None, confidence)
+        steps = replace(steps, low=firm.low, high=firm.high)
+        at = " and ".join(f"{rung:,}" for rung in full)
+        row = noted(row, f"the interval is of the runs of {ladder.label} for {at} updates, which have {SEEDS} seeds")
+    for remark in rungs.remarks(ladder.label):
+        row = noted(row, remark)
     if len(rungs.lengths) < RUNGS:
-        lengths = f"{RUNGS} lengths or more around {length} updates, not {len(rungs.lengths)}"
-        row = noted(row, f"needs a ladder of {ladder.label}: {lengths}; so far it says above or below")
+        needed = f"{RUNGS} lengths or more around {length} updates, not {len(rungs.lengths)}"
+        row = noted(row, f"needs a ladder of {ladder.label}: {needed}; so far it says above or below")
     elif not rungs.falls:
         row = noted(row, f"the loss of {ladder.label} does not fall with length: no length fits a loss")
     if row.seeds < SEEDS and declared.sigma:
@@ -100,11 +153,11 @@ def _by_ladder(row: Row, ladder: Arm, point: Arm, guarded: bool, declared: Decla
     if small:
         row = replace(noted(row, small), decides=False)
 
-    return on_axes(row, steps, ladder, point, (ladder.lengths, [length]))
+    return on_axes(row, steps, ladder, point, (lengths, [length]), confidence)
 
 
 def target(baseline: Arm, newcomer: Arm, length: int | None, loss: float) -> list[Row]:
-    """A row for each axis: the cost of the baseline's mean curve, up to a loss, over that of the newcomer's.
+    """Return a row for each axis: the cost of the baseline's mean curve, up to a loss, over that of the newcomer's.
 
     Both at one length, for a crossing depends on the schedule. An arm that never got there censors the ratio.
     """

@@ -151,8 +151,8 @@ def _cell(row: Row) -> str:
     if row.speedup.interval:
         lines.append(f"[dim]{row.speedup.interval}[/dim]")
     if row.verdict:
-        color = COLORS.get(row.verdict)
-        lines.append(f"[{color}]{row.verdict}[/{color}]" if color else row.verdict)
+        color = COLORS.get(row.verdict.partition(",")[0])
+        lines.append(f"[{color}]{row.words}[/{color}]" if color else row.words)
     return "\n".join(lines)
 
 

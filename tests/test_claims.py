@@ -188,7 +188,7 @@ def test_what_went_wrong_is_said_and_decides_nothing(tmp_path):
     assert "not run yet: old (only) for 1,000 updates, seed 2" in notes
     assert "not run yet: new (only) for 2,000 updates, seed 0" in notes
     assert "diverged at step 2000 of 2000: the loss is NaN" in notes
-    assert "1 of these runs diverged: the others alone decide nothing" in notes
+    assert "1 of the 2 runs of new diverged: the others alone decide nothing" in notes
     assert "was cut off at step 1000 of 1000: resume=true goes on with it" in notes
     assert "uncommitted changes" in notes
     assert "unlike hardware" in notes

@@ -116,6 +116,91 @@ def test_a_divergence_is_a_row_and_decides_nothing(tmp_path):
     assert sum("diverged at step" in note for note in comparison.footnotes) == 2
 
 
+@pytest.mark.parametrize(("seeds", "verdict"), [(20, "faster"), (18, "diverged")])
+def test_one_divergence_in_twenty_runs_is_left_out(tmp_path, seeds, verdict):
+    """By share: one in 20 runs of an arm may diverge, and the row says so; one in 19 is too many."""
+    write_study(tmp_path, {}, noise=0.002)
+    for seed in range(seeds - 1):
+        write_run(tmp_path, "soap", 2000, seed, 1.5, noise=0.002)
+    write_run(tmp_path, "soap", 2000, seeds, until=200, status="diverged")
+    found = row(compared(tmp_path), "soap")
+    assert found.verdict == verdict
+    assert found.speedup.value == pytest.approx(1.5, rel=0.03)
+    assert any(note.startswith(f"1 of the {seeds} runs of soap diverged") for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"optimizer": "adamw", "steps": 3000},
+        {"optimizer": "adamw", "steps": 8000},
+        {"optimizer": "soap", "steps": 3000, "speedup": 1.5},
+        {"optimizer": "soap", "steps": 4000, "speedup": 1.5},
+        {"optimizer": "lion", "steps": 1000, "speedup": 0.9},
+    ],
+    ids=str,
+)
+def test_more_runs_never_destroy_a_verdict(tmp_path, more):
+    """A ladder of three seeds at three lengths has a verdict; so it has with one run more, of one seed."""
+    write_study(tmp_path, {"soap": 1.5}, noise=0.002)
+    before = row(compared(tmp_path), "soap")
+    write_run(tmp_path, seed=7, noise=0.002, **more)
+    comparison = compared(tmp_path)
+    after = row(comparison, "soap")
+    assert before.verdict == after.verdict == "faster"
+    assert (before.speedup, before.length, comparison.length) == (after.speedup, after.length, 2000)
+    left_out = [note for note in after.notes if "are no rungs of its ladder: they have fewer than 3 seeds" in note]
+    assert len(left_out) == (more["optimizer"] == "adamw")
+
+
+def test_rungs_of_few_seeds_do_not_take_the_interval_of_the_others(tmp_path):
+    """Three seeds at T alone say faster; a seed at T/2 and at 2T gives a figure, and takes nothing away."""
+    write_study(tmp_path, {"soap": 1.5}, ladder=(2000,), noise=0.002)
+    before = row(compared(tmp_path), "soap")
+    for steps in (1000, 4000):
+        write_run(tmp_path, "adamw", steps, 0, noise=0.002)
+    after = row(compared(tmp_path), "soap")
+    assert (before.verdict, after.verdict) == ("faster", "faster")
+    assert after.speedup.value == pytest.approx(1.5, rel=0.03)
+    assert (after.speedup.low, after.speedup.high) == (1.0, None)
+
+
+@pytest.mark.parametrize(("rate", "stands"), [(1.0, "adamw lr=0.001"), (1.1, "adamw lr=0.002")])
+def test_a_second_rate_replaces_a_ladder_only_if_it_is_surely_better(tmp_path, rate, stands):
+    write_study(tmp_path, {"soap": 1.5}, noise=0.002)
+    for seed in range(3, 6):
+        write_run(tmp_path, "adamw", 2000, seed, 1.001 * rate, noise=0.002, config={"optimizer.lr": 2e-3})
+    comparison = compared(tmp_path)
+    assert comparison.standings[0].arm.label == stands
+    assert row(comparison, "soap").verdict == "faster"
+    assert (row(comparison, "soap").speedup.censored is None) == (rate == 1)
+
+
+def test_the_common_length_is_where_the_seeds_are(tmp_path):
+    """20 seeds after 3,350 updates are not left for one run of 3,600."""
+    for name, speedup in {"adamw": 1.0, "soap": 1.3}.items():
+        for seed in range(20):
+            write_run(tmp_path, name, 3350, seed, speedup, noise=0.002)
+        write_run(tmp_path, name, 3600, 0, speedup, noise=0.002)
+    comparison = compared(tmp_path)
+    assert comparison.length == 3350
+    assert [each.seeds for each in comparison.standings] == [20, 20]
+
+
+def test_a_page_of_many_comparisons_says_how_many(tmp_path):
+    comparison = compared(write_study(tmp_path, {"tie": 1.0, "lion": 1.01, "soap": 1.5}, noise=0.002))
+    assert row(comparison, "soap").survives is True
+    assert row(comparison, "tie").survives is None  # it has no verdict that could
+    note = "3 comparisons stand on this page: were all of them ties, chance alone would call some faster or slower"
+    assert sum(each.startswith(note) for each in comparison.notes) == 1
+
+
+def test_one_comparison_is_not_corrected(tmp_path):
+    comparison = compared(write_study(tmp_path, {"soap": 1.5}, noise=0.002))
+    assert row(comparison, "soap").survives is None
+    assert not any("comparisons" in note for note in comparison.notes)
+
+
 def test_a_setting_that_diverges_does_not_win_by_its_lucky_seeds(tmp_path):
     write_study(tmp_path, {"soap": 1.1}, noise=0.002)
     hot = {"optimizer.lr": 1e-2}

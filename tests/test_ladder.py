@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from judge.ladder import Ladder, Speedup, half_width, pooled_spread
+from judge.ladder import Ladder, Speedup
+from judge.spread import half_width, pooled_spread
 
 LENGTHS = (500, 1000, 2000)
 
@@ -21,7 +22,7 @@ def test_a_power_law_gives_its_speed_up_back(power, speedup):
     ladder = Ladder({length: [loss(length)] for length in LENGTHS})
     assert ladder.reach([loss(1000 * speedup)], 1000).value == pytest.approx(speedup, rel=1e-6)
     assert ladder.law is not None
-    assert ladder.law[2] == pytest.approx(power, abs=1e-6)
+    assert ladder.law.c == pytest.approx(power, abs=1e-6)
 
 
 def test_straight_lines_between_rungs_would_not():
@@ -98,6 +99,10 @@ def test_identical_seeds_give_no_interval():
     """Three copies of one run are not three seeds, and a t-test of no scatter would be sure of anything."""
     reached = Ladder({length: [falling(0.3)(length)] * 3 for length in LENGTHS}).reach([falling(0.3)(1300)] * 3, 1000)
     assert (reached.low, reached.high) == (None, None)
+    copies = [0.7] * 3  # whose mean is not .7 in floating point
+    assert np.std(copies) > 0
+    assert Ladder(dict.fromkeys(LENGTHS, copies)).reach(copies, 1000).interval == ""
+    assert Ladder({1000: copies}).reach([0.7 + 1e-15, 0.7, 0.7], 1000).interval == ""
 
 
 def test_pooled_spread_is_the_scatter_within_cells():
@@ -173,6 +178,81 @@ def test_it_does_so_whatever_the_newcomers_own_noise(speedup, ratio):
 def test_soaps_own_ladder_covers_the_truth_too(power):
     covered, _ = simulate(power, 0.7, 0.05, studies=2000, lengths=(500, 625, 750, 875, 1000))
     assert 0.93 <= covered <= 0.97
+
+
+T = 2000
+LAWS = {
+    "power": lambda steps: 2 + 9 * steps**-0.35,
+    "a warm-up of 200 updates": lambda steps: 2 + 9 * (steps - 200) ** -0.35,
+    "a warm-up of 400 updates": lambda steps: 2 + 9 * (steps - 400) ** -0.35,
+    "two powers": lambda steps: 1.5 + 2 * steps**-0.1 + 20 * steps**-0.6,
+    "a kink": lambda steps: 2 + 9 * T**-0.35 * (steps / T) ** (-0.35 if steps < T else -0.28),
+    "a line in log T": lambda steps: 2.7 - 0.12 * math.log(steps / T),
+}
+
+
+def cover(law, true, sigma, seeds, studies, rungs=(0.25, 0.5, 1, 2, 4)):
+    """Return the share of studies whose interval holds the truth; the law is L(T) = `law` of LAWS."""
+    rng = np.random.default_rng([len(law), int(true * 100), seeds])
+    loss, holds = LAWS[law], 0
+    for _ in range(studies):
+        runs = {int(rung * T): loss(rung * T) + sigma * rng.standard_normal(seeds) for rung in rungs}
+        found = Ladder(runs).reach(loss(true * T) + sigma * rng.standard_normal(seeds), T)
+        holds += (found.low or 0.0) <= true <= (found.high or math.inf)
+    return holds / studies
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_it_covers_the_truth_where_the_law_is_only_nearly_right(law):
+    """One law through all five rungs covers it in 0 to 1 % of these studies, but for the right law and two powers."""
+    assert cover(law, 1.0, 0.002, 8, 40) >= 0.84  # 95 %, less 3.3 standard errors
+    assert cover(law, 1.3, 0.002, 8, 40) >= 0.80  # 93 %
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sigma", "seeds"), [(0.002, 8), (0.005, 3), (0.02, 3)])
+@pytest.mark.parametrize("true", [1.0, 1.15, 1.3, 1.41])
+@pytest.mark.parametrize("law", LAWS)
+def test_it_covers_the_truth_in_90_percent_under_every_law(law, true, sigma, seeds):
+    covered = cover(law, true, sigma, seeds, 500)
+    assert covered >= 0.90 - 0.03  # 3 standard errors are .03 to .04
+    if law == "power":
+        assert 0.93 - 0.02 <= covered <= 0.97 + 0.02
+
+
+def test_a_misfit_has_a_p_value_and_a_strange_exponent_is_mentioned():
+    """LAMB's published rungs: the one law through all four is rejected, F = 29.6 on 1 and 8 degrees of freedom."""
+    noise = np.array([-1, 0, 1]) * 0.0079
+    lamb = {1000: 1.8643, 2000: 1.6136, 4000: 1.4021, 6000: 1.3541}
+    ladder = Ladder({length: mean + noise for length, mean in lamb.items()})
+    assert ladder.misfit() == pytest.approx(0.0006, abs=0.0002)
+    assert ladder.remarks("lamb")[0].startswith("one power law is rejected for the ladder of lamb (p = 0.000")
+    assert Ladder({length: lamb[length] + noise for length in (1000, 2000, 4000)}).misfit() is None
+    straight = Ladder({length: 4 - 0.2 * math.log(length) + noise for length in LENGTHS})
+    assert straight.remarks("lamb") == ["the exponent 0.00 of the ladder of lamb is outside the usual 0.1 to 1"]
+
+
+def test_the_misfit_is_uniform_under_the_law():
+    rng = np.random.default_rng(5)
+    lengths = (500, 1000, 2000, 4000, 8000)
+    ladders = [Ladder({n: LAWS["power"](n) + 0.002 * rng.standard_normal(4) for n in lengths}) for _ in range(200)]
+    found = [p for ladder in ladders if (p := ladder.misfit()) is not None]
+    assert len(found) == 200
+    assert 0.4 < np.mean(found) < 0.6
+    assert np.mean(np.array(found) < 0.05) < 0.11
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, (500, 1000, 2000, 4000, 8000), (500, 625, 750, 875, 1000)])
+def test_the_loss_goes_over_from_law_to_law_without_a_jump(lengths):
+    rng = np.random.default_rng(1)
+    ladder = Ladder({length: LAWS["a kink"](length) + 0.002 * rng.standard_normal(3) for length in lengths})
+    for rung in lengths[1:-1]:
+        assert ladder.loss(rung * (1 - 1e-9)) == pytest.approx(ladder.loss(rung * (1 + 1e-9)), abs=1e-8)
+    if lengths[1] == 2 * lengths[0]:
+        assert [ladder.loss(length) for length in lengths] == pytest.approx(ladder.means.tolist(), abs=1e-6)
+        assert [ladder.variance(length) for length in lengths] == pytest.approx([1 / 3] * len(lengths), rel=1e-3)
+    else:  # rungs within a factor of 2 share one law
+        assert max(ladder.variance(length) for length in lengths[1:-1]) < 0.3
 
 
 def test_half_width_is_students_for_equal_variances_and_welchs_otherwise():

@@ -110,7 +110,7 @@ def test_the_tables_of_an_adopted_study(tmp_path, monkeypatch):
     slope = ["--slope", ".13", "--slope-from", "a law"]
     public.main(["study", "results/runs/theirs", "--name", "theirs", "--baseline", "muon", *slope])
     page = (tmp_path / "results/public/theirs.md").read_text()
-    assert "| soap | 2,500 | 3 | 3.2810 ± 0.0010 | 1.20 | 1.18 to 1.22 | faster |" in page
+    assert "| soap | 2,500 | 3 | 3.2810 ± 0.0010 | 1.20 | 1.18 to 1.22 | faster, by less than 1.25 |" in page
     assert "soap-s0.log, abc, sha256" in page
 
 

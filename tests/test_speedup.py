@@ -35,7 +35,7 @@ def test_soaps_rule_gives_the_true_speed_up_from_the_newcomers_ladder(tmp_path):
     assert steps.speedup.value == pytest.approx(1.5, rel=0.03)
     assert steps.speedup.low < 1.5 < steps.speedup.high
     assert flops.speedup.value == pytest.approx(steps.speedup.value / 1.25)
-    assert (steps.verdict, flops.verdict) == ("faster", "faster")
+    assert (steps.verdict, flops.verdict) == ("faster", "faster, by less than 1.25")
     assert row(comparison, "soap", "matched").speedup.value == pytest.approx(1.5, rel=0.03)
 
 
@@ -70,6 +70,10 @@ def test_much_noise_is_underpowered_and_one_seed_too(tmp_path):
     [
         (1.0, None, "faster"),
         (None, 1.0, "slower"),
+        (1.01, 1.26, "faster"),
+        (1.01, 1.25, "faster, by less than 1.25"),
+        (0.79, 0.99, "slower"),
+        (0.8, 0.99, "slower, by less than 1.25"),
         (0.81, 1.24, "no difference seen"),
         (0.79, 1.24, "underpowered"),
         (0.9, None, "underpowered"),

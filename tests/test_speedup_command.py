@@ -113,6 +113,7 @@ def test_json_is_all_that_is_printed(tmp_path):
         "verdict",
         "length",
         "arm",
+        "survives",
         "notes",
     ]
     assert all(list(each) == keys for each in rows)

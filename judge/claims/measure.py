@@ -18,10 +18,11 @@ from scipy.special import stdtrit
 
 from judge.arms import Arm
 from judge.claims.claim import Quantity, Statement
-from judge.ladder import CONFIDENCE, SEEDS, Speedup, half_width
+from judge.ladder import Speedup
 from judge.records import Run
 from judge.row import UNKNOWN, too_small
 from judge.speedup import RULES
+from judge.spread import CONFIDENCE, SEEDS, half_width
 from judge.timing import unsteady, untimed
 
 

@@ -10,9 +10,10 @@ from conventions.quantity import AXIS, TITLE
 from judge import race
 from judge.comparison import Comparison, Standing
 from judge.fairness import endings, unfair, unlike
-from judge.ladder import RUNGS, SEEDS
+from judge.ladder import RUNGS
 from judge.records import Run
 from judge.row import Row
+from judge.spread import SEEDS
 from judge.timing import device_of
 from judge.tuning.trials import Tuning
 from scripts.pages.canvas import style_of
@@ -45,7 +46,7 @@ def verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
     by_word: dict[str, list[str]] = {}
     for row in rows:
         if row.verdict:
-            by_word.setdefault(row.verdict, []).append(TITLE[row.axis])
+            by_word.setdefault(row.words, []).append(TITLE[row.axis])
     everywhere = ("diverged", *(word for word, axes in by_word.items() if len(axes) == len(TITLE)))
     where = {word: "" if word in everywhere else f" in {listed(axes)}" for word, axes in by_word.items()}
     return {"label": label, "words": where, "text": " ".join(text)}
@@ -145,8 +146,7 @@ def speedups(comparison: Comparison) -> list[dict[str, Any]]:
             "rule": rule,
             "seeds": rows[0].seeds,
             "cells": [
-                {"value": str(row.speedup), "interval": row.speedup.interval, "verdict": row.verdict or ""}
-                for row in rows
+                {"value": str(row.speedup), "interval": row.speedup.interval, "verdict": row.words} for row in rows
             ],
         }
         for (label, rule), rows in lines.items()
