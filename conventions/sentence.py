@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+import conventions.terminal  # noqa: F401 (so that every program prints what its terminal can show)
+
 # By contract a ValueError's message is a whole sentence that names the key or the file, and the remedy.
 BAD_INPUT = (ValueError, OSError, ModuleNotFoundError)
 # What others call what we offer.

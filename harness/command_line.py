@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conventions.config_keys import CONFIGS
+from conventions.paths import forget_empty
 from conventions.sentence import BAD_INPUT, complain, nearest, on_first_rank, sentence
 from harness.sweep import jobs
 from harness.words import flags_first, readable
@@ -56,6 +57,7 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
     """
 
     def run() -> None:
+        forget_empty(*(name for name in os.environ if name.startswith(("WANDB_", "HALFSTEP_"))))
         sys.argv[1:] = flags_first(sys.argv[1:])
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them
         try:
@@ -182,7 +184,7 @@ def help_text(about: str, arguments: list[str]) -> str:
         for a in arguments
         if re.fullmatch(r"\w+=[\w/]+", a) and (CONFIGS / a.replace("=", "/")).with_suffix(".yaml").is_file()
     ]
-    keys = (CONFIGS / "train.yaml").read_text()
+    keys = (CONFIGS / "train.yaml").read_text(encoding="utf-8")
     keys = keys[keys.index("\nsteps:") : keys.index("\nhydra:")].strip()
     parts = [
         about.strip(),
@@ -191,7 +193,8 @@ def help_text(about: str, arguments: list[str]) -> str:
     groups = [f"  {group:<11}{', '.join(_options(CONFIGS / group))}" for group in _groups()]
     parts.append("Groups (give group=option; group=option --help shows that option's keys):\n\n" + "\n".join(groups))
     for choice in chosen:
-        parts.append(f"{choice}:\n\n{(CONFIGS / choice.replace('=', '/')).with_suffix('.yaml').read_text().strip()}")
+        path = (CONFIGS / choice.replace("=", "/")).with_suffix(".yaml")
+        parts.append(f"{choice}:\n\n{path.read_text(encoding='utf-8').strip()}")
     parts.append("Sweeps: -m key=a,b,c. The composed config without running it: --cfg job.")
     return "\n\n".join(parts)
 

@@ -30,6 +30,8 @@ Row = dict[str, Any]
 AXES = ("step", "tokens", "flops/total", "seconds/total")
 # Seconds that a call of W&B's client may take: a server that is away costs START once and FINISH once.
 START, LOG, FINISH, TEARDOWN = 10.0, 10.0, 20.0, 5.0
+# Seconds that a run which has ended waits for what needs no server: the client to start, and to write its files.
+PATIENCE = 300.0
 GRACE = 5.0  # so that its own timeouts are reported as its own
 FAILURES = (Exception, SystemExit)  # whatever the client throws; Ctrl-C is not its
 
@@ -41,8 +43,9 @@ class WandbTracker:
     that it had not sent or written yet. So a start first asks how far the server has come, takes the rows that are
     missing there from metrics.jsonl, and sends none twice.
 
-    Every call of the client is bounded in time. One that fails online makes the mirror go on offline; one that
-    fails there ends the mirror. One line on stderr says so.
+    The client starts beside the training, however long that takes: until it is there, rows wait in metrics.jsonl.
+    Every call of it is bounded in time. One that fails online makes the mirror go on offline; one that fails there
+    ends the mirror. One line on stderr says so, and scripts.mirror can build the whole of it later.
 
     Args:
         project, entity: where in W&B; entity None is the account's own.
@@ -81,12 +84,15 @@ class WandbTracker:
             "reinit": "create_new",  # a run of the same sweep that failed may not have been finished
         }
         self._run: Any = None
+        self._starting: Future[Any] | None = None
+        self._trouble: str | None = None  # why it could not be online
         self._mode: str = mode
         self._next = 0  # steps below are there already
         if mode != "disabled":
             self._start()
 
     def log(self, row: Row) -> None:
+        self.take_up()
         if self._run is not None:
             try:
                 self._send(row)
@@ -95,11 +101,12 @@ class WandbTracker:
 
     def close(self, status: str) -> None:
         """Mark the run as ended; what could not be uploaded by then stays in its files."""
+        self.take_up(PATIENCE)
         if self._run is None:
             return
         command = self._sync_command
         try:
-            bounded(lambda: _finish(self._run, status), FINISH + GRACE)
+            bounded(lambda: _finish(self._run, status), (FINISH if self._mode == "online" else PATIENCE) + GRACE)
         except FAILURES as error:
             _tear_down()
             _say(f"W&B did not take the whole run ({_reason(error)}); upload the rest with: {command}")
@@ -108,6 +115,7 @@ class WandbTracker:
 
     def _cut(self) -> None:
         """Mark as cut, at exit, a run that nobody closed: W&B would take it for finished."""
+        self.take_up(START)
         if self._run is not None:
             with suppress(*FAILURES):
                 _finish(self._run, "cut")  # not bounded: no thread can start this late
@@ -122,22 +130,33 @@ class WandbTracker:
         online = "--include-online " if self._mode == "online" else ""
         return f"wandb sync {online}{shlex.quote(str(self._files))}"
 
-    def _start(self, trouble: str | None = None) -> None:
-        """Begin or go on, and catch up with metrics.jsonl. trouble: why it could not be online."""
-        try:
-            self._run = bounded(lambda: _init(self._options, self._mode), START + GRACE)
-            synced = _put_aside(self._files)
-            self._next = self._run.starting_step if self._mode == "online" else synced
-            atexit.register(self._cut)  # after the client's own hook, and so before it
-            for row in read_rows(self.folder / "metrics.jsonl"):
-                self._send(row)
-        except FAILURES as error:
-            self._fail(error)
-            return
+    def _start(self) -> None:
+        """Begin or go on, in a thread of its own: a loaded node takes minutes for it."""
+        self._starting = in_background(lambda: _init(self._options, self._mode))
+
+    def take_up(self, wait: float = 0.0) -> None:
+        """Catch up with metrics.jsonl once the client has started, for which this waits so many seconds."""
+        while self._starting is not None:
+            if not self._starting.done() and not wait:
+                return
+            try:
+                self._run = outcome_of(self._starting, wait)
+                self._starting = None
+                self._catch_up()
+            except FAILURES as error:
+                self._fail(error)
+
+    def _catch_up(self) -> None:
+        """Send the rows that W&B lacks, and say where it keeps them."""
+        synced = _put_aside(self._files)
+        self._next = self._run.starting_step if self._mode == "online" else synced
+        atexit.register(self._cut)  # after the client's own hook, and so before it
+        for row in read_rows(self.folder / "metrics.jsonl"):
+            self._send(row)
         if self._mode == "online":
             _say(f"W&B shows this run at {self._run.url}")
-        elif trouble:
-            _say(f"W&B is kept offline ({trouble}); upload it later with: {self._sync_command}")
+        elif self._trouble:
+            _say(f"W&B is kept offline ({self._trouble}); upload it later with: {self._sync_command}")
         else:
             _say(f"W&B is offline; upload it with: {self._sync_command}")
 
@@ -150,11 +169,11 @@ class WandbTracker:
         self._next = step + 1
 
     def _fail(self, error: BaseException) -> None:
-        self._run = None
+        self._run = self._starting = None
         _tear_down()
         if self._mode == "online" and not isinstance(error, ModuleNotFoundError):
-            self._mode = "offline"
-            self._start(trouble=_reason(error))
+            self._mode, self._trouble = "offline", _reason(error)
+            self._start()
         else:
             _say(f"W&B failed ({_reason(error)}); the run goes on without it, metrics.jsonl has every row")
 
@@ -228,8 +247,8 @@ def _next_step(files: Path) -> int:
     return 0
 
 
-def bounded(call: Callable[[], T], seconds: float) -> T:
-    """Return or raise what `call` does; a TimeoutError, and the call left behind, if that takes longer."""
+def in_background(call: Callable[[], T]) -> Future[T]:
+    """Make a call in a thread of its own, which holds up no exit; returns its outcome to come."""
     outcome: Future[T] = Future()
 
     def work() -> None:
@@ -239,12 +258,22 @@ def bounded(call: Callable[[], T], seconds: float) -> T:
             outcome.set_exception(error)
 
     Thread(target=work, daemon=True).start()
+    return outcome
+
+
+def outcome_of(outcome: Future[T], seconds: float) -> T:
+    """Return or raise what a call does; a TimeoutError, and the call left behind, if that takes longer."""
     try:
         return outcome.result(seconds)
     except TimeoutError:
         if outcome.done():  # the call's own
             raise
         raise TimeoutError(f"no answer within {seconds:.0f} s") from None
+
+
+def bounded(call: Callable[[], T], seconds: float) -> T:
+    """Return or raise what `call` does, within so many seconds: see `outcome_of`."""
+    return outcome_of(in_background(call), seconds)
 
 
 def _is_known(value: Any) -> bool:

@@ -32,7 +32,6 @@ def main() -> None:
     parser.add_argument("recipe", help=", ".join(data.RECIPES))
     parser.add_argument("keys", nargs="*", metavar="key=value", help="of configs/data/<recipe>.yaml")
     given = parser.parse_args()
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a path may be no UTF-8
     try:
         with one_sentence():
             keywords = bind(data.find(given.recipe), section(given.recipe, given.keys), "data")

@@ -74,7 +74,10 @@ def open_folder(path: Path, config: dict[str, Any] = CONFIG) -> RunFolder:
 
 
 def mirror(folder: RunFolder, **keywords: Any) -> WandbTracker:
-    return WandbTracker(folder.path, folder.config, folder.manifest, **keywords)
+    """A mirror whose client has started, so that what follows finds it there."""
+    to = WandbTracker(folder.path, folder.config, folder.manifest, **keywords)
+    to.take_up(LONG)
+    return to
 
 
 def row(step: int) -> dict[str, Any]:

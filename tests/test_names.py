@@ -1,6 +1,9 @@
 """Names, paths and counts on the command line: a name is a name whatever it looks like, and `~` is a home."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -9,7 +12,7 @@ from harness.command_line import composed
 from harness.config import config_hash, parse, whole_numbers
 from harness.schedule import build_schedule
 from harness.words import readable
-from tests.command import complaint, in_process, manifest, rows
+from tests.command import ROOT, complaint, in_process, manifest, rows
 
 TWO = ("steps=2", "log.every=2", "eval.every=2")
 
@@ -94,3 +97,26 @@ def test_what_other_tools_have_is_answered_with_what_we_have(here):
     assert "hydra/launcher=joblib is not there: launcher=serial, local and" in complaint(
         in_process("hydra/launcher=joblib")
     )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"), [("ascii", b"... x +/- e caf\xe9 ?"), ("latin-1", b"... \xd7 \xb1 \xe9 caf\xe9 ?")]
+)
+def test_a_terminal_that_lacks_a_character_gets_the_nearest(encoding, text):
+    assert "\u2026 \xd7 \xb1 \xe9 caf\udce9 \u4e2d".encode(encoding, "halfstep") == text
+
+
+def test_every_program_prints_in_an_ascii_terminal(here):
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code = "import conventions.sentence; print('\\u2026 \\xd7 \\xb1 \\xe9 caf\\udce9 \\u4e2d')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"... x +/- e caf\xe9 ?\n")
+
+
+def test_empty_variables_count_as_unset(here, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_PROJECT", "HALFSTEP_DATA"):
+        monkeypatch.setenv(name, "")
+    ended = in_process("tracker=wandb", "--cfg", "job", "--resolve")
+    assert "mode: online" in ended.out
+    assert "project: halfstep" in ended.out
+    assert "dir: ~/.cache/halfstep" in ended.out

@@ -75,7 +75,7 @@ def test_a_client_that_hangs_is_left_behind(tmp_path, capfd, clients, monkeypatc
     to = mirror(folder, mode="offline")
     log(folder, to, 0)
     clients[0].send_signal(signal.SIGSTOP)
-    for bound in ("FINISH", "GRACE", "TEARDOWN"):
+    for bound in ("PATIENCE", "GRACE", "TEARDOWN"):
         monkeypatch.setattr(wandb_tracker, bound, 0.5)
     to.close("finished")
     assert "no answer within" in capfd.readouterr().err
