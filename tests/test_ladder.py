@@ -155,9 +155,8 @@ def test_the_interval_covers_the_truth(power, speedup, noise, ratio):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.02, 0.05, 0.1, 0.2])
 @pytest.mark.parametrize("power", [0.1, 0.35, 1.0])
-@pytest.mark.parametrize("speedup", [0.8, 1.0, 1.3, 1.67])
+@pytest.mark.parametrize(("speedup", "noise"), [(0.8, 0.02), (1.0, 0.05), (1.0, 0.2), (1.3, 0.1), (1.67, 0.2)])
 def test_the_interval_covers_the_truth_in_93_to_97_percent(power, speedup, noise):
     covered, effects = simulate(power, speedup, noise, studies=2000)
     assert 0.93 <= covered <= 0.97

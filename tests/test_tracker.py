@@ -128,6 +128,7 @@ def test_a_resumed_run_goes_on_online(tmp_path, server, capfd):
     assert [r["step"] for r in run.rows] == [0, 10, 20, 30, 40, 50]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_look_finished(tmp_path):
     assert cut(tmp_path / "run", "exit") == 2
     found = records(RunFolder(tmp_path / "run", {}, ""))
