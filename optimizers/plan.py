@@ -4,14 +4,17 @@ This is the only file here that needs something of ours from outside, the bindin
 the folder can be taken home without it.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn, optim
 
+from conventions.config_keys import CONFIGS
 from conventions.keywords import bind, in_section
-from optimizers.registry import OptimizerInfo, find
+from conventions.sentence import nearest
+from optimizers.registry import ALLOW_TARGETS, OptimizerInfo, find
 
 EVERYONES = ("decay_embeddings",)  # keys that OptimizerInfo.build takes, whatever the optimizer
 
@@ -49,3 +52,34 @@ def check_optimizer(section: Mapping[str, Any], allow_targets: Sequence[str], de
     plan = OptimizerPlan(info, {**keywords, **bind(info.build, everyones, "optimizer", ["model"])})
     plan.build(nn.Linear(2, 2, device=device))
     return plan
+
+
+def overrides_of(word: str) -> list[str]:
+    """train.py's overrides for what a person calls an optimizer: a name of configs/optimizer, or a class path."""
+    names = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml") if path.stem != "external")
+    if word in names:
+        return [f"optimizer={word}"]
+    if "." not in word:
+        raise ValueError(f"there is no optimizer {word!r}: {nearest(word, names)}; a class is package.module.Class")
+    known = any(word.startswith(f"{prefix}.") for prefix in ALLOW_TARGETS)
+    trusted = [*ALLOW_TARGETS, *([] if known else [word.partition(".")[0]])]
+    info = find("external", word, trusted)
+    given = ["optimizer=external", f"optimizer._target_={word}"]
+    rate = _default_rate(info.constructor)
+    given += [f"optimizer.lr={rate}"] if rate else []
+    return [*given, *([] if known else [f"allow_targets=[{','.join(trusted)}]"])]
+
+
+def _default_rate(constructor: Any) -> float | None:
+    """The rate that a class itself starts from: what its range is laid round."""
+    parameter = inspect.signature(constructor).parameters.get("lr")
+    rate = parameter.default if parameter else None
+    return float(rate) if isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0 else None
+
+
+def defaults_of(constructor: Any) -> dict[str, Any]:
+    """The defaults in a constructor's own signature: the config of an external class need not name what is searched."""
+    parameters = inspect.signature(constructor).parameters.items()
+    kinds = (bool, int, float, str, list, tuple)
+    found = {key: each.default for key, each in parameters if isinstance(each.default, kinds)}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}

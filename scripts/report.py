@@ -25,9 +25,11 @@ from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from conventions.sentence import one_sentence
 from judge import race
+from judge.answer import missing, verdict
 from judge.arms import Arm
 from judge.comparison import Comparison, compare
 from judge.fairness import endings
+from judge.oddities import badges, oddities
 from judge.records import Run, find_runs
 from judge.timing import device_of
 from judge.tuning.trials import Tuning, tuning_of, with_tuning
@@ -81,8 +83,8 @@ def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, T
         mismatches=mismatches,
         unequal=unequal,
         race=tables.race_table(comparison) if racing else None,
-        verdicts=[] if racing else [tables.verdict(comparison, each) for each in comparison.standings[1:]],
-        missing=tables.missing(comparison),
+        verdicts=[] if racing else [verdict(comparison, each) for each in comparison.standings[1:]],
+        missing=missing(comparison, {label: style.name for label, style in styles.items()}),
         titles=list(TITLE.values()),
         length=comparison.length,
         target=quantity.loss(comparison.target),
@@ -111,7 +113,7 @@ def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, T
         ),
         shares=_drawn([shares]),
         kinds=kinds,
-        oddities=tables.oddities(comparison),
+        oddities=oddities(comparison),
         anchor=lambda run: anchors[str(run.folder)],
         notes=[note for note in notes if note not in set(endings(comparison.runs))],  # a table has those
         arms=[_arm(arm.label, arm.runs, comparison, details) for arm in _with_copies(comparison)],
@@ -167,7 +169,7 @@ def _arm(label: str, runs: Sequence[Run], comparison: Comparison, details: bool)
                 "run": run,
                 "name": run.name,
                 "about": f"{run.step:,} of {run.steps:,} updates, loss {quantity.loss(run.final_loss)}",
-                "badges": tables.badges(run, devices.most_common(1)[0][0] if devices else None),
+                "badges": badges(run, devices.most_common(1)[0][0] if devices else None),
                 "folder": str(run.folder),
                 "config": (run.folder / "config.yaml").read_text(encoding="utf-8") if details else "",
                 "manifest": json.dumps(run.manifest, indent=1) if details else "",

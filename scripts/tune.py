@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from conventions.sentence import one_sentence
 from harness.command_line import answer_help
 from harness.sweep.planned import launcher_of, train_all
+from judge.tuning.outcome import tuning_lines
 from scripts.pages import tuning_figure
-from scripts.study.tuner import TRIALS, Tuner, split, tuning_lines
+from scripts.study.tuner import TRIALS, Tuner, split
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -66,7 +66,7 @@ def test_it_shows_the_runs_of_the_study_alone(spec, study):
 
 
 def test_a_divergence_is_a_defeat(tmp_path):
-    from scripts.pages.workspace import wins
+    from judge.answer import wins
 
     write_study(tmp_path, {"soap": 1.3}, seeds=1)
     write_run(tmp_path, "adamw", 2000, 1)

@@ -2,9 +2,9 @@
 
 import pytest
 
+from judge.answer import missing, verdict
 from judge.tuning.search import Range
 from judge.tuning.trials import tuning_of, with_tuning, write_plan
-from scripts.pages import tables
 from scripts.pages.figures import curves
 from scripts.report import render
 from tests.study import compared, write_run, write_study
@@ -15,24 +15,28 @@ CPU = {"manifest": {"device.type": "cpu", "device.name": "a CPU"}}
 @pytest.mark.parametrize(("how", "where"), [({}, ""), (CPU, " in steps and FLOPs")])
 def test_a_verdict_names_its_axes_unless_they_are_all(tmp_path, how, where):
     comparison = compared(write_study(tmp_path, {"lion": 1.5}, noise=0.002, **how))
-    assert tables.verdict(comparison, comparison.standings[1])["words"] == {"faster": where}
+    assert verdict(comparison, comparison.standings[1])["words"] == {"faster": where}
 
 
 def test_a_divergence_has_no_axis(tmp_path):
     write_study(tmp_path, {"lion": 1.5}, noise=0.002, **CPU)
     write_run(tmp_path, "lion", 2000, 7, until=100, status="diverged", **CPU)
     comparison = compared(tmp_path)
-    assert tables.verdict(comparison, comparison.standings[1])["words"] == {"diverged": ""}
+    assert verdict(comparison, comparison.standings[1])["words"] == {"diverged": ""}
+
+
+def lacking(comparison):
+    return missing(comparison, {each.arm.label: each.optimizer for each in comparison.standings})
 
 
 def test_who_lacks_seeds_is_named_unless_all_do(tmp_path):
     write_study(tmp_path / "all", {"lion": 1.5, "soap": 1.3}, seeds=2)
-    assert tables.missing(compared(tmp_path / "all")) == "A verdict takes three seeds of each run."
+    assert lacking(compared(tmp_path / "all")) == "A verdict takes three seeds of each run."
     write_study(tmp_path / "one", {"lion": 1.5})
     write_run(tmp_path / "one", "soap", 2000, 0, 1.3)
-    assert tables.missing(compared(tmp_path / "one")) == "A verdict takes three seeds of each run, which soap lacks."
+    assert lacking(compared(tmp_path / "one")) == "A verdict takes three seeds of each run, which soap lacks."
     write_run(tmp_path / "one", "muon", 2000, 0, 1.3)
-    assert "which muon and soap lack." in tables.missing(compared(tmp_path / "one"))
+    assert "which muon and soap lack." in lacking(compared(tmp_path / "one"))
 
 
 def test_warnings_of_the_tuning_alone_have_a_title_of_their_own(tmp_path, monkeypatch):

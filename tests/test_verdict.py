@@ -10,13 +10,13 @@ import yaml
 
 from harness.config import parse
 from harness.device import resolve_device, resolve_dtype
-from optimizers.plan import check_optimizer
+from optimizers.plan import check_optimizer, overrides_of
 from scripts import publish, verdict
 from scripts.study import verdict_study
 from scripts.study.conformance import Check, conformance
 from scripts.study.plan_table import print_costs
 from scripts.study.tuner import Tuner
-from scripts.study.verdict_study import SCALES, Study, overrides_of
+from scripts.study.verdict_study import SCALES, Study
 from tests.tuned import Pretended
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from judge.comparison import Comparison
+from judge.means import finished, mean_by_arm
 from judge.records import Run
 from scripts.pages.canvas import Drawing, bars, style_of, total
 
@@ -26,7 +27,7 @@ def parts(comparison: Comparison, kind: str) -> Drawing | None:
         return None if None in values or not run.step else [value / run.step for value in values]
 
     scale, unit = (1e3, "milliseconds per update") if kind == "seconds" else (1.0, "FLOPs per update")
-    means = mean_by_arm(comparison, per_update)
+    means = _means(comparison, per_update)
     return _stacked(means, {name: PARTS[name] for name in names}, unit, f"parts-{kind}", f"{unit}, by part", scale)
 
 
@@ -37,7 +38,7 @@ def outside(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
         values = [run.last(f"seconds/{name}") for name in OUTSIDE]
         return None if not any(values) else [value or 0.0 for value in values]
 
-    means = mean_by_arm(comparison, per_run)
+    means = _means(comparison, per_run)
     taken = [i for i in range(len(OUTSIDE)) if any(values[i] for values in means.values())]
     colors = {name: color for i, (name, color) in enumerate(OUTSIDE.items()) if i in taken}
     kept = {label: values[taken] for label, values in means.items()}
@@ -52,17 +53,12 @@ def memory(comparison: Comparison, key: str, unit: str, scale: float = 1.0) -> D
         found = run.last(f"memory/{key}")
         return None if not found else [found]
 
-    return _stacked(mean_by_arm(comparison, value), {"": "#56708A"}, unit, f"memory-{key}", unit.capitalize(), scale)
+    return _stacked(_means(comparison, value), {"": "#56708A"}, unit, f"memory-{key}", unit.capitalize(), scale)
 
 
 def shares(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
     """What the updates consisted of: shares of their squared norm by kind of layer, mean over the run; the colours."""
-    known = {
-        kind: None
-        for standing in comparison.standings
-        for run in (standing.arm.finished(standing.length) if standing.length else [])
-        for kind in share_kinds(run)
-    }
+    known = {kind: None for standing in comparison.standings for run in finished(standing) for kind in share_kinds(run)}
     colors = {kind: KINDS[i % len(KINDS)] for i, kind in enumerate(known)}
     if not known:
         return None, {}
@@ -73,7 +69,7 @@ def shares(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
         moved = [row for row in rows if sum(row) > 0]  # SOAP's first step changes nothing
         return np.mean(moved, axis=0).tolist() if moved else None
 
-    means = mean_by_arm(comparison, over_the_run)
+    means = _means(comparison, over_the_run)
     unit = "share of the update's squared norm"
     return _stacked(means, colors, unit, "shares", f"{unit}, by kind of layer".capitalize(), totals=False), colors
 
@@ -84,15 +80,9 @@ def share_kinds(run: Run) -> list[str]:
     return [key.removeprefix(SHARE) for key in found]
 
 
-def mean_by_arm(comparison: Comparison, measure: Callable[[Run], Sequence[float] | None]) -> dict[str, np.ndarray]:
-    """Mean of a measure over the finished runs of each compared arm, by its short name, where all of them know it."""
-    means, styles = {}, style_of(comparison)
-    for standing in comparison.standings:
-        found = [measure(run) for run in (standing.arm.finished(standing.length) if standing.length else [])]
-        known = [values for values in found if values is not None]
-        if known and len(known) == len(found):
-            means[styles[standing.arm.label].name] = np.mean(known, axis=0)
-    return means
+def _means(comparison: Comparison, measure: Callable[[Run], Sequence[float] | None]) -> dict[str, np.ndarray]:
+    styles = style_of(comparison)
+    return {styles[label].name: values for label, values in mean_by_arm(comparison, measure).items()}
 
 
 def _stacked(

@@ -8,9 +8,8 @@ from conventions.config_keys import plain
 from conventions.quantity import TITLE
 from judge.arms import Arm
 from judge.comparison import Comparison
-from judge.curve import mean_curve
 from judge.ladder import RUNGS
-from judge.records import Point
+from judge.means import curves_of
 from judge.speedup import ladder_of, matched_length
 from scripts.pages.canvas import GREY, Drawing, by_optimizer, canvas, caption, style_of, ticks
 
@@ -74,19 +73,6 @@ def thinned(points: list[int], scale: str) -> list[int]:
     last = len(points) - 1
     shares = np.linspace(0, last, FINEST) if scale == "linear" else np.geomspace(1, last + 1, FINEST) - 1
     return [points[i] for i in sorted(set(shares.round().astype(int).tolist()))]
-
-
-def curves_of(comparison: Comparison, axis: str) -> list[tuple[str, list[Point], np.ndarray]]:
-    """(label, mean curve, losses of each seed (points, seeds)) of every compared arm whose runs know this axis."""
-    found = []
-    for standing in comparison.standings:
-        runs = standing.arm.finished(standing.length) if standing.length else []
-        curve = [point for point in mean_curve(runs) if getattr(point, axis) is not None]
-        by_step = [{point.steps: point.loss for point in run.points} for run in runs]
-        if curve:
-            seeds = np.array([[losses[point.steps] for losses in by_step] for point in curve])
-            found.append((standing.arm.label, curve, seeds))
-    return found
 
 
 def ladder(comparison: Comparison) -> Drawing | None:

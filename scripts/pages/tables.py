@@ -1,55 +1,23 @@
 """What the tables and the sentences of a report say, as plain rows that its page lays out."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from conventions import quantity
 from conventions.config_keys import plain
-from conventions.quantity import AXIS, TITLE
+from conventions.quantity import AXIS
 from judge import race
+from judge.answer import listed
 from judge.comparison import Comparison, Standing
-from judge.fairness import endings, unfair, unlike
-from judge.ladder import RUNGS
-from judge.records import Run
+from judge.fairness import unfair, unlike
+from judge.means import curves_of
+from judge.oddities import LOST, word
 from judge.row import Row
-from judge.spread import SEEDS
-from judge.timing import device_of
 from judge.tuning.trials import Tuning
 from scripts.pages.canvas import style_of
-from scripts.pages.figures import curves_of
 
-LOST = ("diverged", "failed", "cut", "running")
-NAMED = 6  # runs that a row lists by name
 SHOWN = 20  # evaluations of a curve that stand in a table
-
-
-def verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
-    """The newcomer's line on top: a word, and sentences with the figures behind it."""
-    base, label = comparison.standings[0], standing.arm.label
-    rows = [row for row in comparison.rows if row.arm == label and row.rule == "matched"]
-    vouched = [row for row in rows if row.decides or row.axis != "seconds"]  # the rest has a note
-    text = []
-    if standing.loss is not None and base.loss is not None:
-        text.append(
-            f"Final loss {quantity.loss(standing.loss)}{comparison.after(standing)} against {quantity.loss(base.loss)}."
-        )
-    if len(base.arm.lengths) >= RUNGS and any(row.speedup.known for row in vouched):
-        text.append(f"For its loss {comparison.baseline} would need {_times(vouched)}.")
-    if not standing.seeds:
-        text.append("It has no finished run.")
-    if standing.reached and comparison.target is not None and standing.length:
-        place = f"{standing.reached.steps:,.0f} of {standing.length:,} updates"
-        text.append(f"Inside this schedule it came to {quantity.loss(comparison.target)} after {place}.")
-    elif standing.loss is not None and comparison.target is not None:
-        text.append(f"It never came to {quantity.loss(comparison.target)}.")
-    by_word: dict[str, list[str]] = {}
-    for row in rows:
-        if row.verdict:
-            by_word.setdefault(row.words, []).append(TITLE[row.axis])
-    everywhere = ("diverged", *(word for word, axes in by_word.items() if len(axes) == len(TITLE)))
-    where = {word: "" if word in everywhere else f" in {listed(axes)}" for word, axes in by_word.items()}
-    return {"label": label, "words": where, "text": " ".join(text)}
 
 
 def race_table(comparison: Comparison) -> dict[str, Any]:
@@ -70,21 +38,6 @@ def race_table(comparison: Comparison) -> dict[str, Any]:
         )
     goal, takes = race.goal(comparison), race.verdict_takes(comparison)
     return {"leader": race.leader(comparison), "goal": goal, "takes": takes, "lines": lines}
-
-
-def missing(comparison: Comparison) -> str:
-    """What the folder lacks for a verdict; empty if nothing."""
-    base, short = comparison.standings[0], style_of(comparison)
-    counted = {row.arm: row.seeds for row in comparison.rows if row.rule == "matched"}
-    few = [short[label].name for label, seeds in counted.items() if seeds < SEEDS]
-    lacking = []
-    if len(base.arm.lengths) < RUNGS:
-        lacking.append(f"a figure for the speed-up takes {comparison.baseline} runs of three lengths")
-    if few:
-        who = "" if len(few) == len(counted) else f", which {listed(few)} lack{'s' * (len(few) == 1)}"
-        lacking.append(f"a verdict takes three seeds of each run{who}")
-    text = listed(lacking) if comparison.rows else ""
-    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def mismatches(comparison: Comparison) -> tuple[list[dict[str, str]], list[str]]:
@@ -179,36 +132,6 @@ def trials(comparison: Comparison, tunings: Mapping[str, Tuning]) -> list[dict[s
     return lines
 
 
-def oddities(comparison: Comparison) -> list[dict[str, Any]]:
-    """Rows of runs that count for less than others: what is the matter, and which they are."""
-    usual = Counter(device_of(run) for run in comparison.standings[0].arm.runs if run.rows).most_common(1)
-    device = usual[0][0] if usual else None
-    matters: dict[str, list[Run]] = {}
-    for run in comparison.runs:
-        for matter in _matters(run, device):
-            matters.setdefault(matter, []).append(run)
-    return [
-        {
-            "matter": matter,
-            "count": len(runs),
-            "all": len(runs) == len(comparison.runs),
-            "runs": runs[:NAMED],
-            "more": max(0, len(runs) - NAMED),
-        }
-        for matter, runs in matters.items()
-    ]
-
-
-def badges(run: Run, device: str | None) -> list[str]:
-    """What stands beside a run's name in red: the same, in a word or two each."""
-    found = [word(run)] if run.status in LOST else []
-    if device and run.rows and device_of(run) != device:
-        found.append(device_of(run))
-    if run.known("git", "dirty"):
-        found.append("uncommitted changes")
-    return found
-
-
 def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """The curves as a table: its columns, and rows of updates, tokens and mean losses there; some twenty of them."""
     curves = curves_of(comparison, "steps")
@@ -225,36 +148,6 @@ def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def word(run: Run) -> str:
-    """Its status, as it reads after a number."""
-    return {"cut": "cut off", "running": "still running"}.get(run.status, run.status)
-
-
-def listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
 def _own(key: str) -> str:
     """A key without the section that it is in."""
     return key.rpartition(".")[2]
-
-
-def _matters(run: Run, device: str | None) -> Iterator[str]:
-    for sentence in endings([run]):
-        yield sentence.removeprefix(f"{run.name} ").partition(": resume=true")[0]
-    if device and run.rows and device_of(run) != device:
-        yield f"ran on {device_of(run)}, the baseline on {device}"
-    if run.known("git", "dirty"):
-        yield f"uncommitted changes in the working tree, at commit {str(run.known('git', 'commit'))[:7]}"
-
-
-def _times(rows: Sequence[Row]) -> str:
-    """`1.27 times the steps and FLOPs (1.17 to 1.36) and ...`, axes of the same figure together."""
-    by_figure: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        ratio, words = row.speedup, {"above": "more than ", "below": "less than ", None: ""}
-        figure = str(ratio).strip("<>") if ratio.value is not None else ratio.interval
-        interval = f" ({ratio.interval})" if ratio.interval and ratio.censored is None else ""
-        if ratio.known:
-            by_figure.setdefault((f"{words[ratio.censored]}{figure}", interval), []).append(TITLE[row.axis])
-    return listed([f"{text} times the {listed(axes)}{end}" for (text, end), axes in by_figure.items()])

@@ -11,7 +11,7 @@ import wandb_workspaces.workspaces as workspaces
 from conventions import quantity
 from conventions.quantity import TITLE
 from harness.wandb_tracker import AXES, group_of
-from judge.arms import Arm
+from judge.answer import wins
 from judge.comparison import Comparison, Standing
 from scripts.pages.canvas import by_optimizer
 from scripts.pages.grid import Grid, markdown
@@ -90,24 +90,6 @@ def win_rates(comparison: Comparison) -> str:
     head = f"**Against {comparison.baseline}**, from the run folders: W&B has no part in these figures."
     table = markdown(Grid("", header, rows))
     return "\n".join([head, "", table, "", *(f"- **{warning}**" for warning in comparison.warnings)])
-
-
-def wins(base: Arm, arm: Arm) -> tuple[int, int]:
-    """Seeds and lengths at which an arm ended below the baseline's, and those that both have an outcome of.
-
-    A divergence is a defeat of whoever diverged; where both did, nobody won.
-    """
-
-    def outcomes(each: Arm) -> dict[tuple[int, int], float]:
-        return {
-            (run.seed, run.steps): float("inf") if run.final_loss is None else run.final_loss
-            for run in each.runs
-            if run.final_loss is not None or run.status == "diverged"
-        }
-
-    theirs, ours = outcomes(base), outcomes(arm)
-    met = theirs.keys() & ours.keys()
-    return sum(ours[place] < theirs[place] for place in met), len(met)
 
 
 def _runs(comparison: Comparison, study: str) -> workspaces.RunsetSettings:

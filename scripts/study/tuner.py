@@ -1,6 +1,5 @@
 """One optimizer's tuning: its trials before they have run, and what is chosen from them."""
 
-import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,20 +9,18 @@ from typing import Any
 
 import yaml
 
-from conventions import quantity
-from conventions.config_keys import flatten, plain, within
+from conventions.config_keys import flatten, plain
 from conventions.planned_run import PlannedRun
 from conventions.run_format import RUNS
 from harness.command_line import composed
 from harness.config import parse
 from harness.sweep.planned import plan_run
-from judge.arms import INDIFFERENT, MACHINE, settings
-from judge.records import find_runs
+from judge.tuning.outcome import refuse_other_trials, searched
 from judge.tuning.search import Space, Wanted, apply, neighbours, search_space
 from judge.tuning.search import settings as quasi_random
 from judge.tuning.trials import Tuning, tuning_of, write_choice, write_plan
 from models.plan import check_model
-from optimizers.plan import check_optimizer
+from optimizers.plan import check_optimizer, defaults_of
 
 TRIALS, SEED = 8, 1000
 AGAIN = 3  # the best, and its neighbours on either side
@@ -56,14 +53,14 @@ class Tuner:
         device = "cpu" if cfg.device == "cpu" else "meta"  # the runs may have a GPU that is not here
         info = check_optimizer(cfg.optimizer, cfg.allow_targets, device).info
         optimizer = str(cfg.optimizer.get("_target_") or cfg.optimizer["name"])
-        values["optimizer"] = {**_searchable(info.constructor), **values["optimizer"]}
+        values["optimizer"] = {**defaults_of(info.constructor), **values["optimizer"]}
         space = search_space(optimizer, flatten(values), ranges)
-        values["optimizer"] = {k: v for k, v in values["optimizer"].items() if k in cfg.optimizer or _within(k, space)}
-        searched = {key.partition("[")[0] for key in space}
+        values["optimizer"] = {k: v for k, v in values["optimizer"].items() if k in cfg.optimizer or searched(k, space)}
+        chosen = {key.partition("[")[0] for key in space}
         ours = [word for word in words if word.startswith(("optimizer", "allow_targets"))]
-        given = [word for word in ours if word.partition("=")[0] not in searched]
+        given = [word for word in ours if word.partition("=")[0] not in chosen]
         tuner = Tuner(optimizer, values, given, space, trials, RUNS / f"{cfg.study}-tuning" / optimizer)
-        tuner.refuse_other_trials()
+        refuse_other_trials(tuner.folder, tuner.flat, space)
         return tuner
 
     @property
@@ -116,46 +113,9 @@ class Tuner:
             f"for {self.steps:,}: {tokens / 1e6:,.1f}M tokens\n  {ranges}"
         )
 
-    def refuse_other_trials(self) -> None:
-        """Raises ValueError where the folder holds trials of another model, batch, length or anything else."""
-        if not self.folder.is_dir() or not any(self.folder.rglob("manifest.json")):
-            return
-        ours = {key: value for key, value in self.flat.items() if not within(key, (*INDIFFERENT, *MACHINE))}
-        for run in find_runs(self.folder):
-            theirs = settings(run)
-            for key in sorted(ours.keys() | theirs.keys()):
-                ignored = within(key, MACHINE) or _within(key, self.space)
-                if not ignored and ours.get(key) != theirs.get(key):
-                    raise ValueError(
-                        f"{run.folder} is a trial with {key}={plain(theirs.get(key))} and not {plain(ours.get(key))}: "
-                        "give another study, or the same keys"
-                    )
-            if run.steps not in (self.steps, self.steps // 2):
-                raise ValueError(
-                    f"{run.folder} is a trial of {run.steps:,} updates, which is neither steps={self.steps} nor half "
-                    "of it: give another study, or the same steps"
-                )
-
     def _training(self, steps: int, chosen: Mapping[str, float]) -> PlannedRun:
         changes = {**apply(self.flat, chosen), "steps": steps, "study": self.folder.parent.name}
         return plan_run(self.values, changes, self.folder)
-
-
-def tuning_lines(tuning: Tuning) -> list[str]:
-    """What came of it: a line for each trial, the best first, then what it cost and what to beware of."""
-    best = tuning.best
-    assert best is not None
-    lines = []
-    for each in [*tuning.again, *tuning.trials]:
-        values = ", ".join(f"{key.rpartition('.')[2]} {plain(value)}" for key, value in each.settings.items())
-        outcome = each.status if each.loss is None else quantity.loss(each.loss)
-        lines.append(f"  {each.steps:>7,} updates  {outcome:>8}  {values}{'   <- chosen' if each is best else ''}")
-    cost = f"{quantity.flops(tuning.flops)} FLOPs" if tuning.flops else "unknown FLOPs"
-    lines.append(
-        f"{tuning.optimizer}: {len(tuning.trials)} trials, {len(tuning.again)} runs at full length (the best and its "
-        f"neighbours), {tuning.diverged} diverged, {cost}"
-    )
-    return lines + [f"warning: {edge}" for edge in tuning.edges]
 
 
 def split(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -178,16 +138,3 @@ def split(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         else:
             own["ranges"][found[1].removeprefix("range.")] = value
     return own, rest
-
-
-def _searchable(constructor: Any) -> dict[str, Any]:
-    """The defaults in a constructor's own signature: the config of an external class need not name what is searched."""
-    parameters = inspect.signature(constructor).parameters.items()
-    kinds = (bool, int, float, str, list, tuple)
-    found = {key: each.default for key, each in parameters if isinstance(each.default, kinds)}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
-
-
-def _within(key: str, space: Space) -> bool:
-    """Whether a dotted key, or one of the optimizer's, is searched."""
-    return any(name.partition("[")[0] in (key, f"optimizer.{key}") for name in space)

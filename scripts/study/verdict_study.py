@@ -1,6 +1,5 @@
 """Everything that a verdict runs: the trials of a newcomer and of the baseline, then the runs that are compared."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +8,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-import optimizers
 from conventions.config_keys import CONFIGS
 from conventions.keywords import construct
 from conventions.planned_run import PlannedRun
@@ -19,12 +17,13 @@ from harness.config import config_hash, parse
 from harness.sweep.planned import plan_run, refuse_fixed, train_all
 from judge.comparison import Comparison, compare
 from judge.records import read_run
+from judge.tuning.outcome import tuning_lines
 from judge.tuning.search import apply
 from judge.tuning.trials import Tuning, tuning_folder, tuning_of, with_tuning
-from optimizers.registry import ALLOW_TARGETS
+from optimizers.plan import overrides_of
 from scripts.study.plan_table import PlanLine
 from scripts.study.published import Published
-from scripts.study.tuner import AGAIN, Tuner, split, tuning_lines
+from scripts.study.tuner import AGAIN, Tuner, split
 
 SCALES = CONFIGS / "verdict.yaml"
 BASELINE = "adamw"
@@ -148,26 +147,3 @@ class Study:
         tunings = {o: t for o, t in tuning_of(self.folder).items() if o in [each.optimizer for each in self.tuners]}
         runs = [read_run(run.folder) for tuner in self.tuners for run in self.compared(tuner)]
         return with_tuning(compare(runs, self.base.optimizer), tunings), tunings
-
-
-def overrides_of(word: str) -> list[str]:
-    """train.py's overrides for what a person calls an optimizer: a name of configs/optimizer, or a class path."""
-    names = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml") if path.stem != "external")
-    if word in names:
-        return [f"optimizer={word}"]
-    if "." not in word:
-        raise ValueError(f"there is no optimizer {word!r}: {nearest(word, names)}; a class is package.module.Class")
-    known = any(word.startswith(f"{prefix}.") for prefix in ALLOW_TARGETS)
-    trusted = [*ALLOW_TARGETS, *([] if known else [word.partition(".")[0]])]
-    info = optimizers.find("external", word, trusted)
-    given = ["optimizer=external", f"optimizer._target_={word}"]
-    rate = _default_rate(info.constructor)
-    given += [f"optimizer.lr={rate}"] if rate else []
-    return [*given, *([] if known else [f"allow_targets=[{','.join(trusted)}]"])]
-
-
-def _default_rate(constructor: Any) -> float | None:
-    """The rate that a class itself starts from: what its range is laid round."""
-    parameter = inspect.signature(constructor).parameters.get("lr")
-    rate = parameter.default if parameter else None
-    return float(rate) if isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0 else None

@@ -1,0 +1,89 @@
+"""Answers whether a newcomer is faster, in words: the verdict, the figures behind it, and what a verdict lacks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from conventions import quantity
+from conventions.quantity import TITLE
+from judge.arms import Arm
+from judge.comparison import Comparison, Standing
+from judge.ladder import RUNGS
+from judge.row import Row
+from judge.spread import SEEDS
+
+
+def verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
+    """A newcomer's line: the words of its verdict with the axes that they are about, and sentences with the figures."""
+    base, label = comparison.standings[0], standing.arm.label
+    rows = [row for row in comparison.rows if row.arm == label and row.rule == "matched"]
+    vouched = [row for row in rows if row.decides or row.axis != "seconds"]  # the rest has a note
+    text = []
+    if standing.loss is not None and base.loss is not None:
+        text.append(
+            f"Final loss {quantity.loss(standing.loss)}{comparison.after(standing)} against {quantity.loss(base.loss)}."
+        )
+    if len(base.arm.lengths) >= RUNGS and any(row.speedup.known for row in vouched):
+        text.append(f"For its loss {comparison.baseline} would need {_times(vouched)}.")
+    if not standing.seeds:
+        text.append("It has no finished run.")
+    if standing.reached and comparison.target is not None and standing.length:
+        place = f"{standing.reached.steps:,.0f} of {standing.length:,} updates"
+        text.append(f"Inside this schedule it came to {quantity.loss(comparison.target)} after {place}.")
+    elif standing.loss is not None and comparison.target is not None:
+        text.append(f"It never came to {quantity.loss(comparison.target)}.")
+    by_word: dict[str, list[str]] = {}
+    for row in rows:
+        if row.verdict:
+            by_word.setdefault(row.words, []).append(TITLE[row.axis])
+    everywhere = ("diverged", *(word for word, axes in by_word.items() if len(axes) == len(TITLE)))
+    where = {word: "" if word in everywhere else f" in {listed(axes)}" for word, axes in by_word.items()}
+    return {"label": label, "words": where, "text": " ".join(text)}
+
+
+def missing(comparison: Comparison, names: Mapping[str, str]) -> str:
+    """What the folder lacks for a verdict; empty if nothing. names: what the arms are called, by label."""
+    base = comparison.standings[0]
+    counted = {row.arm: row.seeds for row in comparison.rows if row.rule == "matched"}
+    few = [names[label] for label, seeds in counted.items() if seeds < SEEDS]
+    lacking = []
+    if len(base.arm.lengths) < RUNGS:
+        lacking.append(f"a figure for the speed-up takes {comparison.baseline} runs of three lengths")
+    if few:
+        who = "" if len(few) == len(counted) else f", which {listed(few)} lack{'s' * (len(few) == 1)}"
+        lacking.append(f"a verdict takes three seeds of each run{who}")
+    text = listed(lacking) if comparison.rows else ""
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def wins(base: Arm, arm: Arm) -> tuple[int, int]:
+    """Seeds and lengths at which an arm ended below the baseline's, and those that both have an outcome of.
+
+    A divergence is a defeat of whoever diverged; where both did, nobody won.
+    """
+
+    def outcomes(each: Arm) -> dict[tuple[int, int], float]:
+        return {
+            (run.seed, run.steps): float("inf") if run.final_loss is None else run.final_loss
+            for run in each.runs
+            if run.final_loss is not None or run.status == "diverged"
+        }
+
+    theirs, ours = outcomes(base), outcomes(arm)
+    met = theirs.keys() & ours.keys()
+    return sum(ours[place] < theirs[place] for place in met), len(met)
+
+
+def listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _times(rows: Sequence[Row]) -> str:
+    """`1.27 times the steps and FLOPs (1.17 to 1.36) and ...`, axes of the same figure together."""
+    by_figure: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        ratio, words = row.speedup, {"above": "more than ", "below": "less than ", None: ""}
+        figure = str(ratio).strip("<>") if ratio.value is not None else ratio.interval
+        interval = f" ({ratio.interval})" if ratio.interval and ratio.censored is None else ""
+        if ratio.known:
+            by_figure.setdefault((f"{words[ratio.censored]}{figure}", interval), []).append(TITLE[row.axis])
+    return listed([f"{text} times the {listed(axes)}{end}" for (text, end), axes in by_figure.items()])
