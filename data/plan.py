@@ -6,6 +6,8 @@ from typing import Any
 from conventions.keywords import bind, in_section
 from data import Dataset, find, load
 
+VOCABULARIES = {"bytes": 256, "gpt2": 50257}
+
 
 def check_data(section: Mapping[str, Any]) -> Callable[..., Dataset]:
     """Check a config's `data` section; returns a function that loads the corpus, as `data.load` does.
@@ -20,3 +22,14 @@ def check_data(section: Mapping[str, Any]) -> Callable[..., Dataset]:
             return load(section["name"], quiet=quiet, **keywords)
 
     return prepare
+
+
+def vocabulary(section: Mapping[str, Any], otherwise: int | None = None) -> int:
+    """How many distinct tokens the corpus of a config's `data` section has, which need not be there.
+
+    otherwise: where only preparing it would tell; without it that is a ValueError.
+    """
+    known = section.get("vocabulary") or VOCABULARIES.get(section.get("tokenizer", "")) or otherwise
+    if known is None:
+        raise ValueError(f"data.tokenizer={section.get('tokenizer')}: give model.vocabulary and data=synthetic instead")
+    return int(known)

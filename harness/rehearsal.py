@@ -1,6 +1,7 @@
 """An optimizer's steps outside any run: what they cost, and whether they run at all, without a pass of a model."""
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -157,6 +158,21 @@ def uncharged_per_step(build: Callable[[nn.Module], torch.optim.Optimizer], mode
         return (counted - rehearse(build, model, period)[0]) / period
     except Exception:  # an external class may fail in any way on random gradients; then nothing is claimed of it
         return None
+
+
+def passes_per_step(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module) -> dict[str, float]:
+    """Count what a step asks the Objective for, in whole batches: means over the second of two periods.
+
+    A period is a whole number of each that stands among the optimizer's attributes.
+    """
+    optimizer = build(model)
+    periods = [v for k, v in vars(optimizer).items() if k.startswith("every") and isinstance(v, int)]
+    steps = math.lcm(*periods)
+    objective = Rehearsal.on(model)
+    objective.steps(optimizer, steps)
+    before = dict(objective.passes)
+    objective.steps(optimizer, steps)
+    return {kind: (number - before[kind]) / steps for kind, number in objective.passes.items()}
 
 
 def _periods(group: dict[str, Any]) -> list[int]:

@@ -9,14 +9,16 @@ independent, and is too narrow if they are not. A cell beyond the ladder says ab
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
 
+from conventions.sentence import nearest
 from judge.declared import Sigma
 from judge.ladder import Ladder, Speedup
+from judge.readers.log import Line
 from judge.spread import CONFIDENCE
 
 SIZES = 3  # a line through two has no error to speak of
@@ -73,6 +75,31 @@ class Trend:
     @property
     def _t(self) -> float:
         return float(stdtrit(self.points - 2, (1 + CONFIDENCE) / 2))
+
+
+def cells_of(lines: Iterable[Line], keys: Mapping[str, str], where: str) -> Iterator[Cell]:
+    """The cells of a table's lines that have a loss.
+
+    Args:
+        keys: the columns of the optimizer, size, parameters, tokens, budget and loss.
+        where: the file, for errors.
+
+    Raises:
+        ValueError: a line has no such column, or no number there.
+    """
+    for line in lines:
+        values = line.values
+        for key in (keys["optimizer"], keys["size"], keys["parameters"], keys["tokens"]):
+            if key not in values:
+                raise ValueError(f"{where}, line {line.number}, has no {key}: {nearest(key, list(values))}")
+        if keys["loss"] in values:
+            try:
+                numbers = [float(values[keys[key]]) for key in ("parameters", "tokens", "loss")]
+            except ValueError as error:
+                raise ValueError(f"{where}, line {line.number}: {error}") from None
+            budget = str(values.get(keys["budget"], "")).removesuffix(".0")
+            name, size = str(values[keys["optimizer"]]), str(values[keys["size"]])
+            yield Cell(name, size, numbers[0], int(numbers[1]), numbers[2], budget)
 
 
 def figures(cells: Sequence[Cell], baseline: str, sigma: Sigma | None = None) -> list[Figure]:

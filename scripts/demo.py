@@ -9,9 +9,7 @@ that was cut off goes on. Each run has one thread: so small a model leaves nothi
 
 import argparse
 import sys
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,14 @@ import yaml
 
 from conventions import quantity
 from conventions.config_keys import CONFIGS
-from conventions.run_format import ENDED, read_rows, read_status
+from conventions.run_format import ENDED, read_status
 from conventions.sentence import one_sentence
 from harness.process import Process
-from harness.sweep.local import cores, visible_gpus
+from harness.sweep.probe import PROBED, probe
 from scripts import report, speedup
 
 EXPERIMENTS = CONFIGS / "experiment"
 FOLDER = "results/demo"
-PROBED = 20  # updates of each run in the probe; the first half of them warms up
 SWEEP = (sys.executable, str(CONFIGS.parent / "train.py"), "-m", "launcher=local", "launcher.threads=1", "resume=true")
 
 
@@ -40,47 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if left:
             plan = _read(EXPERIMENTS / "demo.yaml")
             print(f"{len(left)} runs; a probe of {PROBED} updates each ...", flush=True)
-            seconds = quantity.seconds(probe(left, plan))
+            sweep = [*SWEEP, f"experiment={','.join(left)}"]
+            seconds = quantity.seconds(probe(sweep, plan))
             print(f"{plan['steps']:,} updates each take about {seconds} on this machine as busy as it is.", flush=True)
-            if code := Process([*SWEEP, f"experiment={','.join(left)}"]).wait().code:
+            if code := Process(sweep).wait().code:
                 raise SystemExit(code)
     speedup.main([FOLDER])
     report.main([FOLDER])
-
-
-def probe(names: Sequence[str], plan: Mapping[str, Any]) -> float:
-    """Estimate the seconds that the runs will take side by side, by the same sweep over a few updates.
-
-    Raises ValueError if a run of the probe fails.
-    """
-    with tempfile.TemporaryDirectory(prefix="halfstep-probe-") as folder:
-        few = {"steps": PROBED, "eval.every": PROBED, "log.every": PROBED // 2}
-        place = {"run_dir": f"{folder}/${{optimizer.name}}", "hydra.sweep.dir": f"{folder}/sweep"}
-        overrides = [f"{key}={value}" for key, value in {**few, **place}.items()]
-        began = time.monotonic()
-        with Process([*SWEEP, f"experiment={','.join(names)}", *overrides], log=Path(folder, "log")) as process:
-            if (ending := process.wait()).code:
-                raise ValueError(f"the probe failed: {ending.last_words}")
-        own = time.monotonic() - began  # starting the processes and preparing the corpus are in it
-        found = [read_rows(path) for path in Path(folder).glob("*/metrics.jsonl")]
-    work = [remaining(rows, plan["steps"], plan["eval"]["every"]) for rows in found]
-    return own + span(work, len(visible_gpus()) or cores())
-
-
-def remaining(rows: Sequence[Mapping[str, Any]], steps: int, eval_every: int) -> float:
-    """Seconds of a run beyond those of its probe, whose rows these are: its updates and its evaluations."""
-    at = {row["step"]: row for row in rows}
-    update = (at[PROBED]["seconds/total"] - at[PROBED // 2]["seconds/total"]) / (PROBED - PROBED // 2)
-    evaluation = at[PROBED]["seconds/evaluate"] / 2  # before the first update and after the last
-    return (steps - PROBED) * update + (steps // eval_every - 1) * evaluation
-
-
-def span(work: Sequence[float], places: int) -> float:
-    """Seconds from the first start to the last end, where each place takes the next run as soon as it is free."""
-    free = [0.0] * places
-    for seconds in work:
-        free[free.index(min(free))] += seconds
-    return max(free)
 
 
 def _read(path: Path) -> dict[str, Any]:

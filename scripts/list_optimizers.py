@@ -18,13 +18,14 @@ import torch
 
 import optimizers
 from conventions.sentence import one_sentence
+from data.plan import vocabulary
 from harness.command_line import answer_help, composed
 from harness.config import Config, parse
 from models.base import LanguageModel
 from models.plan import check_model
 from optimizers.plan import check_optimizer
 from scripts.pages.grid import Grid, aligned
-from scripts.study.cost import UpdateCost, cost, vocabulary
+from scripts.study.cost import UpdateCost, cost
 
 GPT2 = {"model": "gpt2_125m", "batch.tokens": "524288", "data": "synthetic"}  # whose vocabulary is GPT-2's
 NONE = "-"
@@ -90,7 +91,7 @@ def costed(arguments: Sequence[str]) -> tuple[Config, LanguageModel, UpdateCost]
     info, build = planned.info, planned.build
     # What announces its own cost needs no memory; an external class has to be tried on a real model.
     with torch.device("cpu" if info.treat is None else "meta"):
-        model = build_model(vocabulary(cfg))
+        model = build_model(vocabulary(cfg.data))
     return cfg, model, cost(info, build, model, cfg.batch.tokens)
 
 

@@ -25,6 +25,7 @@ from judge.claims.claim_file import SCALES, list_claims, read_claim, with_others
 from judge.claims.verdict import Verdict, verify
 from judge.comparison import Comparison, compare
 from judge.measurements import FILE
+from judge.publication import UNKEPT
 from judge.records import find_runs
 from judge.tuning.trials import SUFFIX, tuning_of, with_tuning
 from scripts.pages.claim_table import overview, render
@@ -32,7 +33,6 @@ from scripts.pages.conclusions import page
 from scripts.pages.grid import Grid, markdown
 from scripts.pages.hardware import HARDWARE, hardware_tables, summary
 from scripts.pages.tuning_table import tuning_table
-from scripts.publish import UNKEPT
 
 ROOT = CONFIGS.parent
 FORMS = {"md": "markdown", "tex": "latex", "csv": "csv"}

@@ -12,17 +12,17 @@ command give the same bytes. make public runs both.
 import argparse
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from conventions import atomic
 from conventions.quantity import loss
-from conventions.sentence import nearest, one_sentence
+from conventions.sentence import one_sentence
 from judge.comparison import compare
-from judge.readers.log import Line, Source, source_of
+from judge.readers.log import Source, source_of
 from judge.readers.table import read_table
 from judge.records import find_runs
-from judge.scale import FARTHEST, Cell, Figure, Trend, figures, trend
+from judge.scale import FARTHEST, Figure, Trend, cells_of, figures, trend
 from scripts.pages.grid import Grid, comma_separated, markdown
 from scripts.speedup import add_declared, declared
 
@@ -48,7 +48,8 @@ def scale(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
     source, lines = source_of(Path(options.source), "table"), read_table(Path(options.source))
     grids: list[Grid] = []
     for column in options.loss.split(","):
-        found = figures(list(_cells(options, lines, column)), options.baseline, declared(options).sigma)
+        cells = list(cells_of(lines, {**vars(options), "loss": column}, options.source))
+        found = figures(cells, options.baseline, declared(options).sigma)
         grids += [_by_budget(options, found, column), _trends(found, options.baseline, column)]
     return grids, [_told(source, options)]
 
@@ -74,23 +75,6 @@ def study(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
     notes = dict.fromkeys(note for row in ratios.values() for note in row.notes if row.speedup.known)
     header = ["arm", "updates", "seeds", "final loss", f"{rule}, in updates", "95 % interval", "verdict"]
     return [Grid(f"Speed-up over {options.baseline}.", header, rows)], [*told, *notes]
-
-
-def _cells(options: argparse.Namespace, lines: Sequence[Line], column: str) -> Iterator[Cell]:
-    for line in lines:
-        for key in (options.optimizer, options.size, options.parameters, options.tokens):
-            if key not in line.values:
-                columns = list(line.values)
-                raise ValueError(f"{options.source}, line {line.number}, has no {key}: {nearest(key, columns)}")
-        if column in line.values:
-            values = line.values
-            try:
-                numbers = [float(values[key]) for key in (options.parameters, options.tokens, column)]
-            except ValueError as error:
-                raise ValueError(f"{options.source}, line {line.number}: {error}") from None
-            name, size = str(values[options.optimizer]), str(values[options.size])
-            budget = str(values.get(options.budget, "")).removesuffix(".0")
-            yield Cell(name, size, numbers[0], int(numbers[1]), numbers[2], budget)
 
 
 def _by_budget(options: argparse.Namespace, found: Sequence[Figure], column: str) -> Grid:

@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from conventions import atomic, quantity
@@ -49,34 +49,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence():
         path = options.output or options.folder / "report.html"
         tunings = tuning_of(options.folder.resolve())
-        write(with_tuning(compare(find_runs(options.folder), options.baseline), tunings), path, tunings)
+        comparison = with_tuning(compare(find_runs(options.folder), options.baseline), tunings)
+        atomic.write_text(path, page(comparison, tunings))
     print(f"report: {path}")
 
 
-def write(comparison: Comparison, path: Path, tunings: Mapping[str, Tuning] | None = None) -> None:
-    """Renders the page and puts it in place in one move. tunings: what its optimizers were tuned on."""
-    page = render(comparison, tunings=tunings)
-    if len(page.encode()) > LARGEST:
-        page = render(comparison, details=False, tunings=tunings)
-    atomic.write_text(path, page)
+def page(comparison: Comparison, tunings: Mapping[str, Tuning] | None = None) -> str:
+    """The page with every run's config and manifest in it, or without where it would be too large.
+
+    tunings: what its optimizers were tuned on.
+    """
+    whole = render(comparison, tunings=tunings)
+    return whole if len(whole.encode()) <= LARGEST else render(comparison, details=False, tunings=tunings)
+
+
+def template(name: str) -> Template:
+    """A template of scripts/pages; a value that it is not given is an error."""
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    ).get_template(name)  # fmt: skip
 
 
 def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, Tuning] | None = None) -> str:
     """The page. details: with every run's config and manifest in it."""
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("report.html")
     styles = style_of(comparison)
     mismatches, unequal = tables.mismatches(comparison)
     (shares, kinds), (outside, outside_colors) = bars.shares(comparison), bars.outside(comparison)
     anchors = {str(run.folder): f"run-{number}" for run, number in zip(comparison.runs, count(1), strict=False)}
     racing = race.is_race(comparison)
     notes = race.notes(comparison) if racing else comparison.notes
-    return template.render(
+    return template("report.html").render(
         title=f"A race against {comparison.baseline}" if racing else f"Faster than {comparison.baseline}?",
         facts=_facts(comparison),
         baseline=comparison.baseline,

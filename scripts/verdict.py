@@ -17,119 +17,31 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
 from conventions import atomic
-from conventions.quantity import TITLE
 from conventions.sentence import one_sentence
 from harness.config import parse
 from harness.sweep.planned import launcher_of
-from judge.comparison import Comparison
-from judge.row import Row
-from judge.tuning.trials import Tuning
+from judge.newcomer import NewcomerVerdict
 from optimizers.plan import check_optimizer
 from scripts import report
 from scripts.pages import tuning_figure
 from scripts.study.conformance import Check, conformance
 from scripts.study.plan_table import print_costs
 from scripts.study.tuner import Tuner
-from scripts.study.verdict_study import BASELINE, Study
+from scripts.study.verdict_study import Study
 
 VERDICTS = Path("results/verdicts")
-TOO_SMALL = "runs too small"  # as judge.row begins to say it
 
 
-@dataclass(frozen=True)
-class NewcomerVerdict:
-    """What is said of a newcomer."""
-
-    study: Study
-    checks: list[Check]
-    comparison: Comparison
-    tunings: dict[str, Tuning]
-
-    @cached_property
-    def rows(self) -> dict[str, Row]:
-        """The rows of the rule that decides, by axis."""
-        return {row.axis: row for row in self.comparison.rows if row.rule == "matched"}
-
-    @property
-    def optimizer(self) -> str:
-        return self.study.newcomer.optimizer
-
-    @property
-    def sentence(self) -> str:
-        """`lion, held against adamw at the scale tiny: slower in steps, .71 (.65 to .78); ...`."""
-        found = "; ".join(
-            f"{row.verdict or 'no verdict'} in {TITLE[axis]}"
-            + (f", {row.speedup}" if row.speedup.known else "")
-            + (f" ({row.speedup.interval})" if row.speedup.interval else "")
-            for axis, row in self.rows.items()
-        )
-        small = next((note for row in self.rows.values() for note in row.notes if note.startswith(TOO_SMALL)), "")
-        why = f" {small[0].upper()}{small[1:]}." if small else ""
-        failed = f" It fails {self.failed} of {len(self.checks)} checks of conformance." if self.failed else ""
-        return f"{self.optimizer}, held against {BASELINE} at the scale {self.study.name}: {found}.{why}{failed}"
-
-    @property
-    def failed(self) -> int:
-        return sum(not check.passed for check in self.checks)
-
-    @property
-    def scope(self) -> str:
-        return f"What a verdict at the scale {self.study.name} may say: {self.study.scale.may_say}"
-
-    @property
-    def protocol(self) -> str:
-        study, scale = self.study, self.study.scale
-        lengths = ", ".join(f"{length:,}" for length in study.lengths(study.base))
-        ours = ", ".join(f"{length:,}" for length in study.lengths(study.newcomer))
-        trials, seed = f"{scale.trials} trials of {scale.steps // 2:,} updates", study.base.values["seed"]
-        lost = ", ".join(f"{tuning.diverged} of {name}" for name, tuning in self.tunings.items())
-        return (
-            f"Speed-ups by the matched rule, above 1 is faster, with 95 % intervals from {len(scale.seeds)} seeds: the "
-            f"{BASELINE} length that reaches the newcomer's loss, from {BASELINE} at {lengths} updates and "
-            f"{self.optimizer} at {ours}. Both were tuned by {trials}, the best and its neighbours again at "
-            f"{scale.steps:,}, on the seed {seed}; diverged: {lost}."
-        )
-
-    def json(self) -> dict[str, Any]:
-        """Everything, with numbers as numbers."""
-        return {
-            **{"optimizer": self.optimizer, "baseline": BASELINE, "scale": self.study.name},
-            **{"verdict": self.rows["steps"].verdict if self.rows else None, "sentence": self.sentence},
-            **{"may_say": self.study.scale.may_say, "study": str(self.study.folder)},
-            "rows": [row.json() for row in self.comparison.rows],
-            "conformance": [asdict(check) for check in self.checks],
-            "tuning": {
-                name: {
-                    "trials": len(tuning.trials), "again": len(tuning.again), "diverged": tuning.diverged,
-                    "settings": tuning.best.settings if tuning.best else None, "loss": tuning.loss,
-                    "flops": tuning.flops, "edges": tuning.edges,
-                }
-                for name, tuning in self.tunings.items()
-            },
-            **{"warnings": self.comparison.warnings, "notes": self.comparison.notes},
-        }  # fmt: skip
-
-    def page(self) -> str:
-        """The report of the compared runs, with the verdict and the checks on top."""
-        page = report.render(self.comparison, tunings=self.tunings)
-        if len(page.encode()) > report.LARGEST:
-            page = report.render(self.comparison, details=False, tunings=self.tunings)
-        environment = Environment(
-            loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        facts = {"sentence": self.sentence, "protocol": self.protocol, "scope": self.scope, "checks": self.checks}
-        top = environment.get_template("verdict.html").render(**facts, failed=self.failed)
-        return page.replace("<main>", f"<main>\n{top}", 1)
+def page(verdict: NewcomerVerdict) -> str:
+    """The report of the compared runs, with the verdict and the checks on top."""
+    top = report.template("verdict.html").render(verdict=verdict)
+    return report.page(verdict.comparison, verdict.tunings).replace("<main>", f"<main>\n{top}", 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -146,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         checks = _checked(study.newcomer, place)
         print("".join(f"{each}\n" for each in study.take_over(preparing=True) if each not in said), end="")
         study.train(launcher)
-        verdict = NewcomerVerdict(study, checks, *study.comparison())
-        atomic.write_text(place / "report.html", verdict.page())
+        verdict = study.verdict([asdict(check) for check in checks])
+        atomic.write_text(place / "report.html", page(verdict))
         atomic.write_text(place / "verdict.json", json.dumps(verdict.json(), indent=1) + "\n")
         tuning_figure.save(verdict.tunings, place / "learning_rate")
         for warning in verdict.comparison.warnings:

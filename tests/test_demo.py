@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from harness.sweep.probe import probe, remaining, span
 from scripts import demo
 from tests.command import ROOT
 
@@ -14,12 +15,12 @@ def test_what_is_left_of_a_run_counts_updates_and_evaluations():
         {"step": 10, "seconds/total": 3.0},  # the first updates are slow, and not counted
         {"step": 20, "seconds/total": 4.0, "seconds/evaluate": 1.0},
     ]
-    assert demo.remaining(rows, 2000, 100) == pytest.approx(1980 * 0.1 + 19 * 0.5)
+    assert remaining(rows, 2000, 100) == pytest.approx(1980 * 0.1 + 19 * 0.5)
 
 
 @pytest.mark.parametrize(("places", "seconds"), [(1, 21.0), (2, 12.0), (6, 6.0), (9, 6.0)])
 def test_runs_side_by_side_take_as_long_as_the_busiest_place(places, seconds):
-    assert demo.span([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], places) == seconds
+    assert span([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], places) == seconds
 
 
 def test_finished_runs_are_shown_and_not_trained_again(tmp_path, monkeypatch, capsys):
@@ -35,6 +36,7 @@ def test_finished_runs_are_shown_and_not_trained_again(tmp_path, monkeypatch, ca
 
 @pytest.mark.slow
 def test_a_probe_of_real_runs(here):
-    long, short = (demo.probe(["demo_adamw", "demo_soap"], {"steps": n, "eval": {"every": n}}) for n in (10**6, 100))
+    sweep = [*demo.SWEEP, "experiment=demo_adamw,demo_soap"]
+    long, short = (probe(sweep, {"steps": n, "eval": {"every": n}}) for n in (10**6, 100))
     assert long > short > 0
     assert not list(here.glob("results/*"))

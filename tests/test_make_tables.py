@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from conventions.config_keys import CONFIGS
+from judge import publication
 from judge.claims.claim import CLAIMS
 from judge.claims.claim_file import read_claim
 from scripts import make_tables, publish
@@ -102,7 +103,7 @@ def swept(copied, monkeypatch):
     for tuner in asked.tuners.values():
         tuner.begin()
     train(claim, "small", Path("results/runs"), {"soap": 1.5}, noise=0.002)
-    monkeypatch.setattr(publish, "RESULTS", copied / "results")
+    monkeypatch.setattr(publication, "RESULTS", copied / "results")
     publish.main([str(path) for path in Path("results/runs").iterdir()])
     return copied
 

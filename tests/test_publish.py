@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from judge import publication
 from judge.records import find_runs
 from scripts import publish
 from tests.claimed import change
@@ -12,7 +13,7 @@ from tests.study import write_run
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    monkeypatch.setattr(publish, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(publication, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
     folder = tmp_path / "runs" / "first"
     for seed in range(2):
@@ -26,7 +27,7 @@ def test_copies_config_manifest_and_metrics_and_no_weights(study, tmp_path, caps
     publish.main([str(study)])
     published = find_runs(tmp_path / "results" / "first")
     assert [run.final_loss for run in published] == [run.final_loss for run in find_runs(study)]
-    assert {path.name for run in published for path in run.folder.iterdir()} == {*publish.KEPT}
+    assert {path.name for run in published for path in run.folder.iterdir()} == {*publication.KEPT}
 
 
 def test_one_optimizers_part_alone(study, tmp_path, capsys):
@@ -89,7 +90,7 @@ def test_a_study_with_more_runs_since_is_completed(study, tmp_path, monkeypatch,
     write_run(study, seed=8)
     write_run(study / "deeper", "lion", seed=9)
     (study / "tuning.yaml").write_text("ranges: {wider: 1}")
-    whole, cut = publish.copy_run, []
+    whole, cut = publication.copy_run, []
 
     def killed(run, place):
         if cut:
@@ -97,11 +98,11 @@ def test_a_study_with_more_runs_since_is_completed(study, tmp_path, monkeypatch,
         cut.append(run)
         whole(run, place)
 
-    monkeypatch.setattr(publish, "copy_run", killed)
+    monkeypatch.setattr(publication, "copy_run", killed)
     with pytest.raises(KeyboardInterrupt):
         publish.main([str(study)])
     assert len(find_runs(target)) == 2
-    monkeypatch.setattr(publish, "copy_run", whole)
+    monkeypatch.setattr(publication, "copy_run", whole)
     publish.main([str(study)])
     assert sorted(run.seed for run in find_runs(target)) == [0, 1, 8, 9]
     assert {path: path.stat().st_ino for path in before} == before  # what was there is left alone
@@ -136,8 +137,8 @@ def test_a_run_is_copied_manifest_last(study, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         draft.write_bytes(source.read_bytes())
 
-    monkeypatch.setattr(publish.shutil, "copyfile", copy)
+    monkeypatch.setattr(publication.shutil, "copyfile", copy)
     with pytest.raises(KeyboardInterrupt):
-        publish.copy_run(run, tmp_path / "copy")
+        publication.copy_run(run, tmp_path / "copy")
     assert made[-1] == ".new-manifest.json"  # without it the copy is no run yet
     assert {path.name for path in (tmp_path / "copy").iterdir()} == {"config.yaml", "metrics.jsonl"}

@@ -14,12 +14,12 @@ from conventions.config_keys import CONFIGS, flatten
 from harness.command_line import composed
 from harness.config import config_hash
 from harness.sweep.planned import plan_run, train_all
+from judge.publication import publish
 from judge.records import find_runs
 from judge.tuning.search import Range, apply, search_space, settings
 from judge.tuning.trials import tuning_of, unequal, with_tuning
 from scripts import report, tune
 from scripts.pages import tuning_figure
-from scripts.publish import publish
 from scripts.study.tuner import SEED, Tuner
 from tests.command import ROOT, environment
 from tests.study import compared, write_run, write_study

@@ -76,7 +76,7 @@ def brief(pretended, monkeypatch):
     """The same without the plan, the checks and the page, which take seconds."""
     monkeypatch.setattr(verdict, "print_costs", lambda *_: None)
     monkeypatch.setattr(verdict, "conformance", lambda *_: [Check("it steps", True, "12 updates")] * 2)
-    monkeypatch.setattr(verdict.NewcomerVerdict, "page", lambda self: "")
+    monkeypatch.setattr(verdict, "page", lambda _: "")
     return pretended
 
 

@@ -89,6 +89,15 @@ class Tuning:
         found = [run.flops for run in self.runs if run.counts]
         return None if None in found else float(sum(flops for flops in found if flops is not None))
 
+    def json(self) -> dict[str, Any]:
+        """Its size, its cost and what was chosen."""
+        best = self.best
+        return {
+            **{"trials": len(self.trials), "again": len(self.again), "diverged": self.diverged},
+            **{"settings": best.settings if best else None, "loss": self.loss},
+            **{"flops": self.flops, "edges": self.edges},
+        }
+
     @property
     def unended(self) -> str:
         """A sentence on the trials that were cut off, failed or still run; empty if all ended."""

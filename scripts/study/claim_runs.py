@@ -22,10 +22,10 @@ from harness.config import config_hash, parse
 from harness.sweep.planned import launcher_of, plan_run, refuse_fixed, sweep_until
 from judge.claims.claim import Claim, PlanCell
 from judge.claims.plan import ArmPlan, StudyPlan, fill, read_studies
+from judge.publication import copy_run
 from judge.records import Run, read_run
 from judge.tuning.rates import best_rates, rate_space
 from judge.tuning.trials import SUFFIX
-from scripts.publish import copy_run
 from scripts.study.tuner import SEED, Tuner
 
 

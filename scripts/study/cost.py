@@ -1,18 +1,14 @@
 """What a step of an optimizer costs beyond the gradient, from what it announces and from a rehearsal; no training."""
 
-import math
 from dataclasses import dataclass
 
 from torch import nn
 
-from harness.config import Config
 from harness.recorder import tensor_bytes
-from harness.rehearsal import Rehearsal, uncharged_per_step
+from harness.rehearsal import Rehearsal, passes_per_step, uncharged_per_step
 from optimizers.registry import OptimizerInfo
 from optimizers.treatment import Treatment
 from scripts.study.toy import Build, tiny_model
-
-VOCABULARIES = {"bytes": 256, "gpt2": 50257}
 
 # FLOPs in gradients: the passes forward and backward are one; a Hessian-vector product differentiates both once more,
 # in a pass of its own or in the gradient's.
@@ -45,7 +41,7 @@ class UpdateCost:
 def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> UpdateCost:
     """Find what an update of `model` on so many tokens costs; an optimizer that announces it needs no memory (meta)."""
     announced = info.treatments(build(model), model, tokens)
-    passes = passes_per_step(build)
+    passes = passes_per_step(build, smallest_model())
     if announced is not None:
         state = sum(found.state_bytes for found in announced.values())
         return UpdateCost(announced, True, state, sum(found.flops for found in announced.values()), passes)
@@ -58,24 +54,6 @@ def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> Up
     return UpdateCost(kept, False, tensor_bytes(optimizer.state.values()), uncharged_per_step(build, model), passes)
 
 
-def vocabulary(cfg: Config) -> int:
-    """How many distinct tokens the data have, which need not be there."""
-    known = cfg.data.get("vocabulary") or VOCABULARIES.get(cfg.data.get("tokenizer", ""))
-    if known is None:
-        raise ValueError(
-            f"data.tokenizer={cfg.data.get('tokenizer')}: give model.vocabulary and data=synthetic instead"
-        )
-    return int(known)
-
-
-def passes_per_step(build: Build) -> dict[str, float]:
-    """Means over the second of two periods: a whole number of each that stands among the keywords."""
-    model = tiny_model(layers=1, heads=1, width=4, context=2, vocabulary=4)
-    optimizer = build(model)
-    periods = [v for k, v in vars(optimizer).items() if k.startswith("every") and isinstance(v, int)]
-    steps = math.lcm(*periods)
-    objective = Rehearsal.on(model)
-    objective.steps(optimizer, steps)
-    before = dict(objective.passes)
-    objective.steps(optimizer, steps)
-    return {kind: (number - before[kind]) / steps for kind, number in objective.passes.items()}
+def smallest_model() -> nn.Module:
+    """A model on which an optimizer's passes are counted."""
+    return tiny_model(layers=1, heads=1, width=4, context=2, vocabulary=4)

@@ -10,9 +10,9 @@ from conventions.run_format import ENDED, RUNS
 from data.plan import check_data
 from harness.config import Config, config_hash
 from harness.device import resolve_device, resolve_dtype
+from judge.publication import copy_run
 from judge.records import Run, read_run
 from judge.timing import device_of
-from scripts.publish import copy_run
 
 RESULTS = RUNS.parent
 READY = ("stdlib", "synthetic")  # corpora that are prepared in a second

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 
 import models
+from data.plan import VOCABULARIES, vocabulary
 from harness.config import Config
 from harness.device import resolve_device
 from harness.hessian import Hessian
 from harness.probe import gradient_speed, step_seconds
+from harness.rehearsal import passes_per_step
 from optimizers.plan import check_optimizer
-from scripts.study.cost import passes_per_step, vocabulary
+from scripts.study.cost import smallest_model
 from scripts.study.toy import Build
 
 ROW_BYTES = 1400  # of metrics.jsonl
@@ -87,14 +89,14 @@ def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], RunCost]:
 
 def _model(cfg: Config, **changed: int) -> Any:
     shape = {key: value for key, value in cfg.model.items() if key not in ("vocabulary", "name", "family")}
-    rows = models.padded_vocabulary(cfg.model["vocabulary"], vocabulary(cfg))
+    rows = models.padded_vocabulary(cfg.model["vocabulary"], vocabulary(cfg.data, VOCABULARIES["gpt2"]))
     return models.find(cfg.model["family"])(**{**shape, **changed}, vocabulary=rows)
 
 
 def _curvature(build: Build, model: Any, cfg: Config, gradient: float) -> float | None:
     """FLOPs of a step beyond the gradient, a mean over a period of the optimizer's refreshes."""
     try:
-        passes = passes_per_step(build)
+        passes = passes_per_step(build, smallest_model())
     except Exception:  # an external class may fail in any way on random gradients; then nothing is claimed of it
         return None
     extra = (passes["gradient"] - 1 + passes["sampled_grads"]) * gradient

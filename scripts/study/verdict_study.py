@@ -15,11 +15,12 @@ from conventions.run_format import RUNS
 from conventions.sentence import nearest
 from harness.config import config_hash, parse
 from harness.sweep.planned import plan_run, refuse_fixed, train_all
-from judge.comparison import Comparison, compare
+from judge.comparison import compare
+from judge.newcomer import NewcomerVerdict, VerdictScale
 from judge.records import read_run
 from judge.tuning.outcome import tuning_lines
 from judge.tuning.search import apply
-from judge.tuning.trials import Tuning, tuning_folder, tuning_of, with_tuning
+from judge.tuning.trials import tuning_folder, tuning_of, with_tuning
 from optimizers.plan import overrides_of
 from scripts.study.plan_table import PlanLine
 from scripts.study.published import Published
@@ -28,19 +29,6 @@ from scripts.study.tuner import AGAIN, Tuner, split
 SCALES = CONFIGS / "verdict.yaml"
 BASELINE = "adamw"
 RANGES = "range.optimizer.<key> and range.schedule.warmup"  # of a newcomer's own keys, and of what all are tuned in
-
-
-@dataclass(frozen=True)
-class VerdictScale:
-    """An entry of configs/verdict.yaml, which says what the keys mean."""
-
-    config: list[str]
-    steps: int
-    trials: int
-    seeds: list[int]
-    baseline: list[float]
-    newcomer: list[float]
-    may_say: str
 
 
 @dataclass(frozen=True)
@@ -84,8 +72,7 @@ class Study:
 
     def lengths(self, tuner: Tuner) -> list[int]:
         """Return the lengths of an optimizer's compared runs, in updates."""
-        shares = self.scale.baseline if tuner is self.base else self.scale.newcomer
-        return sorted(round(share * self.scale.steps) for share in shares)
+        return self.scale.lengths(self.scale.baseline if tuner is self.base else self.scale.newcomer)
 
     def compared(self, tuner: Tuner) -> list[PlannedRun]:
         """The runs of an optimizer that the verdict is read from, with what was chosen for it."""
@@ -142,8 +129,10 @@ class Study:
             print("\n".join(tuning_lines(tuning)), flush=True)
         train_all([run for tuner in self.tuners for run in self.compared(tuner)], self.folder, launcher)
 
-    def comparison(self) -> tuple[Comparison, dict[str, Tuning]]:
+    def verdict(self, checks: list[dict[str, Any]]) -> NewcomerVerdict:
         """Compare the chosen runs alone, whatever else is in the folder."""
         tunings = {o: t for o, t in tuning_of(self.folder).items() if o in [each.optimizer for each in self.tuners]}
         runs = [read_run(run.folder) for tuner in self.tuners for run in self.compared(tuner)]
-        return with_tuning(compare(runs, self.base.optimizer), tunings), tunings
+        comparison = with_tuning(compare(runs, self.base.optimizer), tunings)
+        about = self.newcomer.optimizer, int(self.base.values["seed"])
+        return NewcomerVerdict(self.name, self.scale, self.folder, *about, checks, comparison, tunings)
