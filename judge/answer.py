@@ -7,9 +7,13 @@ from conventions import quantity
 from conventions.quantity import TITLE
 from judge.arms import Arm
 from judge.comparison import Comparison, Standing
+from judge.fairness import unfair, unlike
 from judge.ladder import RUNGS
 from judge.row import Row
 from judge.spread import SEEDS
+from judge.timing import device_of
+
+SHAPE = {"layers": "layers", "heads": "heads", "width": "wide"}
 
 
 def verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
@@ -53,6 +57,50 @@ def missing(comparison: Comparison, names: Mapping[str, str]) -> str:
         lacking.append(f"a verdict takes three seeds of each run{who}")
     text = listed(lacking) if comparison.rows else ""
     return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def mismatches(comparison: Comparison, names: Mapping[str, str]) -> tuple[list[dict[str, str]], list[str]]:
+    """What differs between compared runs but should not: rows with the baseline's value and others', and sentences.
+
+    names: what the arms are called, by label.
+    """
+    base = comparison.standings[0].arm
+    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
+    said: set[str] = set()
+    for standing in comparison.standings[1:]:
+        arm, lengths = standing.arm, (comparison.length, standing.length)
+        differing = unlike(base, arm, *lengths).items()
+        for sentence, (key, (theirs, ours)) in zip(unfair(base, arm, *lengths), differing, strict=True):
+            said.add(sentence)
+            if sentence in comparison.warnings:  # what was tuned for each is none
+                rows.setdefault((key, theirs), {}).setdefault(ours, []).append(names[arm.label])
+    table = [
+        {"key": key, "base": theirs, "value": value, "who": listed(who)}
+        for (key, theirs), values in rows.items()
+        for value, who in values.items()
+    ]
+    return table, [warning for warning in comparison.warnings if warning not in said]
+
+
+def facts(comparison: Comparison) -> str:
+    """A line on what was compared: study, model, corpus, batch, device; of foreign runs where they are from."""
+    run = next((run for run in comparison.runs if run.rows), comparison.runs[0])
+    model, data, context = run.section("model"), run.section("data"), run.config.get("context")
+    studies = sorted({str(run.manifest.get("study") or run.folder.parent.name) for run in comparison.runs})
+    shape = ", ".join(f"{model[key]} {word}" for key, word in SHAPE.items() if key in model)
+    tokens, origin = (
+        run.section("batch").get("tokens"),
+        run.known("origin", "repository") or run.known("origin", "format"),
+    )
+    facts = [
+        f"Study {', '.join(studies)}: {len(comparison.runs)} runs",
+        f"trained elsewhere ({origin})" if origin else "",
+        " ".join(filter(None, [model.get("name", "an unknown model"), shape and f"({shape})"])),
+        data.get("name", "unknown data") + (f", context {context}" if context else ""),
+        f"{tokens:,} tokens per update" if tokens else "",
+        ", ".join(sorted({device_of(run) for run in comparison.runs if run.rows})),
+    ]
+    return "; ".join(fact for fact in facts if fact) + "."
 
 
 def wins(base: Arm, arm: Arm) -> tuple[int, int]:

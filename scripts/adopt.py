@@ -13,7 +13,6 @@ results/runs/STUDY/, and a table that says of each run what was odd.
 """
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from conventions.sentence import cut_short, one_sentence
 from judge.readers import read
 from judge.readers.adoption import Adopted, Wish, adopt, described, write
 from judge.readers.log import Source
+from judge.readers.remarks import remarks
 from judge.readers.series import runs_in, without_repeats
 from judge.readers.units import QUANTITIES, meaning_of, parse_map
 
@@ -81,21 +81,8 @@ def show(adopted: Sequence[Adopted], left: Sequence[tuple[str, str]], console: C
             *(str(len(each.run.evaluations)), end, time),
         )
     console.print(table)
-    said = [(note, each.run.name) for each in adopted for note in [*each.run.notes, *filter(None, [each.error])]]
-    for note, names in _gathered([*said, *((f"left out, {why}", name) for name, why in left)]).items():
-        whose = names[0] if len(names) == 1 else f"{len(names)} runs ({names[0]}, ...)"
-        console.print(f"- {whose}: {note}", style="dim", highlight=False, markup=False)
-    unknown = Counter(key for each in adopted for key in each.manifest["origin"]["unknown"])
-    listed = ", ".join(key if count == len(adopted) else f"{key} ({count} runs)" for key, count in unknown.items())
-    console.print(f"unknown, and left so: {listed}", highlight=False, markup=False)
-
-
-def _gathered(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """{sentence: the runs that it is about}, in order."""
-    found: dict[str, list[str]] = {}
-    for sentence, name in pairs:
-        found.setdefault(sentence, []).append(name)
-    return found
+    for remark in remarks(adopted, left):
+        console.print(remark, style="dim" if remark.startswith("- ") else "", highlight=False, markup=False)
 
 
 def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:

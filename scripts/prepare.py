@@ -10,10 +10,8 @@ at once do the work once. Expect about 2 million GPT-2 tokens a second from ever
 
 import argparse
 import sys
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,6 +19,7 @@ import data
 from conventions.config_keys import CONFIGS
 from conventions.keywords import bind, in_section
 from conventions.sentence import nearest, one_sentence
+from harness.command_line import read_value
 
 
 def main() -> None:
@@ -60,7 +59,7 @@ def section(recipe: str, keys: list[str]) -> dict[str, Any]:
             raise ValueError(f"{key!r} is not of the form key=value")
         if name not in list(config):  # `in` alone is False for a key that is still ???
             raise ValueError(f"data.{name} is no key of {recipe}: {nearest(name, map(str, config))}")
-        given[name] = value(text, hints.get(name))
+        given[name] = read_value(text, hints.get(name))
     try:
         values = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.create(given)), resolve=True)
     except OmegaConfBaseException as error:
@@ -68,20 +67,6 @@ def section(recipe: str, keys: list[str]) -> dict[str, Any]:
         raise ValueError(f"{' '.join(keys)}: {why}; an environment variable is written $NAME") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items() if value != "???"}
-
-
-def value(text: str, hint: Any) -> Any:
-    """Read what is written after the `=`, as train.py does. What its grammar does not take is text.
-
-    A key that takes text takes `2024_01_15`, too, as it is written.
-    """
-    try:
-        override = OverridesParser.create().parse_override(f"key={text}")
-        read = text if override.is_sweep_override() else override.value()
-    except HydraException:
-        return text
-    number = isinstance(read, int | float) and (hint is str or str in get_args(hint))
-    return text if number else read
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from conventions.sentence import one_sentence
 from judge import race
-from judge.answer import missing, verdict
+from judge.answer import facts, mismatches, missing, verdict
 from judge.arms import Arm
 from judge.comparison import Comparison, compare
 from judge.fairness import endings
@@ -36,7 +36,6 @@ from judge.tuning.trials import Tuning, tuning_of, with_tuning
 from scripts.pages import bars, figures, tables, tuning_figure
 from scripts.pages.canvas import Drawing, Style, by_optimizer, style_of
 
-SHAPE = {"layers": "layers", "heads": "heads", "width": "wide"}
 LARGEST = 6_000_000  # bytes of a page that still mails and opens at once
 
 
@@ -74,20 +73,21 @@ def template(name: str) -> Template:
 def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, Tuning] | None = None) -> str:
     """The page. details: with every run's config and manifest in it."""
     styles = style_of(comparison)
-    mismatches, unequal = tables.mismatches(comparison)
+    names = {label: style.name for label, style in styles.items()}
+    differing, unequal = mismatches(comparison, names)
     (shares, kinds), (outside, outside_colors) = bars.shares(comparison), bars.outside(comparison)
     anchors = {str(run.folder): f"run-{number}" for run, number in zip(comparison.runs, count(1), strict=False)}
     racing = race.is_race(comparison)
     notes = race.notes(comparison) if racing else comparison.notes
     return template("report.html").render(
         title=f"A race against {comparison.baseline}" if racing else f"Faster than {comparison.baseline}?",
-        facts=_facts(comparison),
+        facts=facts(comparison),
         baseline=comparison.baseline,
-        mismatches=mismatches,
+        mismatches=differing,
         unequal=unequal,
         race=tables.race_table(comparison) if racing else None,
         verdicts=[] if racing else [verdict(comparison, each) for each in comparison.standings[1:]],
-        missing=missing(comparison, {label: style.name for label, style in styles.items()}),
+        missing=missing(comparison, names),
         titles=list(TITLE.values()),
         length=comparison.length,
         target=quantity.loss(comparison.target),
@@ -138,26 +138,6 @@ def _with_copies(comparison: Comparison) -> list[Arm]:
     counted = {run.folder for arm in comparison.arms for run in arm.runs}
     copies = [run for run in comparison.runs if run.folder not in counted]
     return comparison.arms + ([Arm("", {}, copies, "Repeated runs, counted once")] if copies else [])
-
-
-def _facts(comparison: Comparison) -> str:
-    run = next((run for run in comparison.runs if run.rows), comparison.runs[0])
-    model, data, context = run.section("model"), run.section("data"), run.config.get("context")
-    studies = sorted({str(run.manifest.get("study") or run.folder.parent.name) for run in comparison.runs})
-    shape = ", ".join(f"{model[key]} {word}" for key, word in SHAPE.items() if key in model)
-    tokens, origin = (
-        run.section("batch").get("tokens"),
-        run.known("origin", "repository") or run.known("origin", "format"),
-    )
-    facts = [
-        f"Study {', '.join(studies)}: {len(comparison.runs)} runs",
-        f"trained elsewhere ({origin})" if origin else "",
-        " ".join(filter(None, [model.get("name", "an unknown model"), shape and f"({shape})"])),
-        data.get("name", "unknown data") + (f", context {context}" if context else ""),
-        f"{tokens:,} tokens per update" if tokens else "",
-        ", ".join(sorted({device_of(run) for run in comparison.runs if run.rows})),
-    ]
-    return "; ".join(fact for fact in facts if fact) + "."
 
 
 def _arm(label: str, runs: Sequence[Run], comparison: Comparison, details: bool) -> dict[str, Any]:

@@ -8,9 +8,7 @@ from conventions import quantity
 from conventions.config_keys import plain
 from conventions.quantity import AXIS
 from judge import race
-from judge.answer import listed
 from judge.comparison import Comparison, Standing
-from judge.fairness import unfair, unlike
 from judge.means import curves_of
 from judge.oddities import LOST, word
 from judge.row import Row
@@ -38,26 +36,6 @@ def race_table(comparison: Comparison) -> dict[str, Any]:
         )
     goal, takes = race.goal(comparison), race.verdict_takes(comparison)
     return {"leader": race.leader(comparison), "goal": goal, "takes": takes, "lines": lines}
-
-
-def mismatches(comparison: Comparison) -> tuple[list[dict[str, str]], list[str]]:
-    """What differs between compared runs but should not: rows with the baseline's value and others', and sentences."""
-    base, styles = comparison.standings[0].arm, style_of(comparison)
-    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
-    said: set[str] = set()
-    for standing in comparison.standings[1:]:
-        arm, lengths = standing.arm, (comparison.length, standing.length)
-        differing = unlike(base, arm, *lengths).items()
-        for sentence, (key, (theirs, ours)) in zip(unfair(base, arm, *lengths), differing, strict=True):
-            said.add(sentence)
-            if sentence in comparison.warnings:  # what was tuned for each is none
-                rows.setdefault((key, theirs), {}).setdefault(ours, []).append(styles[arm.label].name)
-    table = [
-        {"key": key, "base": theirs, "value": value, "who": listed(who)}
-        for (key, theirs), values in rows.items()
-        for value, who in values.items()
-    ]
-    return table, [warning for warning in comparison.warnings if warning not in said]
 
 
 def standing(each: Standing, after: str = "") -> dict[str, Any]:
