@@ -25,7 +25,7 @@ def check_data(section: Mapping[str, Any]) -> Callable[..., Dataset]:
 
 
 def vocabulary(section: Mapping[str, Any], otherwise: int | None = None) -> int:
-    """How many distinct tokens the corpus of a config's `data` section has, which need not be there.
+    """Say how many distinct tokens the corpus of a config's `data` section has, which need not be there.
 
     otherwise: where only preparing it would tell; without it that is a ValueError.
     """

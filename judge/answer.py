@@ -45,7 +45,7 @@ def verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
 
 
 def missing(comparison: Comparison, names: Mapping[str, str]) -> str:
-    """What the folder lacks for a verdict; empty if nothing. names: what the arms are called, by label."""
+    """Say what the folder lacks for a verdict; empty if nothing. names: what the arms are called, by label."""
     base = comparison.standings[0]
     counted = {row.arm: row.seeds for row in comparison.rows if row.rule == "matched"}
     few = [names[label] for label, seeds in counted.items() if seeds < SEEDS]
@@ -60,7 +60,7 @@ def missing(comparison: Comparison, names: Mapping[str, str]) -> str:
 
 
 def mismatches(comparison: Comparison, names: Mapping[str, str]) -> tuple[list[dict[str, str]], list[str]]:
-    """What differs between compared runs but should not: rows with the baseline's value and others', and sentences.
+    """Find what differs between compared runs but should not: rows with the baseline's value and others'; sentences.
 
     names: what the arms are called, by label.
     """

@@ -13,7 +13,7 @@ from typing import Any
 
 from judge.ratio import ratio
 
-Line = dict[str, Any]
+Entry = dict[str, Any]
 FILE = "measurements.jsonl"
 ADAMW_BYTES = 28  # that fused AdamW moves per parameter: the gradient read, the weight and two moments read and written
 
@@ -31,24 +31,24 @@ class Record:
 
     what: str
     commit: str | None
-    rounds: dict[int, Line] = field(default_factory=dict)
+    rounds: dict[int, Entry] = field(default_factory=dict)
     error: str | None = None
     sizes: dict[str, int] = field(default_factory=dict)
-    head: Line = field(default_factory=dict)
+    head: Entry = field(default_factory=dict)
 
-    def add(self, line: Line) -> None:
+    def add(self, line: Entry) -> None:
         self.head |= {key: line[key] for key in ("part", "about", "sides")}
         self.sizes |= line.get("sizes_fit", {})
         self.error = line.get("error", self.error)
         if line["round"] is not None:
             self.rounds[line["round"]] = line
 
-    def turns(self, side: int) -> list[list[Line]]:
+    def turns(self, side: int) -> list[list[Entry]]:
         """The side's answers, by round."""
         return [self.rounds[number]["turns"][side] for number in sorted(self.rounds)]
 
 
-def read(path: Path) -> list[Line]:
+def read(path: Path) -> list[Entry]:
     """The lines of a store; none where there is no file. A last line that a kill has torn is left out.
 
     Raises ValueError for a line that is none of the bench's.
@@ -63,7 +63,7 @@ def read(path: Path) -> list[Line]:
     return lines
 
 
-def records(lines: Sequence[Line]) -> list[Record]:
+def records(lines: Sequence[Entry]) -> list[Record]:
     """A record for each measurement, in the order in which they were begun: of the commit that measured it last."""
     found: dict[str, Record] = {}
     for line in (line for line in lines if line["what"] != "call"):
@@ -73,7 +73,7 @@ def records(lines: Sequence[Line]) -> list[Record]:
     return list(found.values())
 
 
-def measured(lines: Sequence[Line], unit: str) -> list[Line]:
+def measured(lines: Sequence[Entry], unit: str) -> list[Entry]:
     """A row for the first side of each measurement, of throughput and its products for both sides.
 
     unit: the name of the side that an optimizer's own steps are held beside. Besides what the sides answered, a row has
@@ -119,7 +119,7 @@ def measured(lines: Sequence[Line], unit: str) -> list[Line]:
     return found
 
 
-def judged(rows: Sequence[Line], held: Mapping[str, Any], goal: Mapping[str, Any]) -> tuple[Line | None, str]:
+def judged(rows: Sequence[Entry], held: Mapping[str, Any], goal: Mapping[str, Any]) -> tuple[Entry | None, str]:
     """The row that comes nearest to a goal in the setting that it is held in, and a word on how it does."""
     mine = [row for row in rows if all(row.get(k, held[k]) == held[k] for k in ("tokens", "context", "vocabulary"))
             and goal["of"].items() <= row.items() and row.get(goal["value"]) is not None]  # fmt: skip
@@ -131,7 +131,7 @@ def judged(rows: Sequence[Line], held: Mapping[str, Any], goal: Mapping[str, Any
     return best, "met" if short <= 0 else f"missed by {short:.1%}"
 
 
-def _row(record: Record, side: int) -> Line:
+def _row(record: Record, side: int) -> Entry:
     names = record.head["sides"]
     own = {"part": record.head["part"], "name": names[side], "commit": str(record.commit or "unknown")[:12]}
     if not record.rounds:

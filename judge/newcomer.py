@@ -33,7 +33,7 @@ class VerdictScale:
 
 @dataclass(frozen=True)
 class NewcomerVerdict:
-    """What is said of a newcomer."""
+    """Holds all that is said of a newcomer."""
 
     name: str  # of the scale
     scale: VerdictScale

@@ -34,7 +34,7 @@ def oddities(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def badges(run: Run, device: str | None) -> list[str]:
-    """What stands beside a run's name in red: the same, in a word or two each."""
+    """Say what stands beside a run's name in red: the same, in a word or two each."""
     found = [word(run)] if run.status in LOST else []
     if device and run.rows and device_of(run) != device:
         found.append(device_of(run))

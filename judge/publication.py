@@ -16,7 +16,7 @@ UNKEPT = ("runs", "demo", "verdicts")  # folders of results/ that git ignores
 
 
 def copy_run(run: Run, place: Path) -> None:
-    """What there is to know of a run, without its weights. Cut off, the copy is no run yet."""
+    """Copy a run without its weights. Cut off, the copy is no run yet."""
     place.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         draft = place / f".new-{name}"

@@ -1,4 +1,4 @@
-"""How many times as long one side takes as the other, from turns in the order A B B A, with a 95 % interval.
+"""Measures how many times as long one side takes as the other, by turns in the order A B B A, with a 95 % interval.
 
 A round's log ratio is the mean log of its turns of A less that of B's: what changes steadily over a round falls out.
 The interval is Student's over the rounds' log ratios, none of which is dropped. A machine whose speed changes faster

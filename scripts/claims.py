@@ -76,7 +76,7 @@ def train(options: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def print_plan(options: argparse.Namespace) -> None:
-    """What the runs of a claim cost; the plans of those that are there are written anew."""
+    """Print what the runs of a claim cost; the plans of those that are there are written anew."""
     from scripts.study import claim_plan, claim_runs
     from scripts.study.plan_table import print_costs
 

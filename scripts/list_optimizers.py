@@ -1,4 +1,4 @@
-"""What each optimizer does with each parameter of a model, what it keeps of it, and what that costs. Trains nothing.
+"""Shows what each optimizer does with each parameter of a model, what it keeps of it, and what that costs.
 
     python -m scripts.list_optimizers                                          every optimizer, on GPT-2 small
     python -m scripts.list_optimizers model=gpt2_355m batch.tokens=2097152
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def everyone(arguments: Sequence[str]) -> str:
-    """A table of all registered optimizers, each as configs/optimizer has it."""
+    """Make a table of all registered optimizers, each as configs/optimizer has it."""
     rows = []
     for info in optimizers.list_optimizers():
         cfg, model, found = costed([*arguments, f"optimizer={info.name}"])
@@ -57,7 +57,7 @@ def everyone(arguments: Sequence[str]) -> str:
 
 
 def one(arguments: Sequence[str]) -> str:
-    """A table of a model's parameters under one optimizer; those of different blocks that are alike share a row."""
+    """Make a table of a model's parameters under one optimizer; those that are alike in all blocks share a row."""
     cfg, model, found = costed(arguments)
     parameters = dict(model.named_parameters())
     alike: dict[tuple[Any, ...], int] = {}
@@ -84,7 +84,7 @@ def one(arguments: Sequence[str]) -> str:
 
 
 def costed(arguments: Sequence[str]) -> tuple[Config, LanguageModel, UpdateCost]:
-    """What an update of a run with these arguments costs. ValueError says what is wrong with them."""
+    """Find what an update of a run with these arguments costs. ValueError says what is wrong with them."""
     cfg = parse(composed(arguments))
     build_model = check_model(cfg.model, cfg.context, cfg.seed)
     planned = check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")
@@ -117,7 +117,7 @@ def headline(cfg: Config, model: LanguageModel) -> str:
 
 
 def ties(model: LanguageModel) -> list[str]:
-    """A sentence on parameters that are more than one thing, or none."""
+    """Write a sentence on parameters that are more than one thing, or none."""
     given = model.roles()
     roles = {any_block(name): given[p] for name, p in model.named_parameters()}
     head = any(role.kind == "head" for role in roles.values())
@@ -130,7 +130,7 @@ def ties(model: LanguageModel) -> list[str]:
 
 
 def passes(found: UpdateCost) -> str:
-    """The passes of an update in words."""
+    """Put the passes of an update into words."""
     named = {"gradient": "gradient", "sampled_grads": "gradient on sampled labels", "hvp": "Hessian-vector product",
              "joint_hvp": "Hessian-vector product in the gradient's pass"}  # fmt: skip
     told = [f"{number:.3g} {named[kind]}" for kind, number in found.passes.items() if number]

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def add_declared(parser: argparse.ArgumentParser) -> None:
-    """The options of what a person states about noise and slopes."""
+    """Add the options by which a person states noise and slopes."""
     parser.add_argument("--sigma", type=float, help="standard deviation of a run's final loss, where seeds are few")
     parser.add_argument("--sigma-from", default="", metavar="TEXT", help="where that was measured: needed with it")
     parser.add_argument("--sigma-freedom", type=float, default=math.inf, help="its degrees of freedom (default: known)")
@@ -67,7 +67,7 @@ def add_declared(parser: argparse.ArgumentParser) -> None:
 
 
 def declared(options: argparse.Namespace) -> Declared:
-    """What the command line states. Raises ValueError where a number has no source."""
+    """Read what the command line states. Raises ValueError where a number has no source."""
     sigma = None if options.sigma is None else Sigma(options.sigma, options.sigma_from, options.sigma_freedom)
     slope = None
     if options.slope not in (None, "ladder"):
@@ -80,7 +80,7 @@ def declared(options: argparse.Namespace) -> Declared:
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """The warnings, both tables (of a race the first, and who led), and what there is to know about them."""
+    """Print the warnings, both tables (of a race the first, and who led), and what there is to know about them."""
     for warning in comparison.warnings:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
     racing = race.is_race(comparison)
@@ -95,7 +95,7 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def standings_table(comparison: Comparison, places: Sequence[Standing] = ()) -> Table:
-    """A line for each optimizer: its final loss, what the target cost it, and the speed-up that this is.
+    """Make a line for each optimizer: its final loss, what the target cost it, and the speed-up that this is.
 
     places: of a race those that finished, the first in front; the others follow.
     """
@@ -113,7 +113,7 @@ def standings_table(comparison: Comparison, places: Sequence[Standing] = ()) -> 
 
 
 def speedup_table(comparison: Comparison) -> Table:
-    """Lines for each newcomer and rule, a column for each axis; rules that could say nothing are left out."""
+    """Make lines for each newcomer and rule, a column for each axis; rules that could say nothing are left out."""
     title = f"Speed-up over {comparison.standings[0].arm.label}, with 95 % intervals"
     table = Table(title=Text(title, "table.title"), box=SIMPLE_HEAD)
     table.add_column("optimizer", overflow="fold")

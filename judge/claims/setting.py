@@ -1,4 +1,4 @@
-"""What a claim was measured on: the model, corpus, device and length of each part of its runs, in sentences."""
+"""Says what a claim was measured on: the model, corpus, device and length of each part of its runs."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -18,7 +18,7 @@ OURS = "† the figure is ours: the paper puts none on it"
 
 
 def others_lines(claim: Claim) -> list[str]:
-    """What others measured in words, a sentence or two on each."""
+    """Say what others measured, a sentence or two on each."""
     found = []
     for other in claim.others:
         about = ", ".join(filter(None, (other.source, other.where)))

@@ -1,4 +1,4 @@
-"""What came of a tuning, in lines for the terminal, and whether its folder holds the trials of another one."""
+"""Says what came of a tuning, in lines for the terminal, and refuses a folder that holds trials of another one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from judge.tuning.trials import Tuning
 
 
 def tuning_lines(tuning: Tuning) -> list[str]:
-    """What came of it: a line for each trial, the best first, then what it cost and what to beware of."""
+    """Give a line for each trial, the best first, then what the tuning cost and what to beware of."""
     best = tuning.best
     assert best is not None
     lines = []
@@ -54,5 +54,5 @@ def refuse_other_trials(folder: Path, flat: Mapping[str, Any], space: Space) -> 
 
 
 def searched(key: str, space: Space) -> bool:
-    """Whether a dotted key, or one of the optimizer's, is searched."""
+    """Say whether a dotted key, or one of the optimizer's, is searched."""
     return any(name.partition("[")[0] in (key, f"optimizer.{key}") for name in space)

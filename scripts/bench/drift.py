@@ -1,4 +1,4 @@
-"""How far an optimizer's quick ways lie from float64: on the same weights and gradients, update after update.
+"""Measures how far an optimizer's quick ways lie from float64, on the same weights and gradients, update by update.
 
 The reference trains a small GPT on Python's own source text, weights, gradients and state in float64. A way has its
 weights and gradients in float32, so that what differs is what it has made of them in its own state.

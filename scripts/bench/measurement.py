@@ -1,4 +1,4 @@
-"""What the bench measures: one side, or two beside each other, that take turns in processes of their own."""
+"""Describes what the bench measures: one side, or two beside each other, that take turns in their own processes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ ALONE, BESIDE = "A", "ABBA"  # turns of a round: palindromes, so that a machine 
 
 @dataclass(frozen=True)
 class Side:
-    """What a worker is to build: `kind` is the place of a class or function, as module:name, and takes the keywords."""
+    """Says what a worker is to build: `kind` names a class or function as module:name, and takes the keywords."""
 
     name: str
     kind: str

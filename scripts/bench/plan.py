@@ -30,7 +30,7 @@ def book(rehearse: bool = False) -> dict[str, Any]:
 
 
 class Plan:
-    """What a call is to measure.
+    """Lists what a call is to measure.
 
     options: after `scripts.bench.__main__.check`. checkouts: folders by name, of peers and of optimizers' references.
     """
@@ -151,7 +151,7 @@ class Plan:
                 yield self.turns("step", about, (ours, theirs), section["rounds"], updates=section["number"])
 
     def there(self, one: Words) -> bool:
-        """Whether a reference's package is installed, or its checkout given."""
+        """Say whether a reference's package is installed, or its checkout given."""
         checkout = self.checkouts.get(one["optimizer"], Path("/nowhere"))
         return bool(
             find_spec(one["module"].partition(".")[0]) if "module" in one else (checkout / one["file"]).is_file()

@@ -14,7 +14,7 @@ from typing import Any
 
 from conventions.config_keys import CONFIGS
 from harness.process import Conversation
-from judge.measurements import Line
+from judge.measurements import Entry
 from scripts.bench.measurement import Measurement
 from scripts.bench.store import Store
 from scripts.bench.worker import out_of_memory
@@ -65,7 +65,7 @@ class Scheduler:
                 [stack.enter_context(Conversation(line, self.scratch / f"{one.part}.log", folder=CONFIGS.parent))
                  for _ in one.sides] for one in group
             ]  # fmt: skip
-            facts: list[list[Line]] = [[] for _ in group]
+            facts: list[list[Entry]] = [[] for _ in group]
             for one, mine in zip(group, workers, strict=True):
                 self.build(one, mine, 0)
             for work in (self.ready, self.rounds):
@@ -78,20 +78,20 @@ class Scheduler:
                     except MemoryError as note:
                         self.say(f"  {note}")
 
-    def ready(self, one: Measurement, workers: Sequence[Conversation], facts: list[Line]) -> None:
+    def ready(self, one: Measurement, workers: Sequence[Conversation], facts: list[Entry]) -> None:
         """Wait until all sides have compiled; each finds the size of its passes while the other one is at rest."""
         for number in range(len(workers)):
             if number:
                 self.build(one, workers, number)
             facts.append(self.hear(one, workers, number, facts))
 
-    def rounds(self, one: Measurement, workers: Sequence[Conversation], facts: list[Line]) -> None:
+    def rounds(self, one: Measurement, workers: Sequence[Conversation], facts: list[Entry]) -> None:
         self.say(one.what)
         updates = [one.updates or f["period"] * max(1, ceil(one.seconds / max(f["update"], 1e-6) / f["period"]))
                    for f in facts]  # fmt: skip
         while self.missing([one]):
             left = self.left
-            turns: list[list[Line]] = [[] for _ in workers]
+            turns: list[list[Entry]] = [[] for _ in workers]
             for place, letter in enumerate(one.order):
                 side = "AB".index(letter)
                 last = letter not in one.order[place + 1 :]
@@ -109,11 +109,11 @@ class Scheduler:
         size = {"micro": sizes[side.name]} if side.name in sizes else {}
         workers[number].ask({"kind": side.kind, "keywords": {**side.keywords, **size}})
 
-    def hear(self, one: Measurement, workers: Sequence[Conversation], number: int, facts: Sequence[Line]) -> Line:
-        """A side's answer."""
+    def hear(self, one: Measurement, workers: Sequence[Conversation], number: int, facts: Sequence[Entry]) -> Entry:
+        """Wait for a side's answer."""
         name, allowed = one.sides[number].name, max(0.0, min(one.limit, self.left))
         try:
-            found: Line = workers[number].hear(allowed)
+            found: Entry = workers[number].hear(allowed)
         except TimeoutError:
             if allowed < one.limit:
                 raise
@@ -139,8 +139,8 @@ def head(one: Measurement) -> dict[str, Any]:
     return {"what": one.what, "part": one.part, "about": dict(one.about), "sides": [side.name for side in one.sides]}
 
 
-def shown(one: Measurement, facts: Sequence[Line], turns: Sequence[Sequence[Line]]) -> str:
-    """What a round came to, on a line."""
+def shown(one: Measurement, facts: Sequence[Entry], turns: Sequence[Sequence[Entry]]) -> str:
+    """Say what a round came to, on a line."""
     words = []
     for side, fact, mine in zip(one.sides, facts, turns, strict=True):
         words.append(f"{side.name} {1e3 * sum(turn['seconds'] for turn in mine) / len(mine):,.2f} ms")

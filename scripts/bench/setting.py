@@ -1,4 +1,4 @@
-"""What the sides of a measurement have in common: the model's shape, the tokens, the device and its switches."""
+"""Sets what the sides of a measurement have in common: model, tokens, the device and its switches."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

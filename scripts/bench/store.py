@@ -51,7 +51,7 @@ class Store:
         self.lines.append(line)
 
     def record(self, what: str) -> Record:
-        """What is known of a measurement; what failed at another commit is to be tried again."""
+        """Return what is known of a measurement; what failed at another commit is to be tried again."""
         now = self.key["commit"]
         lines = [each for each in self.lines if each["what"] == what]
         found = records([each for each in lines if not self.again or each["commit"] == now])

@@ -39,7 +39,7 @@ def reply(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def out_of_memory(words: str) -> bool:
-    """Whether the device's memory was too small; cuBLAS has words of its own for it."""
+    """Say whether the device's memory was too small; cuBLAS has words of its own for it."""
     marks = ("OutOfMemoryError", "CUDA error: out of memory", "CUDA out of memory", "STATUS_ALLOC_FAILED")
     return any(mark in words for mark in marks)
 

@@ -1,4 +1,4 @@
-"""Where time, FLOPs and memory went, and what the updates consisted of: a bar for each optimizer of a comparison."""
+"""Draws where time, FLOPs and memory went, and what updates consisted of: a bar for each optimizer of a comparison."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ SHARE = "update/share_"
 
 
 def parts(comparison: Comparison, kind: str) -> Drawing | None:
-    """Where an update's "seconds" or "flops" went, a stacked bar for each arm; None where that is unknown."""
+    """Draw where an update's "seconds" or "flops" went, a stacked bar for each arm; None where that is unknown."""
     names = WITHIN[kind]
 
     def per_update(run: Run) -> list[float] | None:
@@ -32,7 +32,7 @@ def parts(comparison: Comparison, kind: str) -> Drawing | None:
 
 
 def outside(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
-    """Seconds of a whole run that no optimizer answers for (compilation, evaluation, checkpoints, log); the colours."""
+    """Draw the seconds that no optimizer answers for (compilation, evaluation, checkpoints, log); the colours."""
 
     def per_run(run: Run) -> list[float] | None:
         values = [run.last(f"seconds/{name}") for name in OUTSIDE]
@@ -47,7 +47,7 @@ def outside(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
 
 
 def memory(comparison: Comparison, key: str, unit: str, scale: float = 1.0) -> Drawing | None:
-    """A bar for each arm: `memory/peak` or `memory/state_per_parameter`; None if unknown."""
+    """Draw a bar for each arm: `memory/peak` or `memory/state_per_parameter`; None if unknown."""
 
     def value(run: Run) -> list[float] | None:
         found = run.last(f"memory/{key}")
@@ -57,7 +57,7 @@ def memory(comparison: Comparison, key: str, unit: str, scale: float = 1.0) -> D
 
 
 def shares(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
-    """What the updates consisted of: shares of their squared norm by kind of layer, mean over the run; the colours."""
+    """Draw what the updates consisted of: shares of their squared norm by kind of layer; the colours."""
     known = {kind: None for standing in comparison.standings for run in finished(standing) for kind in share_kinds(run)}
     colors = {kind: KINDS[i % len(KINDS)] for i, kind in enumerate(known)}
     if not known:
@@ -75,7 +75,7 @@ def shares(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
 
 
 def share_kinds(run: Run) -> list[str]:
-    """The kinds of layers that a run's updates are divided into."""
+    """Name the kinds of layers that a run's updates are divided into."""
     found = {key: None for row in run.rows for key in row if key.startswith(SHARE)}
     return [key.removeprefix(SHARE) for key in found]
 

@@ -1,4 +1,4 @@
-"""What every figure is drawn on, and how it becomes part of a page or a file: the same runs, the same bytes."""
+"""Makes what every figure is drawn on, and of it a part of a page or a file: the same runs, the same bytes."""
 
 import io
 import re
@@ -61,7 +61,7 @@ SILENT: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Style:
-    """How an arm looks in every figure, and what it is called there."""
+    """Says how an arm looks in every figure, and what it is called there."""
 
     name: str
     color: str
@@ -128,7 +128,7 @@ def style(number: int, name: str) -> Style:
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """Inches at 72 points: an SVG of 266 points shown 350 pixels wide has letters of 11 pixels."""
+    """Make a canvas of so many inches of 72 points: an SVG of 266 points shown 350 pixels wide has letters of 11 pixels."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -141,13 +141,13 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def caption(axes: Axes, x: str, y: str) -> None:
-    """What the axes show; y stands above its axis, where it takes no width."""
+    """Name what the axes show; y stands above its axis, where it takes no width."""
     axes.set_xlabel(x)
     axes.set_title(y, loc="left", fontsize=8.5, color="#333333")
 
 
 def ticks(axes: Axes, axis: str, scale: str) -> None:
-    """Few round numbers along "x" or "y", on a linear or log scale."""
+    """Put few round numbers along "x" or "y", on a linear or log scale."""
     which = getattr(axes, f"{axis}axis")
     if scale == "log":
         getattr(axes, f"set_{axis}scale")("log")
@@ -164,7 +164,7 @@ def ticks(axes: Axes, axis: str, scale: str) -> None:
 
 
 def bars(labels: Sequence[str], unit: str) -> tuple[Figure, Axes]:
-    """A canvas for a horizontal bar per label, from the top down."""
+    """Make a canvas for a horizontal bar per label, from the top down."""
     figure, axes = canvas(3.7, 0.85 + 0.3 * len(labels))
     axes.grid(False)
     axes.margins(x=0.16)
@@ -178,5 +178,5 @@ def bars(labels: Sequence[str], unit: str) -> tuple[Figure, Axes]:
 
 
 def total(axes: Axes, row: int, value: float) -> None:
-    """The number at the end of a bar."""
+    """Write the number at the end of a bar."""
     axes.annotate(short(value), (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)

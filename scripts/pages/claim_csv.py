@@ -1,4 +1,4 @@
-"""What came of a claim as a table of numbers: a line for each, the paper's and others' beside ours."""
+"""Lists the numbers of a claim, a line for each, the paper's and others' beside ours."""
 
 from judge.claims.measure import values
 from judge.claims.others import number, subjects

@@ -1,4 +1,4 @@
-"""What came of a claim, as tables: for the terminal, Markdown, LaTeX and CSV."""
+"""Lays out what came of a claim in tables: for the terminal, Markdown, LaTeX and CSV."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ PAPER = ", paper"  # ends the heading of a column of the paper's figures; ours i
 
 
 def arms_grid(verdict: Verdict) -> Grid:
-    """A line for each part and arm: its final loss at T, and each other quantity with the paper's figure beside it."""
+    """Make a line for each part and arm: the final loss at T, and other quantities with the paper's figures beside them."""
     header = ["part", "arm", "runs", "final loss"]
     told = {figure.quantity for figure in verdict.claim.figures}
     shown = {k: q for k, q in verdict.claim.quantities.items() if k in told or q.metric != "val/loss" or q.exponential}
@@ -48,7 +48,7 @@ def arms_grid(verdict: Verdict) -> Grid:
 
 
 def statements_grid(verdict: Verdict) -> Grid:
-    """A line for each part and statement: what was claimed, what came out with its 95 % interval, the verdict."""
+    """Make a line for each part and statement: what was claimed, what came out with its 95 % interval, the verdict."""
     speedups = any(each.statement.measure == "speedup" for each in verdict.findings)
     others = any(each.statement.measure != "speedup" for each in verdict.findings)
     columns = [*(AXES if speedups else []), *([""] if others else [])]
@@ -62,7 +62,7 @@ def statements_grid(verdict: Verdict) -> Grid:
 
 
 def others_grid(claim: Claim) -> Grid:
-    """A line for each of their findings; none where the claim's file knows of none."""
+    """Make a line for each of others' findings; none where the claim's file knows of none."""
     header = ["what others measured", "where", "figure", "source"]
     return Grid("What others measured", header, [[o.says, o.where, number(claim, o), o.source] for o in claim.others])
 
@@ -74,7 +74,7 @@ def grids(verdict: Verdict) -> list[Grid]:
 
 
 def overview(verdicts: Sequence[Verdict]) -> Grid:
-    """A line for each claim, scale and part: the statement that decides, and what came of it."""
+    """Make a line for each claim, scale and part: the statement that decides, and what came of it."""
     rows = []
     for verdict in verdicts:
         for each in verdict.deciding:
@@ -112,7 +112,7 @@ def show(verdict: Verdict, console: Console) -> None:
 
 
 def render(verdict: Verdict, form: str) -> str:
-    """The tables as text of one of FORMATS; CSV has a line for each number, and nothing beside them."""
+    """Write the tables as text of one of FORMATS; CSV has a line for each number, and nothing beside them."""
     if form == "csv":
         return comma_separated(numbers_grid(verdict))
     if form == "latex":

@@ -1,4 +1,4 @@
-"""A page of conclusions: of each claim what its paper says, what others measured and what was measured here."""
+"""Writes the page of conclusions: what each claim's paper says, what others measured and what was measured here."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ ORDER = ("reproduced", "refuted", "not seen at this scale", "underpowered")
 
 
 def page(verdicts: Sequence[Verdict]) -> str:
-    """Every claim's section, below a summary. The tables that it names are to lie beside it."""
+    """Write every claim's section below a summary. The tables that it names are to lie beside it."""
     parts = ["# Conclusions", summary(verdicts), WORDS, *(section(each, linked=True) for each in by_claim(verdicts))]
     return "\n\n".join(parts) + "\n"
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """Counts in words: of all, then by scale."""
+    """Count the verdicts in words: all of them, then by scale."""
     claims = len(by_claim(verdicts))
     words = [(verdict.scale.name, word) for verdict in verdicts for word in verdict.words.values()]
     lines = [f"{claims} claim{'s' * (claims != 1)} with runs, {len(words)} verdict{'s' * (len(words) != 1)}:", ""]
@@ -42,7 +42,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
 
 
 def section(verdicts: Sequence[Verdict], linked: bool = False) -> str:
-    """What came of one claim, at its scales. linked: name the whole tables."""
+    """Write what came of one claim, at its scales. linked: name the whole tables."""
     claim = verdicts[0].claim
     rows = [_row(verdict, finding) for verdict in verdicts for finding in verdict.findings]
     told = set[str]()

@@ -1,4 +1,4 @@
-"""The figures that show losses: curves, the ladder, learning rates. scripts/pages/bars.py draws what they cost."""
+"""Draws the figures that show losses: curves, the ladder, learning rates. bars.py draws what they cost."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ SCALES = {"linear": ("linear", "linear"), "log x": ("log", "linear"), "log-log":
 
 
 def curves(comparison: Comparison, axis: str, scale: str = "linear") -> Drawing | None:
-    """Validation loss against steps, FLOPs or seconds; None where nobody knows them.
+    """Draw validation loss against steps, FLOPs or seconds; None where nobody knows them.
 
     On the linear scale the cliff of the first tenth would flatten everything else, so it runs off the top.
     """
@@ -61,13 +61,13 @@ def curves(comparison: Comparison, axis: str, scale: str = "linear") -> Drawing 
 
 
 def _updates(comparison: Comparison) -> str:
-    """What a step is: all compared runs take equally many tokens per update."""
+    """Say what a step is: all compared runs take equally many tokens per update."""
     tokens = next((run.known("tokens_per_step") for run in comparison.runs if run.known("tokens_per_step")), None)
     return f"updates of {tokens:,} tokens" if tokens else "updates"
 
 
 def thinned(points: list[int], scale: str) -> list[int]:
-    """At most FINEST of the points, the first and the last among them, as evenly as the scale of x shows them."""
+    """Keep at most FINEST of the points, the first and the last among them, as evenly as the scale of x shows them."""
     if len(points) <= FINEST:
         return points
     last = len(points) - 1
@@ -76,7 +76,7 @@ def thinned(points: list[int], scale: str) -> list[int]:
 
 
 def ladder(comparison: Comparison) -> Drawing | None:
-    """Final loss against length: the baseline's law, and how far from it each newcomer lies. None without a law."""
+    """Draw final loss against length: the baseline's law, and how far from it newcomers lie. None without a law."""
     base = comparison.standings[0].arm
     if len(base.lengths) < RUNGS or not ladder_of(base).falls:
         return None
@@ -118,7 +118,7 @@ def ladder(comparison: Comparison) -> Drawing | None:
 
 
 def learning_rates(comparison: Comparison) -> Drawing | None:
-    """Final loss against learning rate for optimizers that tried several; a cross at the top is a divergence."""
+    """Draw final loss against learning rate for optimizers that tried several; a cross at the top is a divergence."""
     length = comparison.length
     tried: dict[str, dict[float, list[Arm]]] = {}
     for arm in comparison.arms:
@@ -143,7 +143,7 @@ def learning_rates(comparison: Comparison) -> Drawing | None:
 
 
 def rates(axes: Axes, tried: list[float]) -> None:
-    """Learning rates along x, and losses along y; the rates that have a label do not run into each other."""
+    """Put learning rates along x, and losses along y; the rates that have a label do not run into each other."""
     axes.set_xscale("log")
     kept = tried[:1]
     for rate in tried[1:]:

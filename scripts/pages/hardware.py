@@ -1,4 +1,4 @@
-"""What the bench measured, as tables: out of results/hardware/<device>/measurements.jsonl.
+"""Makes the tables of what the bench measured, out of results/hardware/<device>/measurements.jsonl.
 
 Ratios are geometric means over rounds in which the two sides took turns (A B B A), with a 95 % t interval over the
 rounds' log ratios. No round is dropped.
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from conventions.config_keys import CONFIGS
-from judge.measurements import FILE, Line, judged, measured, read
+from judge.measurements import FILE, Entry, judged, measured, read
 from judge.ratio import Ratio
 from scripts.pages.grid import Grid, markdown
 
@@ -28,12 +28,12 @@ def folder_name(device: str) -> str:
 
 
 def hardware_tables(place: Path) -> str:
-    """All tables of a device, in Markdown."""
+    """Write all tables of a device in Markdown."""
     return "\n\n".join(f"{grid.title}\n\n{markdown(grid)}" for grid in _of(place)) + "\n"
 
 
 def summary(places: Sequence[Path]) -> str:
-    """The front page's tables of every device that was measured."""
+    """Write the front page's tables of every device that was measured."""
     found = []
     for place in places:
         shown = [grid for grid in _of(place) if grid.title.startswith(("Throughput", "Steps", "Goals"))]
@@ -47,8 +47,8 @@ def _of(place: Path) -> list[Grid]:
     return grids(read(place / FILE), yaml.safe_load((CONFIGS / "bench.yaml").read_text(encoding="utf-8")))
 
 
-def grids(lines: Sequence[Line], book: Mapping[str, Any]) -> list[Grid]:
-    """The tables that have a row, in the order of the parts. lines: of one device's store."""
+def grids(lines: Sequence[Entry], book: Mapping[str, Any]) -> list[Grid]:
+    """Make the tables that have a row, in the order of the parts. lines: of one device's store."""
     rows = measured(lines, book["unit"]["by"])
     device = next((line["device"] for line in reversed(lines) if line["what"] == "call"), "")
     tables = []
@@ -63,8 +63,8 @@ def grids(lines: Sequence[Line], book: Mapping[str, Any]) -> list[Grid]:
     return [grid for grid in tables if grid.rows]
 
 
-def _parts(rows: Sequence[Line]) -> Grid:
-    """Means over profiled updates, one a round: they add up to the whole."""
+def _parts(rows: Sequence[Entry]) -> Grid:
+    """Take means over profiled updates, one a round: they add up to the whole."""
     profiled = [row for row in rows if row["profiles"]]
     names = list(profiled[-1]["profiles"][0]) if profiled else []
     body = [[row["model"], row["name"], *(_ms(fmean(each[part] for each in row["profiles"])) for part in names)]
@@ -73,8 +73,8 @@ def _parts(rows: Sequence[Line]) -> Grid:
     return Grid(title, ["model", "side", *names], body)
 
 
-def _held_against(rows: Sequence[Line], device: str, book: Mapping[str, Any]) -> Iterator[Grid]:
-    """Goals and what others published, on the devices and in the setting that these are about."""
+def _held_against(rows: Sequence[Entry], device: str, book: Mapping[str, Any]) -> Iterator[Grid]:
+    """Compare with goals and with what others published, on the devices and in the setting that these are about."""
     held = book["held_against"]
     if not any(name in device for name in held["devices"]) or not any("seconds" in row for row in rows):
         return

@@ -1,4 +1,4 @@
-"""What the tables and the sentences of a report say, as plain rows that its page lays out."""
+"""Makes the rows of a report's tables, which its page lays out."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ SHOWN = 20  # evaluations of a curve that stand in a table
 
 
 def race_table(comparison: Comparison) -> dict[str, Any]:
-    """A race: who led, a line for each optimizer that finished, in the order of their places, and what decides."""
+    """Describe a race: who led, a line for each optimizer that finished, in the order of places, and what decides."""
     lines = []
     for each in race.places(comparison):
         updates = each.reached.steps if each.reached else None
@@ -39,7 +39,7 @@ def race_table(comparison: Comparison) -> dict[str, Any]:
 
 
 def standing(each: Standing, after: str = "") -> dict[str, Any]:
-    """A line of the first table: final loss, what the way to the target cost, and what became of lost runs.
+    """Make a line of the first table: final loss, what the way to the target cost, and what became of lost runs.
 
     after: where it stands at a length of its own, which.
     """
@@ -65,7 +65,7 @@ def standing(each: Standing, after: str = "") -> dict[str, Any]:
 
 
 def speedups(comparison: Comparison) -> list[dict[str, Any]]:
-    """A line for each newcomer and rule that has something to say."""
+    """Make a line for each newcomer and rule that has something to say."""
     lines: dict[tuple[str, str], list[Row]] = {}
     for row in comparison.rows:
         lines.setdefault((row.arm, row.rule), []).append(row)
@@ -86,7 +86,7 @@ def speedups(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def trials(comparison: Comparison, tunings: Mapping[str, Tuning]) -> list[dict[str, Any]]:
-    """A line for each compared optimizer: what it was tuned on, and the best that came of it; empty if none was."""
+    """Make a line for each compared optimizer: what it was tuned on and the best that came of it; empty if none was."""
     base = tunings.get(comparison.baseline)
     fewest = len(base.trials) if base else 0
     lines = []
@@ -111,7 +111,7 @@ def trials(comparison: Comparison, tunings: Mapping[str, Tuning]) -> list[dict[s
 
 
 def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """The curves as a table: its columns, and rows of updates, tokens and mean losses there; some twenty of them."""
+    """Make a table of the curves: its columns, and some twenty rows of updates, tokens and mean losses there."""
     curves = curves_of(comparison, "steps")
     by_step = [{point.steps: point.loss for point in curve} for _, curve, _ in curves]
     steps = sorted(set().union(*by_step)) if by_step else []

@@ -1,4 +1,4 @@
-"""What a study's page in W&B consists of: sections of panels, which runs they show, and what the folders say.
+"""Builds a study's page in W&B: sections of panels, which runs they show, and what the folders say.
 
 Built by W&B's own library and saved to a stand-in of its server by the tests; how W&B draws it, only W&B can show.
 """

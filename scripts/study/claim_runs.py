@@ -58,7 +58,7 @@ def _override(key: str, value: Any) -> str:
 
 @dataclass(frozen=True)
 class ClaimRuns:
-    """What is asked for of a claim.
+    """Says which runs of a claim are asked for.
 
     Attributes:
         overrides: where and how the runs are computed, as `FREE` allows.
@@ -143,8 +143,11 @@ class ClaimRuns:
         return list(left.values())
 
     def worth(self, cell: PlanCell, run: Run | None) -> tuple[Any, ...]:
-        """What a run is sorted by. What failed before comes last; then a seed's runs at T before its other lengths,
-        and the arms of the statement that decides before others; seed by seed."""
+        """Return the key by which runs are sorted, seed by seed.
+
+        What failed before comes last; a seed's runs at T come before its other lengths, and the arms of the statement
+        that decides before others.
+        """
         scale = self.claim.scale(self.scale)
         deciding = {name.rpartition("/")[2] for name in self.claim.statements[0].arms}
         failed = run is not None and run.status == "failed"

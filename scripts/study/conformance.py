@@ -1,4 +1,4 @@
-"""What every optimizer must do, tried on a class in seconds: each check is a row that passes or says what is wrong.
+"""Tries on a class what every optimizer must do, in seconds: each check passes or says what is wrong.
 
     for row in conformance(build, charges=True):
         print("pass" if row.passed else "FAIL", row.name, row.detail)

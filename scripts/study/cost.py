@@ -1,4 +1,4 @@
-"""What a step of an optimizer costs beyond the gradient, from what it announces and from a rehearsal; no training."""
+"""Finds what a step of an optimizer costs beyond the gradient, from what it announces and from a rehearsal."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ PASS = {"gradient": 1.0, "sampled_grads": 1.0, "hvp": 3.0, "joint_hvp": 2.0}
 
 @dataclass(frozen=True)
 class UpdateCost:
-    """What one update costs.
+    """Holds what one update costs.
 
     treatments: by parameter; of a class that announces nothing, the state that one step has left there.
     announced: whether the optimizer itself announced the treatments, with the FLOPs in them.
@@ -34,7 +34,7 @@ class UpdateCost:
 
     @property
     def extra_passes(self) -> float:
-        """What the passes beyond the first gradient cost, in gradients."""
+        """Return the cost of the passes beyond the first gradient, in gradients."""
         return sum(PASS[kind] * number for kind, number in self.passes.items()) - 1
 
 
@@ -55,5 +55,5 @@ def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> Up
 
 
 def smallest_model() -> nn.Module:
-    """A model on which an optimizer's passes are counted."""
+    """Build a model on which an optimizer's passes are counted."""
     return tiny_model(layers=1, heads=1, width=4, context=2, vocabulary=4)

@@ -1,4 +1,4 @@
-"""What runs cost, before any of them starts, as a table in the terminal: those of a claim, or of a verdict."""
+"""Shows what runs cost before any of them starts, in the terminal: those of a claim, or of a verdict."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ START = {"cpu": 8.0, "cuda": 30.0}  # seconds of a run that are not training: im
 
 
 class PlanLine(NamedTuple):
-    """Runs that are alike in all but the seed, or in what is tried."""
+    """Names runs that are alike in all but the seed, or in what is tried."""
 
     section: str
     name: str
@@ -31,7 +31,7 @@ class PlanLine(NamedTuple):
 
 
 def print_costs(title: str, lines: Iterable[PlanLine], launcher: Sequence[str], console: Console) -> None:
-    """A line for each, below the name of its section, and the sum of what is to do.
+    """Print a line for each, below the name of its section, and the sum of what is to do.
 
     launcher: its overrides. Where it has several runs at once on this machine, their threads share the cores.
     """

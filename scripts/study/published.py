@@ -1,4 +1,4 @@
-"""Published runs that a program plans: copied to where it keeps its own, so that nobody trains them twice."""
+"""Copies published runs that a program plans to where it keeps its own, so that nobody trains them twice."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ READY = ("stdlib", "synthetic")  # corpora that are prepared in a second
 
 @dataclass
 class Published:
-    """What results/ holds of planned runs, at the same place below it and with the same config.
+    """Finds what results/ holds of planned runs, at the same place below it and with the same config.
 
     cfg: of the runs. preparing: whether a large corpus may be prepared, to see that theirs is the same.
     """

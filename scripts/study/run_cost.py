@@ -1,4 +1,4 @@
-"""What a run costs before it starts: tokens, FLOPs, bytes on disk, seconds on this machine.
+"""Finds what a run will cost before it starts: tokens, FLOPs, bytes on disk, seconds on this machine.
 
 Model FLOPs are exact (6N + 12LHQT). Curvature is rehearsed: the optimizer steps on a model of width 4, and the passes
 that it asks for are counted. Matrix work is what the optimizer says of itself. The seconds come from a probe: a few
@@ -32,7 +32,7 @@ SMALL = 5_000_000  # parameters of a model whose optimizer is probed too
 
 @dataclass(frozen=True)
 class RunCost:
-    """What one run costs. None: not known beforehand."""
+    """Holds what one run costs. None: not known beforehand."""
 
     tokens: int
     model: float  # FLOPs
@@ -48,7 +48,7 @@ class RunCost:
 
 
 def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], RunCost]:
-    """What a run of this config costs, by its length in updates. `speeds` keeps what was measured of each model."""
+    """Say what a run of this config costs, by its length in updates. `speeds` keeps what is measured of each model."""
     with torch.device("meta"):
         model = _model(cfg)
     planned = check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")
@@ -94,7 +94,7 @@ def _model(cfg: Config, **changed: int) -> Any:
 
 
 def _curvature(build: Build, model: Any, cfg: Config, gradient: float) -> float | None:
-    """FLOPs of a step beyond the gradient, a mean over a period of the optimizer's refreshes."""
+    """Count the FLOPs of a step beyond the gradient, a mean over a period of the optimizer's refreshes."""
     try:
         passes = passes_per_step(build, smallest_model())
     except Exception:  # an external class may fail in any way on random gradients; then nothing is claimed of it

@@ -80,7 +80,7 @@ class Tuner:
         return [self._training(self.steps // 2, chosen) for chosen in quasi_random(self.space, self.count)]
 
     def again(self) -> list[PlannedRun]:
-        """The best trial and its neighbours, at T. Raises ValueError if every trial diverged."""
+        """Plan the best trial and its neighbours, at T. Raises ValueError if every trial diverged."""
         found = self.read().trials
         if not found or found[0].loss is None:
             key = next(iter(self.space))
@@ -97,13 +97,13 @@ class Tuner:
         return tuning, write_choice(tuning, self.overrides(tuning))
 
     def overrides(self, tuning: Tuning) -> list[str]:
-        """What train.py takes to run the best."""
+        """Return the overrides with which train.py runs the best."""
         assert tuning.best is not None
         changes = apply(self.flat, tuning.best.settings)
         return [*self.given, *(f"{key}={json.dumps(value).replace(' ', '')}" for key, value in changes.items())]
 
     def plan(self) -> str:
-        """Its size, before anything starts."""
+        """Describe its size, before anything starts."""
         trials, batch, half = self.trials(), self.values["batch"]["tokens"], self.steps // 2
         left = sum(not each.ended for each in trials)
         tokens = sum(each.tokens for each in trials) + AGAIN * self.steps * batch
