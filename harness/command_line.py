@@ -8,11 +8,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -90,20 +89,6 @@ def composed(arguments: Sequence[str]) -> dict[str, Any]:
     except EXPECTED as error:
         raise ValueError(explain(error)) from None
     return cast(dict[str, Any], values)
-
-
-def read_value(text: str, hint: Any) -> Any:
-    """Read what is written after the `=`, as Hydra's grammar has it. What its grammar does not take is text.
-
-    A key that takes text takes `2024_01_15`, too, as it is written.
-    """
-    try:
-        override = OverridesParser.create().parse_override(f"key={text}")
-        read = text if override.is_sweep_override() else override.value()
-    except HydraException:
-        return text
-    number = isinstance(read, int | float) and (hint is str or str in get_args(hint))
-    return text if number else read
 
 
 def _job(program: Callable[[dict[str, Any]], str], composed: DictConfig) -> None:

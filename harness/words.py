@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -47,6 +47,20 @@ def flags_first(words: Sequence[str]) -> list[str]:
     waiting = list(parsed.overrides)
     flags = [word for word in words if not (waiting and word == waiting[0] and waiting.pop(0))]
     return [*flags, *readable(parsed.overrides, sweep=parsed.multirun)]
+
+
+def read_value(text: str, hint: Any) -> Any:
+    """Read what is written after the `=`, as Hydra's grammar has it. What its grammar does not take is text.
+
+    A key that takes text takes `2024_01_15`, too, as it is written.
+    """
+    try:
+        override = OverridesParser.create().parse_override(f"key={text}")
+        read = text if override.is_sweep_override() else override.value()
+    except HydraException:
+        return text
+    number = isinstance(read, int | float) and (hint is str or str in get_args(hint))
+    return text if number else read
 
 
 def readable(overrides: Sequence[str], sweep: bool = False) -> list[str]:

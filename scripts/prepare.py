@@ -19,7 +19,7 @@ import data
 from conventions.config_keys import CONFIGS
 from conventions.keywords import bind, in_section
 from conventions.sentence import nearest, one_sentence
-from harness.command_line import read_value
+from harness.words import read_value
 
 
 def main() -> None:

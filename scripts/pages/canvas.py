@@ -128,7 +128,7 @@ def style(number: int, name: str) -> Style:
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """Make a canvas of so many inches of 72 points: an SVG of 266 points shown 350 pixels wide has letters of 11 pixels."""
+    """Make a canvas of so many inches of 72 points: in an SVG of 266 points on 350 pixels letters have 11 pixels."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)

@@ -23,7 +23,7 @@ PAPER = ", paper"  # ends the heading of a column of the paper's figures; ours i
 
 
 def arms_grid(verdict: Verdict) -> Grid:
-    """Make a line for each part and arm: the final loss at T, and other quantities with the paper's figures beside them."""
+    """Make a line for each part and arm: the final loss at T, other quantities, and the paper's figures beside them."""
     header = ["part", "arm", "runs", "final loss"]
     told = {figure.quantity for figure in verdict.claim.figures}
     shown = {k: q for k, q in verdict.claim.quantities.items() if k in told or q.metric != "val/loss" or q.exponential}
