@@ -31,6 +31,11 @@ def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
+def optimizer_name(section: Mapping[str, Any]) -> str:
+    """What runs call their optimizer: the registered name, or an external class's path."""
+    return str(section.get("_target_") or section["name"])
+
+
 def optimizer_label(section: Mapping[str, Any]) -> str:
     """The registered name, or an external class's own in lower case."""
     target = section.get("_target_")

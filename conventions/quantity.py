@@ -21,6 +21,21 @@ def seconds(value: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def hours(seconds: float) -> str:
+    """`0.17`, `3.5` or `120`."""
+    value = seconds / 3600
+    return f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}"
+
+
+def size(value: float) -> str:
+    """`81.4 MB`, of bytes."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
 def steps(value: float | None) -> str:
     """`12,500`."""
     return "unknown" if value is None else f"{value:,.0f}"

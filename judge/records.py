@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from conventions.config_keys import optimizer_name
 from conventions.run_format import SCHEMA, STATUSES, Loader, Status, first_line, read_rows, seen_status
 
 
@@ -62,8 +63,7 @@ class Run:
     @property
     def optimizer(self) -> str:
         """The registry's name, or the class path where it came by `optimizer._target_`."""
-        section = self.config["optimizer"]
-        return str(section.get("_target_") or section["name"])
+        return optimizer_name(self.config["optimizer"])
 
     def section(self, key: str) -> dict[str, Any]:
         """A group of the config. Of a foreign run it may be a plain word, its name, or unknown, and then empty."""

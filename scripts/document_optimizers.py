@@ -64,11 +64,9 @@ def section(info: OptimizerInfo) -> tuple[str, list[str]]:
     row = [f"[{info.name}](#{info.name})", kept, f"{share:.2%}", extra]
     title, _, about = dedent(info.about).strip().partition("\n")
     source = Path(inspect.getsourcefile(inspect.unwrap(info.constructor)) or "")
-    link, stock = (
-        f"[optimizers/{source.name}](../optimizers/{source.name})",
-        f"`torch.optim.{info.constructor.__name__}`",
-    )
-    code = link if source.parent == CONFIGS.parent / "optimizers" else stock
+    code = f"[optimizers/{source.name}](../optimizers/{source.name})"
+    if source.parent != CONFIGS.parent / "optimizers":
+        code = f"`torch.optim.{info.constructor.__name__}`"
     parts = [
         f"## {info.name}", "", title, "", about.strip("\n"), "",
         "```yaml", (CONFIGS / "optimizer" / f"{info.name}.yaml").read_text().strip(), "```", "",

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import optimizers
+from conventions.config_keys import optimizer_name
 from conventions.sentence import one_sentence
 from data.plan import vocabulary
 from harness.command_line import answer_help, composed
@@ -78,7 +79,8 @@ def one(arguments: Sequence[str]) -> str:
     size = sum(p.numel() for p in parameters.values())
     share = "" if found.flops is None else f", {100 * found.flops / model_flops(cfg, model):.2f} % of the model's FLOPs"
     return "\n".join([
-        f"{label(cfg)} on {headline(cfg, model)}", "", aligned(Grid("", header, rows), (2, 3, 4)), "", *ties(model),
+        f"{optimizer_name(cfg.optimizer)} on {headline(cfg, model)}", "",
+        aligned(Grid("", header, rows), (2, 3, 4)), "", *ties(model),
         f"{found.state_bytes / size:.2f} bytes of state per parameter{share}",
     ])  # fmt: skip
 
@@ -101,10 +103,6 @@ def model_flops(cfg: Config, model: LanguageModel) -> int:
 
 def any_block(name: str) -> str:
     return re.sub(r"\.\d+\.", ".*.", name)
-
-
-def label(cfg: Config) -> str:
-    return str(cfg.optimizer.get("_target_") or cfg.optimizer["name"])
 
 
 def headline(cfg: Config, model: LanguageModel) -> str:

@@ -149,16 +149,8 @@ def grids(comparison: Comparison) -> Iterator[Grid]:
     rows = []
     for standing in comparison.standings:
         costs = [text(getattr(standing.reached, axis)) if standing.reached else "never" for axis, text in AXIS.items()]
-        tried, seeds = str(standing.tried), str(standing.seeds)
-        rows.append(
-            [
-                standing.arm.label,
-                tried,
-                seeds,
-                loss(standing.loss, standing.spread) + comparison.after(standing),
-                *costs,
-            ]
-        )
+        end = loss(standing.loss, standing.spread) + comparison.after(standing)
+        rows.append([standing.arm.label, str(standing.tried), str(standing.seeds), end, *costs])
     header = ["optimizer", "settings tried", "seeds", "final loss", *TITLE.values()]
     yield Grid(f"Validation loss{length}{aim}.", header, rows)
     lines: dict[tuple[str, str], list[str]] = {}

@@ -19,7 +19,7 @@ from conventions import atomic
 from conventions.quantity import loss
 from conventions.sentence import one_sentence
 from judge.comparison import compare
-from judge.readers.log import Source, source_of
+from judge.readers.log import source_of
 from judge.readers.table import read_table
 from judge.records import find_runs
 from judge.scale import FARTHEST, Figure, Trend, cells_of, figures, trend
@@ -51,7 +51,8 @@ def scale(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
         cells = list(cells_of(lines, {**vars(options), "loss": column}, options.source))
         found = figures(cells, options.baseline, declared(options).sigma)
         grids += [_by_budget(options, found, column), _trends(found, options.baseline, column)]
-    return grids, [_told(source, options)]
+    place = f", {options.repository}" if options.repository else ""
+    return grids, [f"{Path(source.path).name}{place}, sha256 {source.sha256}"]
 
 
 def study(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
@@ -105,11 +106,6 @@ def _trends(found: Sequence[Figure], baseline: str, column: str) -> Grid:
 
 def _exponent(line: Trend) -> str:
     return f"{line.exponent:+.3f} ({line.interval[0]:+.3f} to {line.interval[1]:+.3f})"
-
-
-def _told(source: Source, options: argparse.Namespace) -> str:
-    place = f", {options.repository}" if options.repository else ""
-    return f"{Path(source.path).name}{place}, sha256 {source.sha256}"
 
 
 def _parser() -> argparse.ArgumentParser:

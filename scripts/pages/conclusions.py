@@ -95,11 +95,8 @@ def _measured(verdict: Verdict, finding: Finding) -> str:
 
 
 def _runs(verdict: Verdict, finding: Finding) -> list[Run]:
-    return [run for place, arm in _arms(finding) for run in verdict.arms[place][arm].runs]
-
-
-def _arms(finding: Finding) -> list[tuple[str, str]]:
-    return [(place or finding.part, arm) for place, _, arm in (n.rpartition("/") for n in finding.statement.arms)]
+    places = [name.rpartition("/") for name in finding.statement.arms]
+    return [run for place, _, arm in places for run in verdict.arms[place or finding.part][arm].runs]
 
 
 def _counted(counts: Counter[str]) -> str:

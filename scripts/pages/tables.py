@@ -101,7 +101,7 @@ def trials(comparison: Comparison, tunings: Mapping[str, Tuning]) -> list[dict[s
                 "again": len(tuning.again) if tuning else 0,
                 "diverged": tuning.diverged if tuning else 0,
                 "best": ", ".join(
-                    f"{_own(key)} {plain(value)}" for key, value in (best.settings if best else {}).items()
+                    f"{key.rpartition('.')[2]} {plain(value)}" for key, value in (best.settings if best else {}).items()
                 ),
                 "loss": quantity.loss(tuning.loss) if tuning else "",
                 "flops": quantity.flops(tuning.flops) if tuning else "",
@@ -124,8 +124,3 @@ def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         [f"{step:,.0f}", seen, *(quantity.loss(losses.get(step)) for losses in by_step)]
         for step, seen in zip(kept, tokens, strict=True)
     ]
-
-
-def _own(key: str) -> str:
-    """A key without the section that it is in."""
-    return key.rpartition(".")[2]

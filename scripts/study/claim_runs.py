@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conventions.config_keys import flatten
+from conventions.config_keys import flatten, optimizer_name
 from conventions.planned_run import PlannedRun
 from conventions.run_format import ENDED, RUNS, read_status
 from data.plan import check_data
@@ -23,9 +23,10 @@ from harness.sweep.planned import launcher_of, plan_run, refuse_fixed, sweep_unt
 from judge.claims.claim import Claim, PlanCell
 from judge.claims.plan import ArmPlan, StudyPlan, fill, read_studies
 from judge.publication import copy_run
-from judge.records import Run, read_run
+from judge.records import Run
 from judge.tuning.rates import best_rates, rate_space
 from judge.tuning.trials import SUFFIX
+from scripts.study.published import ended_twin
 from scripts.study.tuner import SEED, Tuner
 
 
@@ -158,7 +159,7 @@ class ClaimRuns:
         values = {**compose_arm(self.claim, self.scale, part, arm), "study": "rates", "seed": SEED}
         keys = self.claim.scale(self.scale).arms[arm].sweep
         values["study"] = f"rates-{config_hash({**values, 'sweep': keys} if keys else values)[:8]}"
-        optimizer = str(values["optimizer"].get("_target_") or values["optimizer"]["name"])
+        optimizer = optimizer_name(values["optimizer"])
         try:
             space = rate_space(optimizer, flatten(values), keys)
         except ValueError as error:
@@ -200,11 +201,9 @@ def _sweep(asked: ClaimRuns, runs: Sequence[PlannedRun], end: float | None) -> i
 
 def _take_over(run: PlannedRun) -> bool:
     """Copy the same run from another study here, if it has ended there: AdamW's ladder is one for several claims."""
-    if (run.folder / "manifest.json").exists():
-        return False
     for place in RUNS.glob(f"*/{run.folder.name}"):
-        if read_status(place) in ENDED and config_hash(read_run(place).config) == config_hash(run.config):
-            copy_run(read_run(place), run.folder)
+        if twin := ended_twin(run, place):
+            copy_run(twin, run.folder)
             return True
     return False
 

@@ -82,17 +82,4 @@ def _cells(all_runs: Sequence[RunCost], left: Sequence[RunCost]) -> list[str]:
         return "unknown" if total is None else form(total) if total else "0"
 
     of_all = [text(all_runs, key) for key in ("tokens", "model", "curvature", "optimizer")]
-    return [*of_all, text(left, "disk", _bytes), text(left, "seconds", _hours)]
-
-
-def _hours(seconds: float) -> str:
-    hours = seconds / 3600
-    return f"{hours:,.0f}" if 10 <= hours < 1e5 else f"{hours:.2g}"
-
-
-def _bytes(value: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"
+    return [*of_all, text(left, "disk", quantity.size), text(left, "seconds", quantity.hours)]

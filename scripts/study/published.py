@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from conventions.planned_run import PlannedRun
 from conventions.run_format import ENDED, RUNS
@@ -52,13 +53,8 @@ class Published:
         ]
 
     def _find(self, planned: PlannedRun) -> Run | None:
-        folder = RESULTS / planned.folder.relative_to(RUNS)
-        if (planned.folder / "manifest.json").exists() or not (folder / "manifest.json").is_file():
-            return None
-        run = read_run(folder)
-        if run.status not in ENDED or config_hash(run.config) != config_hash(planned.config):
-            return None
-        if why := self._unlike(run):
+        run = ended_twin(planned, RESULTS / planned.folder.relative_to(RUNS))
+        if run and (why := self._unlike(run)):
             self.refused[_study(run), why] += 1
             return None
         return run
@@ -81,6 +77,14 @@ class Published:
     @cached_property
     def _fingerprint(self) -> str:
         return check_data(self.cfg.data)().fingerprint
+
+
+def ended_twin(planned: PlannedRun, folder: Path) -> Run | None:
+    """Read the run in a folder if it has ended and is the planned one, of which there is nothing yet."""
+    if (planned.folder / "manifest.json").exists() or not (folder / "manifest.json").is_file():
+        return None
+    run = read_run(folder)
+    return run if run.status in ENDED and config_hash(run.config) == config_hash(planned.config) else None
 
 
 def _study(run: Run) -> str:

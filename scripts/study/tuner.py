@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from conventions.config_keys import flatten, plain
+from conventions.config_keys import flatten, optimizer_name, plain
 from conventions.planned_run import PlannedRun
 from conventions.run_format import RUNS
 from harness.command_line import composed
@@ -52,7 +52,7 @@ class Tuner:
         check_model(cfg.model, cfg.context, cfg.seed)
         device = "cpu" if cfg.device == "cpu" else "meta"  # the runs may have a GPU that is not here
         info = check_optimizer(cfg.optimizer, cfg.allow_targets, device).info
-        optimizer = str(cfg.optimizer.get("_target_") or cfg.optimizer["name"])
+        optimizer = optimizer_name(cfg.optimizer)
         values["optimizer"] = {**defaults_of(info.constructor), **values["optimizer"]}
         space = search_space(optimizer, flatten(values), ranges)
         values["optimizer"] = {k: v for k, v in values["optimizer"].items() if k in cfg.optimizer or searched(k, space)}
