@@ -20,7 +20,7 @@ Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a tho
 BINARY = "tag:yaml.org,2002:binary"
 
 
-class _ConfigLoader(Base):
+class ConfigLoader(Base):
     """Reads a config.yaml. Bytes, as `config_text` writes names that are no UTF-8, become text as Python has paths."""
 
 
@@ -42,8 +42,7 @@ def _of_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
         return dumper.represent_str(text.encode("utf-8", "replace").decode())
 
 
-Loader = _ConfigLoader
-Loader.add_constructor(BINARY, _text_of_bytes)
+ConfigLoader.add_constructor(BINARY, _text_of_bytes)
 _Dumper.add_representer(str, _of_text)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from conventions.config_keys import differing_keys, flatten, within
-from conventions.run_format import SCHEMA, Loader, config_text, is_locked
+from conventions.run_format import SCHEMA, ConfigLoader, config_text, is_locked
 from conventions.sentence import DISK_FULL
 from harness import manifest
 from harness.config import LOCATIONS, UNHASHED, config_hash
@@ -105,7 +105,7 @@ class RunFolder:
     def _read_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
         try:
-            config = yaml.load(path.read_text(encoding="utf-8"), Loader)
+            config = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader)
             return config if isinstance(config, dict) else {}
         except (OSError, ValueError, yaml.YAMLError):
             return {}  # then every key differs

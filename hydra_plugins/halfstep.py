@@ -3,5 +3,5 @@
 from harness.sweep import launcher
 
 
-class Launcher(launcher.Launcher):
+class SweepLauncher(launcher.Launcher):
     """The launcher of `-m`, as configs/launcher/ configures it."""

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from conventions.config_keys import optimizer_name
-from conventions.run_format import SCHEMA, STATUSES, Loader, Status, first_line, read_rows, seen_status
+from conventions.run_format import SCHEMA, STATUSES, ConfigLoader, Status, first_line, read_rows, seen_status
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def read_run(folder: Path) -> Run:
         raise ValueError(
             f"{folder / 'manifest.json'}: status is {manifest.get('status')!r}, not one of {', '.join(STATUSES)}"
         )
-    config = _mapping(folder / "config.yaml", lambda text: yaml.load(text, Loader))
+    config = _mapping(folder / "config.yaml", lambda text: yaml.load(text, ConfigLoader))
     for key, kind in {"steps": int, "seed": int, "optimizer": dict}.items():
         if not isinstance(config.get(key), kind):
             raise ValueError(f"{folder / 'config.yaml'} has no usable {key!r}: restore it, or move the folder away")

@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from conventions.keywords import bind
-from conventions.run_format import Loader
+from conventions.run_format import ConfigLoader
 from conventions.sentence import one_sentence
 from harness.checkpoint import EVALUATED, TRAINED, newest
 from models import build_model, find
@@ -49,7 +49,7 @@ def load_run(run: Path) -> tuple[GPT, int]:
     """
     if not (run / "config.yaml").is_file():
         raise FileNotFoundError(f"{run} is no run: it holds no config.yaml")
-    config = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), Loader)
+    config = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), ConfigLoader)
     section = config["model"]
     found = newest(run / "checkpoints")
     if found is None:

@@ -96,6 +96,21 @@ def test_files_are_short_and_named_for_a_thing():
     assert [relative(path) for path in FILES if path.stem in vague] == []
 
 
+def test_the_programs_and_the_trainer_stay_small():
+    lines = {path: len(path.read_text().splitlines()) for path in FILES}
+    assert lines[ROOT / "train.py"] <= 180
+    assert sum(count for path, count in lines.items() if relative(path).startswith("scripts/")) <= 5500
+
+
+def test_no_two_public_classes_have_one_name():
+    places: dict[str, list[str]] = {}
+    for path in [*FILES, *(ROOT / "hydra_plugins").glob("*.py")]:
+        for node in ast.walk(parsed(path)) if not relative(path).startswith("tests/") else []:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(relative(path))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 @functools.cache  # what many files import is parsed once
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())

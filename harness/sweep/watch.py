@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conventions import quantity
-from conventions.run_format import Loader, Status, seen_status
+from conventions.run_format import ConfigLoader, Status, seen_status
 
 EVERY = 1.0  # seconds between two looks at the folders
 LINE_EVERY = 30.0  # seconds, at least, between two lines of one run that say no more than that it goes on
@@ -119,7 +119,7 @@ class RunReader:
         """The run as it stands; None while there is none, or nothing that reads."""
         try:
             if self._steps is None:
-                config = yaml.load((self.folder / "config.yaml").read_text(encoding="utf-8"), Loader)
+                config = yaml.load((self.folder / "config.yaml").read_text(encoding="utf-8"), ConfigLoader)
                 self._steps = int(config["steps"])
             manifest = json.loads((self.folder / "manifest.json").read_text())
             self._fold()

@@ -16,7 +16,7 @@ import yaml
 from conventions import atomic
 from conventions.config_keys import differing_keys, flatten, plain, within
 from conventions.keywords import construct
-from conventions.run_format import ENDED, Loader
+from conventions.run_format import ENDED, ConfigLoader
 from judge.arms import INDIFFERENT, MACHINE, Arm, settings, without_copies
 from judge.claims.claim import ArmSettings, Claim, PlanCell, Scale
 from judge.records import Run, find_runs
@@ -106,7 +106,7 @@ def read_plan(claim: Claim, scale: str, part: str, folder: Path) -> StudyPlan:
     path = folder / claim.study(scale, part) / PLAN
     writes = f"python -m scripts.claims plan {claim.word} --scale {scale} --runs {folder}"
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        values = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader)
         plan: StudyPlan = construct(StudyPlan, {**values, "arms": {}}, "")
         arms = {name: construct(ArmPlan, arm, f"arms.{name}") for name, arm in values["arms"].items()}
     except FileNotFoundError:
