@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn, get_args
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
@@ -17,6 +18,7 @@ OPEN_SECTION = re.compile(r"^(optimizer\.[^=]+=|launcher\.sbatch[^=]*=)")
 # The values of these keys are text, whatever they look like: study=2024_01_15 is no number.
 TEXT = ("study", "run_dir", "device", *LOCATIONS, "data.column", "tracker.project", "tracker.entity",
         "tracker.group", "launcher.partition", "launcher.account")  # fmt: skip
+OF_TUNING = re.compile(r"(trials|range\.[^=]+)=(.*)")  # the keys of scripts.tune that are not train.py's
 # Hydra's flags, beside those with choices: see _Flags.
 SWITCHES = [("--multirun", "-m"), ("--run", "-r"), ("--resolve",), ("--shell-completion", "-sc"), ("--hydra-help",),
             ("--version",)]  # fmt: skip
@@ -61,6 +63,28 @@ def read_value(text: str, hint: Any) -> Any:
         return text
     number = isinstance(read, int | float) and (hint is str or str in get_args(hint))
     return text if number else read
+
+
+def split_tuning(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Split a tuning's words: its own keys, {"trials": int or None, "ranges": {key: [low, high]}}, and train.py's."""
+    own: dict[str, Any] = {"trials": None, "ranges": {}}
+    rest = []
+    for argument in arguments:
+        found = OF_TUNING.fullmatch(argument.lstrip("+"))
+        if not found:
+            rest.append(argument)
+            continue
+        try:
+            value = yaml.safe_load(found[2])
+        except yaml.YAMLError:
+            value = found[2]
+        if found[1] == "trials":
+            if type(value) is not int:
+                raise ValueError(f"trials must be a whole number, not {found[2]!r}")
+            own["trials"] = value
+        else:
+            own["ranges"][found[1].removeprefix("range.")] = value
+    return own, rest
 
 
 def readable(overrides: Sequence[str], sweep: bool = False) -> list[str]:

@@ -103,6 +103,14 @@ def facts(comparison: Comparison) -> str:
     return "; ".join(fact for fact in facts if fact) + "."
 
 
+def study_of(comparison: Comparison) -> str:
+    """The one study that the runs are of, as W&B knows them."""
+    studies = sorted({str(run.config.get("study")) for run in comparison.runs})
+    if len(studies) > 1:
+        raise ValueError(f"the runs are of several studies ({', '.join(studies)}): give the folder of one of them")
+    return studies[0]
+
+
 def wins(base: Arm, arm: Arm) -> tuple[int, int]:
     """Seeds and lengths at which an arm ended below the baseline's, and those that both have an outcome of.
 

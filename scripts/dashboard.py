@@ -22,6 +22,7 @@ from urllib.request import urlopen
 
 from conventions.sentence import one_sentence
 from harness.wandb_tracker import FAILURES
+from judge.answer import study_of
 from judge.comparison import Comparison, compare
 from judge.records import find_runs
 from judge.tuning.trials import tuning_of, with_tuning
@@ -89,14 +90,6 @@ def _workspace(comparison: Comparison, entity: str, project: str) -> Any:
     from scripts.pages.workspace import build
 
     return build(comparison, study_of(comparison), entity, project)
-
-
-def study_of(comparison: Comparison) -> str:
-    """The one study that the runs are of, as W&B knows them."""
-    studies = sorted({str(run.config.get("study")) for run in comparison.runs})
-    if len(studies) > 1:
-        raise ValueError(f"the runs are of several studies ({', '.join(studies)}): give the folder of one of them")
-    return studies[0]
 
 
 def _need() -> None:

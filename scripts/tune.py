@@ -17,14 +17,15 @@ from collections.abc import Sequence
 from conventions.sentence import one_sentence
 from harness.command_line import answer_help
 from harness.sweep.planned import launcher_of, train_all
+from harness.words import split_tuning
 from judge.tuning.outcome import tuning_lines
 from scripts.pages import tuning_figure
-from scripts.study.tuner import TRIALS, Tuner, split
+from scripts.study.tuner import TRIALS, Tuner
 
 
 def main(arguments: Sequence[str]) -> None:
     with one_sentence():
-        own, rest = split(arguments)
+        own, rest = split_tuning(arguments)
         tuner = Tuner.of(rest, TRIALS if own["trials"] is None else own["trials"], own["ranges"])
         print(tuner.plan(), flush=True)
         tuner.begin()

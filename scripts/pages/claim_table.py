@@ -11,10 +11,10 @@ from conventions import quantity
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from judge.claims.claim import Claim
+from judge.claims.numbers import HEADER, numbers
 from judge.claims.others import number
 from judge.claims.verdict import Verdict
 from judge.claims.words import came_out, claimed, estimate, notes, others_lines, ours, runs_of, summary
-from scripts.pages.claim_csv import numbers_grid
 from scripts.pages.grid import Grid, comma_separated, latex, markdown
 
 FORMATS = ("markdown", "latex", "csv")
@@ -114,7 +114,7 @@ def show(verdict: Verdict, console: Console) -> None:
 def render(verdict: Verdict, form: str) -> str:
     """Write the tables as text of one of FORMATS; CSV has a line for each number, and nothing beside them."""
     if form == "csv":
-        return comma_separated(numbers_grid(verdict))
+        return comma_separated(Grid(verdict.claim.name, HEADER, numbers(verdict)))
     if form == "latex":
         remarks = [*(f"warning: {warning}" for warning in verdict.warnings), *summary(verdict), *notes(verdict)]
         return "\n".join([*(f"% {remark}" for remark in remarks), *map(latex, grids(verdict))])

@@ -1,13 +1,10 @@
 """One optimizer's tuning: its trials before they have run, and what is chosen from them."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from conventions.config_keys import flatten, optimizer_name, plain
 from conventions.planned_run import PlannedRun
@@ -24,7 +21,6 @@ from optimizers.plan import check_optimizer, defaults_of
 
 TRIALS, SEED = 8, 1000
 AGAIN = 3  # the best, and its neighbours on either side
-OWN = re.compile(r"(trials|range\.[^=]+)=(.*)")
 
 
 @dataclass(frozen=True)
@@ -116,25 +112,3 @@ class Tuner:
     def _training(self, steps: int, chosen: Mapping[str, float]) -> PlannedRun:
         changes = {**apply(self.flat, chosen), "steps": steps, "study": self.folder.parent.name}
         return plan_run(self.values, changes, self.folder)
-
-
-def split(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """A tuning's own keys, {"trials": int or None, "ranges": {key: [low, high]}}, and train.py's."""
-    own: dict[str, Any] = {"trials": None, "ranges": {}}
-    rest = []
-    for argument in arguments:
-        found = OWN.fullmatch(argument.lstrip("+"))
-        if not found:
-            rest.append(argument)
-            continue
-        try:
-            value = yaml.safe_load(found[2])
-        except yaml.YAMLError:
-            value = found[2]
-        if found[1] == "trials":
-            if type(value) is not int:
-                raise ValueError(f"trials must be a whole number, not {found[2]!r}")
-            own["trials"] = value
-        else:
-            own["ranges"][found[1].removeprefix("range.")] = value
-    return own, rest

@@ -15,6 +15,7 @@ from conventions.run_format import RUNS
 from conventions.sentence import nearest
 from harness.config import config_hash, parse
 from harness.sweep.planned import plan_run, refuse_fixed, train_all
+from harness.words import split_tuning
 from judge.comparison import compare
 from judge.newcomer import NewcomerVerdict, VerdictScale
 from judge.records import read_run
@@ -24,7 +25,7 @@ from judge.tuning.trials import tuning_folder, tuning_of, with_tuning
 from optimizers.plan import overrides_of
 from scripts.study.plan_table import PlanLine
 from scripts.study.published import Published
-from scripts.study.tuner import AGAIN, Tuner, split
+from scripts.study.tuner import AGAIN, Tuner
 
 SCALES = CONFIGS / "verdict.yaml"
 BASELINE = "adamw"
@@ -48,7 +49,7 @@ class Study:
         if name not in scales:
             raise ValueError(f"there is no scale {name!r} in {SCALES.name}: {nearest(name, scales)}")
         scale: VerdictScale = construct(VerdictScale, scales[name], name)
-        own, rest = split(arguments)
+        own, rest = split_tuning(arguments)
         if own["trials"] is not None:
             raise ValueError(f"trials is fixed for both by the scale {name}: scripts.tune takes another number")
         for key in own["ranges"]:

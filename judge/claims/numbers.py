@@ -1,15 +1,15 @@
-"""Lists the numbers of a claim, a line for each, the paper's and others' beside ours."""
+"""Lists the numbers of a claim's verdict, a row for each, the paper's and others' beside ours."""
 
 from judge.claims.measure import values
 from judge.claims.others import number, subjects
 from judge.claims.verdict import Verdict
-from scripts.pages.grid import Grid
 
 HEADER = ["claim", "scale", "part", "kind", "name", "quantity", "paper", "recalled", "ours", "low", "high", "seeds",
           "verdict", "source"]  # fmt: skip
 
 
-def numbers_grid(verdict: Verdict) -> Grid:
+def numbers(verdict: Verdict) -> list[list[str]]:
+    """Return rows of HEADER's columns, as text; what is not known is empty."""
     head, rows = [verdict.claim.name, verdict.scale.name], []
     for part, arm in verdict.every_arm:
         for name, asked in verdict.claim.quantities.items():
@@ -31,4 +31,4 @@ def numbers_grid(verdict: Verdict) -> Grid:
             value, *ends = ("" if n is None else f"{n:g}" for n in (other.value, other.low, other.high))
             rows.append([*head, "", "other", statement.says, statement.quantity or statement.axis, value,
                          str(other.recalled).lower(), "", *ends, "", "", other.source])  # fmt: skip
-    return Grid(verdict.claim.name, HEADER, rows)
+    return rows
