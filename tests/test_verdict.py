@@ -201,13 +201,10 @@ def test_published_runs_of_the_baseline_are_taken_over_and_counted_as_done(publi
     assert told("lion")["tuning"]["adamw"]["trials"] == 2
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "complaint"),
-    [
-        ("data", "fingerprint", "their stdlib is another text"),
-        pytest.param("resolved", "dtype", "they are in other, runs on", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("section", "key", "complaint"), [
+    ("data", "fingerprint", "their stdlib is another text"),
+    pytest.param("resolved", "dtype", "they are in other, runs on", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_published_runs_that_would_be_others_here_are_not(published, here, capsys, section, key, complaint):
     for path in here.glob("results/verdict-*/**/manifest.json"):
         manifest = json.loads(path.read_text())
