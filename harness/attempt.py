@@ -64,7 +64,7 @@ class Attempt(ExitStack):
         """Return the error, or for an external optimizer, which may raise anything, one that names its class."""
         if not self.external or isinstance(error, BAD_INPUT):
             return error
-        cause = f"{type(error).__name__}: {sentence(error)}"
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return ValueError(
             f"optimizer._target_={self.external} cannot run here ({cause}); HALFSTEP_TRACEBACK=1 shows where"
         )
