@@ -102,7 +102,8 @@ def _readable(override: str, sweep: bool) -> str:
         return override
     if key.lstrip("+") in TEXT:
         value = re.sub(r"\$\{([A-Z_][A-Z0-9_]*)\}", r"$\1", value)  # the shell's; Hydra's own refer to keys
-        if "${" in value or ("," in value and not sweep):
+        # A backslash is Hydra's own: a sweep hands its jobs $\{seed\} for ${seed}, and a\ b for a path with a space.
+        if "${" in value or "\\" in value or ("," in value and not sweep):
             return override
         return f"{key}={','.join(map(_quoted, value.split(',')))}"
     try:

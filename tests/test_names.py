@@ -35,7 +35,7 @@ def test_a_path_is_taken_as_it_is_typed(path):
 def test_lists_sweeps_and_interpolations_stay_hydras():
     kept = ["data.files=[a,b]", "tracker.tags=[a]",
             "study='x'", "study=a,b", "study=${seed}", "study=null", "seed=1,2", "data.train=glob(*)",
-            "study=", "optimizer.betas=[0.9,", "experiment=a/b"]  # fmt: skip
+            r"run_dir=a/$\{seed\}", r"run_dir=a\ b/c", "study=", "optimizer.betas=[0.9,", "experiment=a/b"]  # fmt: skip
     assert [word.removeprefix("++") for word in readable(kept)] == kept
     assert readable(["study=1,2024_01_15"], sweep=True) == ["study='1','2024_01_15'"]
 
