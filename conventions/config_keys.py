@@ -22,7 +22,7 @@ def differing_keys(many: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def within(key: str, sections: Iterable[str]) -> bool:
-    """Whether a dotted key is one of these sections or lies inside one of them."""
+    """Return whether a dotted key is one of these sections or lies inside one of them."""
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
@@ -32,7 +32,7 @@ def plain(value: Any) -> str:
 
 
 def optimizer_name(section: Mapping[str, Any]) -> str:
-    """What runs call their optimizer: the registered name, or an external class's path."""
+    """Return the name by which runs call their optimizer: the registered one, or an external class's path."""
     return str(section.get("_target_") or section["name"])
 
 

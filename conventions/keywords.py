@@ -93,7 +93,7 @@ def _convert(value: Any, annotation: Any, path: str) -> Any:
 
 
 def _fits(value: Any, annotation: Any) -> bool | None:
-    """Whether a value is of a plain type; None where the annotation is beyond us, and so lets all through."""
+    """Return whether a value is of a plain type; None where the annotation is not plain, so that any value passes."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return any(value == a and type(value) is type(a) for a in arguments)

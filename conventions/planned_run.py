@@ -41,7 +41,7 @@ class PlannedRun:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left to do: it finished or diverged."""
+        """Return whether nothing is left to do: the run finished or diverged."""
         return read_status(self.folder) in ENDED
 
     def experiment(self) -> str:

@@ -52,7 +52,7 @@ def config_text(config: dict[str, Any]) -> str:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a live process holds the run's lock. A shared lock is asked for and given back at once."""
+    """Return whether a live process holds the run's lock. A shared lock is asked for and given back at once."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -118,6 +118,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def first_line(error: BaseException) -> str:
-    """At most 120 characters of what an exception says."""
+    """Return an exception's text on one line, cut after 120 characters."""
     text = f"no {error}" if isinstance(error, KeyError) else str(error)
     return " ".join(text.split())[:120]

@@ -19,7 +19,7 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def sentence(error: BaseException) -> str:
-    """What went wrong, on one line."""
+    """Write what went wrong, on one line."""
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return (
             f"no space left to write {error.filename or 'the files of this run'}: free some, "
@@ -39,7 +39,7 @@ def bare(error: BaseException) -> str:
 
 
 def on_first_rank() -> bool:
-    """Whether this is the process that speaks for all: torchrun numbers them in RANK."""
+    """Return whether this process speaks for all: torchrun numbers them in RANK, and the first does."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 (the characters that look like others are what this is about)
-"""What a terminal can show of a text: a program prints the nearest that it can, and never fails for a character."""
+"""The nearest characters to those that a terminal lacks, so that no program fails for a character."""
 
 import codecs
 import sys

@@ -48,7 +48,7 @@ class Halves(NamedTuple):
 
 
 class Recipe(Protocol):
-    """How a corpus is made: where it is kept, what decides its tokens, and what writes its shards."""
+    """A recipe that makes a corpus: where it is kept, what decides its tokens, and what writes its shards."""
 
     @property
     def dir(self) -> str: ...

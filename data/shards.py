@@ -62,7 +62,7 @@ class Shard:
 
 
 class Layout(NamedTuple):
-    """Where a shard's tokens begin, in bytes, how many there are, and what each is."""
+    """The layout of a shard's file: the byte at which its tokens begin, their number, and their type."""
 
     offset: int
     tokens: int

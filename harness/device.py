@@ -81,7 +81,7 @@ def compiled(model: nn.Module) -> Callable[..., Tensor]:
 
 @cache
 def leave_at_once() -> None:
-    """At exit torch waits for its compile workers, before 2.13 now and then for five minutes (pytorch issue 162199)."""
+    """End torch's compile workers at exit: torch before 2.13 may wait five minutes for them (pytorch issue 162199)."""
     from torch._inductor import async_compile  # its own handler is registered, and so runs after ours
 
     atexit.register(_end_workers, async_compile._pool_set)

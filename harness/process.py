@@ -32,7 +32,7 @@ ERROR = re.compile(r"\w(Error|Exception)\b")  # a line that names what was raise
 
 @dataclass(frozen=True)
 class Ending:
-    """How a process ended.
+    """The end of a process: its exit status or signal, and its last words.
 
     Attributes:
         code: the exit status; None where a signal ended it.
@@ -160,7 +160,7 @@ class Process:
             return log.read().decode(errors="replace")
 
     def ending(self) -> Ending:
-        """How it ended. Raises RuntimeError while it runs."""
+        """Return how the process ended. Raises RuntimeError while it runs."""
         code = self._process.poll()
         if code is None:
             raise RuntimeError("the process still runs: wait for it")
@@ -236,7 +236,7 @@ def die_with_parent() -> None:
 
 
 def _prepare(parent: int) -> Callable[[], None]:
-    """What the process does before its program begins."""
+    """Return what the new process calls before its program begins."""
 
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell makes what it starts in the background deaf to it

@@ -37,6 +37,6 @@ def seconds(n: int, dtype: torch.dtype, device: str) -> float:
 
 
 def wait(device: str) -> None:
-    """Until the device has done all it was given."""
+    """Wait until the device has done all its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Where an update's time goes: the parts of one profiled update, which add up to it.
+"""The parts of an update's time, as the profiler measures them in one update; they add up to the whole.
 
 Each operation's own time is counted once, under the first kind whose pattern its name matches; `between` is what no
 operation has, on a GPU the time in which it stood idle.

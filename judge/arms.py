@@ -1,4 +1,4 @@
-"""Which runs belong together, which may be compared, and which of an optimizer's settings stands for it.
+"""Arms of runs: which runs belong together, which may be compared, and which arm stands for its optimizer.
 
 An arm is the runs that are alike in everything but seed, length and where they are kept. A folder often holds
 several arms of one optimizer: a sweep over its learning rate, for one.

@@ -37,7 +37,7 @@ CHOSEN = "chosen on the very seeds that are shown"
 
 @dataclass(frozen=True)
 class Standing:
-    """How one optimizer, in the arm that stands for it, did at the common length, or at its own nearest to that."""
+    """The result of one optimizer, in the arm that stands for it, at the common length or the arm's nearest to that."""
 
     optimizer: str
     arm: Arm
@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """What to know about the figures that are shown, then the footnotes; nothing twice."""
+        """Return the notes on the figures that are shown, then the footnotes; none twice."""
         shown = [note for row in self.rows if row.speedup.known or row.verdict for note in row.notes]
         return list(dict.fromkeys([*shown, *self.footnotes]))
 

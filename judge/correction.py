@@ -1,4 +1,4 @@
-"""What many comparisons on one page do to their verdicts.
+"""The correction of verdicts for the number of comparisons on one page.
 
 Of twelve newcomers that are all as good as the baseline, each with an interval of 95 %, one or more are called faster
 or slower by chance on up to 1 - .95^12 = 46 % of the pages. Holm (1979) keeps that at 5 %: with m comparisons the

@@ -15,7 +15,7 @@ def mean_curve(runs: Sequence[Run]) -> list[Point]:
 
 
 def crossing(curve: Sequence[Point], loss: float) -> Point | None:
-    """Where a curve first reaches a loss, linear between evaluations; None if it never does."""
+    """Return the point at which a curve first reaches a loss, linear between evaluations; None if it never does."""
     after = next((index for index, point in enumerate(curve) if point.loss <= loss), None)
     if not after:
         return None if after is None else curve[0]

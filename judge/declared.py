@@ -1,4 +1,4 @@
-"""What a person states about noise and slopes where the runs at hand cannot tell them, each with its source."""
+"""Values of noise and slopes that a person states, with their source, where the runs at hand cannot tell them."""
 
 import math
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class Sigma:
 
 @dataclass(frozen=True)
 class Slope:
-    """What twice the length gains near the lengths compared, nats per token.
+    """The gain in loss from twice the length, near the lengths compared, in nats per token.
 
-    The truth lies within a factor of it, either way.
+    The true gain lies within a factor of this one, either way.
     """
 
     per_doubling: float

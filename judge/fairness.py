@@ -1,4 +1,4 @@
-"""What makes a comparison unfair, and what there is to know about single runs: sentences from their folders."""
+"""Sentences on what makes a comparison unfair, and on single runs, from the runs' folders."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -74,7 +74,7 @@ def isoloss(
 
 
 def _distance(baseline: Arm, newcomer: Arm, lengths: tuple[int, int], declared: Declared) -> float:
-    """How far from the loss the worse of two arms ended; without a declared loss, how far from each other."""
+    """Return how far from the declared loss the worse of two arms ended; without one, how far from each other."""
     ends = float(baseline.losses(lengths[0]).mean()), float(newcomer.losses(lengths[1]).mean())
     if declared.loss is None:
         return abs(ends[0] - ends[1])
@@ -109,7 +109,10 @@ def log_interval(difference: float, error: float, freedom: float, slopes: tuple[
         return ends[0] if excess(ends[0]) >= 0 else float(brentq(excess, *ends, xtol=1e-9))
 
     def end(side: int) -> float:
-        """Where the measured difference is just as far below (side 1) or above (-1) what y allows as noise explains."""
+        """Return the y whose least gain lies as far above the difference as noise explains, for side 1.
+
+        For side -1 it is the y whose greatest gain lies as far below.
+        """
 
         def excess(y: float) -> float:
             nearest = min((y * least, y * greatest), key=lambda expected: side * expected)

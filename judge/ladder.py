@@ -1,4 +1,4 @@
-"""How long would an optimizer have to train to reach a loss? Power laws through a ladder of run lengths.
+"""The length of training that an optimizer needs to reach a loss, from power laws through a ladder of run lengths.
 
 Final losses are of runs that each decayed over their own length T. Straight lines between the rungs are not good
 enough, not even on log-log paper: with rungs at T and 2T they turn a true speed-up of 1.30 into 1.33. One law through
@@ -86,7 +86,7 @@ class Speedup:
 
     @property
     def known(self) -> bool:
-        """Whether it says anything at all."""
+        """Return whether the value or an end of its interval is known."""
         return self.value is not None or self.interval != ""
 
     @property
@@ -132,7 +132,7 @@ class Ladder:
 
     @property
     def falls(self) -> bool:
-        """Whether longer runs end lower: without that no length can be read off a loss."""
+        """Return whether longer runs end lower: if they do not, no length can be read off a loss."""
         if len(self.lengths) >= RUNGS:
             return self.law is not None
         return bool(self.means[-1] < self.means[0]) or len(self.lengths) == 1

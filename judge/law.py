@@ -44,7 +44,7 @@ class Law:
 
     @property
     def free(self) -> bool:
-        """Whether c lies inside its bounds; at a bound it counts as known."""
+        """Return whether c lies inside its bounds; at a bound it counts as known."""
         return BOUNDS[0] < self.c < BOUNDS[1]
 
     def loss(self, length: float) -> float:
@@ -63,7 +63,7 @@ class Law:
 
     @cached_property
     def _pull(self) -> np.ndarray:
-        """How a, b and a free c move with the mean of each rung, (3 or 2, K): (J' W J)^-1 J' W."""
+        """Return by how much a, b and a free c move with the mean of each rung, (3 or 2, K): (J' W J)^-1 J' W."""
         gradients = self._gradient(self._logs)
         weighted = gradients.T * self._counts
         return np.linalg.solve(weighted @ gradients, weighted)

@@ -44,7 +44,7 @@ def badges(run: Run, device: str | None) -> list[str]:
 
 
 def word(run: Run) -> str:
-    """Its status, as it reads after a number."""
+    """Write a run's status as it reads after a number."""
     return {"cut": "cut off", "running": "still running"}.get(run.status, run.status)
 
 

@@ -13,7 +13,7 @@ from judge.spread import SEEDS
 
 
 def is_race(comparison: Comparison) -> bool:
-    """Whether the baseline and some other optimizer finished one run each, and every finished run has one length."""
+    """Return whether the baseline and another optimizer finished one run each, and finished runs are of one length."""
     finished = [each for each in comparison.standings if each.seeds]
     lengths = {length for each in comparison.standings for length in each.arm.lengths}
     alone = all(each.seeds == 1 for each in finished) and len(lengths) == 1
@@ -58,6 +58,6 @@ def verdict_takes(comparison: Comparison) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What else to know. What every row would say of missing seeds and lengths, `verdict_takes` says once."""
+    """Return what else there is to know, but not missing seeds and lengths, for `verdict_takes` names them once."""
     small = too_small(comparison.length or 0, [run for each in comparison.standings for run in each.arm.runs])
     return [*([small] if small else []), *comparison.footnotes]

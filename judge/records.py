@@ -47,7 +47,7 @@ class Run:
 
     @property
     def knows_seed(self) -> bool:
-        """Whether its seed is one, and not only the place of a foreign run among others."""
+        """Return whether the run's seed is known; a foreign run's may only be its number among others."""
         return not any(str(key).startswith("seed") for key in self.known("origin", "unknown") or ())
 
     @property

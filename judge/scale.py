@@ -1,4 +1,4 @@
-"""How a speed-up changes with the size of the model: cells of size and budget, a fit over sizes, and a projection.
+"""The change of a speed-up with the size of the model: cells of size and budget, a fit over sizes, a projection.
 
     S = T_base(L_new(T)) / T in every cell, by the baseline's ladder over budgets of the same size
     ln S = p + q ln N        fitted to the mean of ln S of each size, N parameters

@@ -1,4 +1,4 @@
-"""How much faster is an optimizer than the baseline? Rules, three axes, and words for what they allow.
+"""The speed-up of an optimizer over the baseline: its rules, its three axes, and the verdicts that they allow.
 
     matched   T_base(L_new(T)) / T   the baseline length that would reach the newcomer's final loss, from a
                                      ladder of baseline lengths, each run decayed over its own: the verdict

@@ -1,4 +1,4 @@
-"""How far final losses scatter over seeds, and what that makes of a difference between two means."""
+"""The scatter of final losses over seeds, and the interval that it gives a difference between two means."""
 
 import math
 from collections.abc import Sequence

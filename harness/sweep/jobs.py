@@ -67,7 +67,7 @@ def sweep_folder(study: Any) -> str:
 
 
 def outcomes(folder: Path) -> dict[int, dict[str, Any]]:
-    """What was recorded of a sweep's jobs, by number; the last word on each."""
+    """Return what was recorded last of each of a sweep's jobs, by the job's number."""
     path = folder / "jobs.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     return {row["job"]: row for row in rows}

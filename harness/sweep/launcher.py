@@ -28,7 +28,7 @@ OF_THE_SWEEP = ("launcher=", "launcher.", "hydra.mode=", "hydra.sweep.", "hydra.
 
 
 def runs_at_once(overrides: Sequence[str], device: str) -> int | None:
-    """How many runs the launcher that these overrides choose has going on this machine; None: it has them elsewhere."""
+    """Return how many runs the launcher of these overrides has going on this machine; None: they go on elsewhere."""
     section = composed(overrides)["launcher"]
     name = section.pop("name", None)
     return ENGINES[name].at_once(device, **section) if name in ENGINES else 1

@@ -53,11 +53,11 @@ class LocalQueue:
 
     @staticmethod
     def at_once(device: str, jobs: int | Literal["auto"] = "auto", **_: object) -> int:
-        """How many runs it has going on this machine, if there are enough."""
+        """Return how many runs the launcher has going at once on this machine, if there are so many."""
         return jobs if isinstance(jobs, int) else (len(visible_gpus()) if device != "cpu" else 0) or cores()
 
     def environment(self, slot: int) -> dict[str, str]:
-        """What tells a run in that slot which part of the machine is its own."""
+        """Return the environment variables that tell a run in a slot which part of the machine is its own."""
         own = {"OMP_NUM_THREADS": self.threads}
         return own | ({"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {})
 

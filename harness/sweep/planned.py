@@ -25,7 +25,7 @@ CLOSING, LEAST = 15, 10  # seconds of a call: kept for its end; that must be lef
 
 @dataclass(frozen=True)
 class SweepEnding:
-    """What came of a sweep.
+    """The end of a sweep: its exit code, and the runs that failed.
 
     Attributes:
         folder: of its logs and its jobs.jsonl.

@@ -31,7 +31,7 @@ class JobProcess(Process):
         super().__init__([*line, str(CONFIGS.parent / "train.py"), *overrides], job.log, environment)
 
     def outcome(self) -> tuple[str, str | None]:
-        """What became of a job that has ended: a status as jobs.jsonl has it, and a sentence on what went wrong."""
+        """Return a job's status once it has ended, as jobs.jsonl has it, and a sentence on what went wrong, or None."""
         ending, status = self.ending(), read_status(self.job.run) if self.job.run else None
         # torchrun ends with 1 whatever its ranks ended with, which it prints; those it stops itself have SIGTERM.
         of_ranks = re.findall(r"exitcode +: -(\d+) ", self.output()) if self.ranks > 1 else []

@@ -32,7 +32,7 @@ GONE = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"
 
 @dataclass
 class Guard:
-    """What runs on the node: begins the run, and requeues the job where the run was cut off."""
+    """A callable that runs on the node: it begins the run, and requeues the job where the run was cut off."""
 
     job: Job
     ranks: int
@@ -127,7 +127,7 @@ class SlurmArray:
 
     @staticmethod
     def at_once(device: str, **_: object) -> None:
-        """How many runs it has going on this machine: they are on others, which have devices of their own."""
+        """Return None: no run goes on this machine, all go on others with devices of their own."""
 
     def run(self) -> None:
         """Submit, and unless `wait` is false stay until every job has its outcome.

@@ -1,4 +1,4 @@
-"""How far runs are: a live table in a terminal, lines elsewhere. It reads their folders, and nothing else.
+"""The progress of runs, read from their folders alone: a live table in a terminal, lines elsewhere.
 
     with LiveTable() as watch:
         while ...:
@@ -35,7 +35,7 @@ ORDER = ("failed", "diverged", "cut", "running", "finished", "queued")
 
 @dataclass(frozen=True)
 class RunRow:
-    """What is shown of one run."""
+    """A row on one run: its status, progress, loss and speed."""
 
     name: str
     status: str  # a run's, or queued
@@ -69,7 +69,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is, by its folder."""
+    """The progress of one run, as its folder tells it."""
 
     name: str
     status: Status

@@ -1,4 +1,4 @@
-"""What weakens a claim's verdicts, in sentences."""
+"""Sentences on what weakens a claim's verdicts."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ UNEQUAL = "unequal tuning: "  # as verdict.warnings have it
 
 
 def cautions(verdict: Verdict) -> list[str]:
-    """What weakens the verdicts: what differs, what was not tuned, what is missing, seconds that nobody vouches for."""
+    """Return sentences on what weakens the verdicts: unequal or untuned arms, lost runs, unsure seconds."""
     runs = [run for _, arm in verdict.every_arm for run in arm.runs]
     found = [warning for warning in verdict.warnings if not warning.startswith(UNEQUAL)]
     if unequal := [warning.removeprefix(UNEQUAL) for warning in verdict.warnings if warning not in found]:

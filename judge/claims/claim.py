@@ -92,7 +92,7 @@ class Statement:
 
     @property
     def threshold(self) -> float:
-        """What the number has to come to: s (1 - d) where at least s was claimed, s (1 + d) where at most."""
+        """Return the claimed bound with its tolerance: s (1 - d) for at least s, s (1 + d) for at most s."""
         slack = self.tolerance * abs(self.figure)
         return self.figure - slack if self.at_least is not None else self.figure + slack
 
@@ -111,13 +111,13 @@ class Statement:
 
     @property
     def across(self) -> bool:
-        """Whether it names the parts of its arms, and so is tested once and not in every part."""
+        """Return whether the statement names the parts of its arms, and so is tested once and not in every part."""
         return "/" in self.arm
 
 
 @dataclass(frozen=True)
 class Other:
-    """What somebody else found, in runs of their own."""
+    """A measurement by somebody else, in runs of their own."""
 
     source: str
     says: str
@@ -191,7 +191,7 @@ class Scale:
 
     @property
     def papers_own(self) -> bool:
-        """Whether its runs are the paper's, so that they may refute it."""
+        """Return whether the scale is the paper's own, so that its runs may refute the claim."""
         return self.name == PAPER and not self.stand_in
 
     def arms_of(self, part: str) -> list[str]:
@@ -238,7 +238,7 @@ class Claim:
 
     @property
     def word(self) -> str:
-        """What scripts.claims takes for it: its name, or the path of a file that is not in configs/claim."""
+        """Return the word for it in scripts.claims: its name, or the path of a file that is not in configs/claim."""
         path, root = self.path.resolve(), CONFIGS.parent
         if path.parent == CLAIMS:
             return self.name

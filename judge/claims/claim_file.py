@@ -124,7 +124,7 @@ def _keys(value: Any, section: str) -> Mapping[str, Any]:
 
 
 def _problems(claim: Claim) -> Iterator[str]:
-    """What is wrong between the keys of a claim, each of which may be right by itself."""
+    """Yield a sentence on each problem between the keys of a claim, each of which may be right by itself."""
     if not NAME.fullmatch(claim.name):
         yield f"its own name, {claim.name!r}, must be letters, digits, dots and underscores, for it names folders"
     for key in ("statements", "scales"):

@@ -1,4 +1,4 @@
-"""What others measured of the same thing as a claim: their number, and the statements that it stands beside."""
+"""Other people's measurements of what a claim is about, and the statements that they stand beside."""
 
 from conventions.config_keys import plain
 from conventions.quantity import TITLE

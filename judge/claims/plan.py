@@ -27,7 +27,7 @@ AT_AN_END = "at an end of what was tried"
 
 @dataclass(frozen=True)
 class RateTrials:
-    """What the trials of an arm's learning rate came to, before its runs.
+    """The result of the trials of an arm's learning rate, which are made before its runs.
 
     Attributes:
         rates: the best settings, by dotted key.
@@ -49,7 +49,7 @@ class RateTrials:
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """What all runs of an arm share.
+    """The settings that all runs of an arm share.
 
     Attributes:
         lengths: in updates, T among them.

@@ -1,4 +1,4 @@
-"""Is a claim reproduced? By the rule that its file fixed beforehand, from run folders alone.
+"""The verdict on a claim, by the rule that its file fixed beforehand, from run folders alone.
 
 reproduced               the whole 95 % interval is on the claim's side of s (1 - d)
 refuted                  the whole interval is on the other side, by the paper's own protocol
@@ -25,7 +25,7 @@ EXACT = 1e-9
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one statement, in one part or ("") across parts."""
+    """The result of one statement, in one part or ("") across parts."""
 
     statement: Statement
     part: str
@@ -53,7 +53,7 @@ class Verdict:
 
     @property
     def deciding(self) -> list[Finding]:
-        """What came of the first statement that is tested in each part, or across parts."""
+        """Return the findings on the first statement that is tested in each part, or across parts."""
         first: dict[str, Finding] = {}
         for each in self.findings:
             first.setdefault(each.part, each)
@@ -78,7 +78,7 @@ class Verdict:
 
     @property
     def notes(self) -> list[str]:
-        """What there is to know about the figures, then about the runs; nothing twice."""
+        """Return the notes on the figures, then those on the runs; none twice."""
         shown = [note for each in self.findings for measured in each.measured.values() for note in measured.notes]
         return list(dict.fromkeys([*shown, *self.footnotes]))
 

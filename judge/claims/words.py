@@ -130,5 +130,5 @@ def _text(statement: Statement, value: float, asked: Quantity) -> str:
 
 
 def _number(value: float, asked: Quantity) -> str:
-    """With the quantity's digits; more where it would otherwise round to nothing."""
+    """Write a number with its quantity's digits, or with more where it would otherwise round to nothing."""
     return f"{value:.3g}" if value and abs(value) < 10**-asked.digits else f"{value:,.{asked.digits}f}"

@@ -30,7 +30,10 @@ LAST = "last"  # for `at`: the last evaluation, wherever it is
 
 @dataclass(frozen=True)
 class Wish:
-    """What a person says about runs. A pattern is `=text`, a text with {facts}, or a regular expression on the name."""
+    """A person's description of runs.
+
+    A pattern is `=text`, a text with {facts}, or a regular expression on the name.
+    """
 
     study: str
     arm: str
@@ -66,7 +69,7 @@ class Adopted:
 
     @property
     def loss(self) -> float | None:
-        """Its final validation loss, nats per token; None if it did not finish."""
+        """The run's final validation loss, nats per token; None if it did not finish."""
         return self.run.evaluations[-1]["val/loss"] if self.status == "finished" else None
 
 
@@ -208,7 +211,7 @@ def _at(text: str | None, run: ForeignRun, facts: Mapping[str, str]) -> int | No
 
 
 def _facts(run: ForeignRun) -> dict[str, str]:
-    """What patterns may name: the source's config, the run's name, file and folder."""
+    """Return the facts that patterns may name: the source's config, the run's name, file and folder."""
     path = Path(run.source.path)
     own = {"name": run.name, "file": path.name, "stem": path.name.partition(".")[0], "folder": path.parent.name}
     return {**{key: _text(value) for key, value in flatten(run.config).items() if value is not None}, **own}
@@ -220,7 +223,7 @@ def _names(run: ForeignRun) -> list[str]:
 
 
 def _found(pattern: str, run: ForeignRun, facts: Mapping[str, str], option: str) -> str:
-    """What a pattern says of a run."""
+    """Return the text that a pattern gives for a run. Raises ValueError if it gives none."""
     if pattern.startswith("="):
         return pattern[1:]
     if FACT.search(pattern):

@@ -17,7 +17,7 @@ OPEN: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 @dataclass(frozen=True)
 class Source:
-    """Where numbers come from, so that anyone can check that it is the same file."""
+    """The file that numbers come from, with its checksum, so that anyone can check that it is the same."""
 
     path: str  # as it was given
     format: str
@@ -26,7 +26,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Line:
-    """What was logged at one moment. `number` counts from 1 in the file; 0 where the source has no lines."""
+    """The values logged at one moment. `number` counts from 1 in the file; 0 where the source has no lines."""
 
     number: int
     values: dict[str, Value]
@@ -51,12 +51,12 @@ class Log:
         return list(dict.fromkeys(column for line in self.lines for column in line.values))
 
     def at(self, number: int) -> str:
-        """Where a line is, for sentences: `a.log, line 12`."""
+        """Write the place of a line for use in a sentence: `a.log, line 12`."""
         return f"{self.source.path}, line {number}" if number else self.source.path
 
 
 def is_loss(column: str) -> bool:
-    """Whether a column's name is that of a validation loss."""
+    """Return whether a column's name is that of a validation loss."""
     return column.startswith(("val_", "val/", "eval_", "eval/", "validation/")) and column.endswith("loss")
 
 

@@ -17,7 +17,7 @@ STATUS = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5":
 
 
 def recognises(path: Path) -> bool:
-    """Whether it is a database of MLflow, or a folder with runs that hold metrics."""
+    """Return whether a path is a database of MLflow, or a folder with runs that hold metrics."""
     if path.is_file():
         return path.suffix == ".db" and path.read_bytes()[:15] == b"SQLite format 3"
     return path.is_dir() and bool(_runs(path))

@@ -45,12 +45,12 @@ class ForeignRun:
 
     @property
     def diverged(self) -> bool:
-        """Whether its last losses are not finite."""
+        """Return whether one of the run's last losses is not finite."""
         last = [[row[key] for row in self.rows if key in row][-1:] for key in ("val/loss", "train/loss")]
         return any(not math.isfinite(value) for values in last for value in values)
 
     def points(self) -> set[tuple[float | None, ...]]:
-        """What tells a run from another: step, loss and clock of every evaluation."""
+        """Return the step, loss and clock of every evaluation, by which runs are compared."""
         return {(row["step"], row["val/loss"], row.get("seconds/total")) for row in self.evaluations}
 
 
@@ -154,7 +154,7 @@ def _rising(rows: Sequence[LoggedRow]) -> list[list[LoggedRow]]:
 
 
 def _marks(row: LoggedRow) -> set[tuple[float, str, str]]:
-    """What is compared to see whether a line was printed twice; as words, for NaN is not equal to itself."""
+    """Return the values by which a line printed twice is recognised; as words, for NaN is not equal to itself."""
     return {(row.values["step"], key, repr(value)) for key, value in row.values.items()}
 
 
@@ -189,7 +189,7 @@ def _run(name: str, log: Log, meaning: Mapping[str, str], rows: Sequence[LoggedR
 
 
 def _clock_trouble(rows: list[dict[str, float]]) -> list[str]:
-    """What is wrong with the clocks, which are then taken off the rows."""
+    """Return a sentence on each clock that is wrong, and remove that clock from the rows."""
     notes = []
     for clock in CLOCKS:
         timed = [(row["step"], row[clock]) for row in rows if clock in row]
@@ -210,13 +210,13 @@ def _clock_trouble(rows: list[dict[str, float]]) -> list[str]:
 
 
 def _late(first: tuple[float, float], then: tuple[float, float]) -> bool:
-    """Whether a clock did not count the steps before the first evaluation: they took less than a fifth of the time."""
+    """Return whether a clock left out steps before the first evaluation: each took less than a fifth of a later one."""
     between = (then[1] - first[1]) / (then[0] - first[0])
     return first[0] > 0 and first[1] / first[0] < between / 5
 
 
 def _endings(rows: Sequence[LoggedRow], meaning: Mapping[str, str]) -> list[str]:
-    """What there is to know of the first evaluation, of the last ones and of further losses."""
+    """Return sentences on the first evaluation, on the last ones and on further losses."""
     if not rows:
         return []
     notes = []

@@ -127,7 +127,7 @@ FORMATS = (
 
 
 def recognises(path: Path) -> bool:
-    """Whether a text file has lines of one of the formats."""
+    """Return whether a text file has lines of one of the formats."""
     return path.is_file() and plain_suffix(path) not in (".json",) and bool(_format_of(read_lines(path)))
 
 

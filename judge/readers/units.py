@@ -1,4 +1,4 @@
-"""What a column means and in which unit it is: `val/loss=eval/loss,seconds=train_time`.
+"""The quantity that a column holds, and its unit: `val/loss=eval/loss,seconds=train_time`.
 
 Rows get the keys and units of a run folder (losses in nats per token). Nothing is guessed: a column that no format and
 no `--map` explains is not read.

@@ -48,7 +48,7 @@ def read(path: Path) -> list[Log]:
 
 
 def numbers(row: dict[str, Any]) -> dict[str, Value]:
-    """What of a row is a number or a word; histograms, pictures and lists are not."""
+    """Return the values of a row that are numbers or words; histograms, pictures and lists are left out."""
     kept = {key: value for key, value in row.items() if isinstance(value, int | float | str) and value != ""}
     return {key: value if isinstance(value, str) else float(value) for key, value in kept.items()}
 

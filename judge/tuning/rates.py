@@ -26,7 +26,7 @@ def rate_space(optimizer: str, flat: Mapping[str, Any], keys: Sequence[str]) -> 
 
 
 def best_rates(tuning: Tuning, flat: Mapping[str, Any]) -> RateTrials:
-    """What the trials came to. Where all diverged the claim's own rates stand."""
+    """Return the best rates of a tuning's trials; where all diverged, the claim's own rates."""
     tried = tuning.trials
     best = tried[0] if tried and tried[0].loss is not None else None
     rates = dict(best.settings) if best else {key: float(flat[key]) for key in tuning.space}

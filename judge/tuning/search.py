@@ -1,4 +1,4 @@
-"""What a tuning searches: a range for each key of the config, and quasi-random points in them.
+"""The space that a tuning searches: a range for each key of the config, and quasi-random points in them.
 
 space = search_space("soap", {"optimizer.lr": 3e-3, "optimizer.betas": [0.95, 0.95], "schedule.warmup": 0.1})
 settings(space, trials=8)    # [{"optimizer.lr": 1.7e-3, "optimizer.betas[1]": 0.98, ...}, ...]
@@ -48,7 +48,7 @@ class Range:
         return round(1 - _rounded(1 - value), 8) if self.scale == "decay" else _rounded(value)
 
     def share(self, value: float) -> float:
-        """How far from low to high a value lies: below 0 and above 1 outside."""
+        """Return how far from low to high a value lies, 0 to 1; outside the range it is below 0 or above 1."""
         low, high = self._flat(self.low), self._flat(self.high)
         return (self._flat(value) - low) / (high - low)
 

@@ -1,4 +1,4 @@
-"""What an optimizer was tuned on, read back from folders: how many trials, what they cost, which one was chosen.
+"""The trials that an optimizer was tuned on, read back from folders: their number, their cost, and the chosen one.
 
 for optimizer, tuning in tuning_of("results/runs/my_study").items():
     print(optimizer, len(tuning.trials), tuning.diverged, tuning.best.settings, tuning.loss, tuning.flops)
@@ -46,7 +46,7 @@ class Trial:
 
     @property
     def counts(self) -> bool:
-        """Whether it showed anything: it ended, or was stopped after a step."""
+        """Return whether the trial counts: it ended, or it made at least one step."""
         return self.status in ENDED or self.made > 0
 
 
@@ -90,7 +90,7 @@ class Tuning:
         return None if None in found else float(sum(flops for flops in found if flops is not None))
 
     def json(self) -> dict[str, Any]:
-        """Its size, its cost and what was chosen."""
+        """Return the tuning's size and cost, the chosen settings, and the sentences on ends of ranges."""
         best = self.best
         return {
             **{"trials": len(self.trials), "again": len(self.again), "diverged": self.diverged},
@@ -134,13 +134,13 @@ class Tuning:
 
 
 def tuning_folder(study: str | Path) -> Path:
-    """Where the trials of a study are: beside it."""
+    """Return the folder of a study's trials, which lies beside the study."""
     study = Path(study)
     return study if study.name.endswith(SUFFIX) else study.with_name(study.name + SUFFIX)
 
 
 def tuning_of(study: str | Path) -> dict[str, Tuning]:
-    """What the optimizers of a study were tuned on, by the name that runs give them; empty if nothing was.
+    """Return the tuning of each optimizer of a study, by the name that runs give it; empty if none was tuned.
 
     study: the folder of the reported runs, or that of the trials. Raises ValueError where a file is broken.
     """
@@ -241,7 +241,7 @@ def _tuning(runs: Sequence[Run], folder: Path) -> Tuning:
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What trials without a plan were about: numbers of the optimizer or schedule that are not the same in all."""
+    """Return the keys that trials without a plan varied: the optimizer's and schedule's numbers that differ."""
     keys = [key for key in configs[0] if key.startswith(("optimizer.", "schedule."))]
     return [key for key in keys if isinstance(configs[0][key], int | float) and len({c.get(key) for c in configs}) > 1]
 

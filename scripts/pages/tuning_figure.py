@@ -60,7 +60,7 @@ def save(tunings: Mapping[str, Tuning], stem: Path) -> list[Path]:
 
 
 def _envelope(points: list[Point]) -> list[Point]:
-    """Without the trials that a lower one stands on either side of: their other keys spoilt them, not the rate."""
+    """Leave out the trials with lower ones on both sides: their other keys spoilt them, not the rate."""
 
     def hidden(value: float, loss: float) -> bool:
         left = [other for at, other in points if at < value]

@@ -63,7 +63,7 @@ def _need(holds: bool, otherwise: str) -> None:
 
 
 def _falls(build: Build) -> str:
-    """At its own rate, or at one four times smaller or larger: a default may be meant for anything."""
+    """Say how the loss falls at its own rate, or at 4 or 1/4 times that: a default may be meant for any model."""
     for factor in (1.0, 4.0, 0.25):
         losses = _trained(tiny_model(), build, 60, factor)
         start, end = losses[0], sum(losses[-5:]) / 5

@@ -60,7 +60,7 @@ class Published:
         return run
 
     def _unlike(self, run: Run) -> str | None:
-        """Why a run of the same config would be another one here: `auto` and the text of a corpus are not in it."""
+        """Say why a run of the same config would be another one here: `auto` and the text of a corpus are not in it."""
         theirs = run.known("resolved", "dtype")
         if theirs != self._dtype:
             return f"they are in {theirs}, runs on this machine in {self._dtype}"
