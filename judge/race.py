@@ -13,10 +13,10 @@ from judge.spread import SEEDS
 
 
 def is_race(comparison: Comparison) -> bool:
-    """Return whether the baseline and another optimizer finished one run each, and finished runs are of one length."""
+    """Return whether the baseline and another optimizer finished one run each, of one setting, over one length."""
     finished = [each for each in comparison.standings if each.seeds]
     lengths = {length for each in comparison.standings for length in each.arm.lengths}
-    alone = all(each.seeds == 1 for each in finished) and len(lengths) == 1
+    alone = all(each.seeds == each.tried == 1 for each in finished) and len(lengths) == 1
     return alone and len(finished) > 1 and comparison.standings[0].seeds == 1
 
 
@@ -39,12 +39,12 @@ def leader(comparison: Comparison) -> str:
     """A sentence on who led, and by how much."""
     first, base = places(comparison)[0], comparison.standings[0]
     if not first.reached:
-        return f"{first.arm.label} led with a final loss of {first.loss:.4f}: nobody came to {goal(comparison)}."
+        return f"{first.arm.label} led with a final loss of {first.loss:.4f}: nobody reached {goal(comparison)}."
     if first is base:
-        return f"{base.arm.label} led: no other optimizer came to {goal(comparison)}, in fewer updates."
+        return f"{base.arm.label} led: no other optimizer reached {goal(comparison)}, in fewer updates."
     times = f", a speed-up of {base.reached.steps / first.reached.steps:.2f} in steps" if base.reached else ""
     updates = f"{first.reached.steps:,.0f} of {comparison.length:,} updates"
-    return f"{first.arm.label} led: it came to {goal(comparison)}, after {updates}{times}."
+    return f"{first.arm.label} led: it reached {goal(comparison)}, after {updates}{times}."
 
 
 def verdict_takes(comparison: Comparison) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from conventions.config_keys import CONFIGS
 from conventions.quantity import AXIS, TITLE, loss
 from conventions.sentence import one_sentence
+from judge import race
 from judge.claims.claim import CLAIMS
 from judge.claims.claim_file import SCALES, list_claims, read_claim, with_others
 from judge.claims.verdict import Verdict, verify
@@ -138,21 +139,27 @@ def study_table(study: Path, baseline: str = "adamw") -> str:
         )
     comparison = with_tuning(compare(runs, baseline), tuning_of(study))
     parts = ["\n".join(f"- **warning: {warning}**" for warning in comparison.warnings)]
-    parts += [f"{grid.title}\n\n{markdown(grid)}" for grid in grids(comparison) if grid.rows]
-    parts += ["\n".join(f"- {note}" for note in comparison.notes)]
+    racing = race.is_race(comparison)
+    parts += [f"{grid.title}\n\n{markdown(grid)}" for grid in grids(comparison, racing) if grid.rows]
+    parts += [race.leader(comparison), race.verdict_takes(comparison)] if racing else []
+    parts += ["\n".join(f"- {note}" for note in (race.notes(comparison) if racing else comparison.notes))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def grids(comparison: Comparison) -> Iterator[Grid]:
+def grids(comparison: Comparison, racing: bool = False) -> Iterator[Grid]:
+    """Yield the standings, in a race by places, and the speed-ups, of which a race has none."""
     length = f" after {comparison.length:,} updates" if comparison.length else ""
     aim = f", and what {comparison.target:.4f} cost" if comparison.target is not None else ""
     rows = []
-    for standing in comparison.standings:
+    places = race.places(comparison) if racing else []
+    for standing in [*places, *(each for each in comparison.standings if each not in places)]:
         costs = [text(getattr(standing.reached, axis)) if standing.reached else "never" for axis, text in AXIS.items()]
         end = loss(standing.loss, standing.spread) + comparison.after(standing)
         rows.append([standing.arm.label, str(standing.tried), str(standing.seeds), end, *costs])
     header = ["optimizer", "settings tried", "seeds", "final loss", *TITLE.values()]
-    yield Grid(f"Validation loss{length}{aim}.", header, rows)
+    yield Grid(f"{'A race: v' if racing else 'V'}alidation loss{length}{aim}.", header, rows)
+    if racing:
+        return
     lines: dict[tuple[str, str], list[str]] = {}
     for row in comparison.rows:
         if row.speedup.known or row.verdict:

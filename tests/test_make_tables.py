@@ -49,8 +49,8 @@ def test_a_changed_run_changes_its_table_and_readme(copied):
     after = tables(copied)
     table, readme = copied / "results" / "study" / "table.md", copied / "README.md"
     assert before.keys() == after.keys() == {table, readme}
-    assert "| muon | 1 | 1 | 1.44" in before[table]
-    assert "| muon | 1 | 1 | 2.44" in after[table]
+    assert "| muon | 1 | 1 | 1.43" in before[table]
+    assert "| muon | 1 | 1 | 2.43" in after[table]
     assert after[readme] == f"Above.\n<!-- results/study/table.md -->\n{after[table]}<!-- end -->\nBelow.\n"
 
 

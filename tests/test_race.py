@@ -38,11 +38,11 @@ def test_places_go_by_the_way_to_the_target_and_then_by_loss(tmp_path):
 
 def test_the_baseline_may_lead(tmp_path):
     comparison = racing(tmp_path, {"lion": 0.7})
-    assert race.leader(comparison).startswith("adamw led: no other optimizer came to adamw's final loss")
+    assert race.leader(comparison).startswith("adamw led: no other optimizer reached adamw's final loss")
     assert "OPTIMIZER=lion" in race.verdict_takes(comparison)
 
 
-@pytest.mark.parametrize(("target", "words"), [(2.0, "nobody came to 2.0000"), (3.0, "led: it came to 3.0000, after")])
+@pytest.mark.parametrize(("target", "words"), [(2.0, "nobody reached 2.0000"), (3.0, "led: it reached 3.0000, after")])
 def test_another_target_is_not_called_the_baselines(tmp_path, target, words):
     assert words in race.leader(racing(tmp_path, {"soap": 1.3}, target=target))
 
@@ -66,7 +66,7 @@ def test_the_page_of_a_race(tmp_path, one_scale):  # noqa: F811
     updates = (
         f"{muon.reached.steps:,.0f} of 2,000 updates, a speed-up of {muon.rows['steps'].speedup.value:.2f} in steps"
     )
-    assert f"muon led: it came to adamw's final loss, {comparison.target:.4f}, after {updates}" in text
+    assert f"muon led: it reached adamw's final loss, {comparison.target:.4f}, after {updates}" in text
     assert text.count("make verdict OPTIMIZER=muon") == text.count("A verdict takes") == 1
     places = [re.sub(r"<[^>]+>|\s+", " ", each).split()[0] for each in re.findall(r"(?s)<li><b>.*?</li>", source)]
     assert places == ["muon", "adamw", "lion"]

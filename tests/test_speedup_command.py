@@ -31,7 +31,7 @@ def test_a_race_says_once_what_a_verdict_takes(tmp_path, capsys, monkeypatch):
     assert [line.split()[0] for line in shown.splitlines() if line.startswith(("  soap", "  adamw", "  lion"))] == [
         "soap", "adamw", "lion",
     ]  # fmt: skip
-    assert f"soap led: it came to adamw's final loss, {comparison.target:.4f}, after" in shown
+    assert f"soap led: it reached adamw's final loss, {comparison.target:.4f}, after" in shown
     assert "underpowered" not in shown
     assert " ".join(shown.split()).count("A verdict takes 3 seeds") == 1
 
