@@ -38,7 +38,7 @@ def shards(
             f"vocabulary must be between 2 and {LARGEST_VOCABULARY}, what 32-bit tokens can name, not {vocabulary}"
         )
     notes: list[str] = []
-    trained, held_out = (find_shards(given, key, notes) for given, key in ((train, "train"), (val, "val")))
+    trained, held_out = (find_shards(patterns, key, notes) for patterns, key in ((train, "train"), (val, "val")))
     apart = {path.resolve() for path in held_out}
     for path in trained:
         if path.resolve() in apart:

@@ -30,7 +30,7 @@ def expand(files: str | list[str], key: str, notes: list[str]) -> list[Path]:
     A sentence is added to `notes` for what is there and is left out.
     Raises ValueError or FileNotFoundError, which name the key, where nothing can be read.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     unread = LeftOut(key)
     for entry in [files] if isinstance(files, str) else files:
         if not entry:
@@ -48,12 +48,12 @@ def expand(files: str | list[str], key: str, notes: list[str]) -> list[Path]:
             unread.folders += [name for name in names if name.is_dir() and name not in inside]
         if not matches:
             raise FileNotFoundError(f"data.{key}: there is no file at {entry}{unread.instead()}")
-        found += [match.absolute() for match in matches]  # not resolved: a cache's links hide the suffix
-    for path in found:
+        paths += [match.absolute() for match in matches]  # not resolved: a cache's links hide the suffix
+    for path in paths:
         if not kind(path):
             raise ValueError(f"{key}: {path} is of no kind that can be read; bring {KINDS}")
     notes += unread.sentences()
-    return once(found, key, notes)
+    return once(paths, key, notes)
 
 
 def once(paths: list[Path], key: str, notes: list[str]) -> list[Path]:
@@ -98,8 +98,8 @@ class LeftOut:
             "a link that leads nowhere": self.dead,
             "a folder, and the pattern takes no file in it": self.folders,
         }
-        said = [f"data.{self.key}: left out {_names(paths)} ({why})" for why, paths in reasons.items() if paths]
-        return said + ([f"data.{self.key}: there is nothing in {_names(self.empty)}"] if self.empty else [])
+        left_out = [f"data.{self.key}: left out {_names(paths)} ({why})" for why, paths in reasons.items() if paths]
+        return left_out + ([f"data.{self.key}: there is nothing in {_names(self.empty)}"] if self.empty else [])
 
 
 def _names(paths: list[Path]) -> str:

@@ -14,7 +14,7 @@ class Progress:
     def __init__(self, label: str, quiet: bool = False):
         self.label, self.quiet = label, quiet
         self.bar: Any = None
-        self.began = self.said = time.monotonic()
+        self.began = self.reported = time.monotonic()
         self.first: int | None = None  # tokens that an earlier run made: not this one's speed
 
     def __enter__(self) -> "Progress":
@@ -44,8 +44,8 @@ class Progress:
         if self.bar:
             total = None if share is None else 1.0
             self.bar.update(self.task, completed=share or 0, total=total, figures=figures)
-        elif now - self.said > EVERY:
-            self.said = now
+        elif now - self.reported > EVERY:
+            self.reported = now
             self.say(f"preparing {self.label}: {'' if share is None else f'{share:.0%}, '}{figures}")
 
     def say(self, line: str) -> None:

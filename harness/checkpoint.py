@@ -169,13 +169,13 @@ def _own_classes(path: Path, optimizer: torch.optim.Optimizer) -> list[Any]:
     package = type(optimizer).__module__.partition(".")[0]
     classes: list[Any] = []
     for name in get_unsafe_globals_in_checkpoint(path):
-        found = locate(name) if name.startswith(f"{package}.") and package != "torch" else None
-        if not isinstance(found, type):
+        cls = locate(name) if name.startswith(f"{package}.") and package != "torch" else None
+        if not isinstance(cls, type):
             raise ValueError(
                 f"optimizer: {type(optimizer).__name__} keeps {name} in its state, which cannot be read back from a "
                 "checkpoint safely: take another class"
             )
-        classes.append(found)
+        classes.append(cls)
     return classes
 
 

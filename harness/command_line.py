@@ -155,11 +155,11 @@ def explain(error: BaseException) -> str:
     if match := re.search(r"Ambiguous value for argument '\+*([^']+)'", text):
         return f"{match[1]} has several values: add -m to try each, or put brackets around a list"
     if "Config group override must be" in text:
-        given = " ".join(argument for argument in sys.argv[1:] if argument.partition("=")[0] in ("", *_groups()))
-        return f"cannot read {given}: a group takes the name of one of its options, which --help lists"
+        groups = " ".join(argument for argument in sys.argv[1:] if argument.partition("=")[0] in ("", *_groups()))
+        return f"cannot read {groups}: a group takes the name of one of its options, which --help lists"
     if isinstance(error, OverrideParseException):
-        given = error.override.lstrip("+")
-        return f"cannot read {given!r}: keys are given as key=value; quote a value that holds = , [ ] or spaces"
+        override = error.override.lstrip("+")
+        return f"cannot read {override!r}: keys are given as key=value; quote a value that holds = , [ ] or spaces"
     if isinstance(error, BAD_INPUT):
         return sentence(error)
     return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -35,10 +35,10 @@ class Hessian:
     def products(self, grads: Grads, v: Sequence[Tensor]) -> list[Tensor]:
         """Return H v from a gradient, whose graph is used up."""
         used = [(g, u) for g, u in zip(grads, v, strict=True) if g is not None and g.requires_grad]
-        found = torch.autograd.grad(
+        outputs = torch.autograd.grad(
             [g for g, _ in used], self.params, [u for _, u in used], allow_unused=True, materialize_grads=True
         )
-        return list(found)
+        return list(outputs)
 
     def flops(self, inputs: Tensor, targets: Tensor, v: Sequence[Tensor]) -> tuple[int, int]:
         """Return the FLOPs of the gradient and of the products, counted on a first micro-batch of this shape."""

@@ -15,25 +15,25 @@ def products(device: str, context: int) -> dict[str, Any]:
     choose_kernels(device, context)
     cuda, usual = device.startswith("cuda"), torch.get_float32_matmul_precision()
     sizes = (1024, 2048, 4096, 8192) if cuda else (512, 1024, 2048)
-    found = {}
+    rates = {}
     for precision in ("bfloat16", "tf32", "float32") if cuda else ("float32",):
         torch.set_float32_matmul_precision("high" if precision == "tf32" else usual)
         dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
-        found[precision] = max(2 * n**3 / seconds(n, dtype, device) for n in sizes)
-    return {"flops_per_second": found}
+        rates[precision] = max(2 * n**3 / seconds(n, dtype, device) for n in sizes)
+    return {"flops_per_second": rates}
 
 
 def seconds(n: int, dtype: torch.dtype, device: str) -> float:
     """Time a product of two (n, n) matrices: the least of a few, which other programs disturbed the least."""
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    found = []
+    times = []
     for _ in range(REPEATS):
         wait(device)
         start = time.perf_counter()
         a @ b
         wait(device)
-        found.append(time.perf_counter() - start)
-    return min(found)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def wait(device: str) -> None:

@@ -28,10 +28,10 @@ def profiled(update: Callable[[], float], device: str) -> dict[str, float]:
     """
     cuda = device.startswith("cuda")
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as found:
+    with profile(activities=activities) as profiler:
         whole = update()
     parts = dict.fromkeys([*KINDS, OTHER], 0.0)
-    for event in found.key_averages():
+    for event in profiler.key_averages():
         if cuda != (event.device_type == DeviceType.CUDA) or getattr(event, "is_user_annotation", False):
             continue
         kind = next((name for name, pattern in KINDS.items() if re.search(pattern, event.key)), OTHER)

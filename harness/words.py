@@ -70,20 +70,20 @@ def split_tuning(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     own: dict[str, Any] = {"trials": None, "ranges": {}}
     rest = []
     for argument in arguments:
-        found = OF_TUNING.fullmatch(argument.lstrip("+"))
-        if not found:
+        match = OF_TUNING.fullmatch(argument.lstrip("+"))
+        if not match:
             rest.append(argument)
             continue
         try:
-            value = yaml.safe_load(found[2])
+            value = yaml.safe_load(match[2])
         except yaml.YAMLError:
-            value = found[2]
-        if found[1] == "trials":
+            value = match[2]
+        if match[1] == "trials":
             if type(value) is not int:
-                raise ValueError(f"trials must be a whole number, not {found[2]!r}")
+                raise ValueError(f"trials must be a whole number, not {match[2]!r}")
             own["trials"] = value
         else:
-            own["ranges"][found[1].removeprefix("range.")] = value
+            own["ranges"][match[1].removeprefix("range.")] = value
     return own, rest
 
 

@@ -66,12 +66,12 @@ def mismatches(comparison: Comparison, names: Mapping[str, str]) -> tuple[list[d
     """
     base = comparison.standings[0].arm
     rows: dict[tuple[str, str], dict[str, list[str]]] = {}
-    said: set[str] = set()
+    shown: set[str] = set()
     for standing in comparison.standings[1:]:
         arm, lengths = standing.arm, (comparison.length, standing.length)
         differing = unlike(base, arm, *lengths).items()
         for sentence, (key, (theirs, ours)) in zip(unfair(base, arm, *lengths), differing, strict=True):
-            said.add(sentence)
+            shown.add(sentence)
             if sentence in comparison.warnings:  # what was tuned for each is none
                 rows.setdefault((key, theirs), {}).setdefault(ours, []).append(names[arm.label])
     table = [
@@ -79,7 +79,7 @@ def mismatches(comparison: Comparison, names: Mapping[str, str]) -> tuple[list[d
         for (key, theirs), values in rows.items()
         for value, who in values.items()
     ]
-    return table, [warning for warning in comparison.warnings if warning not in said]
+    return table, [warning for warning in comparison.warnings if warning not in shown]
 
 
 def facts(comparison: Comparison) -> str:

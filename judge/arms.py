@@ -135,12 +135,12 @@ def find_optimizer(arms: Sequence[Arm], word: str) -> str:
     names = sorted({arm.optimizer for arm in arms})
     if word in names:
         return word
-    found = [name for name in names if optimizer_label({"_target_": name}) == word]
-    if len(found) > 1:
-        raise ValueError(f"{word!r} is the label of {' and of '.join(found)}: give one of these")
-    if not found:
+    matches = [name for name in names if optimizer_label({"_target_": name}) == word]
+    if len(matches) > 1:
+        raise ValueError(f"{word!r} is the label of {' and of '.join(matches)}: give one of these")
+    if not matches:
         raise ValueError(f"no run of the optimizer {word!r} in this folder: {nearest(word, names)}")
-    return found[0]
+    return matches[0]
 
 
 def find_arms(arms: Sequence[Arm], optimizer: str) -> list[Arm]:

@@ -23,7 +23,7 @@ def corrected(rows: Sequence[Row], settings: Mapping[str, int], at: Judged) -> l
 
     settings: how many comparisons each arm makes, by its label.
     """
-    found = [_chosen(row, settings[row.arm], at) for row in rows]
+    judged = [_chosen(row, settings[row.arm], at) for row in rows]
     for axis in dict.fromkeys(row.axis for row in rows):
         left = {row.arm: settings[row.arm] for row in rows if row.axis == axis and row.speedup.interval}
         count, survived = sum(left.values()), set[str]()
@@ -31,8 +31,8 @@ def corrected(rows: Sequence[Row], settings: Mapping[str, int], at: Judged) -> l
             survived |= firm
             left = {arm: own for arm, own in left.items() if arm not in firm}
         if count > 1:
-            found = [replace(row, survives=row.arm in survived) if _own(row, axis) else row for row in found]
-    return found
+            judged = [replace(row, survives=row.arm in survived) if _own(row, axis) else row for row in judged]
+    return judged
 
 
 def comparisons(rows: Sequence[Row], settings: Mapping[str, int]) -> str | None:

@@ -55,8 +55,8 @@ def isoloss(
     row = noted(replace(row, seeds=min(map(len, cells))), f"a difference in loss is worth {slope}")
     difference = float(cells[0].mean() - cells[1].mean())
     if row.seeds < SEEDS:
-        told = f"sigma of arms with fewer than {SEEDS} seeds: {declared.sigma}" if declared.sigma else None
-        row = noted(row, told or f"needs {SEEDS} seeds for an interval, or a declared sigma, not {row.seeds}")
+        declaration = f"sigma of arms with fewer than {SEEDS} seeds: {declared.sigma}" if declared.sigma else None
+        row = noted(row, declaration or f"needs {SEEDS} seeds for an interval, or a declared sigma, not {row.seeds}")
     least, greatest = slope.bounds
     ratio = own / other
     value = ratio * math.exp(difference / math.sqrt(least * greatest))

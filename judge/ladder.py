@@ -122,13 +122,13 @@ class Ladder:
         assert self.law is not None
         everything = tuple(range(len(self.lengths)))
         laws = {everything: self.law}
-        found = []
+        fits = []
         for rung in everything:
             near = neighbourhood(self.lengths.tolist(), rung)
             if near not in laws:
                 laws[near] = Law(*(each[list(near)] for each in (self.lengths, self.means, self.counts)))
-            found.append((laws[near], near) if laws[near].b > 0 else (self.law, everything))
-        return found
+            fits.append((laws[near], near) if laws[near].b > 0 else (self.law, everything))
+        return fits
 
     @property
     def falls(self) -> bool:
@@ -151,17 +151,17 @@ class Ladder:
 
     def remarks(self, label: str) -> list[str]:
         """Return sentences on how well one power law fits all rungs, and on an exponent out of the usual."""
-        told, p = [], self.misfit()
+        notes, p = [], self.misfit()
         if p is not None and p < MISFIT:
-            told.append(f"one power law is rejected for the ladder of {label} (p = {p:.2g}): the nearest rungs decide")
+            notes.append(f"one power law is rejected for the ladder of {label} (p = {p:.2g}): the nearest rungs decide")
         elif p is not None:
-            told.append(f"{FITS} the ladder of {label} (p = {p:.2g})")
+            notes.append(f"{FITS} the ladder of {label} (p = {p:.2g})")
         if self.law is not None and not USUAL[0] <= self.law.c <= USUAL[1]:
             c = round(self.law.c, 2) + 0.0
-            told.append(
+            notes.append(
                 f"the exponent {c:.2f} of the ladder of {label} is outside the usual {USUAL[0]:g} to {USUAL[1]:g}"
             )
-        return told
+        return notes
 
     def _between(self, length: float) -> tuple[int, float]:
         """Return the rung at or below a length, and which share of the way to the next one it lies, in log T."""

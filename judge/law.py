@@ -30,8 +30,8 @@ class Law:
         grid = np.linspace(*BOUNDS, 31)  # first a grid, should there be two minima
         nearest = int(np.argmin([self._given(c)[0] for c in grid]))
         near = grid[max(0, nearest - 1)], grid[min(len(grid) - 1, nearest + 1)]
-        found = minimize_scalar(lambda c: self._given(c)[0], bounds=near, method="bounded", options={"xatol": 1e-9})
-        self.c = float(min((found.x, *BOUNDS), key=lambda c: self._given(c)[0]))
+        minimum = minimize_scalar(lambda c: self._given(c)[0], bounds=near, method="bounded", options={"xatol": 1e-9})
+        self.c = float(min((minimum.x, *BOUNDS), key=lambda c: self._given(c)[0]))
         self.rest, self.a, self.b = self._given(self.c)  # rest: sum of squared residuals, seeds as weights
 
     def _given(self, c: float) -> tuple[float, float, float]:

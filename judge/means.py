@@ -16,23 +16,23 @@ def finished(standing: Standing) -> list[Run]:
 
 def curves_of(comparison: Comparison, axis: str) -> list[tuple[str, list[Point], np.ndarray]]:
     """(label, mean curve, losses of each seed (points, seeds)) of every compared arm whose runs know this axis."""
-    found = []
+    curves = []
     for standing in comparison.standings:
         runs = finished(standing)
         curve = [point for point in mean_curve(runs) if getattr(point, axis) is not None]
         by_step = [{point.steps: point.loss for point in run.points} for run in runs]
         if curve:
             seeds = np.array([[losses[point.steps] for losses in by_step] for point in curve])
-            found.append((standing.arm.label, curve, seeds))
-    return found
+            curves.append((standing.arm.label, curve, seeds))
+    return curves
 
 
 def mean_by_arm(comparison: Comparison, measure: Callable[[Run], Sequence[float] | None]) -> dict[str, np.ndarray]:
     """Mean of a measure over the finished runs of each compared arm, by its label, where all of them know it."""
     means = {}
     for standing in comparison.standings:
-        found = [measure(run) for run in finished(standing)]
-        known = [values for values in found if values is not None]
-        if known and len(known) == len(found):
+        measured = [measure(run) for run in finished(standing)]
+        known = [values for values in measured if values is not None]
+        if known and len(known) == len(measured):
             means[standing.arm.label] = np.mean(known, axis=0)
     return means

@@ -65,12 +65,12 @@ def read(path: Path) -> list[Entry]:
 
 def records(lines: Sequence[Entry]) -> list[Record]:
     """A record for each measurement, in the order in which they were begun: of the commit that measured it last."""
-    found: dict[str, Record] = {}
+    by_name: dict[str, Record] = {}
     for line in (line for line in lines if line["what"] != "call"):
-        if line["what"] not in found or found[line["what"]].commit != line["commit"]:
-            found[line["what"]] = Record(line["what"], line["commit"])
-        found[line["what"]].add(line)
-    return list(found.values())
+        if line["what"] not in by_name or by_name[line["what"]].commit != line["commit"]:
+            by_name[line["what"]] = Record(line["what"], line["commit"])
+        by_name[line["what"]].add(line)
+    return list(by_name.values())
 
 
 def measured(lines: Sequence[Entry], unit: str) -> list[Entry]:
@@ -85,18 +85,18 @@ def measured(lines: Sequence[Entry], unit: str) -> list[Entry]:
         outcome                             of the first updates: whether the loss falls
         error                               why it does not run; then there are no numbers
     """
-    found = [
+    rows = [
         _row(record, side)
         for record in records(lines)
         for side in range(len(record.head["sides"]) if record.rounds and record.head["part"] == "train" else 1)
     ]
     calls = [line for line in lines if line["what"] == "call"]
     peak = calls[-1]["facts"].get("peak_flops") if calls else None
-    products: dict[str, float] = next((row["flops_per_second"] for row in found if "flops_per_second" in row), {})
+    products: dict[str, float] = next((row["flops_per_second"] for row in rows if "flops_per_second" in row), {})
     best = max(products.values(), default=None)
-    update = {row["model"]: row["seconds"] for row in found if row["part"] == "train" and "ratio" in row}
-    update |= {row["model"]: row["other"] for row in found if row["part"] == "whole" and "other" in row}
-    for row in (row for row in found if "seconds" in row):
+    update = {row["model"]: row["seconds"] for row in rows if row["part"] == "train" and "ratio" in row}
+    update |= {row["model"]: row["other"] for row in rows if row["part"] == "whole" and "other" in row}
+    for row in (row for row in rows if "seconds" in row):
         if row["part"] == "train":
             rate = row["tokens"] / row["seconds"]
             row |= {"tokens_per_second": rate, **_shares(rate * row["flops_per_token"], peak, best)}
@@ -116,7 +116,7 @@ def measured(lines: Sequence[Entry], unit: str) -> list[Entry]:
             if whole:
                 row["share_of_update"] = row["seconds"] / whole
                 row["worst_update"] = (whole + row["slowest"]) / (whole + row["usual"])
-    return found
+    return rows
 
 
 def judged(rows: Sequence[Entry], held: Mapping[str, Any], goal: Mapping[str, Any]) -> tuple[Entry | None, str]:

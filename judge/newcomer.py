@@ -33,7 +33,7 @@ class VerdictScale:
 
 @dataclass(frozen=True)
 class NewcomerVerdict:
-    """Holds all that is said of a newcomer."""
+    """The verdict on a newcomer, with the rows and checks that it rests on."""
 
     name: str  # of the scale
     scale: VerdictScale
@@ -56,7 +56,7 @@ class NewcomerVerdict:
     @property
     def sentence(self) -> str:
         """`lion, held against adamw at the scale tiny: slower in steps, .71 (.65 to .78); ...`."""
-        found = "; ".join(
+        verdicts = "; ".join(
             f"{row.verdict or 'no verdict'} in {TITLE[axis]}"
             + (f", {row.speedup}" if row.speedup.known else "")
             + (f" ({row.speedup.interval})" if row.speedup.interval else "")
@@ -65,7 +65,7 @@ class NewcomerVerdict:
         small = next((note for row in self.rows.values() for note in row.notes if note.startswith(TOO_SMALL)), "")
         why = f" {small[0].upper()}{small[1:]}." if small else ""
         failed = f" It fails {self.failed} of {len(self.checks)} checks of conformance." if self.failed else ""
-        return f"{self.optimizer}, held against {self.baseline} at the scale {self.name}: {found}.{why}{failed}"
+        return f"{self.optimizer}, held against {self.baseline} at the scale {self.name}: {verdicts}.{why}{failed}"
 
     @property
     def failed(self) -> int:

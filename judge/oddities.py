@@ -35,12 +35,12 @@ def oddities(comparison: Comparison) -> list[dict[str, Any]]:
 
 def badges(run: Run, device: str | None) -> list[str]:
     """Say what stands beside a run's name in red: the same, in a word or two each."""
-    found = [word(run)] if run.status in LOST else []
+    words = [word(run)] if run.status in LOST else []
     if device and run.rows and device_of(run) != device:
-        found.append(device_of(run))
+        words.append(device_of(run))
     if run.known("git", "dirty"):
-        found.append("uncommitted changes")
-    return found
+        words.append("uncommitted changes")
+    return words
 
 
 def word(run: Run) -> str:

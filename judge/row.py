@@ -1,4 +1,4 @@
-"""One speed-up of an optimizer over another on one axis, and what may be said of it.
+"""One speed-up of an optimizer over another on one axis, and the verdict that it allows.
 
 What every rule shares is here: a row that knows nothing yet, the step from a ratio of updates to one of FLOPs and
 seconds, the verdict that an interval allows, and which runs are too small for any.
@@ -34,7 +34,7 @@ FEWEST_EVALUATED = 32_768
 
 @dataclass(frozen=True)
 class Row:
-    """A row holds one speed-up, and what may be said of it."""
+    """One speed-up on one axis, and the verdict that it allows."""
 
     optimizer: str
     rule: str

@@ -75,8 +75,8 @@ def save(comparison: Comparison, entity: str | None, project: str, address: str 
             new = old
         return new.save().url
     except FAILURES as error:
-        told = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ConnectionError(f"W&B did not take the workspace ({told}): --print shows it without W&B") from None
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConnectionError(f"W&B did not take the workspace ({reason}): --print shows it without W&B") from None
 
 
 def _reach(address: str) -> None:

@@ -57,10 +57,10 @@ def page() -> str:
 
 def section(info: OptimizerInfo) -> tuple[str, list[str]]:
     """An optimizer's own section, and its row of the table."""
-    cfg, model, found = costed([*(f"{key}={value}" for key, value in GPT2.items()), f"optimizer={info.name}"])
+    cfg, model, cost = costed([*(f"{key}={value}" for key, value in GPT2.items()), f"optimizer={info.name}"])
     size = sum(p.numel() for p in model.parameters())
-    share = (found.flops or 0) / model_flops(cfg, model)
-    kept, extra = f"{found.state_bytes / size:.2f}", f"{found.extra_passes:.0%}"
+    share = (cost.flops or 0) / model_flops(cfg, model)
+    kept, extra = f"{cost.state_bytes / size:.2f}", f"{cost.extra_passes:.0%}"
     row = [f"[{info.name}](#{info.name})", kept, f"{share:.2%}", extra]
     title, _, about = dedent(info.about).strip().partition("\n")
     source = Path(inspect.getsourcefile(inspect.unwrap(info.constructor)) or "")
@@ -71,8 +71,8 @@ def section(info: OptimizerInfo) -> tuple[str, list[str]]:
         f"## {info.name}", "", title, "", about.strip("\n"), "",
         "```yaml", (CONFIGS / "optimizer" / f"{info.name}.yaml").read_text().strip(), "```", "",
         wrapped(
-            f"**Cost.** {kept} bytes of state per parameter; {(found.flops or 0) / 1e9:,.1f} GFLOPs of matrix work an "
-            f"update, {share:.2%} of the model's; {passes(found)}."
+            f"**Cost.** {kept} bytes of state per parameter; {(cost.flops or 0) / 1e9:,.1f} GFLOPs of matrix work an "
+            f"update, {share:.2%} of the model's; {passes(cost)}."
         ), "",
     ]  # fmt: skip
     if info.presets:

@@ -51,12 +51,12 @@ def load_run(run: Path) -> tuple[GPT, int]:
         raise FileNotFoundError(f"{run} is no run: it holds no config.yaml")
     config = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), ConfigLoader)
     section = config["model"]
-    found = newest(run / "checkpoints")
-    if found is None:
+    checkpoint = newest(run / "checkpoints")
+    if checkpoint is None:
         raise FileNotFoundError(f"{run} holds no checkpoint yet: let it run on to one, or set checkpoint.every lower")
     if find(section["family"]) is not GPT:
         raise ValueError(f"{run}: model.family={section['family']} is not GPT-2, which alone converts")
-    path, state = found
+    path, state = checkpoint
     evaluated = path / EVALUATED
     if not evaluated.is_file() and _two_sets(config.get("optimizer", {})):
         raise ValueError(

@@ -33,10 +33,10 @@ NONE = "-"
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
-    defaults = [f"{key}={value}" for key, value in GPT2.items() if key not in given]
+    keys = {argument.partition("=")[0].lstrip("+") for argument in arguments}
+    defaults = [f"{key}={value}" for key, value in GPT2.items() if key not in keys]
     with one_sentence():
-        if "optimizer" in given:
+        if "optimizer" in keys:
             print(one([*defaults, *arguments]))
         else:
             print(everyone([*defaults, *arguments]))
@@ -46,11 +46,11 @@ def everyone(arguments: Sequence[str]) -> str:
     """Make a table of all registered optimizers, each as configs/optimizer has it."""
     rows = []
     for info in optimizers.list_optimizers():
-        cfg, model, found = costed([*arguments, f"optimizer={info.name}"])
+        cfg, model, costs = costed([*arguments, f"optimizer={info.name}"])
         parameters = sum(p.numel() for p in model.parameters())
         rows.append([
-            info.name, f"{found.state_bytes / parameters:.2f}", f"{(found.flops or 0) / 1e9:,.1f}",
-            f"{100 * (found.flops or 0) / model_flops(cfg, model):.2f} %", f"{100 * found.extra_passes:.0f} %",
+            info.name, f"{costs.state_bytes / parameters:.2f}", f"{(costs.flops or 0) / 1e9:,.1f}",
+            f"{100 * (costs.flops or 0) / model_flops(cfg, model):.2f} %", f"{100 * costs.extra_passes:.0f} %",
             info.summary,
         ])  # fmt: skip
     header = ["optimizer", "state, B/parameter", "matrix GFLOPs/update", "of the model's", "extra passes", "what it is"]
@@ -59,29 +59,29 @@ def everyone(arguments: Sequence[str]) -> str:
 
 def one(arguments: Sequence[str]) -> str:
     """Make a table of a model's parameters under one optimizer; those that are alike in all blocks share a row."""
-    cfg, model, found = costed(arguments)
+    cfg, model, costs = costed(arguments)
     parameters = dict(model.named_parameters())
     alike: dict[tuple[Any, ...], int] = {}
     for name, p in parameters.items():
-        rule, state, flops = found.treatments[name][:3]
+        rule, state, flops = costs.treatments[name][:3]
         key = (any_block(name), tuple(p.shape), any_block(rule), state, flops)
         alike[key] = alike.get(key, 0) + 1
     rows = []
     for (name, shape, rule, kept, flops), number in alike.items():
         rows.append([
             name, " x ".join(map(str, shape)), str(number), f"{number * kept / 1e6:,.2f}",
-            f"{number * flops / 1e9:,.2f}" if found.announced else NONE, rule,
+            f"{number * flops / 1e9:,.2f}" if costs.announced else NONE, rule,
         ])  # fmt: skip
-    whole = "unknown" if found.flops is None else f"{found.flops / 1e9:,.2f}"
-    total = f"{found.state_bytes / 1e6:,.2f}"
-    rows.append(["all", "", str(len(parameters)), total, whole, passes(found)])
+    whole = "unknown" if costs.flops is None else f"{costs.flops / 1e9:,.2f}"
+    total = f"{costs.state_bytes / 1e6:,.2f}"
+    rows.append(["all", "", str(len(parameters)), total, whole, passes(costs)])
     header = ["parameter", "shape", "number", "state, MB", "GFLOPs/update", "treatment"]
     size = sum(p.numel() for p in parameters.values())
-    share = "" if found.flops is None else f", {100 * found.flops / model_flops(cfg, model):.2f} % of the model's FLOPs"
+    share = "" if costs.flops is None else f", {100 * costs.flops / model_flops(cfg, model):.2f} % of the model's FLOPs"
     return "\n".join([
         f"{optimizer_name(cfg.optimizer)} on {headline(cfg, model)}", "",
         aligned(Grid("", header, rows), (2, 3, 4)), "", *ties(model),
-        f"{found.state_bytes / size:.2f} bytes of state per parameter{share}",
+        f"{costs.state_bytes / size:.2f} bytes of state per parameter{share}",
     ])  # fmt: skip
 
 
@@ -116,23 +116,23 @@ def headline(cfg: Config, model: LanguageModel) -> str:
 
 def ties(model: LanguageModel) -> list[str]:
     """Write a sentence on parameters that are more than one thing, or none."""
-    given = model.roles()
-    roles = {any_block(name): given[p] for name, p in model.named_parameters()}
+    role_of = model.roles()
+    roles = {any_block(name): role_of[p] for name, p in model.named_parameters()}
     head = any(role.kind == "head" for role in roles.values())
-    said = [f"{name} is the head too" for name, role in roles.items() if role.kind == "embedding" and not head]
-    said += [
+    sentences = [f"{name} is the head too" for name, role in roles.items() if role.kind == "embedding" and not head]
+    sentences += [
         f"{name.removeprefix('blocks.*.')} is the queries', keys' and values' in one"
         for name, role in roles.items() if role.what == "qkv" and len(role.rows) == 3
     ]  # fmt: skip
-    return ["; ".join(said) + "."] if said else []
+    return ["; ".join(sentences) + "."] if sentences else []
 
 
 def passes(found: UpdateCost) -> str:
     """Put the passes of an update into words."""
     named = {"gradient": "gradient", "sampled_grads": "gradient on sampled labels", "hvp": "Hessian-vector product",
              "joint_hvp": "Hessian-vector product in the gradient's pass"}  # fmt: skip
-    told = [f"{number:.3g} {named[kind]}" for kind, number in found.passes.items() if number]
-    return " + ".join(told) + " an update"
+    terms = [f"{number:.3g} {named[kind]}" for kind, number in found.passes.items() if number]
+    return " + ".join(terms) + " an update"
 
 
 if __name__ == "__main__":

@@ -45,47 +45,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a table is not up to date")
     options = parser.parse_args(arguments)
     with one_sentence():
-        found = tables(ROOT)
-        stale = [path for path, text in found.items() if not path.is_file() or path.read_text() != text]
+        texts = tables(ROOT)
+        stale = [path for path, text in texts.items() if not path.is_file() or path.read_text() != text]
         if options.check and stale:
             raise ValueError(f"{stale[0].relative_to(ROOT)} is not what its runs say: make tables writes it anew")
-        for path in _orphans(ROOT, found):
-            told = f"{path.relative_to(ROOT)} is a table of runs that are not there: delete it, or bring them back"
+        for path in _orphans(ROOT, texts):
+            sentence = f"{path.relative_to(ROOT)} is a table of runs that are not there: delete it, or bring them back"
             if options.check:
-                raise ValueError(told)
-            print(told)
+                raise ValueError(sentence)
+            print(sentence)
         for path in stale:
             path.parent.mkdir(exist_ok=True)
-            path.write_text(found[path])
+            path.write_text(texts[path])
             print(path.relative_to(ROOT))
 
 
 def tables(root: Path) -> dict[Path, str]:
     """Every table below `root`, as its runs make it, and last the pages that show some of them."""
     results = root / "results"
-    found, claimed = claim_tables(results)
+    texts, claimed = claim_tables(results)
     for study in sorted(path for path in results.iterdir() if path.is_dir() and path.name not in claimed):
         if published(study) and has_runs(study):
-            found[study / "table.md"] = (tuning_table if study.name.endswith(SUFFIX) else study_table)(study)
+            texts[study / "table.md"] = (tuning_table if study.name.endswith(SUFFIX) else study_table)(study)
     if (results / HARDWARE).is_dir():
         devices = sorted(path.parent for path in (results / HARDWARE).glob(f"*/{FILE}"))
-        found |= {place / "table.md": hardware_tables(place) for place in devices}
-        found[results / HARDWARE / "summary.md"] = summary(devices)
+        texts |= {place / "table.md": hardware_tables(place) for place in devices}
+        texts[results / HARDWARE / "summary.md"] = summary(devices)
     pages = {path: path.read_text(encoding="utf-8") for path in (root / "README.md", *(root / "docs").glob("*.md"))}
-    return found | {path: with_tables(text, path, root, found) for path, text in pages.items() if BLOCK.search(text)}
+    return texts | {path: with_tables(text, path, root, texts) for path, text in pages.items() if BLOCK.search(text)}
 
 
-def _orphans(root: Path, found: Mapping[Path, str]) -> list[Path]:
+def _orphans(root: Path, texts: Mapping[Path, str]) -> list[Path]:
     """Files where tables are written, of which none is made any more."""
     results = root / "results"
     there = [path for ending in FORMS for path in results.glob(f"claims/*.{ending}")]
     there += [path for path in results.glob("*/table.md") if published(path.parent)]
-    return sorted(path for path in there if path not in found)
+    return sorted(path for path in there if path not in texts)
 
 
 def claim_tables(results: Path) -> tuple[dict[Path, str], set[str]]:
     """Make the tables of the claims that have runs, and name the studies that hold these runs."""
-    found: dict[Path, str] = {}
+    texts: dict[Path, str] = {}
     claimed, verdicts = set[str](), list[Verdict]()
     own = [with_others(read_claim(path)) for path in sorted((results / "claims").glob("*.yaml"))]
     for claim in [*list_claims(), *own]:
@@ -96,11 +96,11 @@ def claim_tables(results: Path) -> tuple[dict[Path, str], set[str]]:
                 verdict = verify(claim, scale, parts, claim.scale(scale).seeds, results)
                 verdicts.append(verdict)
                 for ending, form in FORMS.items():
-                    found[results / "claims" / f"{claim.name}-{scale}.{ending}"] = render(verdict, form)
+                    texts[results / "claims" / f"{claim.name}-{scale}.{ending}"] = render(verdict, form)
     if verdicts:
-        found[results / "claims" / "verdicts.md"] = markdown(overview(verdicts)) + "\n"
-        found[results / "claims" / "conclusions.md"] = page(verdicts)
-    return found, claimed
+        texts[results / "claims" / "verdicts.md"] = markdown(overview(verdicts)) + "\n"
+        texts[results / "claims" / "conclusions.md"] = page(verdicts)
+    return texts, claimed
 
 
 def published(study: Path) -> bool:
@@ -163,8 +163,8 @@ def grids(comparison: Comparison, racing: bool = False) -> Iterator[Grid]:
     lines: dict[tuple[str, str], list[str]] = {}
     for row in comparison.rows:
         if row.speedup.known or row.verdict:
-            told = f"{row.speedup} ({row.speedup.interval})" if row.speedup.interval else str(row.speedup)
-            lines.setdefault((row.arm, row.rule), []).append(f"{told} {row.verdict or ''}".strip())
+            cell = f"{row.speedup} ({row.speedup.interval})" if row.speedup.interval else str(row.speedup)
+            lines.setdefault((row.arm, row.rule), []).append(f"{cell} {row.verdict or ''}".strip())
     body = [[arm, rule, *cells] for (arm, rule), cells in lines.items() if len(cells) == len(TITLE)]
     title = f"Speed-up over {comparison.standings[0].arm.label}, with 95 % intervals."
     yield Grid(title, ["optimizer", "rule", *TITLE.values()], body)

@@ -30,12 +30,12 @@ def main() -> None:
     )
     parser.add_argument("recipe", help=", ".join(data.RECIPES))
     parser.add_argument("keys", nargs="*", metavar="key=value", help="of configs/data/<recipe>.yaml")
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
         with one_sentence():
-            keywords = bind(data.find(given.recipe), section(given.recipe, given.keys), "data")
+            keywords = bind(data.find(options.recipe), section(options.recipe, options.keys), "data")
             with in_section("data", keywords):
-                dataset = data.load(given.recipe, **keywords)
+                dataset = data.load(options.recipe, **keywords)
     except KeyboardInterrupt:
         print("\nhalfstep: interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
@@ -52,16 +52,16 @@ def section(recipe: str, keys: list[str]) -> dict[str, Any]:
     """
     config = OmegaConf.load(CONFIGS / "data" / f"{recipe}.yaml")
     hints = get_type_hints(data.find(recipe))
-    given = {}
+    overrides = {}
     for key in keys:
         name, equals, text = key.partition("=")
         if not equals:
             raise ValueError(f"{key!r} is not of the form key=value")
         if name not in list(config):  # `in` alone is False for a key that is still ???
             raise ValueError(f"data.{name} is no key of {recipe}: {nearest(name, map(str, config))}")
-        given[name] = read_value(text, hints.get(name))
+        overrides[name] = read_value(text, hints.get(name))
     try:
-        values = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.create(given)), resolve=True)
+        values = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.create(overrides)), resolve=True)
     except OmegaConfBaseException as error:
         why = str(error).split("\n")[0]
         raise ValueError(f"{' '.join(keys)}: {why}; an environment variable is written $NAME") from None

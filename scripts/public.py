@@ -49,8 +49,8 @@ def scale(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
     grids: list[Grid] = []
     for column in options.loss.split(","):
         cells = list(cells_of(lines, {**vars(options), "loss": column}, options.source))
-        found = figures(cells, options.baseline, declared(options).sigma)
-        grids += [_by_budget(options, found, column), _trends(found, options.baseline, column)]
+        speedups = figures(cells, options.baseline, declared(options).sigma)
+        grids += [_by_budget(options, speedups, column), _trends(speedups, options.baseline, column)]
     place = f", {options.repository}" if options.repository else ""
     return grids, [f"{Path(source.path).name}{place}, sha256 {source.sha256}"]
 
@@ -64,41 +64,41 @@ def study(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
     rows = []
     for each in comparison.standings:
         own = ratios.get(each.arm.label)
-        said = [str(own.speedup), own.speedup.interval, own.verdict or ""] if own else ["", "", ""]
+        ratio = [str(own.speedup), own.speedup.interval, own.verdict or ""] if own else ["", "", ""]
         length = f"{each.length:,}" if each.length else "none"
-        rows.append([each.arm.label, length, str(each.seeds), loss(each.loss, each.spread), *said])
+        rows.append([each.arm.label, length, str(each.seeds), loss(each.loss, each.spread), *ratio])
     files = {
         (Path(each["file"]).name, each["sha256"]): [run.known("origin", key) for key in ("repository", "commit")]
         for run in runs
         for each in run.known("origin", "sources") or ()
     }
-    told = [", ".join([name, *filter(None, where), f"sha256 {of}"]) for (name, of), where in sorted(files.items())]
+    origins = [", ".join([name, *filter(None, where), f"sha256 {of}"]) for (name, of), where in sorted(files.items())]
     notes = dict.fromkeys(note for row in ratios.values() for note in row.notes if row.speedup.known)
     header = ["arm", "updates", "seeds", "final loss", f"{rule}, in updates", "95 % interval", "verdict"]
-    return [Grid(f"Speed-up over {options.baseline}.", header, rows)], [*told, *notes]
+    return [Grid(f"Speed-up over {options.baseline}.", header, rows)], [*origins, *notes]
 
 
-def _by_budget(options: argparse.Namespace, found: Sequence[Figure], column: str) -> Grid:
+def _by_budget(options: argparse.Namespace, speedups: Sequence[Figure], column: str) -> Grid:
     """Rows optimizer and size, columns budgets."""
-    budgets = sorted({each.cell.budget for each in found}, key=lambda text: (len(text), text))
+    budgets = sorted({each.cell.budget for each in speedups}, key=lambda text: (len(text), text))
     rows: dict[tuple[str, float, str], dict[str, str]] = {}
-    for each in found:
-        told = f"{each.speedup} ({each.speedup.interval})" if each.speedup.interval else str(each.speedup)
-        rows.setdefault((each.cell.optimizer, each.cell.parameters, each.cell.size), {})[each.cell.budget] = told
+    for each in speedups:
+        cell = f"{each.speedup} ({each.speedup.interval})" if each.speedup.interval else str(each.speedup)
+        rows.setdefault((each.cell.optimizer, each.cell.parameters, each.cell.size), {})[each.cell.budget] = cell
     body = [[name, size, *(own.get(budget, "") for budget in budgets)] for (name, _, size), own in sorted(rows.items())]
     title = f"Speed-up over {options.baseline} in tokens (matched), by size and {options.budget}; losses: {column}."
     return Grid(title, ["optimizer", "size", *budgets], body)
 
 
-def _trends(found: Sequence[Figure], baseline: str, column: str) -> Grid:
+def _trends(speedups: Sequence[Figure], baseline: str, column: str) -> Grid:
     rows = []
-    for name in sorted({each.cell.optimizer for each in found}):
-        own = [each for each in found if each.cell.optimizer == name]
+    for name in sorted({each.cell.optimizer for each in speedups}):
+        own = [each for each in speedups if each.cell.optimizer == name]
         line, finer = trend(own), trend(own, over_cells=True)
         if line and finer:
             last, ahead = line.at(line.largest), line.at(FARTHEST * line.largest)
-            told = [f"{each} ({each.interval})" for each in (last, ahead)]
-            rows.append([name, str(line.points), _exponent(line), str(finer.points), _exponent(finer), *told])
+            projections = [f"{each} ({each.interval})" for each in (last, ahead)]
+            rows.append([name, str(line.points), _exponent(line), str(finer.points), _exponent(finer), *projections])
     header = ["optimizer", "sizes", "exponent q", "cells", "q over cells, if independent", "at the largest size"]
     title = f"ln (speed-up over {baseline}) = p + q ln (parameters), 95 % intervals over sizes; losses: {column}."
     return Grid(title, [*header, f"PROJECTION: at {FARTHEST} times that"], rows)

@@ -49,14 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence():
         study = Study.of(options.optimizer, options.scale, options.overrides)
         launcher = launcher_of(options.overrides)
-        said = study.take_over(preparing=False)
-        print("".join(f"{each}\n" for each in said), end="")
+        shown = study.take_over(preparing=False)
+        print("".join(f"{each}\n" for each in shown), end="")
         print_costs(f"Before a verdict at the scale {study.name}", study.plan_lines(), launcher, Console())
         if options.plan:
             return
         place = VERDICTS / (options.optimizer if options.scale == "tiny" else f"{options.optimizer}-{options.scale}")
         checks = _checked(study.newcomer, place)
-        print("".join(f"{each}\n" for each in study.take_over(preparing=True) if each not in said), end="")
+        print("".join(f"{each}\n" for each in study.take_over(preparing=True) if each not in shown), end="")
         study.train(launcher)
         verdict = study.verdict([asdict(check) for check in checks])
         atomic.write_text(place / "report.html", page(verdict))

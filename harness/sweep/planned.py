@@ -81,10 +81,10 @@ def sweep_runs(
     with Process(line) as process:
         # torch's compile workers can hold up the exit of a process that has nothing left to do for five minutes
         ending = process.wait(seconds, done=lambda: len(outcomes(place)) == len(runs))
-    found = outcomes(place)
-    rows = {run.name: found.get(number, {}) for number, run in enumerate(runs)}
+    recorded = outcomes(place)
+    rows = {run.name: recorded.get(number, {}) for number, run in enumerate(runs)}
     failed = {name: str(row["error"]) for name, row in rows.items() if row.get("status") == "failed"}
-    by_jobs = 1 if len(found) < len(runs) else 2 if failed else 0
+    by_jobs = 1 if len(recorded) < len(runs) else 2 if failed else 0
     return SweepEnding(place, by_jobs if ending.code is None else ending.code, ending.timed_out, failed)
 
 

@@ -32,8 +32,8 @@ def probe(sweep: Sequence[str], plan: Mapping[str, Any]) -> float:
             if (ending := process.wait()).code:
                 raise ValueError(f"the probe failed: {ending.last_words}")
         own = time.monotonic() - began  # starting the processes and preparing the corpus are in it
-        found = [read_rows(path) for path in Path(folder).glob("*/metrics.jsonl")]
-    work = [remaining(rows, plan["steps"], plan["eval"]["every"]) for rows in found]
+        metrics = [read_rows(path) for path in Path(folder).glob("*/metrics.jsonl")]
+    work = [remaining(rows, plan["steps"], plan["eval"]["every"]) for rows in metrics]
     return own + span(work, len(visible_gpus()) or cores())
 
 

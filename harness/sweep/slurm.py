@@ -25,7 +25,7 @@ from harness.sweep.process import JobProcess
 
 POLL = 0.2  # seconds between two looks at a run, or at jobs.jsonl
 ASK_EVERY = 5.0  # seconds between two questions to SLURM, whose controller serves a whole cluster
-PATIENCE = 4  # answers in a row that a job is gone before its word is given up: shared file systems lag
+PATIENCE = 4  # answers in a row that a job is gone before they are believed: shared file systems lag
 WARNING = 120  # seconds from SLURM's signal to the end of the time limit
 GONE = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 

@@ -153,7 +153,7 @@ class LiveTable:
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=False)
         self._next = 0.0
-        self._said: dict[str, tuple[str, str, float]] = {}  # name: status, line, when
+        self._shown: dict[str, tuple[str, str, float]] = {}  # name: status, line, when
 
     def __enter__(self) -> Self:
         if self._live:
@@ -169,11 +169,11 @@ class LiveTable:
         if time.monotonic() < self._next and not now:
             return
         self._next = time.monotonic() + EVERY
-        found = rows()
+        current = rows()
         if self._live:
-            self._live.update(self._fitting(found), refresh=True)
+            self._live.update(self._fitting(current), refresh=True)
         else:
-            self._lines(found)
+            self._lines(current)
 
     def say(self, text: str) -> None:
         """One line on stderr, the table left whole."""
@@ -191,9 +191,9 @@ class LiveTable:
         """A line for each run that has something new to say; that it goes on is news at times only."""
         now = time.monotonic()
         for row in rows:
-            status, line, when = self._said.get(row.name, ("queued", "", -LINE_EVERY))
+            status, line, when = self._shown.get(row.name, ("queued", "", -LINE_EVERY))
             if row.status != status or (row.line() != line and row.status == "running" and now - when >= LINE_EVERY):
-                self._said[row.name] = (row.status, row.line(), now)
+                self._shown[row.name] = (row.status, row.line(), now)
                 print(row.line(), flush=True)
 
 

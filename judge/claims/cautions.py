@@ -12,21 +12,21 @@ UNEQUAL = "unequal tuning: "  # as verdict.warnings have it
 def cautions(verdict: Verdict) -> list[str]:
     """Return sentences on what weakens the verdicts: unequal or untuned arms, lost runs, unsure seconds."""
     runs = [run for _, arm in verdict.every_arm for run in arm.runs]
-    found = [warning for warning in verdict.warnings if not warning.startswith(UNEQUAL)]
-    if unequal := [warning.removeprefix(UNEQUAL) for warning in verdict.warnings if warning not in found]:
-        found.append(UNEQUAL + "; ".join(unequal))
+    sentences = [warning for warning in verdict.warnings if not warning.startswith(UNEQUAL)]
+    if unequal := [warning.removeprefix(UNEQUAL) for warning in verdict.warnings if warning not in sentences]:
+        sentences.append(UNEQUAL + "; ".join(unequal))
     for each in verdict.deciding:
         names = dict.fromkeys(name.rpartition("/")[2] for name in each.statement.arms)
         if not any(verdict.scale.arms[name].trials for name in names):
-            found.append(f"not tuned here: {', '.join(names)}")
+            sentences.append(f"not tuned here: {', '.join(names)}")
         for name in (name for name in names if verdict.scale.arms[name].at_an_end):
             keys = " and ".join(verdict.scale.arms[name].at_an_end)
-            found.append(f"{name}: the best {keys} lay at an end of what was tried: a better one may lie beyond")
-        found += [note for note in each.main.notes if not note.startswith(FITS)]
+            sentences.append(f"{name}: the best {keys} lay at an end of what was tried: a better one may lie beyond")
+        sentences += [note for note in each.main.notes if not note.startswith(FITS)]
     if verdict.missing:
-        found.append(f"{len(verdict.missing)} of {len(verdict.missing) + len(runs)} planned runs are not there")
+        sentences.append(f"{len(verdict.missing)} of {len(verdict.missing) + len(runs)} planned runs are not there")
     if lost := Counter(arm.label for _, arm in verdict.every_arm for run in arm.runs if run.status == "diverged"):
-        found.append(f"diverged: {', '.join(f'{count} of {label}' for label, count in lost.items())}")
+        sentences.append(f"diverged: {', '.join(f'{count} of {label}' for label, count in lost.items())}")
     if reason := untimed([run for run in runs if run.final_loss is not None]):
-        found.append(reason)
-    return list(dict.fromkeys(found))
+        sentences.append(reason)
+    return list(dict.fromkeys(sentences))

@@ -72,10 +72,10 @@ class Trained:
 
 def values(quantity: Quantity, runs: Sequence[Run]) -> np.ndarray | None:
     """One for each run, in the quantity's unit; None where one of them does not know it."""
-    found = [run.last(quantity.metric) for run in runs]
-    if not found or any(value is None for value in found):
+    numbers = [run.last(quantity.metric) for run in runs]
+    if not numbers or any(value is None for value in numbers):
         return None
-    each = np.array(found, dtype=float)
+    each = np.array(numbers, dtype=float)
     if quantity.per_step:
         each = each / np.array([run.step for run in runs])
     return quantity.scale * (np.exp(each) if quantity.exponential else each)

@@ -20,12 +20,12 @@ def numbers(verdict: Verdict) -> list[list[str]]:
             seeds = "" if sample is None else str(len(sample))
             rows.append([*head, part, "arm", arm.label, name, *theirs, ours, "", "", seeds, "", ""])
     for each in verdict.findings:
-        for axis, found in each.measured.items():
-            numbers = [found.estimate.value, found.estimate.low, found.estimate.high]
-            decides = each.verdict if found is each.main else ""
+        for axis, measured in each.measured.items():
+            numbers = [measured.estimate.value, measured.estimate.low, measured.estimate.high]
+            decides = each.verdict if measured is each.main else ""
             rows.append([*head, each.part, "statement", each.statement.says, axis or str(each.statement.quantity),
                          f"{each.statement.figure:g}", "", *("" if n is None else f"{n:.6g}" for n in numbers),
-                         str(found.seeds), decides, ""])  # fmt: skip
+                         str(measured.seeds), decides, ""])  # fmt: skip
     for other in verdict.claim.others:
         for statement in subjects(verdict.claim, other) if number(verdict.claim, other) else []:
             value, *ends = ("" if n is None else f"{n:g}" for n in (other.value, other.low, other.high))

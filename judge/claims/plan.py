@@ -142,25 +142,25 @@ def sort_runs(
             strays.append(f"{run.name} is left out: the claim plans no {arm} of {run.steps:,} updates, seed {run.seed}")
         elif run.seed in seeds:
             by_arm[arm].append(run)
-    counted = {run.folder for found in by_arm.values() for run in without_copies(found, one_arm=True)}
-    for found in by_arm.values():
-        strays += [f"{run.name} repeats another run: counted once" for run in found if run.folder not in counted]
+    counted = {run.folder for own in by_arm.values() for run in without_copies(own, one_arm=True)}
+    for own in by_arm.values():
+        strays += [f"{run.name} repeats another run: counted once" for run in own if run.folder not in counted]
     arms = {}
-    for arm, found in by_arm.items():
-        kept = [run for run in found if run.folder in counted]
+    for arm, own in by_arm.items():
+        kept = [run for run in own if run.folder in counted]
         arms[arm] = Arm(arm, settings(kept[0]) if kept else {}, kept, arm)
     return arms, strays
 
 
 def fill(plan: StudyPlan, scale: Scale, seeds: Sequence[int], runs: Sequence[Run]) -> dict[PlanCell, Run | None]:
     """Every run that is planned, and what there is of it: one that has ended, if any has."""
-    found: dict[PlanCell, Run] = {}
+    by_cell: dict[PlanCell, Run] = {}
     for name, arm in sort_runs(plan, scale, seeds, runs)[0].items():
         for run in arm.runs:
             cell = PlanCell(plan.part, name, run.steps, run.seed)
-            if cell not in found or found[cell].status not in ENDED:
-                found[cell] = run
-    return {cell: found.get(cell) for cell in scale.cells([plan.part], seeds)}
+            if cell not in by_cell or by_cell[cell].status not in ENDED:
+                by_cell[cell] = run
+    return {cell: by_cell.get(cell) for cell in scale.cells([plan.part], seeds)}
 
 
 def settled(scale: Scale, plans: Mapping[str, StudyPlan]) -> Scale:
@@ -187,7 +187,7 @@ def _with_trials(arm: ArmSettings, tuned: RateTrials, where: str) -> ArmSettings
     )
 
 
-def _disagreements(config: Mapping[str, Any], theirs: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+def _disagreements(config: Mapping[str, Any], theirs: Mapping[str, Any], chosen: Mapping[str, Any]) -> Iterator[str]:
     """Sentences on what keeps a run out of an arm.
 
     A key that only one of them has is a newer or an older default, unless the claim gave it, or it is the optimizer's:
@@ -196,7 +196,7 @@ def _disagreements(config: Mapping[str, Any], theirs: Mapping[str, Any], given: 
     for key in sorted(config.keys() | theirs.keys()):
         if within(key, (*INDIFFERENT, *MACHINE)) and key != "data.name":
             continue
-        if key not in theirs and key in given:
+        if key not in theirs and key in chosen:
             yield f"it has no {key}, which is to be {plain(config[key])}"
         elif key not in config and within(key, ("optimizer",)):
             yield f"its {key} is {plain(theirs[key])} and not left out"

@@ -14,10 +14,10 @@ CHINCHILLA = 20  # training tokens per parameter, all of them counted, as in Hof
 
 def by_claim(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
     """Group the verdicts on one sentence, the largest scale first: one claim may have files of several devices."""
-    found: dict[tuple[str, str], list[Verdict]] = {}
+    groups: dict[tuple[str, str], list[Verdict]] = {}
     for each in sorted(verdicts, key=lambda each: SCALES.index(each.scale.name)):
-        found.setdefault((each.claim.sentence, each.claim.source), []).append(each)
-    return sorted(found.values(), key=lambda each: each[0].claim.name)
+        groups.setdefault((each.claim.sentence, each.claim.source), []).append(each)
+    return sorted(groups.values(), key=lambda each: each[0].claim.name)
 
 
 def scale_name(verdict: Verdict) -> str:
@@ -28,7 +28,7 @@ def scale_name(verdict: Verdict) -> str:
 
 def settings(verdict: Verdict) -> list[str]:
     """A sentence on the model, corpus, device and length of each part, or one where all parts are alike."""
-    found: dict[str, list[str]] = {}
+    parts_of: dict[str, list[str]] = {}
     for part in verdict.parts:
         runs = [run for arm in verdict.arms[part].values() for run in arm.runs]
         if not runs:
@@ -38,13 +38,13 @@ def settings(verdict: Verdict) -> list[str]:
         sizes = {total for run in runs if (total := run.known("parameters", "total"))}
         length = verdict.scale.length(part)
         each = _listed(f"{batch:,}" for batch in sorted(batches))
-        told = f"{models} on {corpora}, T = {length:,} updates of {each} tokens"
+        words = f"{models} on {corpora}, T = {length:,} updates of {each} tokens"
         if len(batches) == len(sizes) == 1:
             ratio = length * batches.pop() / sizes.pop()
-            told += f", {short(ratio)} tokens per parameter ({short(ratio / CHINCHILLA)} of Chinchilla's {CHINCHILLA})"
-        found.setdefault(f"{told}, {_listed(device_of(run) for run in runs)}", []).append(part)
+            words += f", {short(ratio)} tokens per parameter ({short(ratio / CHINCHILLA)} of Chinchilla's {CHINCHILLA})"
+        parts_of.setdefault(f"{words}, {_listed(device_of(run) for run in runs)}", []).append(part)
     where = f"Measured at the scale {scale_name(verdict)}"
-    return [f"{where}{f', {_listed(parts)}' * (len(found) > 1)}: {told}." for told, parts in found.items()]
+    return [f"{where}{f', {_listed(parts)}' * (len(parts_of) > 1)}: {words}." for words, parts in parts_of.items()]
 
 
 def _model(run: Run) -> str:

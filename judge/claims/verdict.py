@@ -73,8 +73,8 @@ class Verdict:
     def paper_figure(self, part: str, arm: str, quantity: str) -> PaperFigure | None:
         """The paper's number for that arm: of the part that ours stands beside."""
         beside = self.scale.parts[part].beside or part
-        found = [each for each in self.claim.figures if (each.part, each.arm, each.quantity) == (beside, arm, quantity)]
-        return found[0] if found else None
+        same = [each for each in self.claim.figures if (each.part, each.arm, each.quantity) == (beside, arm, quantity)]
+        return same[0] if same else None
 
     @property
     def notes(self) -> list[str]:

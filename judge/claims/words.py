@@ -19,12 +19,12 @@ OURS = "† the figure is ours: the paper puts none on it"
 
 def others_lines(claim: Claim) -> list[str]:
     """Say what others measured, a sentence or two on each."""
-    found = []
+    lines = []
     for other in claim.others:
         about = ", ".join(filter(None, (other.source, other.where)))
         numbered = number(claim, other)
-        found.append(f"{about}: {f'{numbered}. ' if numbered else ''}{other.says}")
-    return found
+        lines.append(f"{about}: {f'{numbered}. ' if numbered else ''}{other.says}")
+    return lines
 
 
 def came_out(verdict: Verdict, finding: Finding, axis: str | None = None) -> str:
@@ -54,8 +54,8 @@ def summary(verdict: Verdict) -> list[str]:
 
 def notes(verdict: Verdict) -> list[str]:
     claim = verdict.claim
-    told: list[PaperFigure | Other] = [*claim.figures, *claim.others]
-    recalled = [RECALLED] if any(each.recalled for each in told) else []
+    figures: list[PaperFigure | Other] = [*claim.figures, *claim.others]
+    recalled = [RECALLED] if any(each.recalled for each in figures) else []
     ours = [OURS] if any(each.statement.ours for each in verdict.findings) else []
     return [*recalled, *ours, *verdict.notes]
 
@@ -71,9 +71,9 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
                 "at_most": each.statement.at_most is not None,
                 "axis": each.statement.axis if each.statement.measure == "speedup" else None,
                 "measured": [
-                    {"axis": axis or None, "value": found.estimate.value, "low": found.estimate.low,
-                     "high": found.estimate.high, "censored": found.estimate.censored, "seeds": found.seeds}
-                    for axis, found in each.measured.items()
+                    {"axis": axis or None, "value": measured.estimate.value, "low": measured.estimate.low,
+                     "high": measured.estimate.high, "censored": measured.estimate.censored, "seeds": measured.seeds}
+                    for axis, measured in each.measured.items()
                 ],
             }
             for each in verdict.findings

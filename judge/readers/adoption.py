@@ -105,12 +105,12 @@ def adopt(
         if unlike:
             left.append((run.name, f"its {unlike[0]} is {facts.get(unlike[0], '')!r}"))
             continue
-        arm = _found(wish.arm, run, facts, "--arm")
+        arm = _value_of(wish.arm, run, facts, "--arm")
         run, steps, status, error = _ended(run, _at(wish.at, run, facts))
         if wish.seed is None:
             seed = counts[arm, steps] = counts.get((arm, steps), -1) + 1
         else:
-            seed = _whole(_found(wish.seed, run, facts, "--seed"), f"the seed of {run.name}")
+            seed = _whole(_value_of(wish.seed, run, facts, "--seed"), f"the seed of {run.name}")
         if (arm, steps, seed) in taken:
             twice = f"{taken[arm, steps, seed]} and {run.name} are both {arm} of {steps} updates with seed {seed}"
             raise ValueError(f"{twice}: give patterns (--arm, --seed) that tell them apart")
@@ -154,8 +154,8 @@ def _written(
     for key, text in wish.settings.items():
         if all(fact in facts for fact in FACT.findall(text)):  # else it is unknown
             _put(config, key, yaml.safe_load(_filled(text, facts, "--set", run)))
-    told = wish.device and all(fact in facts for fact in FACT.findall(wish.device))
-    device = _filled(wish.device, facts, "--device", run) if wish.device and told else None
+    known = wish.device and all(fact in facts for fact in FACT.findall(wish.device))
+    device = _filled(wish.device, facts, "--device", run) if wish.device and known else None
     tokens = (config.get("batch") or {}).get("tokens")
     unknown = [key for key in UNKNOWN if key not in flatten(config) and key not in config]
     unknown += ["seed (numbered in order of names)"] * (wish.seed is None) + ["device"] * (not device)
@@ -222,7 +222,7 @@ def _names(run: ForeignRun) -> list[str]:
     return [run.name, run.source.path, path.name, path.name.partition(".")[0]]
 
 
-def _found(pattern: str, run: ForeignRun, facts: Mapping[str, str], option: str) -> str:
+def _value_of(pattern: str, run: ForeignRun, facts: Mapping[str, str], option: str) -> str:
     """Return the text that a pattern gives for a run. Raises ValueError if it gives none."""
     if pattern.startswith("="):
         return pattern[1:]

@@ -23,13 +23,13 @@ def read(path: Path) -> list[Log]:
         events = accumulator.EventAccumulator(str(path), size_guidance=everything, purge_orphaned_data=False)
         events.Reload()
         tags = events.Tags()
-        found = [(e.wall_time, e.step, tag, e.value) for tag in tags["scalars"] for e in events.Scalars(tag)]
+        logged = [(e.wall_time, e.step, tag, e.value) for tag in tags["scalars"] for e in events.Scalars(tag)]
         for tag in tags["tensors"]:  # where TensorFlow 2 keeps its scalars
             arrays = [(e.wall_time, e.step, tensors.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
-            found += [(wall, step, tag, float(a)) for wall, step, a in arrays if a.ndim == 0 and a.dtype.kind in "fiu"]
+            logged += [(wall, step, tag, float(a)) for wall, step, a in arrays if a.ndim == 0 and a.dtype.kind in "fiu"]
     except Exception as error:  # whatever a broken record makes it raise
         why = " ".join(str(error).split())[:80] or type(error).__name__
         raise ValueError(f"{path} is no event file that TensorBoard reads ({why})") from None
-    if not found:
+    if not logged:
         raise ValueError(f"{path} holds no scalar: give the event file of a run that logged its loss")
-    return [Log(str(path), source_of(path, FORMAT), by_step(found))]
+    return [Log(str(path), source_of(path, FORMAT), by_step(logged))]

@@ -34,8 +34,8 @@ def read(path: Path) -> list[Log]:
 
 def _runs(path: Path) -> list[Path]:
     """The folders of runs: the path itself, or EXPERIMENT/RUN or RUN below it."""
-    found = [path, *sorted(path.glob("*")), *sorted(path.glob("*/*"))]
-    return [each for each in found if (each / "meta.yaml").is_file() and (each / "metrics").is_dir()]
+    folders = [path, *sorted(path.glob("*")), *sorted(path.glob("*/*"))]
+    return [each for each in folders if (each / "meta.yaml").is_file() and (each / "metrics").is_dir()]
 
 
 def _of_folder(run: Path) -> Log:
@@ -78,8 +78,8 @@ def _of_database(path: Path) -> Iterable[Log]:
             runs = "select run_uuid, name, status from runs where lifecycle_stage != 'deleted'"
             what = "select timestamp / 1000.0, step, key, value, is_nan from metrics where run_uuid = ?"
             for key, name, status in base.execute(f"{runs} order by start_time, run_uuid").fetchall():
-                found = base.execute(f"{what} order by timestamp, step", (key,)).fetchall()
-                values = [(*event, math.nan if is_nan else value) for *event, value, is_nan in found]
+                rows = base.execute(f"{what} order by timestamp, step", (key,)).fetchall()
+                values = [(*event, math.nan if is_nan else value) for *event, value, is_nan in rows]
                 config = dict(base.execute("select key, value from params where run_uuid = ?", (key,)).fetchall())
                 if values:
                     yield Log(str(name or key), source, by_step(values), {}, config, cut=_cut(status))

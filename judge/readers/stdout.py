@@ -144,9 +144,9 @@ def read(path: Path) -> list[Log]:
             aside[each] += bool(each.search(text))
         if not begins.search(text):
             continue
-        found = next((match for each in patterns if (match := each.search(text))), None)
-        if found:
-            lines.append(Line(number, _values(found)))
+        parsed = next((match for each in patterns if (match := each.search(text))), None)
+        if parsed:
+            lines.append(Line(number, _values(parsed)))
         elif number == len(texts):  # what follows the last newline: a kill tore it
             cut = f"its last line, {number}, is torn"
         else:
@@ -173,9 +173,9 @@ def _format_of(texts: Sequence[str]) -> Format | None:
     return best if counts[best.name] else None
 
 
-def _values(found: re.Match[str]) -> dict[str, Value]:
+def _values(match: re.Match[str]) -> dict[str, Value]:
     """The columns of a line; a time becomes seconds, what is no number stays a word."""
-    groups = {key: text for key, text in found.groupdict().items() if text is not None}
+    groups = {key: text for key, text in match.groupdict().items() if text is not None}
     pairs = dict(PAIR.findall(groups.pop("rest", "")))
     groups.pop("more", None)
     return {key: _value(text) for key, text in {**groups, **pairs}.items()}

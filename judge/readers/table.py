@@ -95,10 +95,10 @@ def _json_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 def flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested keys, dotted."""
-    found: dict[str, Any] = {}
+    dotted: dict[str, Any] = {}
     for key, value in row.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        dotted |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return dotted
 
 
 def _present(row: dict[str, Any]) -> dict[str, Any]:

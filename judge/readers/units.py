@@ -98,7 +98,7 @@ def rows_of(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None 
 
     Raises ValueError with the file and the line of what is no number, or no step.
     """
-    found: dict[str, list[LoggedRow]] = {}
+    by_run: dict[str, list[LoggedRow]] = {}
     for line in log.lines:
         values: dict[str, float] = {}
         for quantity, column in meaning.items():
@@ -111,8 +111,8 @@ def rows_of(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None 
         if not math.isfinite(step) or step < 0 or step != int(step):
             raise ValueError(f"{log.at(line.number)}: step is {step:g}, which is no number of updates")
         run = str(line.values.get(meaning["run"], "")) if "run" in meaning else ""
-        found.setdefault(run, []).append(LoggedRow(line.number, values, line))
-    return found
+        by_run.setdefault(run, []).append(LoggedRow(line.number, values, line))
+    return by_run
 
 
 def _nats(quantity: str, value: float, bytes_per_token: float | None) -> float:

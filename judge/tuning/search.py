@@ -183,8 +183,8 @@ def _range(
 
 
 def _split(key: str) -> tuple[str, int | None]:
-    found = re.fullmatch(r"(.+)\[(\d+)\]", key)
-    return (found[1], int(found[2])) if found else (key, None)
+    match = re.fullmatch(r"(.+)\[(\d+)\]", key)
+    return (match[1], int(match[2])) if match else (key, None)
 
 
 def _rounded(value: float, digits: int = DIGITS) -> float:

@@ -86,8 +86,8 @@ class Tuning:
     @property
     def flops(self) -> float | None:
         """The FLOPs of all runs together; None where one of them does not know its own."""
-        found = [run.flops for run in self.runs if run.counts]
-        return None if None in found else float(sum(flops for flops in found if flops is not None))
+        counted = [run.flops for run in self.runs if run.counts]
+        return None if None in counted else float(sum(flops for flops in counted if flops is not None))
 
     def json(self) -> dict[str, Any]:
         """Return the tuning's size and cost, the chosen settings, and the sentences on ends of ranges."""
@@ -118,19 +118,19 @@ class Tuning:
     @property
     def edges(self) -> list[str]:
         """A sentence on each key whose best value lies at an end of its range: a better one may lie beyond."""
-        found = []
+        sentences = []
         for key, each in self.space.items():
             value = self.best.settings.get(key) if self.best else None
             share = 0.5 if value is None else each.share(value)
             if value is None or EDGE < share < 1 - EDGE:
                 continue
             wider, end = each.wider(upwards=share > 0.5), "upper" if share > 0.5 else "lower"
-            found.append(
+            sentences.append(
                 f"the best {key} of {self.optimizer}, {plain(value)}, lies at the {end} end of its range, "
                 f"{plain(each.low)} to {plain(each.high)}: "
                 f"range.{key}=[{plain(wider.low)},{plain(wider.high)}] widens it"
             )
-        return found
+        return sentences
 
 
 def tuning_folder(study: str | Path) -> Path:
@@ -160,15 +160,15 @@ def unequal(tunings: Mapping[str, Tuning], baseline: str, optimizers: Sequence[s
     """
     if not tunings:
         return []
-    base, found = tunings.get(baseline), []
+    base, sentences = tunings.get(baseline), []
     theirs = _effort(base)
     for optimizer in optimizers:
         own = tunings.get(optimizer)
         if optimizer != baseline and (ours := _effort(own)) != theirs:
-            found.append(f"unequal tuning: {optimizer} got {_effort_text(ours)}, {baseline} {_effort_text(theirs)}")
+            sentences.append(f"unequal tuning: {optimizer} got {_effort_text(ours)}, {baseline} {_effort_text(theirs)}")
         if own and base and own.space and base.space:  # without its plan nobody knows what was searched
-            found += _unlike(own, base)
-    return found
+            sentences += _unlike(own, base)
+    return sentences
 
 
 def with_tuning(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Comparison:

@@ -55,7 +55,7 @@ def drift(
                 }
         elif moved:
             drifts.append(off / moved)
-        skews += [found] if (found := skewness(quickly[1])) is not None else []
+        skews += [skew] if (skew := skewness(quickly[1])) is not None else []
     result = {"drift": drifts[-1], "largest": max(drifts), "skew": max(skews, default=None), "updates": updates}
     if lost := [key for key, value in result.items() if value is not None and not math.isfinite(value)]:
         raise ValueError(f"{', '.join(lost)} came out as no finite number")

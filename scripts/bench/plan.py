@@ -23,10 +23,10 @@ Words = Mapping[str, Any]
 
 def book(rehearse: bool = False) -> dict[str, Any]:
     """configs/bench.yaml; in a rehearsal with its small shapes."""
-    found: dict[str, Any] = yaml.safe_load((CONFIGS / "bench.yaml").read_text(encoding="utf-8"))
-    for section, changes in found["rehearsal"].items() if rehearse else ():
-        found[section] = {**found[section], **changes} if isinstance(changes, dict) else changes
-    return found
+    entries: dict[str, Any] = yaml.safe_load((CONFIGS / "bench.yaml").read_text(encoding="utf-8"))
+    for section, changes in entries["rehearsal"].items() if rehearse else ():
+        entries[section] = {**entries[section], **changes} if isinstance(changes, dict) else changes
+    return entries
 
 
 class Plan:
@@ -47,12 +47,12 @@ class Plan:
         train, steps = (self.options.model or self.book[section]["models"] for section in ("train", "steps"))
         keywords = {"device": self.device, "context": self.train["context"]}
         products = Measurement("products", {}, (Side("products", "harness.products:products", keywords),))
-        found = [
+        every = [
             *self.updates(), products, *self.rates(train[0]), *self.steps(steps[0]), *self.whole(train[0]),
             *self.variants(train[0]), *self.drift(), *(one for model in train[1:] for one in self.rates(model)),
             *(one for model in steps[1:] for one in self.steps(model)),
         ]  # fmt: skip
-        return [one for one in found if one.part in parts]
+        return [one for one in every if one.part in parts]
 
     def files(self, corpus: str) -> list[str]:
         """Shards of bytes of Python's own source text, or of random tokens."""
@@ -60,8 +60,8 @@ class Plan:
             return [str(shard.path.resolve()) for shard in data.load("stdlib", quiet=True).train]
         tokens, vocabulary = max(2**20, 8 * self.train["tokens"]), min(self.train["vocabulary"], 50_257)
         made = {"tokens": tokens, "val_tokens": 1, "vocabulary": vocabulary, "structure": "uniform"}
-        found = data.load("synthetic", quiet=True, dir=str(self.options.scratch), **made)
-        return [str(shard.path) for shard in found.train]
+        corpus_data = data.load("synthetic", quiet=True, dir=str(self.options.scratch), **made)
+        return [str(shard.path) for shard in corpus_data.train]
 
     def names(self) -> list[str]:
         """Registered optimizers that are asked for, by name."""
@@ -146,8 +146,8 @@ class Plan:
             ours = Side(label(name, way), f"{PLACE}.steps:Ours", {"optimizer": name, "way": way, **setting})
             mine = [one for one in self.book["references"] if one["optimizer"] == name and not way]
             for one in [unit, *filter(self.there, mine)]:
-                given = {"reference": one, "unit": unit, "checkout": str(self.checkouts.get(name)), **ours.keywords}
-                theirs = Side(one["by"], f"{PLACE}.steps:Theirs", given)
+                keywords = {"reference": one, "unit": unit, "checkout": str(self.checkouts.get(name)), **ours.keywords}
+                theirs = Side(one["by"], f"{PLACE}.steps:Theirs", keywords)
                 yield self.turns("step", about, (ours, theirs), section["rounds"], updates=section["number"])
 
     def there(self, one: Words) -> bool:

@@ -50,10 +50,10 @@ def read_rate(output: str, program: dict[str, Any]) -> float | None:
     Its line has the milliseconds of an iteration; or the number of an update and the seconds up to it, of which those
     up to the update `from` are left out, while it compiles.
     """
-    found = re.findall(program["line"], output)
+    matches = re.findall(program["line"], output)
     if "from" not in program:
-        return 1e3 * program["tokens"] / float(found[-1]) if found else None
-    times, first, last = {int(n): float(s) for n, s in found}, program["from"], program["to"]
+        return 1e3 * program["tokens"] / float(matches[-1]) if matches else None
+    times, first, last = {int(n): float(s) for n, s in matches}, program["from"], program["to"]
     if not {first, last} <= times.keys():
         return None
     return (last - first) * program["tokens"] / (times[last] - times[first])

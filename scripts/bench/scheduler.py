@@ -113,18 +113,18 @@ class Scheduler:
         """Wait for a side's answer."""
         name, allowed = one.sides[number].name, max(0.0, min(one.limit, self.left))
         try:
-            found: Entry = workers[number].hear(allowed)
+            answer: Entry = workers[number].hear(allowed)
         except TimeoutError:
             if allowed < one.limit:
                 raise
             raise ValueError(f"{name} did not answer within {one.limit:.0f} s") from None
         except ValueError as error:
             raise ValueError(f"{name} died: {error}") from None
-        if "error" not in found:
-            return found
+        if "error" not in answer:
+            return answer
         size = facts[number].get("micro", 1) if number < len(facts) else 1
-        if size == 1 or not out_of_memory(found["error"]):
-            raise ValueError(f"{name}: {found['error']}")
+        if size == 1 or not out_of_memory(answer["error"]):
+            raise ValueError(f"{name}: {answer['error']}")
         smaller = next(d for d in range(size - 1, 0, -1) if size % d == 0)
         self.store.add({**head(one), "round": None, "sizes_fit": {name: smaller}})
         raise MemoryError(f"{name} is out of memory beside the other side: {smaller} sequences per pass from now on")

@@ -152,9 +152,9 @@ class Theirs(Stepping):
         self.load(number)
         keywords, due = dict(self.reference.get("step", {})), number % self.period == 0
         if self.reference.get("hessian"):
-            found = dict(zip(self.params, self.estimate(number), strict=True)) if due else {}
+            diagonal = dict(zip(self.params, self.estimate(number), strict=True)) if due else {}
             places = [p for group in self.main.param_groups for p in group["params"]]
-            keywords["hessian"] = [found[p] for p in places] if due else None
+            keywords["hessian"] = [diagonal[p] for p in places] if due else None
         if due and (method := self.reference.get("before_refresh")):
             getattr(self.main, method)()
         self.main.step(**keywords)

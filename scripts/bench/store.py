@@ -54,7 +54,7 @@ class Store:
         """Return what is known of a measurement; what failed at another commit is to be tried again."""
         now = self.key["commit"]
         lines = [each for each in self.lines if each["what"] == what]
-        found = records([each for each in lines if not self.again or each["commit"] == now])
-        if found and (found[0].commit == now or not (found[0].error or found[0].sizes)):
-            return found[0]
+        kept = records([each for each in lines if not self.again or each["commit"] == now])
+        if kept and (kept[0].commit == now or not (kept[0].error or kept[0].sizes)):
+            return kept[0]
         return Record(what, now)

@@ -47,13 +47,13 @@ class Training:
         if cuda := device.startswith("cuda"):
             self.run(1)  # gets its memory back
             torch.cuda.reset_peak_memory_stats()
-        found: dict[str, Any] = {"seconds": self.run(updates) / updates, "updates": updates}
-        found |= {"peak_bytes": devices.peak_memory(device), "loss": self.read_loss()}
+        answer: dict[str, Any] = {"seconds": self.run(updates) / updates, "updates": updates}
+        answer |= {"peak_bytes": devices.peak_memory(device), "loss": self.read_loss()}
         with suppress(Exception):  # a profiler that a device does not have costs its own table, and no rate
-            found |= {"parts": profiled(lambda: self.run(1), device)} if parts else {}
+            answer |= {"parts": profiled(lambda: self.run(1), device)} if parts else {}
         if cuda:
             torch.cuda.empty_cache()
-        return found
+        return answer
 
     def run(self, updates: int) -> float:
         """Seconds of so many."""

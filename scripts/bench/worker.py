@@ -21,8 +21,8 @@ def reply(question: dict[str, Any]) -> dict[str, Any]:
     global contender
     try:
         if isinstance(contender, partial):
-            start, found = time.perf_counter(), contender()
-            return {"seconds": time.perf_counter() - start, **found}
+            start, result = time.perf_counter(), contender()
+            return {"seconds": time.perf_counter() - start, **result}
         if contender is not None:
             return contender.turn(**question)
         module, _, name = question["kind"].partition(":")

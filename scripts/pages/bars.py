@@ -14,7 +14,7 @@ PARTS = {"data": "#9A9A9A", "gradient": "#0072B2", "model": "#0072B2", "curvatur
 WITHIN = {"seconds": ("data", "gradient", "curvature", "optimizer"), "flops": ("model", "curvature", "optimizer")}
 OUTSIDE = {"compile": "#C0649A", "evaluate": "#56B4E9", "checkpoint": "#5B4B8A", "log": "#9A9A9A"}
 KINDS = ["#0072B2", "#E69F00", "#009E73", "#C0649A", "#56B4E9", "#D55E00", "#5B4B8A", "#9A9A9A"]
-HATCHED = ("curvature", "compile")  # told apart without colours too
+HATCHED = ("curvature", "compile")  # to be distinguished without colours too
 SHARE = "update/share_"
 
 
@@ -50,8 +50,8 @@ def memory(comparison: Comparison, key: str, unit: str, scale: float = 1.0) -> D
     """Draw a bar for each arm: `memory/peak` or `memory/state_per_parameter`; None if unknown."""
 
     def value(run: Run) -> list[float] | None:
-        found = run.last(f"memory/{key}")
-        return None if not found else [found]
+        amount = run.last(f"memory/{key}")
+        return None if not amount else [amount]
 
     return _stacked(_means(comparison, value), {"": "#56708A"}, unit, f"memory-{key}", unit.capitalize(), scale)
 
@@ -76,8 +76,8 @@ def shares(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
 
 def share_kinds(run: Run) -> list[str]:
     """Name the kinds of layers that a run's updates are divided into."""
-    found = {key: None for row in run.rows for key in row if key.startswith(SHARE)}
-    return [key.removeprefix(SHARE) for key in found]
+    keys = {key: None for row in run.rows for key in row if key.startswith(SHARE)}
+    return [key.removeprefix(SHARE) for key in keys]
 
 
 def _means(comparison: Comparison, measure: Callable[[Run], Sequence[float] | None]) -> dict[str, np.ndarray]:

@@ -25,10 +25,10 @@ PAPER = ", paper"  # ends the heading of a column of the paper's figures; ours i
 def arms_grid(verdict: Verdict) -> Grid:
     """Make a line for each part and arm: the final loss at T, other quantities, and the paper's figures beside them."""
     header = ["part", "arm", "runs", "final loss"]
-    told = {figure.quantity for figure in verdict.claim.figures}
-    shown = {k: q for k, q in verdict.claim.quantities.items() if k in told or q.metric != "val/loss" or q.exponential}
+    cited = {figure.quantity for figure in verdict.claim.figures}
+    shown = {k: q for k, q in verdict.claim.quantities.items() if k in cited or q.metric != "val/loss" or q.exponential}
     for name, each in shown.items():
-        header += [each.title + PAPER, "ours"] if name in told else [each.title]
+        header += [each.title + PAPER, "ours"] if name in cited else [each.title]
     rows = []
     for part, arm in verdict.every_arm:
         length = verdict.scale.length(part)
@@ -39,7 +39,7 @@ def arms_grid(verdict: Verdict) -> Grid:
         for name, each in shown.items():
             figure = verdict.paper_figure(part, arm.label, name)
             theirs = f"{figure.value:,g}{'*' * figure.recalled}" if figure else ""
-            row += [theirs, ours(arm, length, each)] if name in told else [ours(arm, length, each)]
+            row += [theirs, ours(arm, length, each)] if name in cited else [ours(arm, length, each)]
         rows.append(row)
     lengths = {part: f"{verdict.scale.length(part):,}" for part in verdict.parts}
     alike = len(set(lengths.values())) == 1
@@ -79,8 +79,8 @@ def overview(verdicts: Sequence[Verdict]) -> Grid:
     for verdict in verdicts:
         for each in verdict.deciding:
             name = f"{verdict.claim.name}, {verdict.scale.name}"
-            said = f"{each.statement.says} ({claimed(verdict, each.statement)})"
-            rows.append([name, each.part or "across", said, came_out(verdict, each), each.verdict])
+            statement = f"{each.statement.says} ({claimed(verdict, each.statement)})"
+            rows.append([name, each.part or "across", statement, came_out(verdict, each), each.verdict])
     return Grid("Claims, with 95 % intervals", ["claim, scale", "part", "claimed", "came out", "verdict"], rows)
 
 
@@ -133,8 +133,8 @@ def _narrow(grid: Grid) -> Grid:
         if header[i] == "claimed":
             del header[i]
             for row in rows:
-                told = row.pop(i)
-                row[i - 1] += f"\n({told})"
+                claimed_figure = row.pop(i)
+                row[i - 1] += f"\n({claimed_figure})"
                 row[i:] = [cell.replace(" (", "\n", 1).rstrip(")") for cell in row[i:]]
         elif header[i].endswith(PAPER):
             header[i : i + 2] = [header[i].removesuffix(PAPER)]

@@ -45,10 +45,10 @@ def section(verdicts: Sequence[Verdict], linked: bool = False) -> str:
     """Write what came of one claim, at its scales. linked: name the whole tables."""
     claim = verdicts[0].claim
     rows = [_row(verdict, finding) for verdict in verdicts for finding in verdict.findings]
-    told = set[str]()
+    shown = set[str]()
     for row in rows:  # the same figures stand beside all statements about the same two arms
-        row[2], known = ("as above" if row[2] in told else row[2]), row[2]
-        told |= {known} - {""}
+        row[2], known = ("as above" if row[2] in shown else row[2]), row[2]
+        shown |= {known} - {""}
     header = ["scale", "claimed by the paper", "measured by others", "measured here", "verdict"]
     parts = [f"## {claim.name.partition('.')[0]}", f"{claim.sentence} ({claim.source})"]
     parts += [markdown(Grid(claim.name, header, rows))] if rows else []

@@ -34,13 +34,13 @@ def hardware_tables(place: Path) -> str:
 
 def summary(places: Sequence[Path]) -> str:
     """Write the front page's tables of every device that was measured."""
-    found = []
+    sections = []
     for place in places:
         shown = [grid for grid in _of(place) if grid.title.startswith(("Throughput", "Steps", "Goals"))]
         name = next(line["device"] for line in read(place / FILE))
         head = f"**{name}**; all tables are in `results/{HARDWARE}/{place.name}`."
-        found.append("\n\n".join([head, *(f"{grid.title}\n\n{markdown(grid)}" for grid in shown)]) + "\n")
-    return "\n".join(found) or NONE
+        sections.append("\n\n".join([head, *(f"{grid.title}\n\n{markdown(grid)}" for grid in shown)]) + "\n")
+    return "\n".join(sections) or NONE
 
 
 def _of(place: Path) -> list[Grid]:

@@ -179,17 +179,17 @@ def run(asked: ClaimRuns, end: float | None = None) -> int:
     _sweep(asked, [trial for trial in trials if trial not in failed_before], end)
     plans = asked.plans()
     asked.write(plans)
-    found = asked.found(plans)
-    _refuse_other_tokens(asked, found.values())
-    left = [cell for cell, each in found.items() if not (each and each.status in (*ENDED, "running"))]
-    left.sort(key=lambda cell: -cell.steps if end is None else asked.worth(cell, found[cell]))
+    by_cell = asked.found(plans)
+    _refuse_other_tokens(asked, by_cell.values())
+    left = [cell for cell, each in by_cell.items() if not (each and each.status in (*ENDED, "running"))]
+    left.sort(key=lambda cell: -cell.steps if end is None else asked.worth(cell, by_cell[cell]))
     runs = asked.planned(plans, left)
     taken = [run for run in runs if _take_over(run)]
-    running = sum(each is not None and each.status == "running" for each in found.values())
+    running = sum(each is not None and each.status == "running" for each in by_cell.values())
     also = f", {running} still running" * bool(running)
     also += f", {len(taken)} taken over from other claims" * bool(taken)
     also += f", {len(left) - len(runs)} wait for their arm's rate" * (len(left) > len(runs))
-    print(f"{asked.claim.name}, scale {asked.scale}: {len(left)} of {len(found)} runs to do{also}", flush=True)
+    print(f"{asked.claim.name}, scale {asked.scale}: {len(left)} of {len(by_cell)} runs to do{also}", flush=True)
     return _sweep(asked, [run for run in runs if run not in taken], end) or _sweep(asked, failed_before, end)
 
 

@@ -43,8 +43,8 @@ def cost(info: OptimizerInfo, build: Build, model: nn.Module, tokens: int) -> Up
     announced = info.treatments(build(model), model, tokens)
     passes = passes_per_step(build, smallest_model())
     if announced is not None:
-        state = sum(found.state_bytes for found in announced.values())
-        return UpdateCost(announced, True, state, sum(found.flops for found in announced.values()), passes)
+        state = sum(each.state_bytes for each in announced.values())
+        return UpdateCost(announced, True, state, sum(each.flops for each in announced.values()), passes)
     optimizer = build(model)
     Rehearsal.on(model).steps(optimizer, 1)
     kept = {

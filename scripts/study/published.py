@@ -42,12 +42,12 @@ class Published:
 
     def sentences(self) -> list[str]:
         """Sentences on what was copied, and on what was not."""
-        found = []
+        lines = []
         if self.taken:
             studies = ", ".join(sorted({str(RESULTS / _study(run)) for run in self.taken}))
             devices = ", ".join(sorted({device_of(run) for run in self.taken}))
-            found = [f"{len(self.taken)} published runs are taken over from {studies}, timed on {devices}"]
-        return found + [
+            lines = [f"{len(self.taken)} published runs are taken over from {studies}, timed on {devices}"]
+        return lines + [
             f"{count} published runs in {RESULTS / study} are not taken over: {why}"
             for (study, why), count in self.refused.items()
         ]

@@ -43,8 +43,8 @@ class RunCost:
 
     @staticmethod
     def total(costs: Sequence["RunCost"], key: str) -> float | None:
-        found = [getattr(cost, key) for cost in costs]
-        return None if None in found else sum(found)
+        values = [getattr(cost, key) for cost in costs]
+        return None if None in values else sum(values)
 
 
 def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], RunCost]:

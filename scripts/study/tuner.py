@@ -54,8 +54,8 @@ class Tuner:
         values["optimizer"] = {k: v for k, v in values["optimizer"].items() if k in cfg.optimizer or searched(k, space)}
         chosen = {key.partition("[")[0] for key in space}
         ours = [word for word in words if word.startswith(("optimizer", "allow_targets"))]
-        given = [word for word in ours if word.partition("=")[0] not in chosen]
-        tuner = Tuner(optimizer, values, given, space, trials, RUNS / f"{cfg.study}-tuning" / optimizer)
+        fixed = [word for word in ours if word.partition("=")[0] not in chosen]
+        tuner = Tuner(optimizer, values, fixed, space, trials, RUNS / f"{cfg.study}-tuning" / optimizer)
         refuse_other_trials(tuner.folder, tuner.flat, space)
         return tuner
 
@@ -77,11 +77,11 @@ class Tuner:
 
     def again(self) -> list[PlannedRun]:
         """Plan the best trial and its neighbours, at T. Raises ValueError if every trial diverged."""
-        found = self.read().trials
-        if not found or found[0].loss is None:
+        trials = self.read().trials
+        if not trials or trials[0].loss is None:
             key = next(iter(self.space))
             raise ValueError(f"every trial of {self.optimizer} diverged: give a lower range.{key}=[low,high]")
-        return [self._training(self.steps, chosen) for chosen in neighbours(self.space, found[0].settings, self.count)]
+        return [self._training(self.steps, chosen) for chosen in neighbours(self.space, trials[0].settings, self.count)]
 
     def read(self) -> Tuning:
         """The tuning as its folder holds it."""
