@@ -8,7 +8,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optimizer": {"lr": 1}} -> {"optimizer.lr": 1}."""
+    """Flatten a config to dotted keys: {"optimizer": {"lr": 1}} becomes {"optimizer.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -16,7 +16,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differing_keys(many: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys whose values are not the same in all of these flat configs; a missing key counts as null."""
+    """Return the keys whose values are not the same in all of these flat configs; a missing key counts as null."""
     keys = sorted({key for one in many for key in one})
     return [key for key in keys if any(one.get(key) != many[0].get(key) for one in many[1:])]
 
@@ -27,7 +27,7 @@ def within(key: str, sections: Iterable[str]) -> bool:
 
 
 def plain(value: Any) -> str:
-    """A config value as a person would write it."""
+    """Return a config value as a person would write it."""
     return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
@@ -37,6 +37,6 @@ def optimizer_name(section: Mapping[str, Any]) -> str:
 
 
 def optimizer_label(section: Mapping[str, Any]) -> str:
-    """The registered name, or an external class's own in lower case."""
+    """Return the registered name, or an external class's own in lower case."""
     target = section.get("_target_")
     return str(target).rpartition(".")[2].lower() if target else str(section["name"])

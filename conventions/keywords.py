@@ -20,7 +20,7 @@ REQUIRED = inspect.Parameter.empty
 def bind(
     target: Callable[..., Any], given: Mapping[str, Any], section: str, aside: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The keywords for `target`, checked by name and by type; ranges are the target's own to check.
+    """Return the keywords for `target`, checked by name and by type; ranges are the target's own to check.
 
     Args:
         target: a class or function whose annotated keywords are the schema.
@@ -66,7 +66,7 @@ def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _convert(value: Any, annotation: Any, path: str) -> Any:
-    """`value` as `annotation` wants it: lists become tuples, whole numbers floats, mappings dataclasses."""
+    """Return `value` as `annotation` wants it: lists become tuples, whole numbers floats, mappings dataclasses."""
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         if not isinstance(value, Mapping):
             keys = ", ".join(field.name for field in dataclasses.fields(annotation))

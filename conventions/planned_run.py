@@ -45,7 +45,7 @@ class PlannedRun:
         return read_status(self.folder) in ENDED
 
     def experiment(self) -> str:
-        """The text of a YAML that makes it an experiment of Hydra's: the whole config, so no group has a say in it."""
+        """Write the run as the YAML of a Hydra experiment: the whole config, so that no config group changes it."""
         values = {key: value for key, value in self.config.items() if key not in OF_THE_SWEEP}
         defaults = [*({f"override /{group}": None} for group in GROUPS), "_self_"]
         return "# @package _global_\n" + yaml.safe_dump({"defaults": defaults, **values}, sort_keys=False)

@@ -2,7 +2,7 @@
 
 
 def flops(value: float | None) -> str:
-    """`4.12e14`."""
+    """Write a number of FLOPs: `4.12e14`."""
     if value is None:
         return "unknown"
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -10,7 +10,7 @@ def flops(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """`8.4 s`, `12 min 5 s` or `3 h 20 min`."""
+    """Write seconds: `8.4 s`, `12 min 5 s` or `3 h 20 min`."""
     if value is None:
         return "unknown"
     if value < 99.95:
@@ -22,13 +22,13 @@ def seconds(value: float | None) -> str:
 
 
 def hours(seconds: float) -> str:
-    """`0.17`, `3.5` or `120`."""
+    """Write seconds in hours: `0.17`, `3.5` or `120`."""
     value = seconds / 3600
     return f"{value:,.0f}" if 10 <= value < 1e5 else f"{value:.2g}"
 
 
 def size(value: float) -> str:
-    """`81.4 MB`, of bytes."""
+    """Write a number of bytes: `81.4 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
             return f"{value:.3g} {unit}"
@@ -37,19 +37,19 @@ def size(value: float) -> str:
 
 
 def steps(value: float | None) -> str:
-    """`12,500`."""
+    """Write a number of steps: `12,500`."""
     return "unknown" if value is None else f"{value:,.0f}"
 
 
 def loss(value: float | None, spread: float | None = None) -> str:
-    """`3.1416 ± 0.0021`: mean and standard deviation over seeds, nats per token."""
+    """Write a loss, `3.1416 ± 0.0021`: mean and standard deviation over seeds, nats per token."""
     if value is None:
         return "none"
     return f"{value:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
 
 
 def short(value: float) -> str:
-    """`1,200`, `0.35`, `4.1e14`."""
+    """Write a number in few digits: `1,200`, `0.35`, `4.1e14`."""
     if value == 0:
         return "0"
     if abs(value) >= 1e6 or abs(value) < 1e-3:

@@ -64,12 +64,12 @@ def is_locked(path: Path) -> bool:
 
 
 def seen_status(folder: Path, status: Status) -> Status:
-    """The manifest's word, but "cut" for a run that says "running" while nobody holds its lock."""
+    """Return the manifest's word, but "cut" for a run that says "running" while nobody holds its lock."""
     return "cut" if status == "running" and not is_locked(folder / "run.lock") else status
 
 
 def read_status(folder: Path) -> Status | None:
-    """The status of the run in a folder; None while there is none, or nothing that reads."""
+    """Return the status of the run in a folder; None while there is none, or nothing that reads."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         return seen_status(folder, manifest["status"]) if manifest["status"] in STATUSES else None
@@ -78,7 +78,7 @@ def read_status(folder: Path) -> Status | None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, in order, two of one step merged; none where the file is not there.
+    """Return the rows of a metrics.jsonl, in order, two of one step merged; none where the file is not there.
 
     A kill can tear the last line, which is then ignored; anywhere else a broken line is a ValueError
     that names the file and the line. What is not finite becomes None.

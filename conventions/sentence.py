@@ -73,7 +73,7 @@ def cut_short() -> Iterator[None]:
 
 
 def nearest(word: str, names: Iterable[str], listed: Iterable[str] | None = None) -> str:
-    """A did-you-mean for the end of a sentence: the nearest names, or all of them, or those `listed`."""
+    """Return a did-you-mean for the end of a sentence: the nearest names, or all of them, or those `listed`."""
     names = sorted(names)
     close = [name for name in names if name in (word.lower(), SYNONYMS.get(word.lower()))]
     close = close or difflib.get_close_matches(word, names, n=3, cutoff=0.5)

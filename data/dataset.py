@@ -37,7 +37,7 @@ class Dataset:
     folder: Path  # where dataset.json lies
 
     def entry(self) -> dict[str, Any]:
-        """The dataset's entry in a run's manifest."""
+        """Return the dataset's entry in a run's manifest."""
         kept = ("name", "fingerprint", "vocabulary", "train_tokens", "val_tokens")
         return {key: getattr(self, key) for key in kept}
 

@@ -97,7 +97,7 @@ def join(device: str) -> tuple[Ranks, str]:
 
 @functools.cache
 def _patient_group() -> Any:
-    """The process group in which the others may wait for hours while the first prepares a corpus."""
+    """Return the process group in which the others may wait for hours while the first prepares a corpus."""
     return dist.new_group(backend="gloo", timeout=timedelta(days=7))
 
 

@@ -31,7 +31,7 @@ class Ledger:
         setattr(self, kind, getattr(self, kind) + flops)
 
     def at(self, step: int) -> dict[str, int | None]:
-        """Cumulative FLOPs after `step` updates, by kind, and their total."""
+        """Return the cumulative FLOPs after `step` updates, by kind, and their total."""
         optimizer = None
         if self.optimizer is not None and self.uncharged_per_step is not None:
             optimizer = self.optimizer + round(self.uncharged_per_step * step)
@@ -46,7 +46,7 @@ class Ledger:
 
 
 def _square(n_cubed: float) -> Callable[..., int]:
-    """FLOPs of an operation on (..., n, n) matrices, by its multiple of n^3."""
+    """Return the FLOPs of an operation on (..., n, n) matrices, by its multiple of n^3."""
 
     def flops(shape: Sequence[int], *_: Any, **__: Any) -> int:
         return round(prod(shape[:-2]) * n_cubed * shape[-1] ** 3)
@@ -102,7 +102,7 @@ MAPPING: dict[Any, Any] = {
 
 @contextmanager
 def counter() -> Iterator[FlopCounterMode]:
-    """torch's FLOP counter, with formulas for the linear algebra that it misses.
+    """Yield torch's FLOP counter, with formulas for the linear algebra that it misses.
 
     What is compiled runs uncompiled meanwhile: the counter would not see into it. And the compiler, called under a
     counter, gives a function up for the rest of the process.

@@ -219,7 +219,7 @@ class TimedObjective:
             p.grad = None
 
     def _passes(self, size: int | None = None) -> Iterator[MicroBatch]:
-        """The micro-batches of this rank."""
+        """Yield the micro-batches of this rank."""
         assert self._batch is not None, "bind a batch first"
         inputs, targets = self._batch
         size = size or self.micro
@@ -232,7 +232,7 @@ class TimedObjective:
         return MicroBatch(tokens, tokens.clone(), count_targets(tokens))
 
     def _size(self, kind: str, attempt: Callable[[MicroBatch], Any]) -> int:
-        """Sequences of a pass for the curvature, found by attempts on micro-batches of zeros."""
+        """Return the sequences of a pass for the curvature, found by attempts on micro-batches of zeros."""
         assert self._batch is not None, "bind a batch first"
         sequences, context = self._batch[0].shape
 
@@ -262,7 +262,7 @@ class TimedObjective:
             self.record = StepRecord(total.loss, total.auxiliary, norms, norm, clipped)
 
     def _hessian_flops(self, v: Sequence[Tensor]) -> tuple[int, int]:
-        """FLOPs over the batch, of the gradient and of the products."""
+        """Return the FLOPs over the batch, of the gradient and of the products."""
         assert self._batch is not None
         inputs, targets = (t[:1] for t in self._batch)
         with self.clock.paused("counting"):

@@ -16,7 +16,7 @@ STEPS = 20  # of an optimizer
 
 
 def gradient_speed(model: Any, cfg: Config) -> float:
-    """FLOP/s of the model's gradient on the run's device, by a few of at most a micro-batch's size, without compiling.
+    """Measure FLOP/s of the model's gradient on the run's device, by a few of at most a micro-batch, not compiled.
 
     model: a language model, which is moved to that device.
     """
@@ -36,7 +36,7 @@ def gradient_speed(model: Any, cfg: Config) -> float:
 
 
 def step_seconds(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module) -> float | None:
-    """Seconds of a step of the optimizer itself, on random gradients; None where it fails on these."""
+    """Return the seconds of a step of the optimizer itself, on random gradients; None where it fails on these."""
     try:
         return _fastest(lambda: rehearse(build, model, STEPS)) / STEPS
     except Exception:  # an external class may fail in any way on random gradients; then nothing is claimed of it
@@ -44,7 +44,7 @@ def step_seconds(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.
 
 
 def _fastest(function: Callable[[], Any]) -> float:
-    """Seconds of a call: the fastest of a few, after one that warms up."""
+    """Return the seconds of a call: the fastest of a few, after one that warms up."""
     function()
     taken: list[float] = []
     while sum(taken) < ENOUGH and len(taken) < 10:

@@ -152,7 +152,7 @@ class Process:
         self._process.wait()
 
     def output(self) -> str:
-        """The text that the process has printed so far; nothing where it has no log."""
+        """Return the text that the process has printed so far; nothing where it has no log."""
         if self.log is None:
             return ""
         with open(self.log, "rb") as log:
@@ -185,7 +185,7 @@ class Conversation(Process):
             self._process.stdin.flush()
 
     def hear(self, timeout: float | None = None) -> Any:
-        """The next answer.
+        """Return the next answer.
 
         Raises:
             TimeoutError: there was none for so many seconds.

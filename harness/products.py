@@ -11,7 +11,7 @@ REPEATS = 10
 
 
 def products(device: str, context: int) -> dict[str, Any]:
-    """flops_per_second: of the best of a few square products. tf32 is float32 with its switch on."""
+    """Measure flops_per_second, of the best of a few square products. tf32 is float32 with its switch on."""
     choose_kernels(device, context)
     cuda, usual = device.startswith("cuda"), torch.get_float32_matmul_precision()
     sizes = (1024, 2048, 4096, 8192) if cuda else (512, 1024, 2048)

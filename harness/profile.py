@@ -22,7 +22,7 @@ OTHER, BETWEEN = "other operations", "between"
 
 
 def profiled(update: Callable[[], float], device: str) -> dict[str, float]:
-    """Seconds of each part of an update, `whole` their sum.
+    """Return the seconds of each part of an update, `whole` their sum.
 
     update: makes one and returns its seconds.
     """

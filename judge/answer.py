@@ -17,7 +17,7 @@ SHAPE = {"layers": "layers", "heads": "heads", "width": "wide"}
 
 
 def verdict(comparison: Comparison, standing: Standing) -> dict[str, Any]:
-    """A newcomer's line: the words of its verdict with the axes that they are about, and sentences with the figures."""
+    """Return a newcomer's line: the words of its verdict, each with its axes, and sentences with the figures."""
     base, label = comparison.standings[0], standing.arm.label
     rows = [row for row in comparison.rows if row.arm == label and row.rule == "matched"]
     vouched = [row for row in rows if row.decides or row.axis != "seconds"]  # the rest has a note
@@ -83,7 +83,7 @@ def mismatches(comparison: Comparison, names: Mapping[str, str]) -> tuple[list[d
 
 
 def facts(comparison: Comparison) -> str:
-    """A line on what was compared: study, model, corpus, batch, device; of foreign runs where they are from."""
+    """Return a line on what was compared: study, model, corpus, batch, device; of foreign runs where they are from."""
     run = next((run for run in comparison.runs if run.rows), comparison.runs[0])
     model, data, context = run.section("model"), run.section("data"), run.config.get("context")
     studies = sorted({str(run.manifest.get("study") or run.folder.parent.name) for run in comparison.runs})
@@ -104,7 +104,7 @@ def facts(comparison: Comparison) -> str:
 
 
 def study_of(comparison: Comparison) -> str:
-    """The one study that the runs are of, as W&B knows them."""
+    """Return the one study that the runs are of, as W&B knows them."""
     studies = sorted({str(run.config.get("study")) for run in comparison.runs})
     if len(studies) > 1:
         raise ValueError(f"the runs are of several studies ({', '.join(studies)}): give the folder of one of them")
@@ -112,7 +112,7 @@ def study_of(comparison: Comparison) -> str:
 
 
 def wins(base: Arm, arm: Arm) -> tuple[int, int]:
-    """Seeds and lengths at which an arm ended below the baseline's, and those that both have an outcome of.
+    """Count the seeds and lengths at which an arm ended below the baseline's, and those of which both have an outcome.
 
     A divergence is a defeat of whoever diverged; where both did, nobody won.
     """
@@ -134,7 +134,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def _times(rows: Sequence[Row]) -> str:
-    """`1.27 times the steps and FLOPs (1.17 to 1.36) and ...`, axes of the same figure together."""
+    """Write `1.27 times the steps and FLOPs (1.17 to 1.36) and ...`, axes of the same figure together."""
     by_figure: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         ratio, words = row.speedup, {"above": "more than ", "below": "less than ", None: ""}

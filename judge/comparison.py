@@ -63,7 +63,7 @@ class Comparison:
     footnotes: list[str]  # what to know about single runs
 
     def after(self, standing: Standing) -> str:
-        """` after 3,125 updates` of a standing at another length than the common one; otherwise empty."""
+        """Write ` after 3,125 updates` of a standing at another length than the common one; otherwise empty."""
         return "" if standing.length in (self.length, None) else f" after {standing.length:,} updates"
 
     @property
@@ -76,7 +76,7 @@ class Comparison:
 def compare(
     runs: Sequence[Run], baseline: str, target: float | None = None, declared: Declared = NOTHING
 ) -> Comparison:
-    """Compares every other optimizer with the baseline, each in its best arm at the common length.
+    """Compare every other optimizer with the baseline, each in its best arm at the common length.
 
     baseline: an optimizer's name; of an external one the class path, or its label.
     target: validation loss for the rule `target`; None: the baseline's own final loss.
@@ -154,14 +154,14 @@ def _standing(arm: Arm, arms: Sequence[Arm], length: int | None, target: float |
 
 
 def _own_length(arm: Arm, length: int | None) -> int | None:
-    """The length if the arm has finished runs of it, or else its own nearest one; None if it has none at all."""
+    """Return the length if the arm has finished runs of it, or else its own nearest one; None if it has none at all."""
     if length is None or length in arm.lengths:
         return length
     return min(arm.lengths, key=lambda own: abs(math.log(own / length)), default=None)
 
 
 def _unfair(base: Arm, arm: Arm, arms: Sequence[Arm], length: int | None) -> Iterator[str]:
-    """Sentences on what differs between two compared arms but should not."""
+    """Yield sentences on what differs between two compared arms but should not."""
     yield from unfair(base, arm, length, _own_length(arm, length))
     settings = tried(arms, base.optimizer), tried(arms, arm.optimizer)
     if settings[0] != settings[1] and settings[1]:

@@ -8,7 +8,7 @@ from judge.records import Point, Run
 
 
 def mean_curve(runs: Sequence[Run]) -> list[Point]:
-    """Mean over runs of loss and cost, at the evaluations that all of them made."""
+    """Return the mean over runs of loss and cost, at the evaluations that all of them made."""
     by_step = [{point.steps: point for point in run.points} for run in runs]
     shared = sorted(set(by_step[0]).intersection(*by_step[1:])) if by_step else []
     return [_mean([points[step] for points in by_step]) for step in shared]
@@ -30,7 +30,7 @@ def crossing(curve: Sequence[Point], loss: float) -> Point | None:
 
 
 def _mean(points: Sequence[Point]) -> Point:
-    """One evaluation of several runs; a cost that one of them does not know is unknown."""
+    """Return one evaluation of several runs; a cost that one of them does not know is unknown."""
     flops = [point.flops for point in points if point.flops is not None]
     seconds = [point.seconds for point in points if point.seconds is not None]
     return Point(

@@ -16,7 +16,7 @@ SEEDS = "seed (the order of the data)"
 
 
 def unlike(base: Arm, arm: Arm, length: int | None, other_length: int | None = None) -> dict[str, tuple[str, str]]:
-    """{key: (the baseline's, the other's)} of what differs between two compared arms but should not.
+    """Return {key: (the baseline's, the other's)} of what differs between two compared arms but should not.
 
     Every key of the config outside the optimizer counts (final learning rate, warm-up, batch, context, clipping,
     evaluation), and what only manifests know: precision, ranks, tokens, and the seeds that finished at `length` updates
@@ -32,7 +32,7 @@ def unlike(base: Arm, arm: Arm, length: int | None, other_length: int | None = N
 
 
 def unfair(base: Arm, arm: Arm, length: int | None, other_length: int | None = None) -> Iterator[str]:
-    """The same as sentences."""
+    """Yield the differences of `unlike` as sentences."""
     for key, (theirs, ours) in unlike(base, arm, length, other_length).items():
         yield f"{key} differs: {theirs} for {base.label}, {ours} for {arm.label}"
 

@@ -31,7 +31,7 @@ LEAST = 1.2  # a law is only nearly right: no slope is known better than within 
 def isoloss(
     baseline: Arm, newcomer: Arm, length: int | None = None, guarded: bool = True, declared: Declared = NOTHING
 ) -> list[Row]:
-    """A row for each axis.
+    """Return a row for each axis.
 
     length: the newcomer's T in updates, where a claim has fixed it; None: each arm's length that ends nearest the loss.
     guarded: runs that are `too_small` decide nothing.
@@ -82,7 +82,7 @@ def _distance(baseline: Arm, newcomer: Arm, lengths: tuple[int, int], declared: 
 
 
 def _own_slope(arm: Arm, length: int, declared: Declared) -> Slope | None:
-    """The slope of an arm's own law at a length; None without a law."""
+    """Return the slope of an arm's own law at a length; None without a law."""
     ladder = Ladder({each: arm.losses(each).tolist() for each in arm.lengths})
     if ladder.law is None:
         return None
@@ -93,14 +93,14 @@ def _own_slope(arm: Arm, length: int, declared: Declared) -> Slope | None:
 
 
 def log_interval(difference: float, error: float, freedom: float, slopes: tuple[float, float]) -> tuple[float, float]:
-    """The 95 % interval of y, where a difference in loss is y g plus noise, and g is between two slopes.
+    """Return the 95 % interval of y, where a difference in loss is y g plus noise, and g is between two slopes.
 
     difference: of the mean losses, nats, with its standard error and degrees of freedom. slopes: nats for an e-fold.
     """
     least, greatest = slopes
 
     def critical(gap: float) -> float:
-        """c of Imbens and Manski, where the bounds lie `gap` standard errors apart."""
+        """Return the c of Imbens and Manski, where the bounds lie `gap` standard errors apart."""
         ends = float(stdtrit(freedom, CONFIDENCE)), float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
         def excess(c: float) -> float:

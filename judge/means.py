@@ -10,12 +10,12 @@ from judge.records import Point, Run
 
 
 def finished(standing: Standing) -> list[Run]:
-    """The runs of an arm that ended at the length at which it is compared."""
+    """Return the runs of an arm that ended at the length at which it is compared."""
     return standing.arm.finished(standing.length) if standing.length else []
 
 
 def curves_of(comparison: Comparison, axis: str) -> list[tuple[str, list[Point], np.ndarray]]:
-    """(label, mean curve, losses of each seed (points, seeds)) of every compared arm whose runs know this axis."""
+    """Return (label, mean curve, losses by seed (points, seeds)) of every compared arm whose runs know this axis."""
     curves = []
     for standing in comparison.standings:
         runs = finished(standing)
@@ -28,7 +28,7 @@ def curves_of(comparison: Comparison, axis: str) -> list[tuple[str, list[Point],
 
 
 def mean_by_arm(comparison: Comparison, measure: Callable[[Run], Sequence[float] | None]) -> dict[str, np.ndarray]:
-    """Mean of a measure over the finished runs of each compared arm, by its label, where all of them know it."""
+    """Return a measure's mean over the finished runs of each compared arm, by label, where all of them know it."""
     means = {}
     for standing in comparison.standings:
         measured = [measure(run) for run in finished(standing)]

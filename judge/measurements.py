@@ -44,12 +44,12 @@ class Record:
             self.rounds[line["round"]] = line
 
     def turns(self, side: int) -> list[list[Entry]]:
-        """The side's answers, by round."""
+        """Return the side's answers, by round."""
         return [self.rounds[number]["turns"][side] for number in sorted(self.rounds)]
 
 
 def read(path: Path) -> list[Entry]:
-    """The lines of a store; none where there is no file. A last line that a kill has torn is left out.
+    """Return the lines of a store; none where there is no file. A last line that a kill has torn is left out.
 
     Raises ValueError for a line that is none of the bench's.
     """
@@ -64,7 +64,7 @@ def read(path: Path) -> list[Entry]:
 
 
 def records(lines: Sequence[Entry]) -> list[Record]:
-    """A record for each measurement, in the order in which they were begun: of the commit that measured it last."""
+    """Return a record for each measurement, of the commit that measured it last, in the order in which they began."""
     by_name: dict[str, Record] = {}
     for line in (line for line in lines if line["what"] != "call"):
         if line["what"] not in by_name or by_name[line["what"]].commit != line["commit"]:
@@ -74,7 +74,7 @@ def records(lines: Sequence[Entry]) -> list[Record]:
 
 
 def measured(lines: Sequence[Entry], unit: str) -> list[Entry]:
-    """A row for the first side of each measurement, of throughput and its products for both sides.
+    """Return a row for the first side of each measurement, of throughput and its products for both sides.
 
     unit: the name of the side that an optimizer's own steps are held beside. Besides what the sides answered, a row has
 
@@ -120,7 +120,7 @@ def measured(lines: Sequence[Entry], unit: str) -> list[Entry]:
 
 
 def judged(rows: Sequence[Entry], held: Mapping[str, Any], goal: Mapping[str, Any]) -> tuple[Entry | None, str]:
-    """The row that comes nearest to a goal in the setting that it is held in, and a word on how it does."""
+    """Return the row that comes nearest to a goal in the setting that it is held in, and a word on how it does."""
     mine = [row for row in rows if all(row.get(k, held[k]) == held[k] for k in ("tokens", "context", "vocabulary"))
             and goal["of"].items() <= row.items() and row.get(goal["value"]) is not None]  # fmt: skip
     sign, bound = (1, goal["at_least"]) if "at_least" in goal else (-1, goal["at_most"])

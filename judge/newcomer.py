@@ -27,7 +27,7 @@ class VerdictScale:
     may_say: str
 
     def lengths(self, shares: Sequence[float]) -> list[int]:
-        """Lengths in updates, the shortest first: shares of T, as `baseline` and `newcomer` are."""
+        """Return the lengths in updates, the shortest first: shares of T, as `baseline` and `newcomer` are."""
         return sorted(round(share * self.steps) for share in shares)
 
 
@@ -90,7 +90,7 @@ class NewcomerVerdict:
         )
 
     def json(self) -> dict[str, Any]:
-        """Everything, with numbers as numbers."""
+        """Return everything, with numbers as numbers."""
         return {
             **{"optimizer": self.optimizer, "baseline": self.baseline, "scale": self.name},
             **{"verdict": self.rows["steps"].verdict if self.rows else None, "sentence": self.sentence},

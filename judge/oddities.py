@@ -14,7 +14,7 @@ NAMED = 6  # runs that a row lists by name
 
 
 def oddities(comparison: Comparison) -> list[dict[str, Any]]:
-    """Rows of runs that count for less than others: what is the matter, and which they are."""
+    """Return the rows of runs that count for less than others: what is the matter, and which they are."""
     usual = Counter(device_of(run) for run in comparison.standings[0].arm.runs if run.rows).most_common(1)
     device = usual[0][0] if usual else None
     matters: dict[str, list[Run]] = {}

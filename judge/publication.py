@@ -25,7 +25,7 @@ def copy_run(run: Run, place: Path) -> None:
 
 
 def publishable(folder: Path, target: Path, optimizer: str | None = None) -> list[Run]:
-    """The runs of a study, or of one optimizer's part of it, that may be published there.
+    """Return the runs of a study, or of one optimizer's part of it, that may be published there.
 
     Raises:
         ValueError: a run is still going or was cut off, or the target is ignored by git or holds anything but runs of

@@ -21,7 +21,7 @@ def is_race(comparison: Comparison) -> bool:
 
 
 def places(comparison: Comparison) -> list[Standing]:
-    """The optimizers that finished: by the updates to the target, then, of those that missed it, by final loss."""
+    """Sort the optimizers that finished by the updates to the target; those that missed it follow, by final loss."""
 
     def order(each: Standing) -> tuple[float, float]:
         return each.reached.steps if each.reached else inf, inf if each.loss is None else each.loss
@@ -30,13 +30,13 @@ def places(comparison: Comparison) -> list[Standing]:
 
 
 def goal(comparison: Comparison) -> str:
-    """The target in words: `adamw's final loss, 1.5936`, or the bare loss where it is not the baseline's own."""
+    """Return the target in words: `adamw's final loss, 1.5936`, or the bare loss where it is not the baseline's own."""
     own = comparison.target == comparison.standings[0].loss
     return f"{comparison.baseline}'s final loss, " * own + f"{comparison.target:.4f}"
 
 
 def leader(comparison: Comparison) -> str:
-    """A sentence on who led, and by how much."""
+    """Return a sentence on who led, and by how much."""
     first, base = places(comparison)[0], comparison.standings[0]
     if not first.reached:
         return f"{first.arm.label} led with a final loss of {first.loss:.4f}: nobody reached {goal(comparison)}."
@@ -48,7 +48,7 @@ def leader(comparison: Comparison) -> str:
 
 
 def verdict_takes(comparison: Comparison) -> str:
-    """Sentences on what a verdict would take, and the command that trains it for the best newcomer."""
+    """Return sentences on what a verdict would take, and the command that trains it for the best newcomer."""
     newcomer = next(each for each in places(comparison) if each is not comparison.standings[0])
     return (
         "This is a race and no verdict: each optimizer ran once, and another seed or length may turn the order round. "

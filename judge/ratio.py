@@ -21,7 +21,7 @@ class Ratio(NamedTuple):
 
 
 def ratio(first: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Ratio:
-    """Seconds of the first side over those of the other, which are given by round and turn."""
+    """Return the seconds of the first side over those of the other, which are given by round and turn."""
     logs = [fmean(map(math.log, a)) - fmean(map(math.log, b)) for a, b in zip(first, other, strict=True)]
     middle, number = fmean(logs), len(logs)
     if number < 2:

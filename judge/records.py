@@ -66,7 +66,7 @@ class Run:
         return optimizer_name(self.config["optimizer"])
 
     def section(self, key: str) -> dict[str, Any]:
-        """A group of the config. Of a foreign run it may be a plain word, its name, or unknown, and then empty."""
+        """Return a group of the config; a foreign run's may be a plain word, which is its name, or unknown: empty."""
         value = self.config.get(key)
         return value if isinstance(value, dict) else {} if value is None else {"name": str(value)}
 
@@ -92,11 +92,11 @@ class Run:
         return None
 
     def last(self, key: str) -> Any:
-        """The newest value of a metric that is not null; None where there is none."""
+        """Return the newest value of a metric that is not null; None where there is none."""
         return next((row[key] for row in reversed(self.rows) if row.get(key) is not None), None)
 
     def known(self, *keys: str) -> Any:
-        """A value deep in the manifest, None where any part of the way is missing or null."""
+        """Return a value deep in the manifest, None where any part of the way is missing or null."""
         value: Any = self.manifest
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
@@ -104,7 +104,7 @@ class Run:
 
 
 def find_runs(folder: str | Path) -> list[Run]:
-    """Every run below `folder`, sorted by path. A folder is a run if it holds a manifest.
+    """Return every run below `folder`, sorted by path. A folder is a run if it holds a manifest.
 
     Raises ValueError, a sentence that names the file, where a manifest, config or metrics file is broken, and
     where the folder is not there or holds no run.
@@ -119,7 +119,7 @@ def find_runs(folder: str | Path) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """One run folder; ValueError names the file that is missing or broken."""
+    """Read one run folder; ValueError names the file that is missing or broken."""
     manifest = _mapping(folder / "manifest.json", json.loads)
     if manifest.get("schema") != SCHEMA:
         raise ValueError(

@@ -64,7 +64,7 @@ class Trend:
         return self.exponent - width, self.exponent + width
 
     def at(self, parameters: float) -> Speedup:
-        """The line at a size with its 95 % interval; ValueError beyond four times the largest."""
+        """Return the line at a size with its 95 % interval; ValueError beyond four times the largest."""
         if parameters > FARTHEST * self.largest * (1 + 1e-9):
             raise ValueError(f"a projection stops at {FARTHEST} times the largest size, {self.largest:.3g} parameters")
         away = math.log(parameters) - self.center
@@ -78,7 +78,7 @@ class Trend:
 
 
 def cells_of(lines: Iterable[Line], keys: Mapping[str, str], where: str) -> Iterator[Cell]:
-    """The cells of a table's lines that have a loss.
+    """Yield the cells of a table's lines that have a loss.
 
     Args:
         keys: the columns of the optimizer, size, parameters, tokens, budget and loss.
@@ -103,7 +103,7 @@ def cells_of(lines: Iterable[Line], keys: Mapping[str, str], where: str) -> Iter
 
 
 def figures(cells: Sequence[Cell], baseline: str, sigma: Sigma | None = None) -> list[Figure]:
-    """The speed-up of every cell that is not the baseline's, where the baseline has a ladder of that size.
+    """Return the speed-up of every cell that is not the baseline's, where the baseline has a ladder of that size.
 
     Raises ValueError if the baseline has no cell at all.
     """
@@ -123,7 +123,7 @@ def figures(cells: Sequence[Cell], baseline: str, sigma: Sigma | None = None) ->
 
 
 def trend(found: Sequence[Figure], over_cells: bool = False) -> Trend | None:
-    """The line through one optimizer's sizes, or its cells; None below three sizes with a figure inside the ladder."""
+    """Fit a line through an optimizer's sizes, or its cells; None below three sizes with a figure inside the ladder."""
     by_size: dict[float, list[float]] = {}
     for figure in found:
         if figure.speedup.value and not figure.speedup.censored:

@@ -104,7 +104,7 @@ def print_list(console: Console) -> None:
 
 
 def _chosen(claim: Claim, options: argparse.Namespace) -> tuple[list[str], list[int]]:
-    """The parts and the seeds that are asked for."""
+    """Return the parts and the seeds that are asked for."""
     scale = claim.scale(options.scale)
     for part in options.part:
         if part not in scale.parts:

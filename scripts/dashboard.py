@@ -49,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def written(comparison: Comparison, entity: str, project: str) -> str:
-    """The workspace as W&B keeps it."""
+    """Return the workspace as W&B keeps it."""
     view = _workspace(comparison, entity, project)._to_model()
     return json.dumps(json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True)), indent=1)
 
 
 def save(comparison: Comparison, entity: str | None, project: str, address: str | None = None) -> str:
-    """Save it in W&B, as a new one or over that at `address`; its address.
+    """Save a workspace in W&B, as a new one or over that at `address`; return its address.
 
     Raises ConnectionError where W&B does not take it, and ModuleNotFoundError without wandb-workspaces.
     """

@@ -56,7 +56,7 @@ def page() -> str:
 
 
 def section(info: OptimizerInfo) -> tuple[str, list[str]]:
-    """An optimizer's own section, and its row of the table."""
+    """Return an optimizer's own section, and its row of the table."""
     cfg, model, cost = costed([*(f"{key}={value}" for key, value in GPT2.items()), f"optimizer={info.name}"])
     size = sum(p.numel() for p in model.parameters())
     share = (cost.flops or 0) / model_flops(cfg, model)

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tables(root: Path) -> dict[Path, str]:
-    """Every table below `root`, as its runs make it, and last the pages that show some of them."""
+    """Return every table below `root`, as its runs make it, and last the pages that show some of them."""
     results = root / "results"
     texts, claimed = claim_tables(results)
     for study in sorted(path for path in results.iterdir() if path.is_dir() and path.name not in claimed):
@@ -76,7 +76,7 @@ def tables(root: Path) -> dict[Path, str]:
 
 
 def _orphans(root: Path, texts: Mapping[Path, str]) -> list[Path]:
-    """Files where tables are written, of which none is made any more."""
+    """Return files where tables are written, of which none is made any more."""
     results = root / "results"
     there = [path for ending in FORMS for path in results.glob(f"claims/*.{ending}")]
     there += [path for path in results.glob("*/table.md") if published(path.parent)]
@@ -112,7 +112,7 @@ def has_runs(study: Path) -> bool:
 
 
 def with_tables(text: str, path: Path, root: Path, found: Mapping[Path, str]) -> str:
-    """A page with the tables that its comments ask for. Raises ValueError where no study makes one of them."""
+    """Return a page with the tables that its comments ask for. Raises ValueError where no study makes one of them."""
 
     def block(match: re.Match[str]) -> str:
         name, here = match[1], path.relative_to(root)
@@ -124,7 +124,7 @@ def with_tables(text: str, path: Path, root: Path, found: Mapping[Path, str]) ->
 
 
 def study_table(study: Path, baseline: str = "adamw") -> str:
-    """Standings, and speed-ups where there are any, in Markdown."""
+    """Write the standings, and the speed-ups where there are any, in Markdown."""
     name, dot, _ = study.name.partition(".")
     if dot and (CLAIMS / f"{name}.yaml").is_file():
         raise ValueError(

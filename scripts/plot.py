@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def drawn(comparison: Comparison, tunings: Mapping[str, Tuning], scale: str = "linear") -> Iterator[Drawing]:
-    """Every figure that the runs have something for."""
+    """Yield every figure that the runs have something for."""
     yield from filter(
         None,
         [

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def scale(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
-    """Tables of size and budget, for each column of losses, and where they are from."""
+    """Return tables of size and budget, for each column of losses, and where they are from."""
     source, lines = source_of(Path(options.source), "table"), read_table(Path(options.source))
     grids: list[Grid] = []
     for column in options.loss.split(","):
@@ -56,7 +56,7 @@ def scale(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
 
 
 def study(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
-    """A table of an adopted study's arms, and where its runs are from."""
+    """Return a table of an adopted study's arms, and where its runs are from."""
     runs = find_runs(options.source)
     comparison = compare(runs, options.baseline, options.target, declared(options))
     rule = "isoloss" if options.slope else "matched"
@@ -79,7 +79,7 @@ def study(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
 
 
 def _by_budget(options: argparse.Namespace, speedups: Sequence[Figure], column: str) -> Grid:
-    """Rows optimizer and size, columns budgets."""
+    """Make a table with rows of optimizer and size, and columns of budgets."""
     budgets = sorted({each.cell.budget for each in speedups}, key=lambda text: (len(text), text))
     rows: dict[tuple[str, float, str], dict[str, str]] = {}
     for each in speedups:

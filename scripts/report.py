@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def page(comparison: Comparison, tunings: Mapping[str, Tuning] | None = None) -> str:
-    """The page with every run's config and manifest in it, or without where it would be too large.
+    """Return the page with every run's config and manifest in it, or without where it would be too large.
 
     tunings: what its optimizers were tuned on.
     """
@@ -63,7 +63,7 @@ def page(comparison: Comparison, tunings: Mapping[str, Tuning] | None = None) ->
 
 
 def template(name: str) -> Template:
-    """A template of scripts/pages; a value that it is not given is an error."""
+    """Return a template of scripts/pages; a value that it is not given is an error."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -71,7 +71,7 @@ def template(name: str) -> Template:
 
 
 def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, Tuning] | None = None) -> str:
-    """The page. details: with every run's config and manifest in it."""
+    """Return the page. details: with every run's config and manifest in it."""
     styles = style_of(comparison)
     names = {label: style.name for label, style in styles.items()}
     differing, unequal = mismatches(comparison, names)
@@ -134,7 +134,7 @@ def _curves(comparison: Comparison) -> list[dict[str, Markup]]:
 
 
 def _with_copies(comparison: Comparison) -> list[Arm]:
-    """Every arm, and the runs that only repeat another one: they count once, but they are not hidden."""
+    """Return every arm, and the runs that only repeat another one: they count once, but they are not hidden."""
     counted = {run.folder for arm in comparison.arms for run in arm.runs}
     copies = [run for run in comparison.runs if run.folder not in counted]
     return comparison.arms + ([Arm("", {}, copies, "Repeated runs, counted once")] if copies else [])
@@ -171,7 +171,7 @@ def _swatch(style: Style) -> Markup:
 
 
 def _patch(color: str, part: str) -> Markup:
-    """A square of a part's colour, and stripes where its bars have them."""
+    """Return a square of a part's colour, and stripes where its bars have them."""
     stripes = '<path d="M1 7L7 0M7 7L13 0M13 7L19 0" stroke="#fff" stroke-width=".9"/>' if part in bars.HATCHED else ""
     return Markup(
         '<svg class="swatch" viewBox="0 0 19 7" aria-hidden="true"><rect width="19" height="7" fill="{}"/>{}</svg>'

@@ -134,13 +134,13 @@ def speedup_table(comparison: Comparison) -> Table:
 
 
 def _shown(comparison: Comparison) -> list[Row]:
-    """Rows of rules that found a number, or a divergence, on any axis."""
+    """Return the rows of rules that give a number, or a divergence, on any axis."""
     telling = {(row.arm, row.rule) for row in comparison.rows if row.speedup.known or row.verdict}
     return [row for row in comparison.rows if (row.arm, row.rule) in telling]
 
 
 def _way(standing: Standing) -> list[str]:
-    """`412 (1.21x)` on each axis; an arm that never got there took more than its whole run."""
+    """Write an arm's cost on each axis, `412 (1.21x)`; an arm that never got there took more than its whole run."""
     costs = [text(getattr(standing.reached, axis)) if standing.reached else "never" for axis, text in AXIS.items()]
     ratios = [f" ({row.speedup}x)" if row.speedup.known else "" for row in standing.rows.values()] or [""] * len(AXIS)
     return [cost + ratio for cost, ratio in zip(costs, ratios, strict=True)] if standing.seeds else ["no run"]

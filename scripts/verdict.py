@@ -39,7 +39,7 @@ VERDICTS = Path("results/verdicts")
 
 
 def page(verdict: NewcomerVerdict) -> str:
-    """The report of the compared runs, with the verdict and the checks on top."""
+    """Return the report of the compared runs, with the verdict and the checks on top."""
     top = report.template("verdict.html").render(verdict=verdict)
     return report.page(verdict.comparison, verdict.tunings).replace("<main>", f"<main>\n{top}", 1)
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _checked(tuner: Tuner, place: Path) -> list[Check]:
-    """The rows of conformance. Raises ValueError if the class cannot be trained at all."""
+    """Run the checks of conformance. Raises ValueError if the class cannot be trained at all."""
     cfg = parse(tuner.values)
     planned = check_optimizer(cfg.optimizer, cfg.allow_targets)
     checks = conformance(planned.build, planned.info.charges)

@@ -91,12 +91,12 @@ class LocalQueue:
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
+    """Return the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch  # here: nothing else of a launcher needs it
 
     count = torch.cuda.device_count()

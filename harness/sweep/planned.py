@@ -43,7 +43,7 @@ class SweepEnding:
 def plan_run(
     values: Mapping[str, Any], changes: Mapping[str, Any], folder: Path, name: str | None = None
 ) -> PlannedRun:
-    """The run of a composed config with changes to dotted keys; its folder, below `folder`, is named as every run's.
+    """Return the run of a composed config with changes to dotted keys; its folder, below `folder`, is named as usual.
 
     Raises ValueError where a key's value is wrong.
     """
@@ -123,7 +123,7 @@ def _stop_for_now(left: int) -> NoReturn:
 
 
 def _often(run: PlannedRun) -> dict[str, Any]:
-    """The section `checkpoint` of a run that has to get on in a call that it does not end in."""
+    """Return the section `checkpoint` for a run that has to get on in a call that it does not end in."""
     section = run.config["checkpoint"]
     return {**section, "every": min(CHECKPOINT, section["every"] or CHECKPOINT)}
 
@@ -147,7 +147,7 @@ def train_all(runs: Sequence[PlannedRun], study: Path, overrides: Sequence[str])
 
 
 def launcher_of(arguments: Sequence[str], default: str | None = "launcher=local") -> list[str]:
-    """The arguments that are for the sweep and not for its runs."""
+    """Return the arguments that are for the sweep and not for its runs."""
     words = [argument.lstrip("+") for argument in arguments]
     own = [word for word in words if word.startswith(("launcher=", "launcher.", "hydra"))]
     return own if default is None or any(word.startswith("launcher=") for word in own) else [default, *own]

@@ -38,7 +38,7 @@ def probe(sweep: Sequence[str], plan: Mapping[str, Any]) -> float:
 
 
 def remaining(rows: Sequence[Mapping[str, Any]], steps: int, eval_every: int) -> float:
-    """Seconds of a run beyond those of its probe, whose rows these are: its updates and its evaluations."""
+    """Return the seconds of a run beyond those of its probe, whose rows these are: its updates and its evaluations."""
     at = {row["step"]: row for row in rows}
     update = (at[PROBED]["seconds/total"] - at[PROBED // 2]["seconds/total"]) / (PROBED - PROBED // 2)
     evaluation = at[PROBED]["seconds/evaluate"] / 2  # before the first update and after the last
@@ -46,7 +46,7 @@ def remaining(rows: Sequence[Mapping[str, Any]], steps: int, eval_every: int) ->
 
 
 def span(work: Sequence[float], places: int) -> float:
-    """Seconds from the first start to the last end, where each place takes the next run as soon as it is free."""
+    """Return the seconds from the first start to the last end, where each free place takes the next run."""
     free = [0.0] * places
     for seconds in work:
         free[free.index(min(free))] += seconds

@@ -60,7 +60,7 @@ class Guard:
         self.job.record(status, error)
 
     def checkpoint(self) -> Any:
-        """Called by submitit when SLURM warns of the end; what it returns is what the next attempt runs."""
+        """Stop the run, and return what the next attempt runs: submitit calls this when SLURM warns of the end."""
         from submitit.helpers import DelayedSubmission
 
         self._process.stop()
@@ -149,7 +149,7 @@ class SlurmArray:
             raise SystemExit(130) from None
 
     def _submit(self) -> dict[str, Job]:
-        """The jobs by their number in SLURM."""
+        """Submit the jobs; return them by their number in SLURM."""
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -195,7 +195,7 @@ class SlurmArray:
 
 
 def array_task(environment: Mapping[str, str]) -> str:
-    """The number of this job in SLURM."""
+    """Return the number of this job in SLURM."""
     if "SLURM_ARRAY_JOB_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return environment["SLURM_JOB_ID"]
@@ -207,7 +207,7 @@ def requeue_job(task: str) -> bool:
 
 
 def queue_states(array: str) -> dict[str, str] | None:
-    """SLURM's word on every job of an array that it remembers; None where its controller does not answer."""
+    """Return SLURM's word on every job of an array that it remembers; None where its controller does not answer."""
     command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={array}", "--format=%F|%K|%T"]
     asked = subprocess.run(command, capture_output=True, text=True)
     if asked.returncode:

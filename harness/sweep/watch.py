@@ -51,7 +51,7 @@ class RunRow:
         return "" if self.steps is None else f"{self.step:,}/{self.steps:,}"
 
     def cells(self) -> list[str]:
-        """step, loss, tokens per second, time left."""
+        """Return the cells of step, loss, tokens per second and time left."""
         return [
             self.progress,
             "" if self.loss is None else quantity.loss(self.loss),
@@ -96,7 +96,7 @@ class RunProgress:
 
 
 def row_of(name: str, run: RunProgress | None, status: str | None = None) -> RunRow:
-    """A run's row; `status` is what whoever launched it knows better than its folder."""
+    """Return a run's row; `status` is what whoever launched it knows better than its folder."""
     if run is None:
         return RunRow(name, status or "queued")
     status = status or run.status
@@ -116,7 +116,7 @@ class RunReader:
         self._file, self._read = 0, 0  # which metrics.jsonl, and how many bytes of it
 
     def read(self) -> RunProgress | None:
-        """The run as it stands; None while there is none, or nothing that reads."""
+        """Return the run as it stands; None while there is none, or nothing that reads."""
         try:
             if self._steps is None:
                 config = yaml.load((self.folder / "config.yaml").read_text(encoding="utf-8"), ConfigLoader)
@@ -180,7 +180,7 @@ class LiveTable:
         print(text, file=sys.stderr, flush=True)  # Live puts what is printed above itself
 
     def _fitting(self, rows: Sequence[RunRow]) -> Table:
-        """The table, without what the terminal has no lines for."""
+        """Return the table, without what the terminal has no lines for."""
         room = max(self.console.height - 6, 1)
         kept = set(sorted(range(len(rows)), key=lambda i: (ORDER.index(rows[i].status), i))[:room])
         table = runs_table([row for i, row in enumerate(rows) if i in kept], live=True)
@@ -198,7 +198,7 @@ class LiveTable:
 
 
 def runs_table(rows: Sequence[RunRow], live: bool = False) -> Table:
-    """A line for each run: live, with its speed, and at rest with the seconds that it has trained for."""
+    """Return a line for each run: live, with its speed, and at rest with the seconds that it has trained for."""
     table = Table(box=SIMPLE_HEAD, caption_justify="left")
     table.add_column("run", overflow="fold")
     for column in ("status", "step", "loss", "tokens/s" if live else "left", "left" if live else "seconds"):
@@ -212,6 +212,6 @@ def runs_table(rows: Sequence[RunRow], live: bool = False) -> Table:
 
 
 def tally(rows: Sequence[RunRow]) -> str:
-    """`12 finished, 2 running, 4 queued`."""
+    """Count runs by their status: `12 finished, 2 running, 4 queued`."""
     counts = {status: sum(row.status == status for row in rows) for status in reversed(ORDER)}
     return ", ".join(f"{count} {status}" for status, count in reversed(counts.items()) if count)

@@ -199,7 +199,7 @@ class Scale:
         return list(self.arms) if chosen is None else list(chosen)
 
     def length(self, part: str) -> int:
-        """T in updates."""
+        """Return T in updates."""
         return self.parts[part].steps or self.steps
 
     def lengths(self, part: str, arm: str) -> list[int]:
@@ -207,7 +207,7 @@ class Scale:
         return sorted({round(share * self.length(part)) for share in self.arms[arm].lengths})
 
     def cells(self, parts: Sequence[str], seeds: Sequence[int]) -> list[PlanCell]:
-        """Every run of these parts."""
+        """Return every run of these parts."""
         return [
             PlanCell(part, arm, steps, seed)
             for part in parts
@@ -245,7 +245,7 @@ class Claim:
         return str(path.relative_to(root) if path.is_relative_to(root) else self.path)
 
     def study(self, scale: str, part: str) -> str:
-        """The name of the folder that holds a part's runs."""
+        """Return the name of the folder that holds a part's runs."""
         return f"{self.name}-{scale}-{part}"
 
     def scale(self, name: str) -> Scale:
@@ -254,7 +254,7 @@ class Claim:
         return self.scales[name]
 
     def tested_in(self, statement: Statement, parts: Sequence[str]) -> list[str]:
-        """The parts in which a statement is tested; "" stands for one across parts."""
+        """Return the parts in which a statement is tested; "" stands for one across parts."""
         if statement.across:
             return [""] if {name.partition("/")[0] for name in statement.arms} <= set(parts) else []
         return fnmatch.filter(parts, statement.parts)

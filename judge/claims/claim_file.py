@@ -37,7 +37,7 @@ def find_claim(word: str) -> Claim:
 
 
 def read_claim(path: Path) -> Claim:
-    """Raises ValueError, a sentence that names the file and the key, for whatever is wrong with it."""
+    """Read a claim's file. Raises ValueError, which names the file and the key, for whatever is wrong with it."""
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def read_claim(path: Path) -> Claim:
 
 
 def with_others(claim: Claim) -> Claim:
-    """The claim with what others measured as its namesake in configs/claim has it now: <claim>.<word>.yaml is a copy.
+    """Return the claim with the `others` that its namesake in configs/claim has now: <claim>.<word>.yaml is a copy.
 
     The copy may test other statements: of what is about none of them the numbers are left out.
     """

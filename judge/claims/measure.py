@@ -36,7 +36,7 @@ class Measured:
     notes: tuple[str, ...] = ()
 
     def than(self, other: "Measured", difference: bool) -> "Measured":
-        """Divided by another, independent estimate, or less it: the half-widths add in quadrature.
+        """Divide by another, independent estimate, or subtract it: the half-widths add in quadrature.
 
         An end of the other's interval that lies beyond its ladder leaves no interval.
         """
@@ -71,7 +71,7 @@ class Trained:
 
 
 def values(quantity: Quantity, runs: Sequence[Run]) -> np.ndarray | None:
-    """One for each run, in the quantity's unit; None where one of them does not know it."""
+    """Return one value for each run, in the quantity's unit; None where one of them does not know it."""
     numbers = [run.last(quantity.metric) for run in runs]
     if not numbers or any(value is None for value in numbers):
         return None

@@ -6,7 +6,7 @@ from judge.claims.claim import Claim, Other, Statement
 
 
 def number(claim: Claim, other: Other) -> str:
-    """`0.93 to 1.04 in steps`, `below 2 in steps`; empty without a number."""
+    """Write `0.93 to 1.04 in steps`, `below 2 in steps`; empty without a number."""
     low, high = other.low, other.high
     ends = "" if low is None else f"above {plain(low)}" if high is None else f"{plain(low)} to {plain(high)}"
     ends = f"below {plain(high)}" if low is None and high is not None else ends
@@ -16,12 +16,12 @@ def number(claim: Claim, other: Other) -> str:
 
 
 def unit(statement: Statement) -> str:
-    """` in steps`, of a speed-up."""
+    """Write the unit of a speed-up, ` in steps`; empty for other measures."""
     return f" in {TITLE[statement.axis]}" if statement.measure == "speedup" else ""
 
 
 def subjects(claim: Claim, other: Other) -> list[Statement]:
-    """The statements that it is about."""
+    """Return the statements that a measurement is about."""
     return [statement for statement in claim.statements if other.about(statement)]
 
 

@@ -87,7 +87,7 @@ class StudyPlan:
             atomic.write_text(study / PLAN, text)
 
     def differs(self, claim: Claim) -> str:
-        """The first thing in which the plan and the claim's file differ; empty where they agree."""
+        """Return the first thing in which the plan and the claim's file differ; empty where they agree."""
         scale = claim.scale(self.scale)
         mine: dict[str, Any] = {"claim": self.claim, "T": self.steps, "seeds": self.seeds, "arms": list(self.arms)}
         wanted = {"claim": claim.name, "T": scale.length(self.part), "seeds": scale.seeds}
@@ -102,7 +102,7 @@ class StudyPlan:
 
 
 def read_plan(claim: Claim, scale: str, part: str, folder: Path) -> StudyPlan:
-    """The plan of a part whose runs are below `folder`. Raises ValueError, with the command that writes it."""
+    """Return the plan of a part whose runs are below `folder`. Raises ValueError, with the command that writes it."""
     path = folder / claim.study(scale, part) / PLAN
     writes = f"python -m scripts.claims plan {claim.word} --scale {scale} --runs {folder}"
     try:
@@ -120,7 +120,7 @@ def read_plan(claim: Claim, scale: str, part: str, folder: Path) -> StudyPlan:
 
 
 def read_studies(claim: Claim, scale: str, parts: Sequence[str], folder: Path) -> dict[str, list[Run]]:
-    """The runs in the folders of these parts, below `folder`; of a part that has not begun there are none."""
+    """Return the runs in the folders of these parts, below `folder`; of a part that has not begun there are none."""
     places = {part: folder / claim.study(scale, part) for part in parts}
     return {part: find_runs(place) if any(place.rglob("manifest.json")) else [] for part, place in places.items()}
 
@@ -128,7 +128,7 @@ def read_studies(claim: Claim, scale: str, parts: Sequence[str], folder: Path) -
 def sort_runs(
     plan: StudyPlan, scale: Scale, seeds: Sequence[int], runs: Sequence[Run]
 ) -> tuple[dict[str, Arm], list[str]]:
-    """The runs of a part by the claim's arms, and a sentence on each run that is of none."""
+    """Return the runs of a part by the claim's arms, and a sentence on each run that is of none."""
     configs = {name: flatten(arm.config) for name, arm in plan.arms.items() if arm.config is not None}
     by_arm: dict[str, list[Run]] = {arm: [] for arm in plan.arms}
     strays = []
@@ -153,7 +153,7 @@ def sort_runs(
 
 
 def fill(plan: StudyPlan, scale: Scale, seeds: Sequence[int], runs: Sequence[Run]) -> dict[PlanCell, Run | None]:
-    """Every run that is planned, and what there is of it: one that has ended, if any has."""
+    """Return every run that is planned, and what there is of it: one that has ended, if any has."""
     by_cell: dict[PlanCell, Run] = {}
     for name, arm in sort_runs(plan, scale, seeds, runs)[0].items():
         for run in arm.runs:
@@ -164,7 +164,7 @@ def fill(plan: StudyPlan, scale: Scale, seeds: Sequence[int], runs: Sequence[Run
 
 
 def settled(scale: Scale, plans: Mapping[str, StudyPlan]) -> Scale:
-    """The scale with what the trials of its arms' rates came to; where parts differ, each with its name."""
+    """Return the scale with what the trials of its arms' rates came to; where parts differ, each with its name."""
     arms = dict(scale.arms)
     for part, plan in plans.items():
         for name, arm in plan.arms.items():
@@ -174,7 +174,7 @@ def settled(scale: Scale, plans: Mapping[str, StudyPlan]) -> Scale:
 
 
 def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Dotted keys outside the optimizer in which two composed configs differ."""
+    """Return the dotted keys outside the optimizer in which two composed configs differ."""
     keys = differing_keys([flatten(dict(one)), flatten(dict(other))])
     return [key for key in keys if not within(key, (*INDIFFERENT, "optimizer"))]
 
@@ -188,7 +188,7 @@ def _with_trials(arm: ArmSettings, tuned: RateTrials, where: str) -> ArmSettings
 
 
 def _disagreements(config: Mapping[str, Any], theirs: Mapping[str, Any], chosen: Mapping[str, Any]) -> Iterator[str]:
-    """Sentences on what keeps a run out of an arm.
+    """Yield sentences on what keeps a run out of an arm.
 
     A key that only one of them has is a newer or an older default, unless the claim gave it, or it is the optimizer's:
     an external class may take any.

@@ -21,13 +21,13 @@ def by_claim(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
 
 
 def scale_name(verdict: Verdict) -> str:
-    """`small`, or `small (rates)` of the file <claim>.rates.yaml."""
+    """Write the name of the scale: `small`, or `small (rates)` of the file <claim>.rates.yaml."""
     _, _, word = verdict.claim.name.partition(".")
     return verdict.scale.name + f" ({word})" * bool(word)
 
 
 def settings(verdict: Verdict) -> list[str]:
-    """A sentence on the model, corpus, device and length of each part, or one where all parts are alike."""
+    """Return a sentence on the model, corpus, device and length of each part, or one where all parts are alike."""
     parts_of: dict[str, list[str]] = {}
     for part in verdict.parts:
         runs = [run for arm in verdict.arms[part].values() for run in arm.runs]
@@ -48,13 +48,13 @@ def settings(verdict: Verdict) -> list[str]:
 
 
 def _model(run: Run) -> str:
-    """`gpt2_30m (30.1M parameters)`."""
+    """Write a run's model: `gpt2_30m (30.1M parameters)`."""
     size = run.known("parameters", "total")
     return str(run.config["model"]["name"]) + (f" ({_millions(size)} parameters)" if size else "")
 
 
 def _corpus(run: Run) -> str:
-    """A person's files by their names, any corpus with its size."""
+    """Return a person's files by their names, any corpus with its size."""
     files, tokens = run.config["data"].get("files") or [], run.known("data", "train_tokens")
     names = [Path(each).name for each in ([files] if isinstance(files, str) else files)]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -63,7 +63,7 @@ def _corpus(run: Run) -> str:
 
 
 def _millions(count: int) -> str:
-    """`30.1M`, `2,350M`."""
+    """Write a number in millions: `30.1M`, `2,350M`."""
     return f"{count / 1e6:,.0f}M" if count >= 1e9 else f"{count / 1e6:.3g}M"
 
 

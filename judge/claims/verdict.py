@@ -71,7 +71,7 @@ class Verdict:
         return [(part, arm) for part in self.parts for arm in self.arms[part].values()]
 
     def paper_figure(self, part: str, arm: str, quantity: str) -> PaperFigure | None:
-        """The paper's number for that arm: of the part that ours stands beside."""
+        """Return the paper's number for that arm: of the part that ours stands beside."""
         beside = self.scale.parts[part].beside or part
         same = [each for each in self.claim.figures if (each.part, each.arm, each.quantity) == (beside, arm, quantity)]
         return same[0] if same else None
@@ -84,7 +84,7 @@ class Verdict:
 
 
 def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[int], folder: Path) -> Verdict:
-    """The verdict on a claim by the runs below `folder`; parts and seeds are those of its file, or some of them.
+    """Return the verdict on a claim by the runs below `folder`; parts and seeds are those of its file, or some of them.
 
     Raises ValueError if no run of it is there, if a study has no plan, or if a part's runs trained or evaluated on
     different tokens.
@@ -123,7 +123,7 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
 
 
 def judge(statement: Statement, estimate: Speedup, decides: bool, papers_own: bool) -> str:
-    """The words that this file opens with. An open end of an interval lies beyond whatever it is held against."""
+    """Return one of the verdicts listed above. An open end of an interval lies beyond whatever it is held against."""
     low, high, threshold = estimate.low, estimate.high, statement.threshold
     rounding = EXACT * abs(threshold)  # FLOPs are counts: their ratio can be the figure itself
     if statement.at_least is not None:
@@ -158,7 +158,7 @@ def _find(claim: Claim, scale: Scale, statement: Statement, part: str, arms: dic
 def _unfair(
     scale: Scale, plans: Mapping[str, StudyPlan], findings: Sequence[Finding], arms: dict[str, dict[str, Arm]]
 ) -> tuple[list[str], list[str]]:
-    """Sentences on what differs between compared arms: what should not, and what the parts are there for."""
+    """Return sentences on what differs between compared arms: what should not, and what the parts are there for."""
     warnings, by_design = [], []
     for part, (name, base) in dict.fromkeys((each.part, pair) for each in findings for pair in each.statement.pairs):
         (place, _, arm), (other, _, against) = name.rpartition("/"), base.rpartition("/")

@@ -28,13 +28,13 @@ def others_lines(claim: Claim) -> list[str]:
 
 
 def came_out(verdict: Verdict, finding: Finding, axis: str | None = None) -> str:
-    """The number that decides, with its interval; of a speed-up, or the one on another axis."""
+    """Return the number that decides, with its interval; of a speed-up, or the one on another axis."""
     own = "" if "" in finding.measured else finding.statement.axis
     return estimate(verdict, finding, own if axis is None else axis)
 
 
 def claimed(verdict: Verdict, statement: Statement) -> str:
-    """`≥ 2 in steps, less 10 %`: what will do."""
+    """Write the figure that will do: `≥ 2 in steps, less 10 %`."""
     asked = verdict.claim.quantities[statement.quantity] if statement.quantity else None
     if statement.measure == "speedup" or asked is None:
         asserted, where = plain(statement.figure), unit(statement)
@@ -46,7 +46,7 @@ def claimed(verdict: Verdict, statement: Statement) -> str:
 
 
 def summary(verdict: Verdict) -> list[str]:
-    """The verdict of each part, in a line, and what it may mean."""
+    """Return the verdict of each part, in a line, and what it may mean."""
     lines = [f"{part or 'across parts'}: {word}" for part, word in verdict.words.items()]
     lines = lines or ["These parts alone decide nothing: the claim is tested across parts."]
     return [*lines, f"What a verdict at the scale {verdict.scale.name} may say: {verdict.scale.may_say}"]
@@ -61,7 +61,7 @@ def notes(verdict: Verdict) -> list[str]:
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
-    """Everything, with numbers as numbers; null where an interval's end is open or there is none."""
+    """Return everything, with numbers as numbers; null where an interval's end is open or there is none."""
     return {
         **{"claim": verdict.claim.name, "scale": verdict.scale.name, "verdicts": verdict.words},
         "statements": [
@@ -90,7 +90,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def runs_of(verdict: Verdict, part: str, arm: Arm) -> str:
-    """`9/9`, `7/9 (1 diverged)`: with a final loss, of those planned, at all lengths."""
+    """Count the runs with a final loss, of those planned, at all lengths: `9/9`, `7/9 (1 diverged)`."""
     done = sum(run.final_loss is not None for run in arm.runs)
     missing = sum((each.part, each.arm) == (part, arm.label) for each in verdict.missing)
     diverged = sum(run.status == "diverged" for run in arm.runs)
@@ -107,7 +107,7 @@ def ours(arm: Arm, length: int, asked: Quantity) -> str:
 
 
 def estimate(verdict: Verdict, finding: Finding, axis: str) -> str:
-    """`1.42 (1.31 to 1.55)`."""
+    """Write an estimate with its interval: `1.42 (1.31 to 1.55)`."""
     if axis not in finding.measured:
         return ""
     estimate, statement = finding.measured[axis].estimate, finding.statement

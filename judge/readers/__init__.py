@@ -19,7 +19,7 @@ IGNORED = {".md", ".py", ".png", ".pdf", ".sh", ".yaml", ".yml", ".ipynb", ".htm
 
 
 def read(source: str) -> list[Log]:
-    """The logs in a source: a file, a folder with files anywhere below it, or wandb:ENTITY/PROJECT[/RUN].
+    """Return the logs in a source: a file, a folder with files anywhere below it, or wandb:ENTITY/PROJECT[/RUN].
 
     Raises ValueError, a sentence with the file and the line, where something is broken or nothing is recognised.
     """
@@ -35,12 +35,12 @@ def read(source: str) -> list[Log]:
 
 
 def formats() -> Sequence[str]:
-    """The names of all formats."""
+    """Return the names of all formats."""
     return [*(reader.FORMAT for reader in READERS[:-1]), "W&B (wandb:...)", *(each.name for each in stdout.FORMATS)]
 
 
 def _files(path: Path) -> list[Path]:
-    """The path itself, or every file below it that can be a log; an MLflow store is read as a whole."""
+    """Return the path itself, or every file below it that can be a log; an MLflow store is read as a whole."""
     if path.is_file() or mlruns.recognises(path):
         return [path]
     stores = [each for each in sorted(path.rglob("mlruns")) if mlruns.recognises(each)]
@@ -49,7 +49,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read_file(path: Path, alone: bool) -> list[Log]:
-    """alone: the file was given by name, so that not to recognise it is an error."""
+    """Read the logs of one file. alone: it was named by itself, so that not to recognise it is an error."""
     reader = next((each for each in READERS if each.recognises(path)), None)
     if reader is None and alone:
         raise ValueError(f"{path} is of no known format: known are {', '.join(formats())}")

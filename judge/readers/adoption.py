@@ -89,7 +89,7 @@ def described(runs: Sequence[ForeignRun], table: Path, column: str) -> tuple[lis
 def adopt(
     runs: Sequence[ForeignRun], wish: Wish, about: Sequence[Mapping[str, str]] = (), sources: Sequence[Source] = ()
 ) -> tuple[list[Adopted], list[tuple[str, str]]]:
-    """The runs with arm, seed and length, and (name, why) of each that was left out.
+    """Return the runs with arm, seed and length, and (name, why) of each that was left out.
 
     about: facts on each run from elsewhere. sources: further files that what is written rests on.
     Raises ValueError where a pattern finds nothing, or two runs have one arm, seed and length.
@@ -123,7 +123,7 @@ def adopt(
 
 
 def write(adopted: Sequence[Adopted], study: Path) -> int:
-    """Writes run folders below `study`; how many were new. Nothing is written if one arm, seed and length is taken."""
+    """Write run folders below `study`; return how many are new. None is written if an arm, seed and length is taken."""
     known: dict[tuple[Any, ...], Path] = {}
     for path in sorted(study.glob("*/config.yaml")):
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -149,7 +149,7 @@ def _written(
     run: ForeignRun, wish: Wish, facts: Mapping[str, str], arm: str, seed: int, steps: int,
     status: str, error: str | None, sources: Sequence[Source],
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
-    """The config, which holds what is known, and the manifest, which says from where."""
+    """Return the config, which holds what is known, and the manifest, which says from where."""
     config: dict[str, Any] = {"steps": steps, "seed": seed, "optimizer": {"name": arm}}
     for key, text in wish.settings.items():
         if all(fact in facts for fact in FACT.findall(text)):  # else it is unknown
@@ -187,7 +187,7 @@ def _check(texts: Sequence[str], known: set[str]) -> None:
 
 
 def _ended(run: ForeignRun, at: int | None) -> tuple[ForeignRun, int, str, str | None]:
-    """The run, its length, its status and, where it has no end, why."""
+    """Return the run, its length, its status and, where it has no end, why."""
     if at is not None:
         run = cut(run, at)
     total = run.total if at is None else at
@@ -272,7 +272,7 @@ def _key(config: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _plain(row: Mapping[str, float]) -> dict[str, float | int | None]:
-    """A row as JSON holds it: the step whole, and null for what is not finite."""
+    """Return a row as JSON holds it: the step whole, and null for what is not finite."""
     kept: dict[str, float | int | None] = {
         key: value if math.isfinite(value) else None for key, value in row.items() if key != "step"
     }

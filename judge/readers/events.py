@@ -12,7 +12,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> list[Log]:
-    """One log of all scalars, in the order of their writing. Values are float32, as TensorBoard keeps them.
+    """Return one log of all scalars, in the order of their writing. Values are float32, as TensorBoard keeps them.
 
     `wall_time` is in seconds since the first event: evaluation and everything else is in it.
     """

@@ -61,7 +61,7 @@ def is_loss(column: str) -> bool:
 
 
 def by_step(found: Iterable[tuple[float, int, str, float]]) -> list[Line]:
-    """Lines of what was logged name by name, as (seconds, step, name, value): one line for a step.
+    """Return the lines of what was logged name by name, as (seconds, step, name, value): one line for a step.
 
     Where the step of some name goes back with time, a run was resumed, and the lines are in the order of time.
     """
@@ -85,13 +85,13 @@ def source_of(path: Path, format: str) -> Source:
 
 
 def plain_suffix(path: Path) -> str:
-    """The ending of a file's name without that of its compression: `.csv` for a.csv.bz2."""
+    """Return the ending of a file's name without that of its compression: `.csv` for a.csv.bz2."""
     suffixes = [each.lower() for each in path.suffixes]
     return next((each for each in reversed(suffixes) if each not in OPEN), "")
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """The text of a file, unpacked where its name ends with .gz, .bz2 or .xz."""
+    """Return the text of a file, unpacked where its name ends with .gz, .bz2 or .xz."""
     try:
         data = OPEN[path.suffix.lower()](path).read() if path.suffix.lower() in OPEN else path.read_bytes()
         text = data.decode("utf-8-sig", errors=errors)
@@ -106,7 +106,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
 
 def optional(module: str, remedy: str) -> Any:
-    """An optional package's module, imported when it is needed; its absence is one sentence."""
+    """Return an optional package's module, imported when it is needed; its absence is one sentence."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -24,7 +24,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> list[Log]:
-    """A log for each run. `wall_time` is in seconds since its first value: everything is in it."""
+    """Return a log for each run. `wall_time` is in seconds since its first value: everything is in it."""
     kept = [each for each in _runs(path) if _meta(each).get("lifecycle_stage") != "deleted"] if path.is_dir() else []
     logs = [_of_folder(each) for each in kept] if path.is_dir() else list(_of_database(path))
     if not logs:
@@ -33,7 +33,7 @@ def read(path: Path) -> list[Log]:
 
 
 def _runs(path: Path) -> list[Path]:
-    """The folders of runs: the path itself, or EXPERIMENT/RUN or RUN below it."""
+    """Return the folders of runs: the path itself, or EXPERIMENT/RUN or RUN below it."""
     folders = [path, *sorted(path.glob("*")), *sorted(path.glob("*/*"))]
     return [each for each in folders if (each / "meta.yaml").is_file() and (each / "metrics").is_dir()]
 

@@ -7,7 +7,7 @@ from judge.readers.adoption import Adopted
 
 
 def remarks(adopted: Sequence[Adopted], left: Sequence[tuple[str, str]]) -> list[str]:
-    """Lines; the last one names what is unknown of the runs. left: runs that were left out, and why."""
+    """Return remarks on the runs; the last one names what is unknown. left: runs that were left out, and why."""
     notes = [(note, each.run.name) for each in adopted for note in [*each.run.notes, *filter(None, [each.error])]]
     about: dict[str, list[str]] = {}
     for note, name in [*notes, *((f"left out, {why}", name) for name, why in left)]:

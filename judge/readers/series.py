@@ -55,7 +55,7 @@ class ForeignRun:
 
 
 def runs_in(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None = None) -> list[ForeignRun]:
-    """The runs of a log that have a validation loss. Raises ValueError if there is none."""
+    """Return the runs of a log that have a validation loss. Raises ValueError if there is none."""
     runs = []
     for label, rows in rows_of(log, meaning, bytes_per_token).items():
         parts = _parts(rows)
@@ -80,7 +80,7 @@ def runs_in(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None 
 
 
 def without_repeats(runs: Sequence[ForeignRun]) -> tuple[list[ForeignRun], list[tuple[str, str]]]:
-    """The runs of which no other holds every evaluation, and (name, why) of each that was left out.
+    """Return the runs of which no other holds every evaluation, and (name, why) of each that was left out.
 
     Without a clock, three equal losses are wanted: one may be equal by chance.
     """
@@ -103,7 +103,7 @@ def without_repeats(runs: Sequence[ForeignRun]) -> tuple[list[ForeignRun], list[
 
 
 def cut(run: ForeignRun, step: int) -> ForeignRun:
-    """The run up to a step at which it was evaluated; ValueError if there was none."""
+    """Return the run up to a step at which it was evaluated; ValueError if there was none."""
     if step not in {int(row["step"]) for row in run.evaluations}:
         near = min((int(row["step"]) for row in run.evaluations), key=lambda each: abs(each - step))
         raise ValueError(f"{run.name} has no validation loss at step {step}: the nearest is at step {near}")
@@ -116,7 +116,7 @@ def cut(run: ForeignRun, step: int) -> ForeignRun:
 
 
 def _parts(rows: Sequence[LoggedRow]) -> list[tuple[list[LoggedRow], list[str]]]:
-    """The rows of each run in order of step, and what was odd."""
+    """Return the rows of each run in order of step, and what was odd."""
     runs: list[tuple[list[LoggedRow], list[str]]] = []
     for segment in _rising(rows):
         if not runs:
@@ -138,7 +138,7 @@ def _parts(rows: Sequence[LoggedRow]) -> list[tuple[list[LoggedRow], list[str]]]
 
 
 def _rising(rows: Sequence[LoggedRow]) -> list[list[LoggedRow]]:
-    """Stretches in which the step never falls, and no loss of one step is printed twice with another value."""
+    """Split rows into stretches whose step never falls, and where no loss of a step comes twice with two values."""
     stretches: list[list[LoggedRow]] = []
     at: dict[str, float] = {}  # values at the present step
     for row in rows:
@@ -233,7 +233,7 @@ def _endings(rows: Sequence[LoggedRow], meaning: Mapping[str, str]) -> list[str]
 
 
 def _remarks(rows: Sequence[LoggedRow], known: set[str]) -> list[str]:
-    """A sentence where the last evaluation's line has a mark that was absent or another throughout the first half."""
+    """Say that the last evaluation's line has a mark that was absent or another in all of the first half."""
     early = rows[: len(rows) // 2]
     odd = []
     for key, value in rows[-1].line.values.items() if early else []:
@@ -246,7 +246,7 @@ def _remarks(rows: Sequence[LoggedRow], known: set[str]) -> list[str]:
 
 
 def _jump(rows: Sequence[LoggedRow]) -> str:
-    """A sentence where the last drop of the loss is far steeper than those before it."""
+    """Return a sentence where the last drop of the loss is far steeper than those before it."""
     points = [(row.values["step"], row.values["val/loss"]) for row in rows]
     slopes = [(b[1] - a[1]) / (a[0] - b[0]) for a, b in pairwise(points) if b[0] > a[0]]
     if len(slopes) < 6 or not all(map(math.isfinite, slopes[-6:])):

@@ -132,7 +132,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> list[Log]:
-    """One log; ValueError names the line that is broken."""
+    """Return one log; ValueError names the line that is broken."""
     texts = read_lines(path)
     format = _format_of(texts)
     assert format
@@ -161,20 +161,20 @@ def read(path: Path) -> list[Log]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text without colours; of a line that a progress bar wrote over, what was left standing."""
+    """Return the lines of a text without colours; of a line that a progress bar wrote over, what was left standing."""
     text = COLOR.sub("", read_text(path, errors="replace"))
     return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
 
 
 def _format_of(texts: Sequence[str]) -> Format | None:
-    """The format with the most lines that begin as its own; None if no line does."""
+    """Return the format with the most lines that begin as its own; None if no line does."""
     counts = {each.name: sum(map(bool, map(re.compile(each.begins).search, texts))) for each in FORMATS}
     best = max(FORMATS, key=lambda each: counts[each.name])
     return best if counts[best.name] else None
 
 
 def _values(match: re.Match[str]) -> dict[str, Value]:
-    """The columns of a line; a time becomes seconds, what is no number stays a word."""
+    """Return the columns of a line; a time becomes seconds, what is no number stays a word."""
     groups = {key: text for key, text in match.groupdict().items() if text is not None}
     pairs = dict(PAIR.findall(groups.pop("rest", "")))
     groups.pop("more", None)

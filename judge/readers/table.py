@@ -20,7 +20,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> list[Log]:
-    """One log, or one for each run of W&B's export."""
+    """Return one log, or one for each run of W&B's export."""
     source = source_of(path, plain_suffix(path)[1:])
     lines = read_table(path)
     if not lines:
@@ -38,7 +38,7 @@ def read(path: Path) -> list[Log]:
 
 
 def read_table(path: Path) -> list[Line]:
-    """The rows of a table, nested keys of JSON dotted; an empty cell is absent."""
+    """Return the rows of a table, nested keys of JSON dotted; an empty cell is absent."""
     suffix = plain_suffix(path)
     if suffix == ".parquet":
         parquet = optional("pyarrow.parquet", f"{path} is a parquet file, which needs pyarrow")
@@ -94,7 +94,7 @@ def _json_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys, dotted."""
+    """Return a row with its nested keys dotted."""
     dotted: dict[str, Any] = {}
     for key, value in row.items():
         dotted |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -102,18 +102,18 @@ def flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _present(row: dict[str, Any]) -> dict[str, Any]:
-    """Numbers as floats where they are numbers already, words as they are."""
+    """Return a row's numbers as floats where they are numbers already, its words as they are."""
     kept = {str(key): value for key, value in flat(row).items() if value is not None and value != ""}
     return {key: value_of(value) for key, value in kept.items()}
 
 
 def value_of(value: Any) -> Value:
-    """A number as a float, anything else as a word."""
+    """Return a number as a float, anything else as a word."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def _exported(source: Source, lines: list[Line], columns: list[str]) -> list[Log]:
-    """One log for each run in the headers, `run - metric`, split at the last ` - `."""
+    """Return one log for each run in the headers, `run - metric`, split at the last ` - `."""
     x = columns[0]
     runs: dict[str, dict[str, str]] = {}  # name: {column: metric}
     for column in columns[1:]:

@@ -16,7 +16,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> list[Log]:
-    """One log. `loss` is the mean since the last log, `eval_loss` in nats per token as the model computes it."""
+    """Return one log. `loss` is the mean since the last log, `eval_loss` in nats per token as the model computes it."""
     try:
         state = json.loads(read_text(path))
         history = state["log_history"]

@@ -45,7 +45,7 @@ class LoggedRow:
 
 
 def parse_map(texts: Sequence[str]) -> dict[str, str]:
-    """{quantity: column} from `quantity=column,quantity=column`; a column's name may hold commas and signs."""
+    """Return {quantity: column} from `quantity=column,quantity=column`; a column's name may hold commas and signs."""
     names = "|".join(sorted(map(re.escape, QUANTITIES), key=len, reverse=True))
     chosen: dict[str, str] = {}
     for pair in [each for text in texts for each in re.split(rf",(?=(?:{names})=)", text)]:
@@ -59,7 +59,7 @@ def parse_map(texts: Sequence[str]) -> dict[str, str]:
 
 
 def meaning_of(log: Log, chosen: Mapping[str, str], bytes_per_token: float | None) -> dict[str, str]:
-    """{quantity: column} of a log: what its format fixes, and what a person chose in its place.
+    """Return {quantity: column} of a log: what its format fixes, and what a person chose in its place.
 
     Raises ValueError where a column is not there, or the step, the validation loss or a unit is not known.
     """
@@ -94,7 +94,7 @@ def meaning_of(log: Log, chosen: Mapping[str, str], bytes_per_token: float | Non
 
 
 def rows_of(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None = None) -> dict[str, list[LoggedRow]]:
-    """{run: rows in the order of the log}; the run is "" unless a column tells it. Lines without a step are not rows.
+    """Return {run: rows in the order of the log}; the run is "" unless a column names it. No step, no row.
 
     Raises ValueError with the file and the line of what is no number, or no step.
     """
@@ -116,7 +116,7 @@ def rows_of(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None 
 
 
 def _nats(quantity: str, value: float, bytes_per_token: float | None) -> float:
-    """A validation loss in nats per token."""
+    """Return a validation loss in nats per token."""
     if quantity == "val/ppl":
         return math.log(value) if value > 0 else math.nan
     assert bytes_per_token

@@ -13,7 +13,7 @@ PREFIX = "wandb:"
 
 
 def read(address: str) -> list[Log]:
-    """A log for each run: every row of its history, not the sample that W&B's pages show, and its config.
+    """Return a log for each run: every row of its history, not the sample that W&B's pages show, and its config.
 
     The checksum is of the rows, for there is no file. Raises ValueError where W&B cannot be
     reached or knows no such run.

@@ -19,7 +19,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> list[Log]:
-    """One log of the whole history, with the run's own config. Columns are W&B's, `_step` and `_runtime` too."""
+    """Return one log of the whole history, with the run's own config. Columns are W&B's, `_step` and `_runtime` too."""
     protocol = optional("wandb.proto.wandb_internal_pb2", f"{path} needs W&B's client")
     config: dict[str, Any] = {}
     lines: list[Line] = []
@@ -54,7 +54,7 @@ def numbers(row: dict[str, Any]) -> dict[str, Value]:
 
 
 def _records(path: Path) -> Iterator[bytes | None]:
-    """The records in order; None last where the file is cut off."""
+    """Yield the records in order; None last where the file is cut off."""
     data = path.read_bytes()
     if data[:4] != MAGIC:
         raise ValueError(f"{path} is no .wandb file: it does not begin with {MAGIC.decode()}")

@@ -12,7 +12,7 @@ TIMES = 4.0  # a rate is tried from a quarter of the claim's to four times of it
 
 
 def rate_space(optimizer: str, flat: Mapping[str, Any], keys: Sequence[str]) -> Space:
-    """The ranges of an arm's learning rates, or of the keys that a claim's file names instead.
+    """Return the ranges of an arm's learning rates, or of the keys that a claim's file names instead.
 
     flat: the arm's config, dotted. Raises ValueError for a key that is no number above 0 of the optimizer's.
     """
@@ -40,7 +40,7 @@ def best_rates(tuning: Tuning, flat: Mapping[str, Any]) -> RateTrials:
 
 
 def rates_of(flat: Mapping[str, Any]) -> dict[str, float]:
-    """The optimizer's learning rates in a dotted config; `lr` the first."""
+    """Return the optimizer's learning rates in a dotted config; `lr` the first."""
     rates = {
         key: float(value)
         for key, value in flat.items()

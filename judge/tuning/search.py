@@ -42,7 +42,7 @@ class Range:
             raise ValueError(f"low and high must be at least 0 and below 1 of a decay, not {self.low} and {self.high}")
 
     def at(self, share: float) -> float:
-        """The value that lies so far, 0 to 1 (or beyond), from low to high."""
+        """Return the value that lies so far, 0 to 1 (or beyond), from low to high."""
         low, high = self._flat(self.low), self._flat(self.high)
         value = self._flat_back(low + share * (high - low))
         return round(1 - _rounded(1 - value), 8) if self.scale == "decay" else _rounded(value)
@@ -53,7 +53,7 @@ class Range:
         return (self._flat(value) - low) / (high - low)
 
     def wider(self, upwards: bool) -> "Range":
-        """One that goes further at an end."""
+        """Return a range that goes further at one end."""
         if self.scale == "linear":
             more = self.high - self.low
             return replace(self, high=self.high + more) if upwards else replace(self, low=self.low - more)
@@ -64,7 +64,7 @@ class Range:
         return replace(self, high=higher) if upwards else replace(self, low=lower)
 
     def _flat(self, value: float) -> float:
-        """The value on the scale on which trials are spread evenly; one that has no place there lies below all."""
+        """Return the value on the scale on which trials are spread evenly; one without a place there lies below all."""
         if self.scale == "log" and value <= 0:
             return -math.inf
         return {"log": math.log, "decay": lambda v: -math.log(1 - v), "linear": float}[self.scale](value)
@@ -80,7 +80,7 @@ Wanted = Mapping[str, Sequence[float]]
 
 
 def search_space(optimizer: str, values: Mapping[str, Any], given: Wanted | None = None) -> Space:
-    """The ranges of an optimizer's keys, in the order of configs/tuning.yaml.
+    """Return the ranges of an optimizer's keys, in the order of configs/tuning.yaml.
 
     Args:
         optimizer: a registered name, or the class path of an external one.
@@ -114,7 +114,7 @@ def search_space(optimizer: str, values: Mapping[str, Any], given: Wanted | None
 
 
 def settings(space: Space, trials: int) -> list[dict[str, float]]:
-    """Quasi-random settings: the first n of m are those of n, and equal spaces of any optimizer get equal shares."""
+    """Draw quasi-random settings: the first n of m are those of n, and equal spaces get equal shares."""
     from scipy.stats import qmc  # here: it takes a second, and who only reads what was tuned need not wait for it
 
     points = qmc.Halton(len(space), scramble=True, rng=np.random.default_rng(0)).random(trials)  # (trials, keys)
@@ -125,7 +125,7 @@ def settings(space: Space, trials: int) -> list[dict[str, float]]:
 
 
 def neighbours(space: Space, best: Mapping[str, float], trials: int) -> list[dict[str, float]]:
-    """The best, and beside it on its first key, the learning rate, what lies a trial's distance below and above.
+    """Return the best, and beside it on its first key, the learning rate, what lies a trial's distance below and above.
 
     They may leave the range: that is how an optimum on its edge is found out.
     """
@@ -144,7 +144,7 @@ def value_of(values: Mapping[str, Any], key: str) -> Any:
 
 
 def apply(values: Mapping[str, Any], chosen: Mapping[str, float]) -> dict[str, Any]:
-    """{dotted key: value} that puts the chosen values in, lists whole. `values`: dotted, before the choice."""
+    """Return {dotted key: value} that puts the chosen values in, lists whole. `values`: dotted, before the choice."""
     changed: dict[str, Any] = {}
     for key, value in chosen.items():
         name, index = _split(key)
@@ -159,7 +159,7 @@ def apply(values: Mapping[str, Any], chosen: Mapping[str, float]) -> dict[str, A
 
 
 def _ranges(optimizer: str) -> dict[str, Any]:
-    """The optimizer's own entries, then the default's; the first is its learning rate, or what stands for it."""
+    """Return the optimizer's own entries, then the default's; the first is its learning rate, or what stands for it."""
     sections: Any = OmegaConf.to_container(OmegaConf.load(RANGES))
     own = sections.get(optimizer) or {}
     merged = {**own, **{key: entry for key, entry in sections["default"].items() if key not in own}}
@@ -174,7 +174,7 @@ def _range(
     times: float | None = None,
     start: float | None = None,
 ) -> Range:
-    """A range as configs/tuning.yaml writes it. start: where the config's null stands for a value."""
+    """Return a range as configs/tuning.yaml writes it. start: where the config's null stands for a value."""
     if times is not None:
         return Range(_rounded(around / times), _rounded(around * times), scale)
     if low is None or high is None:

@@ -154,7 +154,7 @@ def tuning_of(study: str | Path) -> dict[str, Tuning]:
 
 
 def unequal(tunings: Mapping[str, Tuning], baseline: str, optimizers: Sequence[str]) -> list[str]:
-    """A sentence on each optimizer that was not tuned as the baseline was.
+    """Return a sentence on each optimizer that was not tuned as the baseline was.
 
     On more trials, fewer, or longer ones; or over another range of what is not the optimizer's own, the warm-up say.
     """
@@ -172,7 +172,7 @@ def unequal(tunings: Mapping[str, Tuning], baseline: str, optimizers: Sequence[s
 
 
 def with_tuning(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Comparison:
-    """The comparison, with what has to be known about how its optimizers were tuned.
+    """Return the comparison, with what has to be known about how its optimizers were tuned.
 
     A key that was searched for both may differ: that turns from a warning into a footnote. Unequal tuning, seeds that
     were both tuned on and reported, and optima at the end of a range are warnings.
@@ -202,7 +202,7 @@ def with_tuning(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Compar
 
 
 def write_plan(folder: Path, optimizer: str, steps: int, space: Space) -> None:
-    """Before the first trial: T and the ranges, without which nobody could see an optimum at their end."""
+    """Write, before the first trial, T and the ranges, without which nobody could see an optimum at their end."""
     ranges = {key: {"scale": each.scale, "low": each.low, "high": each.high} for key, each in space.items()}
     atomic.write_text(
         folder / SEARCH, yaml.safe_dump({"optimizer": optimizer, "steps": steps, "ranges": ranges}, sort_keys=False)
@@ -210,7 +210,7 @@ def write_plan(folder: Path, optimizer: str, steps: int, space: Space) -> None:
 
 
 def write_choice(tuning: Tuning, overrides: Sequence[str]) -> Path:
-    """After the last one: the overrides that train.py takes, and what they were chosen from."""
+    """Write, after the last trial, the overrides that train.py takes, and what they were chosen from."""
     assert tuning.best is not None
     about = {
         "overrides": list(overrides),
@@ -263,7 +263,7 @@ def _ranked(runs: Iterator[Trial]) -> list[Trial]:
 
 
 def _effort(tuning: Tuning | None) -> tuple[tuple[int, int], ...]:
-    """((updates, how many runs), ...) of a tuning."""
+    """Return ((updates, how many runs), ...) of a tuning."""
     counted = [] if tuning is None else [*tuning.trials, *tuning.again]
     return tuple(sorted(Counter(run.steps for run in counted).items()))
 
@@ -273,7 +273,7 @@ def _effort_text(effort: tuple[tuple[int, int], ...]) -> str:
 
 
 def _unlike(own: Tuning, base: Tuning) -> Iterator[str]:
-    """Sentences on what is not the optimizer's own, and was searched in two ranges."""
+    """Yield sentences on what is not the optimizer's own, and was searched in two ranges."""
     for key in {**base.space, **own.space}:
         ours, theirs = _reach(own.space.get(key)), _reach(base.space.get(key))
         if not key.startswith("optimizer.") and ours != theirs:

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def check(options: argparse.Namespace, held: dict[str, Any]) -> dict[str, Path]:
-    """The checkouts by name. Splits what names several things, and puts what is asked for into the book.
+    """Return the checkouts by name. Splits what names several things, and puts what is asked for into the book.
 
     Raises ValueError, or FileNotFoundError for a checkout without the files that are read.
     """

@@ -24,7 +24,7 @@ def drift(
     optimizer: str, exact: dict[str, Any], way: dict[str, Any], sequences: int, updates: int, device: str,
     files: list[str], **shape: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """The drift of a way.
+    """Return the drift of a way.
 
     Args:
         exact, way: keywords other than the YAML's, of the reference and of the way.
@@ -83,7 +83,7 @@ def compared(exactly: Pair, quickly: Pair, tokens: Tensor) -> tuple[float, float
 
 
 def skewness(optimizer: torch.optim.Optimizer) -> float | None:
-    """The largest entry of |Q^T Q - I| of any basis in its state; None: it keeps none."""
+    """Return the largest entry of |Q^T Q - I| of any basis in its state; None: it keeps none."""
     bases = [v.double() for s in optimizer.state.values() for key, v in s.items() if key.endswith("_basis")]
     apart = [q.mT @ q - torch.eye(len(q), dtype=q.dtype, device=q.device) for q in bases]
     return max((each.abs().max().item() for each in apart), default=None)

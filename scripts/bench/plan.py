@@ -22,7 +22,7 @@ Words = Mapping[str, Any]
 
 
 def book(rehearse: bool = False) -> dict[str, Any]:
-    """configs/bench.yaml; in a rehearsal with its small shapes."""
+    """Read configs/bench.yaml; in a rehearsal with its small shapes."""
     entries: dict[str, Any] = yaml.safe_load((CONFIGS / "bench.yaml").read_text(encoding="utf-8"))
     for section, changes in entries["rehearsal"].items() if rehearse else ():
         entries[section] = {**entries[section], **changes} if isinstance(changes, dict) else changes
@@ -55,7 +55,7 @@ class Plan:
         return [one for one in every if one.part in parts]
 
     def files(self, corpus: str) -> list[str]:
-        """Shards of bytes of Python's own source text, or of random tokens."""
+        """Return the shards of bytes of Python's own source text, or of random tokens."""
         if corpus == "text":
             return [str(shard.path.resolve()) for shard in data.load("stdlib", quiet=True).train]
         tokens, vocabulary = max(2**20, 8 * self.train["tokens"]), min(self.train["vocabulary"], 50_257)
@@ -64,12 +64,12 @@ class Plan:
         return [str(shard.path) for shard in corpus_data.train]
 
     def names(self) -> list[str]:
-        """Registered optimizers that are asked for, by name."""
+        """Return the names of the registered optimizers that are asked for."""
         known = [info.name for info in list_optimizers()]
         return [name for name in known if name in (self.options.only or known)]
 
     def asked(self, entries: Sequence[Words]) -> list[Words]:
-        """Entries of optimizers that are asked for, in ways that the device has."""
+        """Return the entries of optimizers that are asked for, in ways that the device has."""
         alone = set() if self.cuda else set(self.book["cuda_alone"])
         values = [set(map(str, entry.get("way", {}).values())) for entry in entries]
         return [e for e, way in zip(entries, values, strict=True) if e["optimizer"] in self.names() and not alone & way]
@@ -85,7 +85,7 @@ class Plan:
         return Side(name, f"{PLACE}.training:Halfstep", keywords)
 
     def baseline(self, about: Words, **changes: Any) -> Side:
-        """Halfstep with nanoGPT's optimizer."""
+        """Return the side of halfstep with nanoGPT's optimizer."""
         return self.halfstep(about, **self.book["baseline"], name="halfstep", **changes)
 
     def nanogpt(self, about: Words, **changes: Any) -> Side:
@@ -97,7 +97,7 @@ class Plan:
         return Measurement(part, about, sides, order, self.options.rounds or rounds, self.seconds, **others)
 
     def updates(self) -> Iterator[Measurement]:
-        """The first updates of every optimizer, on text, so that the loss falls."""
+        """Yield measurements of every optimizer's first updates, on text, so that the loss falls."""
         section = self.book["updates"]
         for name in sorted(self.names(), key=lambda name: (section["first"] + self.names()).index(name)):
             about = self.about((self.options.model or [section["model"]])[0], section["tokens"])
@@ -106,7 +106,7 @@ class Plan:
                               together=section["together"] if self.cuda else 1)  # fmt: skip
 
     def rates(self, model: str) -> Iterator[Measurement]:
-        """Throughput: beside nanoGPT's loop where there is a checkout of it, and on a GPU beside programs."""
+        """Yield measurements of throughput: beside nanoGPT's loop, if it is there, and on a GPU beside programs."""
         about = self.about(model)
         ours = self.baseline(about)
         sides = (ours, self.nanogpt(about)) if "nanogpt" in self.checkouts else (ours,)
@@ -118,7 +118,7 @@ class Plan:
                 yield Measurement("train", about, sides, "ABA", 1, self.seconds, limit=one["limit"] + 40)
 
     def variants(self, model: str) -> Iterator[Measurement]:
-        """Each beside the same side without it."""
+        """Yield a measurement of each variant beside the same side without it."""
         for text in self.options.variants or self.train["variants"]:
             about, pairs = self.about(model), text.removeprefix("nanogpt:").split("+")
             changes = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
@@ -129,14 +129,14 @@ class Plan:
             yield self.turns("train", about, sides, self.train["rounds"])
 
     def whole(self, model: str) -> Iterator[Measurement]:
-        """Updates of optimizers that ask for more than a gradient and a step, beside the baseline's."""
+        """Yield measurements of updates that take more than a gradient and a step, beside the baseline's."""
         for entry in self.asked(self.book["whole"]):
             name, about = entry["optimizer"], self.about(model)
             sides = (self.halfstep(about, name, {}, name), self.baseline(about))
             yield self.turns("whole", {**about, "optimizer": name}, sides, entry["rounds"])
 
     def steps(self, model: str) -> Iterator[Measurement]:
-        """Steps beside fused AdamW's, and beside those of others, installed or of a checkout."""
+        """Yield measurements of steps beside fused AdamW's, and beside those of others, installed or of a checkout."""
         section, unit = self.book["steps"], self.book["unit"]
         named = [*section["order"], *self.options.way]
         rest = [{"optimizer": name} for name in self.names() if all(e["optimizer"] != name for e in named)]
@@ -166,5 +166,5 @@ class Plan:
 
 
 def label(optimizer: str, way: Words) -> str:
-    """`soap stagger=true`, say."""
+    """Write the label of an optimizer's way: `soap stagger=true`, say."""
     return " ".join([optimizer, *(f"{key}={str(value).lower()}" for key, value in way.items())])

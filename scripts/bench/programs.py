@@ -15,7 +15,7 @@ from harness.process import Process
 
 
 def program(program: dict[str, Any], checkout: str, tokens: int) -> dict[str, Any]:
-    """Seconds of as many tokens as an update of the other side has, at the rate that the program prints.
+    """Return the seconds of as many tokens as an update of the other side has, at the rate that the program prints.
 
     Raises ValueError with its last words where it ends before; it is killed after `limit` seconds.
     """
@@ -45,7 +45,7 @@ def program(program: dict[str, Any], checkout: str, tokens: int) -> dict[str, An
 
 
 def read_rate(output: str, program: dict[str, Any]) -> float | None:
-    """Tokens per second, once the program has printed what it takes to know them.
+    """Return the tokens per second, once the program has printed what it takes to know them.
 
     Its line has the milliseconds of an iteration; or the number of an update and the seconds up to it, of which those
     up to the update `from` are left out, while it compiles.

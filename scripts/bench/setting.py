@@ -82,15 +82,15 @@ class Setting:
 
 
 def section_of(group: str, name: str) -> dict[str, Any]:
-    """The keys of configs/<group>/<name>.yaml."""
+    """Return the keys of configs/<group>/<name>.yaml."""
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml")))
 
 
 def optimizer_of(name: str, way: dict[str, Any], device: str = "cpu") -> OptimizerPlan:
-    """The registered optimizer with its YAML's keywords, and the way's in their place; ValueError for a wrong one."""
+    """Return the registered optimizer with its YAML's keywords, or the way's instead; ValueError for a wrong one."""
     return check_optimizer({**section_of("optimizer", name), **way}, [], device)
 
 
 def period_of(keywords: dict[str, Any]) -> int:
-    """Updates after which all repeats: by the keywords every, every_factor, ..."""
+    """Return the number of updates after which all repeats: by the keywords every, every_factor, ..."""
     return lcm(*(value for key, value in keywords.items() if key.partition("_")[0] == "every"))

@@ -58,7 +58,7 @@ class Stepping:
                 "state_bytes": sum(map(state_bytes, self.optimizers)) / parameters}  # fmt: skip
 
     def turn(self, updates: int, parts: bool) -> dict[str, Any]:
-        """seconds: the mean over a period of the medians of its steps; usual and slowest: of those medians."""
+        """Measure seconds: the mean over a period of the medians of its steps; usual and slowest: of those medians."""
         first, steps = self.done, self.period * ceil(updates / self.period)
         self.clock.restore({})
         with (
@@ -100,7 +100,7 @@ class Ours(Stepping):
         self.rehearsal = Rehearsal(self.params, self.load, self.estimate)
 
     def facts(self) -> dict[str, Any]:
-        """least: bytes that elementwise work moves in a mean step, and FLOPs of its products by precision."""
+        """Add `least`: bytes that elementwise work moves in a mean step, and FLOPs of its products by precision."""
         announced = self.plan.info.treatments(self.optimizers[0], self.model, tokens=0) or {}
         flops: dict[str, float] = {}
         for name, one in announced.items():
@@ -163,7 +163,7 @@ class Theirs(Stepping):
 
 
 def module_of(reference: dict[str, Any], checkout: str) -> ModuleType:
-    """An installed package's module; or a file of a checkout, in a package whose own __init__ is not run."""
+    """Return an installed package's module; or a file of a checkout, in a package whose own __init__ is not run."""
     if "module" in reference:
         return importlib.import_module(reference["module"])
     path = Path(checkout) / reference["file"]

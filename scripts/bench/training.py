@@ -42,7 +42,7 @@ class Training:
         return self.run(WARM_UP // 2) / (WARM_UP // 2)
 
     def turn(self, updates: int, parts: bool) -> dict[str, Any]:
-        """seconds: of an update, the mean of so many. The memory that is free then is left to the other side."""
+        """Measure the mean seconds of so many updates. The memory that is free then is left to the other side."""
         device = self.setting.device
         if cuda := device.startswith("cuda"):
             self.run(1)  # gets its memory back
@@ -56,7 +56,7 @@ class Training:
         return answer
 
     def run(self, updates: int) -> float:
-        """Seconds of so many."""
+        """Return the seconds of so many."""
         wait(self.setting.device)
         start = perf_counter()
         for _ in range(updates):
@@ -169,7 +169,7 @@ class NanoGPT(Training):
         self.optimizer.zero_grad(set_to_none=True)
 
     def draw(self) -> list[Tensor]:
-        """Inputs and targets at random places of a map opened anew, as nanoGPT draws them."""
+        """Draw inputs and targets at random places of a map opened anew, as nanoGPT does."""
         stream, context = tokens(Shard(Path(self.setting.files[0]))), self.setting.context
         places = torch.randint(len(stream) - context - 1, (self.micro,))
         pair = [

@@ -78,7 +78,7 @@ class Drawing:
     title: str
 
     def svg(self) -> str:
-        """An element of a page: no file header, no metadata, identifiers that no other figure has."""
+        """Return an element of a page: no file header, no metadata, identifiers that no other figure has."""
         buffer = io.StringIO()
         with matplotlib.rc_context(STYLE):
             self.figure.savefig(buffer, format="svg", metadata=SILENT["svg"], transparent=True)
@@ -106,7 +106,7 @@ class Drawing:
 
 
 def style_of(comparison: Comparison) -> dict[str, Style]:
-    """Each arm that is compared, by its label. An arm stands for its optimizer, and is called by its short name."""
+    """Return the style of each compared arm, by its label. An arm stands for its optimizer and has its short name."""
     standings = comparison.standings
     names = [optimizer_label({"_target_": each.optimizer}) for each in standings]
     return {
@@ -116,7 +116,7 @@ def style_of(comparison: Comparison) -> dict[str, Style]:
 
 
 def by_optimizer(comparison: Comparison) -> dict[str, Style]:
-    """The style of each arm by the name that runs give their optimizer."""
+    """Return the style of each arm by the name that runs give their optimizer."""
     styles = style_of(comparison)
     return {each.optimizer: styles[each.arm.label] for each in comparison.standings}
 

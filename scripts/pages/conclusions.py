@@ -84,7 +84,7 @@ def _row(verdict: Verdict, finding: Finding) -> list[str]:
 
 
 def _measured(verdict: Verdict, finding: Finding) -> str:
-    """`1.52 (1.41 to 1.63) in steps, 3 seeds; 1.49 (1.38 to 1.6) in FLOPs`: on its own axis, then on others."""
+    """Write `1.52 (1.41 to 1.63) in steps, 3 seeds; 1.49 (1.38 to 1.6) in FLOPs`: on its own axis, then on others."""
     if not _runs(verdict, finding):
         return "not run yet"
     seeds = finding.main.seeds

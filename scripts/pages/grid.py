@@ -39,7 +39,7 @@ def comma_separated(grid: Grid) -> str:
 
 
 def aligned(grid: Grid, numbers: Sequence[int] = ()) -> str:
-    """Plain text for a terminal. numbers: the columns that are set to the right."""
+    """Return plain text for a terminal. numbers: the columns that are set to the right."""
     lines = [grid.header, *grid.rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(grid.header))]
     lines.insert(1, ["-" * width for width in widths])

@@ -23,7 +23,7 @@ SHOWN = {"times": "{:.2f}x", "share": "{:.1%}", "seconds": "{:.1f} s", "rate": "
 
 
 def folder_name(device: str) -> str:
-    """A device's name as a folder's: nvidia-h100-80gb-hbm3."""
+    """Return a device's name as a folder's: nvidia-h100-80gb-hbm3."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
@@ -98,7 +98,7 @@ def _ms(seconds: float) -> str:
 
 
 def _times(value: Ratio, sign: int = 1) -> str:
-    """`1.23 (1.20 to 1.26)`."""
+    """Write a ratio with its interval: `1.23 (1.20 to 1.26)`."""
     if value.low is None or value.high is None:
         return f"{value.value**sign:.3g}"
     low, high = sorted((value.low**sign, value.high**sign))

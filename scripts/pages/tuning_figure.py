@@ -15,7 +15,7 @@ Point = tuple[float, float]
 def learning_rates(
     tunings: Mapping[str, Tuning], name: str = "learning-rates", styles: Mapping[str, Style] | None = None
 ) -> Drawing | None:
-    """Final loss of every trial against what it searched first; None if there is nothing to draw.
+    """Draw the final loss of every trial against what it searched first; None if there is nothing to draw.
 
     Small marks are trials, large ones the runs at full length, the chosen one filled, and a cross at the top is a
     divergence. The line leaves out trials that other keys spoilt. Who searches another key first is not in it.
@@ -49,7 +49,7 @@ def learning_rates(
 
 
 def save(tunings: Mapping[str, Tuning], stem: Path) -> list[Path]:
-    """An SVG and a PNG; their paths."""
+    """Save an SVG and a PNG; return their paths."""
     drawing = learning_rates(tunings)
     if drawing is None:
         return []

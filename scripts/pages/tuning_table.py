@@ -11,7 +11,7 @@ from scripts.pages.grid import Grid, markdown
 
 
 def tuning_table(folder: Path) -> str:
-    """folder: a study's tuning. Raises ValueError where it holds no run."""
+    """Write the table of a study's tuning, whose folder this is. Raises ValueError where it holds no run."""
     first = find_runs(folder)[0]
     about = (
         f"Trials of {first.config['model']['name']} on {first.known('data', 'name')}, "
@@ -25,7 +25,7 @@ def tuning_table(folder: Path) -> str:
 
 
 def trials_grid(tuning: Tuning) -> Grid:
-    """Runs at T, where there are any, come before the shorter ones."""
+    """Make a table of the trials; runs at T, where there are any, come before the shorter ones."""
     trials = [*tuning.again, *tuning.trials]
     keys = list(dict.fromkeys(key for each in trials for key in each.settings))
     rows = [

@@ -28,7 +28,7 @@ SHOWN = 100  # lines in a chart
 
 
 def build(comparison: Comparison, study: str, entity: str, project: str) -> workspaces.Workspace:
-    """A workspace that is not saved yet: charts of `study`'s runs in W&B, and what the folders say of them."""
+    """Return a workspace that is not saved yet: charts of `study`'s runs in W&B, and what the folders say of them."""
     return workspaces.Workspace(
         entity=entity,
         project=project,
@@ -40,7 +40,7 @@ def build(comparison: Comparison, study: str, entity: str, project: str) -> work
 
 
 def sections(comparison: Comparison) -> list[workspaces.Section]:
-    """Loss on every axis, learning rates, overhead, win rate."""
+    """Return the sections: loss on every axis, learning rates, overhead, win rate."""
     by_group: dict[str, Any] = {"groupby": GROUP, "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     losses: list[Any] = [
         panels.LinePlot(title=f"Validation loss against {title.split(',')[0]}", x=axis, y=[LOSS], title_x=title,
@@ -78,7 +78,7 @@ def sections(comparison: Comparison) -> list[workspaces.Section]:
 
 
 def win_rates(comparison: Comparison) -> str:
-    """Markdown: how often each optimizer ended below the baseline at the same seed and length, and the verdict."""
+    """Write how often each optimizer ended below the baseline at the same seed and length, and the verdict."""
     base, *newcomers = comparison.standings
     header = ["optimizer", "ended lower", "final loss", *(f"speed-up in {title}" for title in TITLE.values())]
     rows = [[base.arm.label, "", quantity.loss(base.loss, base.spread), *("" for _ in TITLE)]]
@@ -93,7 +93,7 @@ def win_rates(comparison: Comparison) -> str:
 
 
 def _runs(comparison: Comparison, study: str) -> workspaces.RunsetSettings:
-    """The study's runs, in groups of seeds, the best group first; an optimizer has the colour of its figures."""
+    """Return the study's runs, in groups of seeds, the best group first; an optimizer has the colour of its figures."""
     styles = by_optimizer(comparison)
     groups: dict[object, object] = {
         (run.config.get("tracker") or {}).get("group") or group_of(run.config, study): styles[run.optimizer].color

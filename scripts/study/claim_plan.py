@@ -43,7 +43,7 @@ def check_device(asked: ClaimRuns) -> None:
 
 
 def plan_lines(asked: ClaimRuns, found: Mapping[PlanCell, Run | None]) -> Iterator[PlanLine]:
-    """Each arm and length, with the trials of its rate before; arms that are alike share their trials."""
+    """Yield each arm and length, with the trials of its rate before; arms that are alike share their trials."""
     shown = set[Path]()
     for part, arm in asked.places:
         cfg = parse(compose_arm(asked.claim, asked.scale, part, arm))

@@ -31,7 +31,7 @@ from scripts.study.tuner import SEED, Tuner
 
 
 def compose_arm(claim: Claim, scale_name: str, part: str, arm: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The config of an arm's runs at T, with the first seed.
+    """Return the config of an arm's runs at T, with the first seed.
 
     Raises ValueError, naming the claim's file and the arm, if it does not compose or is wrong.
     """
@@ -52,7 +52,7 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _override(key: str, value: Any) -> str:
-    """`key=value` in Hydra's grammar; an optimizer's keys are open, as on train.py's command line."""
+    """Write `key=value` in Hydra's grammar; an optimizer's keys are open, as on train.py's command line."""
     plain_word = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value)
     return f"{'++' if key.startswith('optimizer.') else ''}{key}={value if plain_word else json.dumps(value)}"
 
@@ -114,13 +114,13 @@ class ClaimRuns:
         }
 
     def found(self, plans: Mapping[str, StudyPlan]) -> dict[PlanCell, Run | None]:
-        """Every planned run, and what there is of it."""
+        """Return every planned run, and what there is of it."""
         scale, studies = self.claim.scale(self.scale), read_studies(self.claim, self.scale, self.parts, self.place)
         filled = [fill(plan, scale, self.seeds, studies[part]) for part, plan in plans.items()]
         return {cell: run for each in filled for cell, run in each.items()}
 
     def planned(self, plans: Mapping[str, StudyPlan], cells: Iterable[PlanCell]) -> list[PlannedRun]:
-        """The runs of these cells, without those of arms whose rate is not known."""
+        """Return the runs of these cells, without those of arms whose rate is not known."""
         runs = []
         for cell in cells:
             arm = plans[cell.part].arms[cell.arm]
@@ -132,7 +132,7 @@ class ClaimRuns:
         return runs
 
     def trials(self) -> list[PlannedRun]:
-        """The trials that are left, of every rate that is to be found."""
+        """Return the trials that are left, of every rate that is to be found."""
         left: dict[Path, PlannedRun] = {}
         for place, tuner in self.tuners.items():
             own = {key: tuner.values[key] for key in ("study", "seed")}
@@ -155,7 +155,7 @@ class ClaimRuns:
         return failed, cell.seed, cell.steps != scale.length(cell.part), cell.arm not in deciding, cell.steps
 
     def _tuner(self, part: str, arm: str, count: int) -> Tuner:
-        """Raises ValueError where a key that is to be swept is none."""
+        """Make an arm's tuner. Raises ValueError where a key that is to be swept is none."""
         values = {**compose_arm(self.claim, self.scale, part, arm), "study": "rates", "seed": SEED}
         keys = self.claim.scale(self.scale).arms[arm].sweep
         values["study"] = f"rates-{config_hash({**values, 'sweep': keys} if keys else values)[:8]}"

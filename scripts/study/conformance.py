@@ -26,7 +26,7 @@ class Check:
 
 
 def conformance(build: Build, charges: bool) -> list[Check]:
-    """Every check. Whatever the optimizer raises becomes the row's sentence.
+    """Run every check. Whatever the optimizer raises becomes the row's sentence.
 
     build: the optimizer over a model, at the settings that are to be tuned round. charges: whether it charges its own
     FLOPs.

@@ -32,7 +32,7 @@ class Published:
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)  # of a study, for a reason
 
     def take(self, runs: Sequence[PlannedRun]) -> bool:
-        """Copy those that are not here; whether there were any."""
+        """Copy the published runs that are not here; return whether there were any."""
         before = len(self.taken)
         for each in runs:
             if run := self._find(each):
@@ -41,7 +41,7 @@ class Published:
         return len(self.taken) > before
 
     def sentences(self) -> list[str]:
-        """Sentences on what was copied, and on what was not."""
+        """Return sentences on what was copied, and on what was not."""
         lines = []
         if self.taken:
             studies = ", ".join(sorted({str(RESULTS / _study(run)) for run in self.taken}))

@@ -95,7 +95,7 @@ def evaluate_tiny(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
 
 
 def resumed(build: Build) -> tuple[tuple[nn.Module, list[float]], tuple[nn.Module, list[float]]]:
-    """(model, losses of its last updates), and those of a fresh optimizer that was given nothing but the state dict.
+    """Return (model, its last losses), and those of a fresh optimizer that had nothing but the state dict.
 
     It goes through a file.
     """

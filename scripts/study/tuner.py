@@ -84,7 +84,7 @@ class Tuner:
         return [self._training(self.steps, chosen) for chosen in neighbours(self.space, trials[0].settings, self.count)]
 
     def read(self) -> Tuning:
-        """The tuning as its folder holds it."""
+        """Return the tuning as its folder holds it."""
         return tuning_of(self.folder.parent)[self.optimizer]
 
     def choose(self) -> tuple[Tuning, Path]:

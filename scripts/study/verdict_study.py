@@ -44,7 +44,7 @@ class Study:
 
     @staticmethod
     def of(word: str, name: str, arguments: Sequence[str]) -> "Study":
-        """Raises ValueError for whatever is wrong with the optimizer or the arguments, before anything is trained."""
+        """Make the study. Raises ValueError for a wrong optimizer or argument, before anything is trained."""
         scales: Any = OmegaConf.to_container(OmegaConf.load(SCALES))
         if name not in scales:
             raise ValueError(f"there is no scale {name!r} in {SCALES.name}: {nearest(name, scales)}")
@@ -76,7 +76,7 @@ class Study:
         return self.scale.lengths(self.scale.baseline if tuner is self.base else self.scale.newcomer)
 
     def compared(self, tuner: Tuner) -> list[PlannedRun]:
-        """The runs of an optimizer that the verdict is read from, with what was chosen for it."""
+        """Return the runs of an optimizer that the verdict is read from, with what was chosen for it."""
         best = tuner.read().best
         assert best is not None
         chosen = apply(tuner.flat, best.settings)
@@ -87,7 +87,7 @@ class Study:
         ]
 
     def plan_lines(self) -> Iterator[PlanLine]:
-        """Every step and optimizer; what depends on a choice to come is left whole."""
+        """Yield every step and optimizer; what depends on a choice to come is left whole."""
         configs = [parse(tuner.values) for tuner in self.tuners]
         tried = [[run.ended for run in tuner.trials()] for tuner in self.tuners]
         again = [
@@ -104,7 +104,7 @@ class Study:
                 yield PlanLine("compared", tuner.optimizer, cfg, steps, there or [False] * len(self.scale.seeds))
 
     def take_over(self, preparing: bool) -> list[str]:
-        """Copy what is published of the runs, as far as it is known which they are; sentences on what was copied.
+        """Copy what is published of the runs, as far as they are known; return sentences on what was copied.
 
         preparing: whether a large corpus may be prepared for it.
         """
