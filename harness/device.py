@@ -36,7 +36,7 @@ GRAPHS = 64  # of one function that the compiler may make: a shape, a kind of ho
 
 
 def resolve_device(device: str) -> str:
-    """`auto` is CUDA where there is one. Raises ValueError for a device that is not there."""
+    """Resolve `auto` to CUDA where there is one. Raises ValueError for a device that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
@@ -53,7 +53,7 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 on a CUDA device that has it in hardware, float32 elsewhere."""
+    """Resolve `auto` to bfloat16 on a CUDA device that has it in hardware, float32 elsewhere."""
     if dtype == "auto":
         fast = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
         dtype = "bfloat16" if fast else "float32"
@@ -61,7 +61,7 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def resolve_compile(wanted: bool | str, device: str) -> bool:
-    """`auto` compiles on CUDA alone: a minute of compilation buys next to nothing on a CPU."""
+    """Resolve `auto`, which compiles on CUDA alone: a minute of compilation buys next to nothing on a CPU."""
     return device.startswith("cuda") if wanted == "auto" else bool(wanted)
 
 

@@ -208,7 +208,7 @@ class TimedObjective:
         self.ledger.charge("optimizer", flops)
 
     def attempt(self, micro: int, context: int) -> None:
-        """One training pass on `micro` sequences of zeros, for nothing but to see that the memory holds it."""
+        """Try one training pass on `micro` sequences of zeros, for nothing but to see that the memory holds it."""
         later = self.sizes.room()
         batch = self._zeros(micro, context)
         with self._autocast():

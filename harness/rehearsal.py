@@ -104,7 +104,7 @@ class Rehearsal:
         return Generator(self.params[0].device).manual_seed(0)
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
-        """One rank's mean is its own."""
+        """Leave the tensors as they are: one rank's mean is its own."""
 
     def charge(self, flops: int) -> None:
         self.charges[self.step] += flops

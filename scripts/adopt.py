@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def show(adopted: Sequence[Adopted], left: Sequence[tuple[str, str]], console: Console) -> None:
-    """A line for each run, then what is odd, each sentence once with the runs that it is about."""
+    """Print a line for each run, then what is odd, each sentence once with the runs that it is about."""
     table = Table(box=SIMPLE_HEAD)
     for column in ("run", "arm", "format"):
         table.add_column(column, overflow="fold")

@@ -94,7 +94,7 @@ def print_plan(options: argparse.Namespace) -> None:
 
 
 def print_list(console: Console) -> None:
-    """Each claim: what it says, and its runs and parts at each scale."""
+    """Print each claim: what it says, and its runs and parts at each scale."""
     for claim in list_claims():
         console.print(claim.name, style="bold", highlight=False, markup=False)
         console.print(Padding(Text(f"{claim.sentence} ({claim.source})"), (0, 0, 0, 4)))

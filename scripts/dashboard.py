@@ -80,7 +80,7 @@ def save(comparison: Comparison, entity: str | None, project: str, address: str 
 
 
 def _reach(address: str) -> None:
-    """Raises URLError where no server answers at all, which the client would find out only after 20 seconds."""
+    """Raise URLError where no server answers at all, which the client would find out only after 20 seconds."""
     with suppress(HTTPError):  # an answer
         urlopen(address, timeout=PATIENCE).close()
 

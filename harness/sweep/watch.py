@@ -176,7 +176,7 @@ class LiveTable:
             self._lines(current)
 
     def say(self, text: str) -> None:
-        """One line on stderr, the table left whole."""
+        """Print one line on stderr, and leave the table whole."""
         print(text, file=sys.stderr, flush=True)  # Live puts what is printed above itself
 
     def _fitting(self, rows: Sequence[RunRow]) -> Table:
@@ -188,7 +188,7 @@ class LiveTable:
         return table
 
     def _lines(self, rows: Sequence[RunRow]) -> None:
-        """A line for each run that has something new to say; that it goes on is news at times only."""
+        """Print a line for each run that has something new to say; that it goes on is news at times only."""
         now = time.monotonic()
         for row in rows:
             status, line, when = self._shown.get(row.name, ("queued", "", -LINE_EVERY))

@@ -33,7 +33,7 @@ class Format:
 
 
 def _litgpt_steps(lines: list[Line], path: Path) -> list[Line]:
-    """LitGPT validates by micro-batches (`iter`): their number in an update comes from lines that print both."""
+    """Turn LitGPT's micro-batches (`iter`) into updates: their number in an update comes from lines that print both."""
     known = [(int(line.values["iter"]), int(line.values["step"])) for line in lines if "step" in line.values]
     per_step = [n for n in range(1, 4097) if known and all(iter // n == step for iter, step in known)]
     exact = dict(known)

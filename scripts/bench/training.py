@@ -159,7 +159,7 @@ class NanoGPT(Training):
             return self.forward(inputs, targets)[1]
 
     def attempt(self, micro: int, context: int) -> None:
-        """A pass beside room for the optimizer's state, as halfstep makes one to find how many sequences fit."""
+        """Try a pass beside room for the optimizer's state, as halfstep does to find how many sequences fit."""
         device = self.setting.device
         state, memory = sum(8 * p.numel() for p in self.model.parameters()), torch.cuda.get_device_properties(device)
         later = torch.empty(state + memory.total_memory // 16, dtype=torch.uint8, device=device)

@@ -91,7 +91,7 @@ class Drawing:
         return text.replace("<svg ", f'<svg role="img" aria-label="{self.title}" ', 1)
 
     def save(self, path: Path) -> None:
-        """A file of the kind that its name ends with, with a legend, whole or not at all."""
+        """Write a file of the kind that its name ends with, with a legend, whole or not at all."""
         kind = path.suffix.removeprefix(".")
         draft = path.with_name(f".{path.name}.new")
         named = {label: handle for axes in self.figure.axes

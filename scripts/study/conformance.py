@@ -82,7 +82,7 @@ def _deterministic(build: Build) -> str:
 
 
 def _saved(build: Build) -> str:
-    """A fresh optimizer given nothing but the state dict, through a file, goes on to the same bits."""
+    """Check that a fresh optimizer with nothing but the state dict, through a file, goes on to the same bits."""
     (model, expected), (again, losses) = resumed(build)
     _need(losses == expected, "a resumed run has other losses: some state is not in `state` or `param_groups`")
     _need(_same(model, again), "a resumed run ends with other weights")

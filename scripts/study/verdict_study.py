@@ -119,7 +119,7 @@ class Study:
         return published.sentences()
 
     def train(self, launcher: Sequence[str]) -> None:
-        """Whatever is left: the trials of both as one sweep, then the best ones again, then the runs to compare."""
+        """Train what is left: the trials of both as one sweep, then the best ones again, then the runs to compare."""
         trials = tuning_folder(self.folder)
         for tuner in self.tuners:
             tuner.begin()
