@@ -58,7 +58,13 @@ def assert_same_run(one, other):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+# One of each kind of state; the other optimizers are slow.
+KINDS = ("adamw", "soap", "sophia_g", "mkor", "muon", "schedule-free", "its own classes")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS]
+)
 def test_every_optimizer_goes_on_to_the_same_bits(here, name):
     arguments = (*OPTIMIZERS[name], *EVERY_THREE)
     trained(*arguments, run_dir="whole")
