@@ -144,6 +144,7 @@ def test_a_model_that_gives_nothing_but_logits(graphs):
         assert (ours - eager).norm() <= 1e-5 * eager.norm()
 
 
+@pytest.mark.slow
 def test_compiled_no_logits_are_kept_in_fp32():
     """By Inductor's own code: of the passes' dtype alone, and their gradient in the same place or one more of it."""
     vocabulary = 640

@@ -29,6 +29,7 @@ def recorded(here: Path) -> dict[int, dict]:
     return outcomes(folder)
 
 
+@pytest.mark.slow
 def test_a_queue_over_this_machine(here):
     """Three jobs on two slots: one fails, and says why and where; the others are bit for bit what they are alone."""
     ended = in_process(*LOCAL, "launcher.jobs=2", "seed=0,1,-1")

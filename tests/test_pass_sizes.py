@@ -113,6 +113,7 @@ def test_trials_leave_room_for_the_state_and_the_gradient(monkeypatch):
     assert [each.numel() for each in objective.sizes.room()] == [1000]
 
 
+@pytest.mark.slow
 def test_a_device_without_room_for_the_state(monkeypatch):
     crowded(monkeypatch, fits=100)
     objective = tiny_objective(tiny_model()).bind(0, tiny_batch())

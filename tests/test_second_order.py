@@ -115,6 +115,7 @@ def test_adahessian_given_the_hessian_beside_pytorch_optimizer():
     assert distance(run.end, weights(model), START) < 1e-9
 
 
+@pytest.mark.slow
 def test_hutchinson_is_unbiased():
     """Against the exact diagonal, for both probes; the error falls as one over the root of the samples."""
     model = tiny_model(dtype=torch.float64, layers=1, heads=1, width=4, vocabulary=8)

@@ -26,7 +26,8 @@ def test_no_step_is_slow(name, keywords):
     assert max(together) > 2 * sum(together) / len(together)
 
 
-@pytest.mark.parametrize("method", ["eigen", pytest.param("inverse", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["eigen", "inverse"])
 def test_no_step_of_kfac_is_slow(method):
     """All of a step: the passes, the statistics every 10 steps, and the inversions spread over 50."""
 
