@@ -67,6 +67,8 @@ def here(place, monkeypatch):
     """The current folder of a rehearsal, from which packages are imported too."""
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place))
+    yield
+    sys.modules.pop("my_package", None)  # other tests hold that there is none
 
 
 @pytest.fixture
