@@ -23,7 +23,6 @@ Number = float | Tensor
 Row = tuple[Tensor | None, ...]
 
 _compiling = False
-_called = 0
 
 
 def compile_kernels(wanted: bool) -> None:
@@ -51,11 +50,6 @@ def kernels_run() -> int:
     return looked_up.hits + looked_up.misses
 
 
-def kernels_called() -> int:
-    """Return how many times a kernel was called in this process, compiled or not."""
-    return _called
-
-
 def kernel(rule: Callable[..., None], apart: bool = False, **options: Any) -> Callable[..., None]:
     """Make a rule of one parameter, `rule(*row, *numbers, **constants)`, one of a group: the rows come in a list.
 
@@ -70,8 +64,6 @@ def kernel(rule: Callable[..., None], apart: bool = False, **options: Any) -> Ca
     """
 
     def run(rows: Sequence[Row], *numbers: Number, **constants: Hashable) -> None:
-        global _called
-        _called += 1
         if not _compiling:
             for row in rows:
                 rule(*row, *numbers, **constants)
