@@ -1,6 +1,6 @@
 """Optimizers are found by name. A new one is a file here, an import below, and a YAML in configs/optimizer/."""
 
-from optimizers import (  # noqa: F401 (importing them enters them)
+from . import (  # noqa: F401 (importing them enters them)
     adahessian,
     kfac,
     lamb,
@@ -13,9 +13,9 @@ from optimizers import (  # noqa: F401 (importing them enters them)
     sophia,
     stock,
 )
-from optimizers.base import Objective, Optimizer, eval_weights, metrics, switches_weights
-from optimizers.kernels import compile_kernels
-from optimizers.registry import OptimizerInfo, build_optimizer, find, list_optimizers, register
+from .base import Objective, Optimizer, eval_weights, metrics, switches_weights
+from .kernels import compile_kernels
+from .registry import OptimizerInfo, build_optimizer, find, list_optimizers, register
 
 __all__ = [
     "Objective",

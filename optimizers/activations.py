@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimizers.base import Objective, state_dtype
-from optimizers.kronecker import add_gram_, complete_
-from optimizers.roles import is_linear, is_transposed, matrix_kinds
+from .base import Objective, state_dtype
+from .kronecker import add_gram_, complete_
+from .roles import is_linear, is_transposed, matrix_kinds
 
 
 def whole_model(model: nn.Module) -> nn.Module:

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import Objective, Optimizer, state_dtype
-from optimizers.checks import check_at_least, check_betas, check_common
-from optimizers.curvature import Hutchinson
-from optimizers.kernels import Number, Row, add_quotient_, average_, average_square_, kernel, shrink_
-from optimizers.registry import register
-from optimizers.treatment import Treatment, treatment
+from .base import Objective, Optimizer, state_dtype
+from .checks import check_at_least, check_betas, check_common
+from .curvature import Hutchinson
+from .kernels import Number, Row, add_quotient_, average_, average_square_, kernel, shrink_
+from .registry import register
+from .treatment import Treatment, treatment
 
 
 def rule(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw as fused_adamw
 
-from optimizers.kernels import Number, add_quotient_, average_, average_square_, shrink_
+from .kernels import Number, add_quotient_, average_, average_square_, shrink_
 
 
 def adam_(

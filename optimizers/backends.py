@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.adam import adam_, averages
-from optimizers.base import state_dtype
-from optimizers.kernels import Number, Row, kernel
-from optimizers.lamb import update as update_lamb
+from .adam import adam_, averages
+from .base import state_dtype
+from .kernels import Number, Row, kernel
+from .lamb import update as update_lamb
 
 State = dict[str, Any]
 Group = dict[str, Any]

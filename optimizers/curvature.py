@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optimizers.base import Objective
+from .base import Objective
 
 
 @dataclass(frozen=True)

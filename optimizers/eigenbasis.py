@@ -6,7 +6,7 @@ A basis holds eigenvectors as columns, those of the largest eigenvalues first.
 import torch
 from torch import Tensor
 
-from optimizers.kronecker import add_gram_, eigh, eigh_flops, gram_flops
+from .kronecker import add_gram_, eigh, eigh_flops, gram_flops
 
 PANEL = 64  # columns factored at a time
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import state_dtype
+from .base import state_dtype
 
 Number = float | Tensor
 Row = tuple[Tensor | None, ...]

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.adam import adam_, averages
-from optimizers.base import Optimizer, state_dtype
-from optimizers.checks import check_at_least, check_betas, check_common
-from optimizers.kernels import Number, Row, add_, kernel
-from optimizers.registry import register
-from optimizers.treatment import Treatment, treatment
+from .adam import adam_, averages
+from .base import Optimizer, state_dtype
+from .checks import check_at_least, check_betas, check_common
+from .kernels import Number, Row, add_, kernel
+from .registry import register
+from .treatment import Treatment, treatment
 
 
 @partial(kernel, apart=True)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.base import Optimizer, state_dtype
-from optimizers.checks import check_betas, check_common
-from optimizers.kernels import Number, average_, descend_, kernel
-from optimizers.registry import register
-from optimizers.treatment import Treatment, treatment
+from .base import Optimizer, state_dtype
+from .checks import check_betas, check_common
+from .kernels import Number, average_, descend_, kernel
+from .registry import register
+from .treatment import Treatment, treatment
 
 
 @kernel

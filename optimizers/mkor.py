@@ -27,13 +27,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from optimizers.activations import Activations, Layer, whole_model
-from optimizers.backends import BACKENDS
-from optimizers.base import Objective, Optimizer, state_dtype
-from optimizers.checks import check_at_least, check_betas, check_common
-from optimizers.param_groups import by_decay
-from optimizers.registry import register
-from optimizers.treatment import Treatment, treatment
+from .activations import Activations, Layer, whole_model
+from .backends import BACKENDS
+from .base import Objective, Optimizer, state_dtype
+from .checks import check_at_least, check_betas, check_common
+from .param_groups import by_decay
+from .registry import register
+from .treatment import Treatment, treatment
 
 FORMULAS = ("exact", "printed", "repo")
 CLAMP = 100.0  # of the authors' code

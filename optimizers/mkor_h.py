@@ -16,12 +16,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from optimizers.activations import whole_model
-from optimizers.base import Objective
-from optimizers.checks import check_at_least
-from optimizers.mkor import Mkor
-from optimizers.registry import register
-from optimizers.treatment import Treatment
+from .activations import whole_model
+from .base import Objective
+from .checks import check_at_least
+from .mkor import Mkor
+from .registry import register
+from .treatment import Treatment
 
 
 @register(

@@ -23,13 +23,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from optimizers.backends import adamw
-from optimizers.base import Objective, Optimizer, state_dtype
-from optimizers.checks import check_at_least, check_betas, check_common
-from optimizers.newton_schulz import newton_schulz, newton_schulz_flops
-from optimizers.param_groups import by_kind
-from optimizers.registry import register
-from optimizers.treatment import Treatment, treatment
+from .backends import adamw
+from .base import Objective, Optimizer, state_dtype
+from .checks import check_at_least, check_betas, check_common
+from .newton_schulz import newton_schulz, newton_schulz_flops
+from .param_groups import by_kind
+from .registry import register
+from .treatment import Treatment, treatment
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 

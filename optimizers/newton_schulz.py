@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from optimizers.kronecker import strips
+from .kronecker import strips
 
 # The quintic a x + b x^3 + c x^5, tuned by its author for the largest slope at 0; it maps (0, 1] to about (.7, 1.2).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from optimizers.roles import TABLES, UNKNOWN, fused_outputs, kinds, matrix_kinds, transposed_weights
+from .roles import TABLES, UNKNOWN, fused_outputs, kinds, matrix_kinds, transposed_weights
 
 Group = dict[str, Any]
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn import Parameter
 
-from optimizers.base import switches_weights
-from optimizers.checks import check_betas, check_common
-from optimizers.param_groups import Group, all_in_one, by_decay, check_cover, spare_embeddings, trainable
-from optimizers.treatment import Treatment
+from .base import switches_weights
+from .checks import check_betas, check_common
+from .param_groups import Group, all_in_one, by_decay, check_cover, spare_embeddings, trainable
+from .treatment import Treatment
 
 ALLOW_TARGETS = ("torch.optim", "pytorch_optimizer")
 REGISTRY: dict[str, "OptimizerInfo"] = {}

@@ -28,12 +28,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from optimizers.base import Objective, Optimizer, state_dtype
-from optimizers.checks import check_at_least, check_betas, check_common
-from optimizers.kronecker import average_gram_, complete_, eigh, eigh_flops, gram_flops, spectrum_metrics, spread
-from optimizers.param_groups import by_table
-from optimizers.registry import register
-from optimizers.treatment import Treatment, treatment
+from .base import Objective, Optimizer, state_dtype
+from .checks import check_at_least, check_betas, check_common
+from .kronecker import average_gram_, complete_, eigh, eigh_flops, gram_flops, spectrum_metrics, spread
+from .param_groups import by_table
+from .registry import register
+from .treatment import Treatment, treatment
 
 GRAFT_EPS = 1e-8  # Adam's
 State = dict[str, Tensor]

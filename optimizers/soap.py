@@ -28,9 +28,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from optimizers.base import Objective, Optimizer, state_dtype
-from optimizers.checks import check_at_least, check_betas, check_common
-from optimizers.eigenbasis import (
+from .base import Objective, Optimizer, state_dtype
+from .checks import check_at_least, check_betas, check_common
+from .eigenbasis import (
     cholesky_orthonormal,
     first_basis,
     first_basis_flops,
@@ -38,11 +38,11 @@ from optimizers.eigenbasis import (
     next_power,
     orthonormal,
 )
-from optimizers.kronecker import average_gram_, complete_, gram_flops, spectrum_metrics, spread
-from optimizers.param_groups import by_table
-from optimizers.registry import register
-from optimizers.rotation import DTYPES, rotate, rotate_back
-from optimizers.treatment import Treatment, treatment
+from .kronecker import average_gram_, complete_, gram_flops, spectrum_metrics, spread
+from .param_groups import by_table
+from .registry import register
+from .rotation import DTYPES, rotate, rotate_back
+from .treatment import Treatment, treatment
 
 SIDES = ("left", "right")
 NOTHING = 1e-30  # a root mean square is never divided by less, in the authors' code
@@ -221,7 +221,7 @@ class SOAP(Optimizer):
     def _gram_kernel(self) -> tuple[Callable[[Tensor, Tensor, float], Tensor], Callable[[int, int], int]]:
         """Return the function that averages x x^T into a factor, and one that counts its FLOPs."""
         if self.gram == "triton":
-            from optimizers import gram_triton
+            from . import gram_triton
 
             return gram_triton.average_gram_, gram_triton.gram_flops
         return average_gram_, gram_flops

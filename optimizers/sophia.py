@@ -17,12 +17,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from optimizers.base import Objective, Optimizer, state_dtype
-from optimizers.checks import check_at_least, check_betas, check_common
-from optimizers.curvature import GaussNewtonBartlett, Hutchinson
-from optimizers.kernels import Number, average_, descend_, kernel
-from optimizers.registry import register
-from optimizers.treatment import Treatment, treatment
+from .base import Objective, Optimizer, state_dtype
+from .checks import check_at_least, check_betas, check_common
+from .curvature import GaussNewtonBartlett, Hutchinson
+from .kernels import Number, average_, descend_, kernel
+from .registry import register
+from .treatment import Treatment, treatment
 
 
 class Preset(NamedTuple):

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimizers.registry import register
-from optimizers.treatment import Treatment, least_moved
+from .registry import register
+from .treatment import Treatment, least_moved
 
 
 def _kept(p: Tensor, rule: str, numbers: int, flops: float = 0.0) -> Treatment:

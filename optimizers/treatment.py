@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from optimizers.base import state_dtype
+from .base import state_dtype
 
 
 class Treatment(NamedTuple):

@@ -1,7 +1,7 @@
 """An optimizer plan is what a config asks for, checked before there is a model.
 
-This is the only file here that needs something of ours from outside, the binding of keys. Nothing here imports it, so
-the folder can be taken home without it.
+Only this folder needs something of ours from outside, the binding of keys. The files beside it import one another
+relatively and nothing from here, so that they install as a package of their own, halfstep_optimizers, without it.
 """
 
 import inspect
@@ -14,7 +14,8 @@ from torch import nn, optim
 from conventions.config_keys import CONFIGS
 from conventions.keywords import bind, in_section
 from conventions.sentence import nearest
-from optimizers.registry import ALLOW_TARGETS, OptimizerInfo, find
+
+from ..registry import ALLOW_TARGETS, OptimizerInfo, find
 
 EVERYONES = ("decay_embeddings",)  # keys that OptimizerInfo.build takes, whatever the optimizer
 
