@@ -7,8 +7,9 @@ from torch import Generator
 
 from models.base import LanguageModel
 from models.gpt import GPT
+from models.llama import Llama
 
-MODELS: dict[str, type[LanguageModel]] = {"gpt2": GPT}
+MODELS: dict[str, type[LanguageModel]] = {"gpt2": GPT, "llama": Llama}
 
 
 def find(family: str) -> type[LanguageModel]:

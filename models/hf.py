@@ -1,124 +1,53 @@
-"""Models convert to and from Hugging Face's GPT2LMHeadModel with equal logits: for evaluation suites and sharing.
+"""Models convert to and from Hugging Face's transformers with equal logits: for evaluation suites and sharing."""
 
-Hugging Face keeps the matrices of a block transposed (its Conv1D) and always has biases, which are zero where ours has
-none. Padded rows of the vocabulary go along.
-"""
-
-import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from models import build_model
+from models.base import LanguageModel
 from models.gpt import GPT
+from models.hf_gpt2 import from_gpt2, to_gpt2
+from models.hf_llama import CLASSES, from_llama, to_llama
+from models.llama import Llama
 
 if TYPE_CHECKING:
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import PreTrainedModel
 
-END_OF_TEXT = 50256  # in GPT-2's BPE; smaller vocabularies are not that
-
-OUTSIDE = {"embedding": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f"}
-INSIDE = {
-    "attention_norm": "ln_1",
-    "attention.qkv": "attn.c_attn",
-    "attention.projection": "attn.c_proj",
-    "mlp_norm": "ln_2",
-    "mlp.up": "mlp.c_fc",
-    "mlp.down": "mlp.c_proj",
+TO: dict[type, Callable[..., "PreTrainedModel"]] = {GPT: to_gpt2, Llama: to_llama}
+FROM: dict[str, Callable[..., LanguageModel]] = {
+    "GPT2LMHeadModel": from_gpt2,
+    **{f"{name}ForCausalLM": from_llama for name in CLASSES},
 }
 
 
-def to_transformers(model: GPT) -> "GPT2LMHeadModel":
-    """Make a GPT2LMHeadModel with the same logits, in fp32 on the CPU; `save_pretrained` makes a folder of it.
+def check_converts(kind: type[LanguageModel]) -> None:
+    """Raise ValueError for a class of model that does not convert."""
+    if kind not in TO:
+        raise ValueError(
+            f"{kind.__name__} does not convert to transformers: only {', '.join(c.__name__ for c in TO)} do"
+        )
 
-    Raises ModuleNotFoundError where transformers is not installed.
+
+def to_transformers(model: LanguageModel) -> "PreTrainedModel":
+    """Make a model of transformers with the same logits, in fp32 on the CPU; `save_pretrained` makes a folder of it.
+
+    Raises:
+        ModuleNotFoundError: transformers is not installed.
+        ValueError: transformers has no class that computes what this model does.
     """
-    transformers = _transformers()
-    vocabulary, width = model.embedding.weight.shape
-    end = END_OF_TEXT if vocabulary > END_OF_TEXT else None
-    config = transformers.GPT2Config(
-        vocab_size=vocabulary,
-        n_positions=model.context,
-        n_embd=width,
-        n_layer=len(model.blocks),
-        n_head=model.heads,
-        activation_function="gelu",  # exact; the default there is the tanh approximation
-        scale_attn_by_inverse_layer_idx=model.scale_attention_by_layer,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=end,
-        eos_token_id=end,
-    )
-    theirs = transformers.GPT2LMHeadModel(config)
-    ours = {_their_name(name): tensor for name, tensor in model.state_dict().items()}
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
-            parameter.copy_(_transposed(name, ours[name]) if name in ours else torch.zeros(()))
-    return theirs.eval()
-
-
-def from_transformers(theirs: "GPT2LMHeadModel") -> GPT:
-    """Make a GPT with the same logits as `theirs.eval()`, in fp32 on the CPU; no biases if all of theirs are zero.
-
-    Raises ValueError for what this model cannot represent.
-    """
-    _check(theirs.config)
-    weights = {name: tensor.detach() for name, tensor in theirs.named_parameters()}
-    config = theirs.config
-    model = build_model(
-        "gpt2",
-        seed=0,  # every weight is replaced below
-        layers=config.n_layer,
-        heads=config.n_head,
-        width=config.n_embd,
-        context=config.n_positions,
-        vocabulary=config.vocab_size,
-        bias=any(bool(tensor.any()) for name, tensor in weights.items() if name.endswith("bias")),
-        scale_attention_by_layer=config.scale_attn_by_inverse_layer_idx,
-    )
-    assert isinstance(model, GPT)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(_transposed(_their_name(name), weights[_their_name(name)]))
-    return model
-
-
-def _check(config: "GPT2Config") -> None:
-    wanted = {
-        "activation_function": ("gelu",),
-        "n_inner": (None, 4 * config.n_embd),
-        "layer_norm_epsilon": (1e-5,),
-        "scale_attn_weights": (True,),
-        "tie_word_embeddings": (True,),
-        "add_cross_attention": (False,),
-    }
-    for key, values in wanted.items():
-        if getattr(config, key) not in values:
-            raise ValueError(
-                f"{key}={getattr(config, key)} of the transformers model has no counterpart here: "
-                f"only {key}={' or '.join(map(str, values))} converts with equal logits"
-            )
-
-
-def _their_name(name: str) -> str:
-    """Translate a name: blocks.3.mlp.up.bias becomes transformer.h.3.mlp.c_fc.bias."""
-    module, _, kind = name.rpartition(".")
-    if module in OUTSIDE:
-        return f"{OUTSIDE[module]}.{kind}"
-    _, index, inside = module.split(".", 2)
-    return f"transformer.h.{index}.{INSIDE[inside]}.{kind}"
-
-
-def _transposed(name: str, tensor: Tensor) -> Tensor:
-    """Transpose what their Conv1D holds as (inputs, outputs) and nn.Linear as (outputs, inputs)."""
-    return tensor.T if re.search(r"c_(attn|proj|fc)\.weight$", name) else tensor
-
-
-def _transformers():
     try:
-        import transformers
+        import transformers  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("transformers is not installed: pip install transformers") from error
-    return transformers
+    check_converts(type(model))
+    return TO[type(model)](model)
+
+
+def from_transformers(theirs: "PreTrainedModel") -> LanguageModel:
+    """Make a model of ours with the same logits as `theirs.eval()`, in fp32 on the CPU.
+
+    Raises ValueError for a class or an option that no model here can represent.
+    """
+    name = type(theirs).__name__
+    if name not in FROM:
+        raise ValueError(f"{name} of transformers has no counterpart here: only {', '.join(FROM)} convert")
+    return FROM[name](theirs)

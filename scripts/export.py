@@ -1,7 +1,7 @@
 """Write the weights of a run as a folder that Hugging Face's transformers loads.
 
     python -m scripts.export results/runs/my_study/my_run my_model
-    python -c "from transformers import GPT2LMHeadModel; GPT2LMHeadModel.from_pretrained('my_model')"
+    python -c "from transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained('my_model')"
 
 Takes the newest good checkpoint, and of an optimizer that keeps two sets of weights those that val/loss speaks of.
 Expect config.json, generation_config.json and model.safetensors, with the logits of
@@ -22,8 +22,8 @@ from conventions.run_format import ConfigLoader
 from conventions.sentence import one_sentence
 from harness.checkpoint import EVALUATED, TRAINED, newest
 from models import build_model, find
-from models.gpt import GPT
-from models.hf import to_transformers
+from models.base import LanguageModel
+from models.hf import check_converts, to_transformers
 from optimizers import find as find_optimizer
 from optimizers import switches_weights
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"wrote {options.output}: the weights of {options.run} after {step:,} updates")
 
 
-def load_run(run: Path) -> tuple[GPT, int]:
+def load_run(run: Path) -> tuple[LanguageModel, int]:
     """Return the model that val/loss speaks of in a run's newest good checkpoint, and how many updates that is.
 
     Raises FileNotFoundError where the folder is no run or holds no checkpoint yet, ValueError where none is whole or
@@ -54,8 +54,7 @@ def load_run(run: Path) -> tuple[GPT, int]:
     checkpoint = newest(run / "checkpoints")
     if checkpoint is None:
         raise FileNotFoundError(f"{run} holds no checkpoint yet: let it run on to one, or set checkpoint.every lower")
-    if find(section["family"]) is not GPT:
-        raise ValueError(f"{run}: model.family={section['family']} is not GPT-2, which alone converts")
+    check_converts(find(section["family"]))
     path, state = checkpoint
     evaluated = path / EVALUATED
     if not evaluated.is_file() and _two_sets(config.get("optimizer", {})):
@@ -67,7 +66,6 @@ def load_run(run: Path) -> tuple[GPT, int]:
     vocabulary = len(weights["embedding.weight"])  # the config may say auto
     keywords = bind(find(section["family"]), {**section, "vocabulary": vocabulary}, "model")
     model = build_model(section["family"], 0, **keywords)
-    assert isinstance(model, GPT)
     model.load_state_dict(weights)
     return model, state["step"]
 
@@ -81,7 +79,7 @@ def _two_sets(section: Mapping[str, Any]) -> bool:
         return False
 
 
-def save(model: GPT, output: Path) -> None:
+def save(model: LanguageModel, output: Path) -> None:
     """Write the folder, whole or not at all."""
     new = output.with_name(f".new-{output.name}")
     shutil.rmtree(new, ignore_errors=True)

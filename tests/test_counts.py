@@ -106,7 +106,7 @@ def test_the_head_counts_and_sums_block_by_block_too(rows):
     targets[3:9] = UNCOUNTED
     head.block_rows(rows)
     try:
-        total, count = head.head_loss(x, weight, targets)
+        total, count, _ = head.head_loss(x, weight, targets)
     finally:
         head.block_rows(0)
     counted = targets != UNCOUNTED

@@ -123,9 +123,9 @@ def test_a_family_that_sees_later_tokens_is_refused(family, monkeypatch):
     assert "model.family=bag sees the tokens that it is to predict" in said
 
 
-def test_what_knows_gpt2_alone_says_so(family, here, capsys):
+def test_a_family_without_a_conversion_says_so(family, here, capsys):
     assert in_process(*family, "run_dir=run", "checkpoint.every=6").code == 0
     with pytest.raises(SystemExit) as ended:
         export.main(["run", "out"])
     assert ended.value.code == 2
-    assert "model.family=bag is not GPT-2, which alone converts" in capsys.readouterr().err
+    assert "does not convert to transformers: only GPT, Llama do" in capsys.readouterr().err

@@ -1,0 +1,241 @@
+"""The modern decoder: rotary positions, RMSNorm and SwiGLU, no biases, and the variants that optimizer papers trained.
+
+Touvron et al. 2023, "LLaMA" (arXiv 2302.13971); rotary positions: Su et al. 2021 (2104.09864); SwiGLU: Shazeer 2020
+(2002.05202); normalised queries and keys: Dehghani et al. 2023 (2302.05442); grouped queries: Ainslie et al. 2023
+(2305.13245); z-loss: Chowdhery et al. 2022, PaLM, section 5.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.nn import Parameter
+
+from models.base import LanguageModel, Losses, Role
+from models.head import head_loss
+
+NormKind = Literal["rms", "layer"]
+QKNorm = Literal["none", "head", "width", "l2"]
+
+
+class Norm(nn.Module):
+    """RMSNorm or LayerNorm over the last dimension, computed in fp32 at least; `gain`: with a learned gain, no bias."""
+
+    def __init__(self, kind: NormKind, width: int, eps: float, gain: bool = True):
+        super().__init__()
+        self.kind, self.eps = kind, eps
+        self.weight = Parameter(torch.ones(width)) if gain else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.kind == "layer":
+            wide = wide - wide.mean(-1, keepdim=True)
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide if self.weight is None else wide * self.weight).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention of `heads` queries over `kv_heads` keys and values, with rotary positions."""
+
+    def __init__(
+        self, heads: int, kv_heads: int, width: int, context: int, theta: float, norm: NormKind, eps: float, qk: QKNorm
+    ):
+        super().__init__()
+        size = width // heads  # Q
+        self.heads, self.kv_heads, self.theta, self.qk_norm = heads, kv_heads, theta, qk
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, kv_heads * size, bias=False)
+        self.value = nn.Linear(width, kv_heads * size, bias=False)
+        self.projection = nn.Linear(width, width, bias=False)
+        if qk in ("head", "width"):
+            self.query_norm = Norm(norm, size if qk == "head" else width, eps)
+            self.key_norm = Norm(norm, size if qk == "head" else kv_heads * size, eps)
+        elif qk == "l2":
+            # Logits of unit vectors need a temperature; it begins where a softmax over `context` tokens can be sharp.
+            self.start = math.log2(max(context**2 - context, 2))
+            self.temperature = Parameter(torch.empty(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, width = x.shape
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        if self.qk_norm == "width":
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k, v = (y.view(batch, time, -1, width // self.heads).transpose(1, 2) for y in (q, k, v))  # (B, H, T, Q)
+        if self.qk_norm == "head":
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k = rotate(q, self.theta), rotate(k, self.theta)
+        scale = None  # 1 / sqrt(Q)
+        if self.qk_norm == "l2":
+            q, k, scale = F.normalize(q, dim=-1) * self.temperature.to(q.dtype), F.normalize(k, dim=-1), 1.0
+        if self.kv_heads < self.heads:
+            k, v = (y.repeat_interleave(self.heads // self.kv_heads, dim=1) for y in (k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+        return self.projection(y.transpose(1, 2).reshape(batch, time, width))
+
+
+def rotate(x: Tensor, theta: float) -> Tensor:
+    """Turn the pairs (i, i + Q/2) of x (B, H, T, Q) at place t by the angle t theta^(-2i/Q), as transformers does."""
+    time, size = x.shape[-2:]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    rates = theta ** (torch.arange(0, size, 2, device=x.device, dtype=wide) / -size)
+    angles = torch.arange(time, device=x.device, dtype=wide)[:, None] * rates  # (T, Q/2)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class MLP(nn.Module):
+    """SwiGLU, down(silu(gate x) * up x), or GELU, down(gelu(up x))."""
+
+    def __init__(self, width: int, hidden: int, gated: bool):
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False) if gated else None
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    def __init__(self, attention: Attention, mlp: MLP, norms: tuple[Norm, Norm]):
+        super().__init__()
+        self.attention_norm, self.mlp_norm = norms
+        self.attention, self.mlp = attention, mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Llama(LanguageModel):
+    """`model(tokens)` gives logits, `model(tokens, targets)` the loss.
+
+    Queries, keys and values are three matrices, as in Llama: matrix methods see each of them alone.
+
+    layers: blocks
+    heads: query heads per block; each works on Q = width / heads dimensions
+    kv_heads: key and value heads, each shared by heads / kv_heads query heads; null: as many as heads
+    width: of the residual stream
+    hidden: width of the MLP; null: 4 width
+    context: longest sequence, in tokens
+    vocabulary: rows of the embedding, which may be padded beyond the tokenizer's (see `padded_vocabulary`)
+    tied: the embedding is the output head too
+    mlp: swiglu, or gelu without a gate
+    norm: rms, or layer without a bias
+    norm_gain: norms of the residual stream have a learned gain
+    norm_eps: under the root of a norm
+    qk_norm: of queries and keys: none; head, each head's by itself; width, all heads' together; both with a gain and
+        before the rotation; l2, to unit length after it, with a learned temperature for each block
+    rope_theta: base of the rotation's rates
+    z_loss: this multiple of log(Z)^2 per token is added to the loss for its gradient alone, Z the softmax's sum
+    init_std: of every matrix's first weights
+    scale_residual: init_std / sqrt(2 L) for the 2 L matrices that write to the residual stream, as in GPT-2
+    """
+
+    causal = True
+
+    def __init__(
+        self,
+        layers: int,
+        heads: int,
+        width: int,
+        context: int,
+        vocabulary: int,
+        kv_heads: int | None = None,
+        hidden: int | None = None,
+        tied: bool = False,
+        mlp: Literal["swiglu", "gelu"] = "swiglu",
+        norm: NormKind = "rms",
+        norm_gain: bool = True,
+        norm_eps: float = 1e-5,
+        qk_norm: QKNorm = "none",
+        rope_theta: float = 10000.0,
+        z_loss: float = 0.0,
+        init_std: float = 0.02,
+        scale_residual: bool = False,
+    ):
+        kv_heads, hidden = heads if kv_heads is None else kv_heads, 4 * width if hidden is None else hidden
+        sizes = {"layers": layers, "heads": heads, "width": width, "context": context, "kv_heads": kv_heads}
+        for name, value in {**sizes, "hidden": hidden}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if vocabulary < 1:
+            raise ValueError(f"vocabulary must be at least 1 or auto, not {vocabulary}")
+        if width % heads or width // heads % 2:
+            raise ValueError(f"width must be an even multiple of heads, but {width} is not one of {heads}")
+        if heads % kv_heads:
+            raise ValueError(f"kv_heads must divide heads, but {kv_heads} does not divide {heads}")
+        for name, number in [("norm_eps", norm_eps), ("rope_theta", rope_theta), ("init_std", init_std)]:
+            if not 0 < number < math.inf:
+                raise ValueError(f"{name} must be above 0, not {number}")
+        if not 0 <= z_loss < math.inf:
+            raise ValueError(f"z_loss must be at least 0, not {z_loss}")
+        super().__init__()
+        self.context, self.z_loss, self.init_std, self.scale_residual = context, z_loss, init_std, scale_residual
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.blocks = nn.ModuleList(
+            Block(
+                Attention(heads, kv_heads, width, context, rope_theta, norm, norm_eps, qk_norm),
+                MLP(width, hidden, mlp == "swiglu"),
+                (Norm(norm, width, norm_eps, norm_gain), Norm(norm, width, norm_eps, norm_gain)),
+            )
+            for _ in range(layers)
+        )
+        self.norm = Norm(norm, width, norm_eps, norm_gain)
+        self.head = None if tied else nn.Linear(width, vocabulary, bias=False)
+        self.initialize()
+
+    @torch.no_grad()
+    def initialize(self, generator: Generator | None = None) -> None:
+        """Draw matrices from N(0, init_std), smaller ones into the residual stream with `scale_residual`."""
+        residual = 1 / math.sqrt(2 * len(self.blocks)) if self.scale_residual else 1.0
+        for name, parameter in self.named_parameters():
+            if "norm" in name:
+                parameter.fill_(1)
+            elif parameter.ndim == 2:
+                into = name.endswith(("projection.weight", "down.weight"))
+                parameter.normal_(0, self.init_std * (residual if into else 1.0), generator=generator)
+        for module in self.modules():
+            if isinstance(module, Attention) and module.qk_norm == "l2":
+                module.temperature.fill_(module.start)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The output head's matrix (V, width)."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor | Losses:
+        if inputs.size(1) > self.context:
+            time = inputs.size(1)
+            raise ValueError(f"context must be at least {time} for {time} tokens in a row, not {self.context}")
+        x = self.embedding(inputs)  # (B, T, width)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        if targets is None:
+            return F.linear(x, self.head_weight)
+        return Losses(*head_loss(x.flatten(0, 1), self.head_weight, targets.flatten(), self.z_loss))
+
+    def roles(self) -> dict[Parameter, Role]:
+        by_module = {
+            "embedding": Role("embedding"), "head": Role("head"),
+            "query": Role("hidden", "qkv"), "key": Role("hidden", "qkv"), "value": Role("hidden", "qkv"),
+            "projection": Role("hidden", "projection"),
+            "gate": Role("hidden", "gate"), "up": Role("hidden", "up"), "down": Role("hidden", "down"),
+        }  # fmt: skip
+        return {
+            parameter: Role("vector") if parameter.ndim < 2 else by_module[name.split(".")[-2]]
+            for name, parameter in self.named_parameters()
+        }
+
+    def flops_per_token(self, context: int) -> int:
+        """Count forward and backward, 6 N + 12 L H Q T, T = context (Chowdhery et al. 2022, PaLM, appendix B).
+
+        The whole T x T square of the attention is counted, as is the custom. Grouped queries share keys and values,
+        and save none of it.
+        """
+        width = self.embedding.embedding_dim  # H Q
+        return 6 * self.matrix_parameters() + 12 * len(self.blocks) * width * context
