@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from models.llama import Block, Llama
+from models.llama import Llama, LlamaBlock
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -45,7 +45,7 @@ def to_llama(model: Llama) -> "PreTrainedModel":
     import transformers
 
     block = model.blocks[0]
-    assert isinstance(block, Block)
+    assert isinstance(block, LlamaBlock)
     attention, mlp, norm = block.attention, block.mlp, model.norm
     options = {
         "mlp": "gelu" if mlp.gate is None else "swiglu",

@@ -36,7 +36,7 @@ class Norm(nn.Module):
         return (wide if self.weight is None else wide * self.weight).to(x.dtype)
 
 
-class Attention(nn.Module):
+class RotaryAttention(nn.Module):
     """Causal self-attention of `heads` queries over `kv_heads` keys and values, with rotary positions."""
 
     def __init__(
@@ -86,8 +86,8 @@ def rotate(x: Tensor, theta: float) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-class MLP(nn.Module):
-    """SwiGLU, down(silu(gate x) * up x), or GELU, down(gelu(up x))."""
+class GatedMLP(nn.Module):
+    """SwiGLU, down(silu(gate x) * up x), or without a gate GELU, down(gelu(up x))."""
 
     def __init__(self, width: int, hidden: int, gated: bool):
         super().__init__()
@@ -99,8 +99,8 @@ class MLP(nn.Module):
         return self.down(F.gelu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x))
 
 
-class Block(nn.Module):
-    def __init__(self, attention: Attention, mlp: MLP, norms: tuple[Norm, Norm]):
+class LlamaBlock(nn.Module):
+    def __init__(self, attention: RotaryAttention, mlp: GatedMLP, norms: tuple[Norm, Norm]):
         super().__init__()
         self.attention_norm, self.mlp_norm = norms
         self.attention, self.mlp = attention, mlp
@@ -177,9 +177,9 @@ class Llama(LanguageModel):
         self.context, self.z_loss, self.init_std, self.scale_residual = context, z_loss, init_std, scale_residual
         self.embedding = nn.Embedding(vocabulary, width)
         self.blocks = nn.ModuleList(
-            Block(
-                Attention(heads, kv_heads, width, context, rope_theta, norm, norm_eps, qk_norm),
-                MLP(width, hidden, mlp == "swiglu"),
+            LlamaBlock(
+                RotaryAttention(heads, kv_heads, width, context, rope_theta, norm, norm_eps, qk_norm),
+                GatedMLP(width, hidden, mlp == "swiglu"),
                 (Norm(norm, width, norm_eps, norm_gain), Norm(norm, width, norm_eps, norm_gain)),
             )
             for _ in range(layers)
@@ -199,7 +199,7 @@ class Llama(LanguageModel):
                 into = name.endswith(("projection.weight", "down.weight"))
                 parameter.normal_(0, self.init_std * (residual if into else 1.0), generator=generator)
         for module in self.modules():
-            if isinstance(module, Attention) and module.qk_norm == "l2":
+            if isinstance(module, RotaryAttention) and module.qk_norm == "l2":
                 module.temperature.fill_(module.start)
 
     @property
