@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,27 @@ from torch import Tensor
 from harness.device import resolve_device
 
 T = TypeVar("T")
+BUCKET = 2**25  # bytes that one collective operation carries at most, but for a tensor that is larger
+
+
+class Pending(NamedTuple):
+    """A collective operation on its way, and where its result will go."""
+
+    tensors: Sequence[Tensor]
+    flat: Tensor | None
+    work: Any
+
+    def wait(self) -> None:
+        """Wait for the result (on CUDA the stream does), and put it into the tensors."""
+        if self.work is None:
+            return
+        with lost_ranks_named():
+            self.work.wait()
+        if self.flat is not None:
+            parts = self.flat.split([t.numel() for t in self.tensors])
+            torch._foreach_copy_(
+                list(self.tensors), [x.view(t.shape) for x, t in zip(parts, self.tensors, strict=True)]
+            )
 
 
 @dataclass(frozen=True)
@@ -33,9 +54,33 @@ class Ranks:
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Add up tensors over the ranks, in place."""
         if self.world > 1:
-            with self._others():
-                for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
-                    work.wait()
+            for pending in [self.start_sum(bucket) for bucket in alike(tensors)]:
+                pending.wait()
+
+    def start_sum(self, tensors: Sequence[Tensor]) -> Pending:
+        """Begin to add up tensors of one dtype over the ranks, as one; `wait` puts the sums in their place."""
+        return self._start(tensors, dist.all_reduce)
+
+    def start_copy(self, tensors: Sequence[Tensor], source: int) -> Pending:
+        """Begin to copy tensors of one dtype from the rank `source` to the others, as one."""
+        return self._start(tensors, functools.partial(dist.broadcast, src=source))
+
+    def _start(self, tensors: Sequence[Tensor], operation: Callable[..., Any]) -> Pending:
+        if self.world == 1 or not tensors:
+            return Pending(tensors, None, None)
+        alone = len(tensors) == 1 and tensors[0].is_contiguous()
+        flat = tensors[0].detach() if alone else torch.cat([t.detach().reshape(-1) for t in tensors])
+        with lost_ranks_named():
+            return Pending(tensors, None if alone else flat, operation(flat, async_op=True))
+
+    def each(self, value: T) -> list[T]:
+        """Return the values of all ranks, on every rank; also a barrier. They come by pickle: no tensors on a GPU."""
+        values: list[Any] = [value]
+        if self.world > 1:
+            values = [None] * self.world
+            with lost_ranks_named():
+                dist.all_gather_object(values, value, group=_patient_group())
+        return values
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         """Average tensors over the ranks, in place."""
@@ -49,7 +94,7 @@ class Ranks:
         if self.world == 1:
             return value
         values: list[Any] = [value]
-        with self._others():
+        with lost_ranks_named():
             dist.broadcast_object_list(values, src=0, group=_patient_group())
         return values[0]
 
@@ -62,15 +107,31 @@ class Ranks:
             self.agree(None)
         return result
 
-    @contextmanager
-    def _others(self) -> Iterator[None]:
-        """Turn the failure of a collective operation, of which one rank has ended, into a sentence."""
-        try:
-            yield
-        except RuntimeError as error:
-            raise ConnectionError(
-                f"rank {self.rank} has lost the others: one of them ended, and says why, or the network failed"
-            ) from error
+
+def alike(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Cut a sequence of tensors into buckets of one dtype each, BUCKET bytes at most where they hold several."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        more = tensor.numel() * tensor.element_size()
+        if bucket and (tensor.dtype != bucket[0].dtype or size + more > BUCKET):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += more
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def lost_ranks_named() -> Iterator[None]:
+    """Turn the failure of a collective operation, of which one rank has ended, into a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"rank {os.environ.get('RANK')} has lost the others: one of them ended, and says why, or the network failed"
+        ) from error
 
 
 def join(device: str) -> tuple[Ranks, str]:

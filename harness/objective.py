@@ -14,6 +14,7 @@ from conventions.targets import UNCOUNTED
 from harness.clock import Clock
 from harness.distributed import Ranks
 from harness.flops import Ledger
+from harness.gradient import GradientSum, clip_gradient
 from harness.hessian import Hessian
 from harness.labels import DrawnLoss
 from harness.micro_batch import MicroBatch, Total, count_targets
@@ -77,6 +78,7 @@ class TimedObjective:
         self.ledger = ledger
         self.seed = seed
         self.ranks = ranks or Ranks()
+        self.gradient_sum = GradientSum(self.params, self.ranks)
         self.dtype = dtype
         self.grad_clip = grad_clip
         self.step = 0
@@ -118,11 +120,13 @@ class TimedObjective:
             for p in self.params:
                 p.grad = None
             total = Total(self.device, self._wide)
-            for batch in self._passes():
+            batches = list(self._passes())
+            for batch in batches:
                 with self._autocast():
                     losses = self.forward(batch.inputs, batch.targets)
                 share = batch.share(losses)
-                share.whole.backward()
+                with self.gradient_sum.watching(last=batch is batches[-1]):
+                    share.whole.backward()
                 total.add(share)
             self._finish(total)
         return total.whole
@@ -254,8 +258,9 @@ class TimedObjective:
 
     def _finish(self, total: Total) -> None:
         """Reduce and clip the gradient in `.grad`, and charge for the pass that made it."""
-        self.ranks.sum_([*total.tensors, *(p.grad for p in self.params if p.grad is not None)])
-        norms, norm, clipped = self._clip()
+        self.gradient_sum.finish()
+        self.ranks.sum_(total.tensors)
+        norms, norm, clipped = clip_gradient(self.params, self.grad_clip)
         first = self.record.loss is None
         self._charge_passes("model" if first else "curvature")
         if first:
@@ -276,18 +281,6 @@ class TimedObjective:
             generator = self.generator(("labels", i * self.ranks.world + self.ranks.rank))
             rows.append(torch.rand(inputs.shape[1], generator=generator, device=self.device, dtype=self._wide))
         return torch.stack(rows)
-
-    def _clip(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Clip the gradient; return the norms of its parts by parameter, of the whole, and whether it was clipped."""
-        grads = [p.grad for p in self.params if p.grad is not None]
-        if not grads:
-            raise ValueError("model: its loss reaches none of its parameters, so there is no gradient to step along")
-        norms = torch.stack(torch._foreach_norm(grads))
-        norm = torch.linalg.vector_norm(norms)
-        if self.grad_clip is None:
-            return norms, norm, torch.zeros_like(norm)
-        nn.utils.clip_grads_with_norm_(self.params, self.grad_clip, norm)
-        return norms, norm, (norm > self.grad_clip).to(norm.dtype)
 
     def _charge_passes(self, kind: str, passes: float = 1.0) -> None:
         self.ledger.charge(kind, round(passes * self.flops_per_token * self.num_tokens))

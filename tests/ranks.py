@@ -8,11 +8,13 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch._dynamo  # torch.optim imports it at the first step; here once for both ranks
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import optimizers
+from harness import distributed
 from harness.distributed import Ranks, join
 from harness.evaluate import evaluate
 from tests.command import SMALL, trained
@@ -52,10 +54,24 @@ def main(folder: Path) -> None:
     found["mean of ranks"] = own[0] / max(ranks.world - 1, 1)  # of 0 .. world - 1, so that it is .5 for many
     found["flops"] = torch.tensor([objective.ledger.model, objective.ledger.curvature])
     found["agreed"] = torch.tensor(ranks.agree(7 + ranks.rank))
+    found["buckets"] = torch.tensor(buckets(ranks))
     for name in (info.name for info in optimizers.list_optimizers()):
         found[f"curve of {name}"] = torch.tensor(curve(name, ranks), dtype=torch.float64)
     torch.save(found, folder / f"{ranks.world}-{ranks.rank}.pt")
     trained(*SOPHIA, run_dir=str(folder / f"run-{ranks.world}"))
+
+
+def buckets(ranks: Ranks) -> tuple[int, int]:
+    """The buckets that a gradient is summed in, and how many were sent before its backward pass was over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "BUCKET", 8000)
+        objective = tiny_objective(tiny_model(), micro=2, ranks=ranks)
+    batch = (part[ranks.rank :: ranks.world] for part in tiny_batch())
+    gradient_sum, sent = objective.gradient_sum, []
+    finish = gradient_sum.finish
+    gradient_sum.finish = lambda: sent.append(len(gradient_sum._pending)) or finish()  # type: ignore[method-assign]
+    objective.bind(0, tuple(batch))()
+    return len(gradient_sum._buckets), *sent
 
 
 def curve(name: str, ranks: Ranks) -> list[float]:

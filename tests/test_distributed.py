@@ -73,7 +73,7 @@ def test_so_they_do_under_torchrun(here, optimizer):
 def test_every_method_of_the_objective_on_two_ranks(computed):
     _, alone, first, second = computed
     assert first.keys() == second.keys() == alone.keys()
-    for key in alone.keys() - {"mean of ranks", *(f"curve of {name}" for name in NAMES)}:
+    for key in alone.keys() - {"mean of ranks", "buckets", *(f"curve of {name}" for name in NAMES)}:
         for mine in (first[key], second[key]):
             pairs = zip(mine, alone[key], strict=True) if isinstance(mine, list) else [(mine, alone[key])]
             for a, b in pairs:
@@ -88,6 +88,15 @@ def test_two_ranks_train_as_one_does_under_every_optimizer(computed, name):
     assert torch.equal(first, second)
     assert torch.allclose(first, alone, rtol=1e-6)
     assert alone[-1] != alone[0]
+
+
+def test_most_of_the_gradient_travels_during_the_backward_pass(computed):
+    """In buckets of a few tensors each; those that were on their way when the last backward pass was over."""
+    _, alone, first, second = computed
+    buckets, sent = first["buckets"].tolist()
+    assert second["buckets"].tolist() == [buckets, sent]
+    assert sent == buckets > 4
+    assert alone["buckets"].tolist() == [buckets, 0]
 
 
 def test_a_share_that_leaves_a_rank_with_nothing(computed):
