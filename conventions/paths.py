@@ -1,5 +1,6 @@
 """Turns what people write into paths, and paths into what our files keep."""
 
+import argparse
 import os
 import pwd
 import re
@@ -43,6 +44,14 @@ def expanded(text: str, key: str, variable: str = "") -> Path:
             f"{key}={text}: this user has no home folder (HOME is not set); give {key}= a path without ~{instead}"
         ) from None
     return Path(home + slash + rest)
+
+
+def path_argument(text: str) -> Path:
+    """Read a path of a program's own command line: the `type` of an argument of argparse."""
+    try:
+        return expanded(text, "path")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("path=")) from None
 
 
 def as_text(path: Path) -> str:

@@ -17,6 +17,7 @@ RUNS = Path("results/runs")  # where train.py puts studies, below the folder tha
 # The three axes a loss is held against: what they are called here, and where a row keeps them (cumulative).
 AXES = {"steps": "step", "flops": "flops/total", "seconds": "seconds/total"}
 Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a thousand configs in a second, not in ten
+LARGEST = 2**1000  # of the counts in a row; beyond it no float is as large
 BINARY = "tag:yaml.org,2002:binary"
 
 
@@ -80,8 +81,8 @@ def read_status(folder: Path) -> Status | None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics.jsonl, in order, two of one step merged; none where the file is not there.
 
-    A kill can tear the last line, which is then ignored; anywhere else a broken line is a ValueError
-    that names the file and the line. What is not finite becomes None.
+    A kill can tear the last line, which is then ignored; any other line that is no JSON, or whose values are not
+    numbers, is a ValueError that names the file and the line. What is not finite becomes None.
     """
     rows: list[dict[str, Any]] = []
     if not path.exists():
@@ -93,15 +94,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             break
         try:
             row = json.loads(line, parse_constant=lambda name: None)  # NaN and Infinity, should anyone write them
-            step = row["step"]
-            if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-                raise ValueError(f"step is {step!r}")
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, RecursionError) as error:
             if last:
                 break
-            raise ValueError(f"{path}, line {number}, is broken ({first_line(error)}): cut the file there") from None
+            raise _broken(path, number, first_line(error)) from None
+        if problem := _problem_of(row):
+            raise _broken(path, number, problem)
         if row.get("schema", SCHEMA) != SCHEMA:
             raise ValueError(f"{path}, line {number}, is of schema {row['schema']!r} and this halfstep reads {SCHEMA}")
+        step = row["step"]
         row = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
         }
@@ -115,6 +116,31 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         else:
             rows.append(row)
     return rows
+
+
+def _problem_of(row: Any) -> str | None:
+    """Say what keeps a line of JSON from being a row: its step is a count, every other value a number or null."""
+    if not isinstance(row, dict):
+        return "it holds no keys"
+    step = row.get("step")
+    if type(step) is not int or step < 0:
+        return f"step is {short(step)}" if "step" in row else "no 'step'"
+    for key, value in row.items():
+        if value is not None and type(value) not in (int, float):
+            return f"{key} must be a number or null, not {short(value)}"
+        if type(value) is int and abs(value) > LARGEST:
+            return f"{key} has {len(str(value))} digits"
+    return None
+
+
+def _broken(path: Path, number: int, why: str) -> ValueError:
+    return ValueError(f"{path}, line {number}, is broken ({why}): cut the file there")
+
+
+def short(value: Any) -> str:
+    """Return a value as Python writes it, cut after 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def first_line(error: BaseException) -> str:

@@ -99,6 +99,8 @@ class Config:
             raise ValueError(f"seed must be between 0 and 2^32 - 1, not {self.seed}")
         if self.grad_clip is not None and self.grad_clip <= 0:
             raise ValueError(f"grad_clip must be above 0, not {self.grad_clip}; null turns clipping off")
+        if self.target_loss is not None and self.target_loss <= 0:
+            raise ValueError(f"target_loss must be above 0 nats per token, not {self.target_loss:g}; null sets none")
         if self.batch.tokens % self.context:
             raise ValueError(
                 f"batch.tokens={self.batch.tokens} must be a multiple of context={self.context}: "

@@ -24,7 +24,7 @@ from judge.arms import (
     tried,
 )
 from judge.correction import comparisons, corrected
-from judge.curve import crossing, mean_curve
+from judge.curve import crossing, mean_curve, refuse_target
 from judge.declared import NOTHING, Declared
 from judge.fairness import endings, provenance, unfair
 from judge.records import Point, Run
@@ -91,7 +91,9 @@ def compare(
     base = best_arm(find_arms(arms, baseline), length, ladder=True)
     names = sorted({arm.optimizer for arm in arms} - {baseline})
     newcomers = [best_arm(find_arms(arms, name), length) for name in names]
-    if target is None and length in base.lengths:
+    if target is not None:
+        refuse_target(target, mean_curve(base.finished(length)) if length in base.lengths else [])
+    elif length in base.lengths:
         target = float(base.losses(length).mean())
 
     standings = [_standing(base, arms, length, target, [])]

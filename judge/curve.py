@@ -1,5 +1,6 @@
 """An arm's loss curve: the mean over its seeds, and where it first reaches a loss."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,19 @@ def crossing(curve: Sequence[Point], loss: float) -> Point | None:
 
     steps = a.steps + share * (b.steps - a.steps)
     return Point(loss, steps, between(a.flops, b.flops), between(a.seconds, b.seconds))
+
+
+def refuse_target(target: float, curve: Sequence[Point]) -> None:
+    """Raise ValueError for a target loss that says nothing: no loss at all, or one that the curve begins below.
+
+    curve: the baseline's; none where it has no finished run.
+    """
+    if not 0 < target < math.inf:
+        raise ValueError(f"a target is a validation loss above 0, in nats per token, not {target:g}")
+    if curve and target > curve[0].loss:
+        raise ValueError(
+            f"a target of {target:g} is above the loss with which the baseline begins ({curve[0].loss:.4f}): give less"
+        )
 
 
 def _mean(points: Sequence[Point]) -> Point:

@@ -63,5 +63,9 @@ class Declared:
     loss: float | None = None  # what both arms were to reach; None: each other's
     within: float = 0.01  # nats that an arm may have ended away from it
 
+    def __post_init__(self) -> None:
+        if not 0 < self.within < math.inf:
+            raise ValueError(f"--within must be above 0 nats, not {self.within:g}")
+
 
 NOTHING = Declared()

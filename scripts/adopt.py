@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conventions.paths import expanded
 from conventions.quantity import loss, seconds
 from conventions.sentence import cut_short, one_sentence
 from judge.readers import read
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             table, colon, column = options.about.rpartition(":")
             if not colon or not table:
                 raise ValueError(f"--about {options.about}: give TABLE:COLUMN, the column that holds the runs' names")
-            about, source = described(runs, Path(table), column)
+            about, source = described(runs, expanded(table, "--about"), column)
             sources.append(source)
         adopted, left = adopt(runs, wish, about, sources)
         with cut_short():

@@ -20,12 +20,12 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from conventions.paths import path_argument
 from conventions.run_format import RUNS
 from conventions.sentence import cut_short, nearest, one_sentence
 from judge.claims.claim import Claim
@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("more", nargs="*", help="launcher=local, device=... and the like; or more claims")
             command.add_argument("--minutes", type=float, help="stop then; the runs that tell most are the first")
         else:
-            command.add_argument("--runs", type=Path, default=RUNS, help=f"where the studies are (default: {RUNS})")
+            command.add_argument("--runs", type=path_argument, default=RUNS, help=f"of the studies (default: {RUNS})")
         if name == "verify":
             command.add_argument("--json", action="store_true", help="print JSON and nothing else")
         if name == "table":

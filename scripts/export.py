@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from conventions.keywords import bind
+from conventions.paths import path_argument
 from conventions.run_format import ConfigLoader
 from conventions.sentence import one_sentence
 from harness.checkpoint import EVALUATED, TRAINED, newest
@@ -30,8 +31,8 @@ from optimizers import switches_weights
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.export", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("run", type=Path, help="a run's folder")
-    parser.add_argument("output", type=Path, help="folder to write; must not exist yet")
+    parser.add_argument("run", type=path_argument, help="a run's folder")
+    parser.add_argument("output", type=path_argument, help="folder to write; must not exist yet")
     options = parser.parse_args(arguments)
     with one_sentence():
         if options.output.exists():

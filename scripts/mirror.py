@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from conventions.keywords import bind
-from conventions.paths import expanded
+from conventions.paths import path_argument
 from conventions.sentence import one_sentence
 from harness.wandb_tracker import WandbTracker
 from judge.records import Run, find_runs
@@ -21,14 +21,14 @@ from judge.records import Run, find_runs
 def main(arguments: Sequence[str] | None = None) -> None:
     """Mirror the runs that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m scripts.mirror", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("runs", nargs="+", help="a run's folder, or a folder of runs")
+    parser.add_argument("runs", nargs="+", type=path_argument, help="a run's folder, or a folder of runs")
     parser.add_argument("--mode", choices=["online", "offline"], help="default: as the run has it, or else online")
     parser.add_argument("--project", help="in W&B; default: as the run has it, or else halfstep")
     parser.add_argument("--entity", help="W&B's user or team; default: as the run has it, or else your own")
     options = parser.parse_args(arguments)
     chosen = {key: value for key, value in vars(options).items() if key != "runs" and value is not None}
     with one_sentence():
-        for run in [run for place in options.runs for run in find_runs(expanded(place, "runs"))]:
+        for run in [run for place in options.runs for run in find_runs(place)]:
             if run.status == "running":
                 print(f"{run.folder} is still running: its own mirror serves it")
             else:

@@ -11,8 +11,8 @@ inch. scripts/report.py shows the same figures on one page.
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
+from conventions.paths import path_argument
 from conventions.run_format import AXES
 from conventions.sentence import one_sentence
 from judge.comparison import Comparison, compare
@@ -24,8 +24,8 @@ from scripts.pages.canvas import SILENT, Drawing, by_optimizer
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.plot", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="folder with runs anywhere below it")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the files; it is made if need be")
+    parser.add_argument("folder", type=path_argument, help="folder with runs anywhere below it")
+    parser.add_argument("--output", type=path_argument, required=True, help="folder for the files, made if need be")
     parser.add_argument("--format", nargs="+", choices=sorted(SILENT), default=["svg"], help="default: svg")
     parser.add_argument("--scale", choices=[*figures.SCALES], default="linear", help="of the curves (default: linear)")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")

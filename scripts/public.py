@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conventions import atomic
+from conventions.paths import path_argument
 from conventions.quantity import loss
 from conventions.sentence import one_sentence
 from judge.comparison import compare
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     with one_sentence():
         grids, sources = scale(options) if options.what == "scale" else study(options)
-        short = [Path(each).name if each == options.source else each for each in arguments]
+        short = [Path(each).name if Path(each).name == options.source.name else each for each in arguments]
         tell = f"`python -m scripts.public {shlex.join(short)}`, of what other people published:"
         about = [options.title or options.name, tell, "\n".join(f"- {each}" for each in sources)]
         page = [*about, *(f"{grid.title}\n\n{markdown(grid)}" for grid in grids)]
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def scale(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
     """Return tables of size and budget, for each column of losses, and where they are from."""
-    source, lines = source_of(Path(options.source), "table"), read_table(Path(options.source))
+    source, lines = source_of(options.source, "table"), read_table(options.source)
     grids: list[Grid] = []
     for column in options.loss.split(","):
         cells = list(cells_of(lines, {**vars(options), "loss": column}, options.source))
@@ -113,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m scripts.public", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("scale", "study"), help="what the source is")
-    parser.add_argument("source", help="a table of cells, or the folder of an adopted study")
+    parser.add_argument("source", type=path_argument, help="a table of cells, or the folder of an adopted study")
     parser.add_argument("--name", required=True, help="of the files in results/public")
     parser.add_argument("--title", help="the first line of the page (default: the name)")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")

@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from conventions import atomic, quantity
+from conventions.paths import path_argument
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from conventions.sentence import one_sentence
@@ -41,9 +42,9 @@ LARGEST = 6_000_000  # bytes of a page that still mails and opens at once
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.report", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="folder with runs anywhere below it")
+    parser.add_argument("folder", type=path_argument, help="folder with runs anywhere below it")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
-    parser.add_argument("--output", type=Path, help="file to write (default: FOLDER/report.html)")
+    parser.add_argument("--output", type=path_argument, help="file to write (default: FOLDER/report.html)")
     options = parser.parse_args(arguments)
     with one_sentence():
         path = options.output or options.folder / "report.html"

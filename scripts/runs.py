@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from conventions.paths import path_argument
 from conventions.sentence import one_sentence
 from harness.sweep.watch import EVERY, LiveTable, RunReader, RunRow, row_of, runs_table
 from judge.records import find_runs
@@ -24,12 +25,12 @@ from judge.records import find_runs
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.runs", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", nargs="?", default="results/runs", help="default: results/runs")
+    parser.add_argument("folder", nargs="?", type=path_argument, default="results/runs", help="default: results/runs")
     parser.add_argument("--watch", action="store_true", help="go on looking until Ctrl-C")
     options = parser.parse_args(arguments)
-    if options.watch and Path(options.folder).is_dir():  # which may hold no run yet
+    if options.watch and options.folder.is_dir():  # which may hold no run yet
         with suppress(KeyboardInterrupt):
-            watch(Path(options.folder))
+            watch(options.folder)
         return
     with one_sentence():
         runs = find_runs(options.folder)

@@ -15,13 +15,13 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conventions.paths import path_argument
 from conventions.quantity import AXIS, TITLE, loss
 from conventions.sentence import cut_short, one_sentence
 from judge import race
@@ -36,7 +36,7 @@ COLORS = {"faster": "green", "slower": "red", "diverged": "red"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.speedup", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", help="folder with runs anywhere below it")
+    parser.add_argument("folder", type=path_argument, help="folder with runs anywhere below it")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
     parser.add_argument("--target", type=float, help="validation loss for the rule `target` (default: the baseline's)")
     add_declared(parser)
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with one_sentence():
         comparison = compare(find_runs(options.folder), options.baseline, options.target, declared(options))
-        comparison = with_tuning(comparison, tuning_of(Path(options.folder).resolve()))
+        comparison = with_tuning(comparison, tuning_of(options.folder.resolve()))
         if not comparison.rows:
             raise ValueError(f"{options.folder} holds no optimizer but {options.baseline}: train another one too")
     with cut_short():

@@ -15,7 +15,7 @@ from judge.records import find_runs
 from judge.tuning.search import Range
 from judge.tuning.trials import tuning_of, write_plan
 from scripts.pages.bars import shares
-from scripts.pages.figures import FINEST, thinned
+from scripts.pages.figures import FINEST, SCALES, thinned
 from scripts.plot import drawn, main
 from tests.study import write_run, write_study
 
@@ -122,3 +122,16 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(tmp_path, capsys):
     assert ended.value.code == 2
     assert "has no finished run of adamw to draw" in capsys.readouterr().err
     assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.filterwarnings("error")  # a library's warning is nothing that a reader of a page can act on
+@pytest.mark.parametrize("keys", [["seconds/total", "flops/total"], ["val/loss"]])
+def test_one_point_or_one_value_draws_without_a_warning(tmp_path, keys):
+    for optimizer in ("adamw", "lion"):
+        folder = write_run(tmp_path, optimizer, steps=10)
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        text = "".join(json.dumps(row | dict.fromkeys(keys, 2.5 if keys == ["val/loss"] else 0)) + "\n" for row in rows)
+        (folder / "metrics.jsonl").write_text(text)
+    comparison = compare(find_runs(tmp_path), "adamw")
+    names = {drawing.name for scale in SCALES for drawing in drawn(comparison, {}, scale)}
+    assert ("curves-seconds-linear" in names) == (keys == ["val/loss"])

@@ -64,6 +64,32 @@ def test_a_broken_line_elsewhere_names_file_and_line(tmp_path, line):
         find_runs(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ('"val/loss": "3.5"', "val/loss must be a number or null, not '3.5'"),
+        ('"flops/total": [1]', r"flops/total must be a number or null, not \[1\]"),
+        ('"seconds/total": true', "seconds/total must be a number or null, not True"),
+        (f'"tokens": 1{"0" * 400}', "tokens has 401 digits"),
+        ('"lr": "' + 100 * "x" + '"', "lr must be a number or null, not 'x{59}\\.\\.\\."),
+        ('"lr": ' + 2000 * "[" + "1" + 2000 * "]", r"maximum recursion|not \[\[\["),
+    ],
+)
+def test_a_value_that_is_no_number_names_file_line_and_key(tmp_path, value, why):
+    append(write_run(tmp_path, until=500, status="running"), f'{{"step": 525, {value}}}\n')
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl, line 22, is broken \(({why}).*\): cut the file there$"):
+        find_runs(tmp_path)
+
+
+def test_a_last_line_without_a_newline_counts_where_it_is_whole(tmp_path):
+    folder = write_run(tmp_path, until=500, status="running")
+    append(folder, '{"step": 525, "val/loss": 2.5}')
+    assert only(tmp_path).rows[-1] == {"step": 525, "val/loss": 2.5}
+    append(folder, '\n{"step": 550, "val/loss": "2.5"}')
+    with pytest.raises(ValueError, match="line 23, is broken"):
+        only(tmp_path)
+
+
 def test_a_line_that_goes_back_is_refused(tmp_path):
     append(write_run(tmp_path), '{"schema": 1, "step": 5}\n')
     with pytest.raises(ValueError, match="goes back from step 1000 to 5: two programs wrote this run"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -141,3 +142,30 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, capsys):
         assert err.startswith("halfstep: ")
         assert err.count("\n") == 1
         assert expected in err
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("nan", "a target is a validation loss above 0, in nats per token, not nan"),
+        ("-1", "a target is a validation loss above 0, in nats per token, not -1"),
+        ("20", r"a target of 20 is above the loss with which the baseline begins \(\d+\.\d{4}\): give less"),
+    ],
+)
+def test_a_target_that_says_nothing_is_refused(tmp_path, capsys, target, why):
+    with pytest.raises(SystemExit) as ended:
+        main([str(write_study(tmp_path, {"soap": 1.3}, ladder=(2000,), seeds=1)), "--target", target])
+    assert ended.value.code == 2
+    assert re.fullmatch(f"halfstep: {why}\n", capsys.readouterr().err)
+
+
+def test_the_folder_of_a_command_is_expanded_as_a_shell_does_it(tmp_path, capsys, monkeypatch):
+    write_study(tmp_path / "mine", {"soap": 1.3}, ladder=(2000,), seeds=1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NOT_SET", raising=False)
+    for folder in ("~/mine", "$HOME/mine"):
+        main([folder])
+    assert capsys.readouterr().out.count("soap led") == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["$NOT_SET/mine"])
+    assert "argument folder: $NOT_SET/mine: the environment variable NOT_SET is not set" in capsys.readouterr().err

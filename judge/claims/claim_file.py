@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from conventions.keywords import construct
+from conventions.paths import expanded
 from conventions.sentence import nearest
 from judge.claims.claim import CLAIMS, ArmSettings, Claim, Other, PaperFigure, Part, Quantity, Scale, Statement
 from judge.ladder import RUNGS
@@ -29,7 +30,7 @@ def list_claims() -> list[Claim]:
 def find_claim(word: str) -> Claim:
     """Find a claim by the name of a file in configs/claim, or by the path of any YAML."""
     if word.endswith((".yaml", ".yml")):
-        return read_claim(Path(word))
+        return read_claim(expanded(word, "claim"))
     names = [path.stem for path in CLAIMS.glob("*.yaml")]
     if word not in names:
         raise ValueError(f"there is no claim {word!r}: {nearest(word, names)}")

@@ -11,6 +11,7 @@ apart into runs, and judge/readers/adoption.py writes run folders.
 from collections.abc import Sequence
 from pathlib import Path
 
+from conventions.paths import expanded
 from judge.readers import events, mlruns, stdout, table, trainer_state, wandb_api, wandb_file
 from judge.readers.log import Log
 
@@ -25,7 +26,7 @@ def read(source: str) -> list[Log]:
     """
     if source.startswith(wandb_api.PREFIX):
         return wandb_api.read(source)
-    path = Path(source)
+    path = expanded(source, "source")
     if not path.exists():
         raise ValueError(f"{source} is not there: give a file, a folder, or wandb:ENTITY/PROJECT")
     logs = [log for each in _files(path) for log in _read_file(each, alone=path.is_file())]

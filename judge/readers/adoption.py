@@ -17,7 +17,7 @@ import yaml
 
 from conventions import atomic
 from conventions.config_keys import flatten
-from conventions.run_format import SCHEMA
+from conventions.run_format import SCHEMA, ConfigLoader, config_text
 from conventions.sentence import nearest
 from judge.readers.log import Source
 from judge.readers.series import ForeignRun, cut
@@ -126,7 +126,7 @@ def write(adopted: Sequence[Adopted], study: Path) -> int:
     """Write run folders below `study`; return how many are new. None is written if an arm, seed and length is taken."""
     known: dict[tuple[Any, ...], Path] = {}
     for path in sorted(study.glob("*/config.yaml")):
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader)
         known[_key(config)] = path.parent
     for each in adopted:
         other = known.get(_key(each.config))
@@ -140,7 +140,7 @@ def write(adopted: Sequence[Adopted], study: Path) -> int:
         place = study / each.folder
         rows = [json.dumps({"schema": SCHEMA, **_plain(row)}) for row in each.run.rows]
         atomic.write_text(place / "metrics.jsonl", "\n".join(rows) + "\n")
-        atomic.write_text(place / "config.yaml", yaml.safe_dump(each.config, sort_keys=False))
+        atomic.write_text(place / "config.yaml", config_text(each.config))
         atomic.write_text(place / "manifest.json", json.dumps({"name": each.folder, **each.manifest}, indent=1) + "\n")
     return len(new)
 

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from conventions.config_keys import CONFIGS
+from conventions.paths import expanded, path_argument
 from conventions.sentence import nearest, one_sentence
 from harness import device as devices
 from harness.origin import command, git_state, versions
@@ -77,14 +78,15 @@ def check(options: argparse.Namespace, held: dict[str, Any]) -> dict[str, Path]:
     for model in options.model:
         if options.context and options.context > (longest := section_of("model", model)["context"]):
             raise ValueError(f"--context {options.context} is longer than the {longest} of {model}: lower it")
-    checkouts = {name: Path(path) for name in ("nanogpt", "track3") if (path := getattr(options, name))}
+    checkouts = {name: path for name in ("nanogpt", "track3") if (path := getattr(options, name))}
     for text in options.reference:
         if not text.partition("=")[2]:
             raise ValueError(f"--reference {text}: give NAME=PATH, the optimizer and a checkout, as in soap=../SOAP")
     for text in options.way:
         if not text.split()[1:] or any("=" not in pair for pair in text.split()[1:]):
             raise ValueError(f"--way {text!r}: give NAME KEY=VALUE, as in --way 'soap stagger=true'")
-    checkouts |= {name: Path(path) for name, _, path in (text.partition("=") for text in options.reference)}
+    references = [text.partition("=") for text in options.reference]
+    checkouts |= {name: expanded(path, "--reference") for name, _, path in references}
     ways = [(name, "\n".join(pairs).replace("=", ": ")) for name, *pairs in map(str.split, options.way)]
     options.way = [{"optimizer": name, "way": yaml.safe_load(pairs)} for name, pairs in ways]
     models, others = [path.stem for path in (CONFIGS / "model").glob("*.yaml")], [*known, "nanogpt", "track3"]
@@ -109,8 +111,8 @@ def parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=9.0, help="length of this call (default: 9)")
     add("--model", help="files of configs/model, commas between (default: by configs/bench.yaml)")
     add("--only", help="names of optimizers, commas between")
-    add("--nanogpt", metavar="PATH", help="a checkout of nanoGPT")
-    add("--track3", metavar="PATH", help="a checkout of modded-nanogpt (CUDA alone)")
+    add("--nanogpt", type=path_argument, metavar="PATH", help="a checkout of nanoGPT")
+    add("--track3", type=path_argument, metavar="PATH", help="a checkout of modded-nanogpt (CUDA alone)")
     add("--reference", action="append", default=[], metavar="NAME=PATH", help="a checkout of another implementation")
     add("--way", action="append", default=[], metavar="'NAME KEY=VALUE'", help="another way to an optimizer's step")
     add("--variants", help="of throughput, commas between, + joins: mode=max-autotune,attention=cudnn+micro=32,"
@@ -121,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, help="of a turn (default: 2 on a GPU, .4 on a CPU)")
     add("--compile", default="auto", choices=("auto", "true", "false"), help="default: auto, on CUDA")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    add("--output", type=Path, help=f"the folder of the store (default: results/{HARDWARE}/<device>/)")
+    add("--output", type=path_argument, help=f"the folder of the store (default: results/{HARDWARE}/<device>/)")
     add("--commit", help="of this tree, where it is a copy without git")
     add("--again", action="store_true", help="measure anew what another commit measured")
     add("--rehearse", action="store_true", help="tiny models and few updates, into results/runs/rehearsal/")

@@ -43,9 +43,9 @@ def curves(comparison: Comparison, axis: str, scale: str = "linear") -> Drawing 
         lowest.append(seeds.min())
         left.append(x[0])
         right.append(x[-1])
-    if not heights:
+    if not heights or max(right) <= 0:
         return None
-    span = max(heights) - min(lowest)
+    span = max(heights) - min(lowest) or 1.0  # a loss that never changed
     axes.set_ylim(min(lowest) - 0.06 * span, max(heights) + 0.04 * span)
     if comparison.target is not None:
         axes.axhline(comparison.target, color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), zorder=1)
