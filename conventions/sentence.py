@@ -2,11 +2,12 @@
 
 import difflib
 import errno
+import fcntl
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import conventions.terminal  # noqa: F401 (so that every program prints what its terminal can show)
@@ -44,11 +45,32 @@ def on_first_rank() -> bool:
 
 
 def complain(text: str) -> NoReturn:
-    """End with that sentence on stderr and exit code 2."""
-    if not on_first_rank():
-        time.sleep(10)  # what the first rank has found too it says first, and then torchrun ends this one
-    print(f"halfstep: {text}", file=sys.stderr)
+    """End with that sentence on stderr and exit code 2.
+
+    Of torchrun's ranks on a machine only the first to end so speaks: the others have the same to say, or that they
+    have lost that one.
+    """
+    with _turn() as first:
+        if first:
+            print(f"halfstep: {text}", file=sys.stderr, flush=True)
     raise SystemExit(2)
+
+
+@contextmanager
+def _turn() -> Iterator[bool]:
+    """Hold back the other ranks of this machine meanwhile; whether none of them has had its turn.
+
+    They share the folder in which torchrun looks for their errors. A rank that is killed in its turn has had none.
+    """
+    errors = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    place = Path(errors).parent.parent if errors else None
+    if place is None or not place.is_dir():
+        yield True
+        return
+    with open(place / "halfstep", "a") as turns:
+        fcntl.flock(turns, fcntl.LOCK_EX)
+        yield os.fstat(turns.fileno()).st_size == 0
+        turns.write("had\n")
 
 
 @contextmanager

@@ -114,6 +114,25 @@ def test_what_is_wrong_is_said_once_and_leaves_nothing(here):
     assert said == ["halfstep: batch.tokens makes 3 sequences of 128, which do not divide over 2 ranks"]
     assert 'train.py", line' not in done.stderr  # torchrun's own traceback is its own affair
     assert not list(here.iterdir())
+    (here / "run").mkdir()
+    (here / "run" / "notes.txt").touch()
+    done = torchrun(*SMALL, "run_dir=run", cwd=here)  # which the first rank finds, and the second waits for it
+    said = [line for line in done.stderr.splitlines() if line.startswith("halfstep: ")]
+    assert said == ["halfstep: run_dir=run holds files but no run: give a folder that is empty or new"]
+    assert set(re.findall(r"exitcode +: (\S+)", done.stderr)) <= {"2", "-15"}  # the latter are torchrun's
+
+
+def test_of_ranks_that_end_together_one_speaks(tmp_path):
+    program = "from conventions.sentence import complain; complain('no such key')"
+    ranks = []
+    for rank in range(4):
+        place = tmp_path / "attempt_0" / str(rank)
+        place.mkdir(parents=True)
+        own = environment(TORCHELASTIC_ERROR_FILE=str(place / "error.json"), RANK=str(rank), PYTHONPATH=str(ROOT))
+        ranks.append(subprocess.Popen([sys.executable, "-c", program], env=own, stderr=subprocess.PIPE, text=True))
+    said = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2, 2, 2]
+    assert sorted(said) == ["", "", "", "halfstep: no such key\n"]
 
 
 @pytest.mark.slow
