@@ -23,7 +23,7 @@ import torch
 import optimizers
 from conventions.keywords import bind, construct
 from conventions.run_format import ENDED
-from data.loader import Loader, evaluation_batches
+from data.loader import Loader, cut_for, evaluation_batches
 from data.plan import check_data
 from harness import checkpoint, device, manifest, tracker
 from harness.attempt import Attempt, Threads
@@ -127,14 +127,15 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
     ledger = Ledger(uncharged_per_step=0.0 if planned.info.charges else uncharged_per_step(planned.build, model))
     objective = TimedObjective(
         model, sequences=cfg.sequences, flops_per_token=model.flops_per_token(cfg.context), clock=clock, ledger=ledger,
-        seed=cfg.seed, ranks=ranks, forward=device.compiled(model) if compiled else model, dtype=dtype,
-        grad_clip=cfg.grad_clip, reserve=planned.state_bytes(optimizer, model, cfg.batch.tokens),
+        sampled_flops_per_token=model.sampled_flops_per_token(cfg.context), seed=cfg.seed, ranks=ranks,
+        forward=device.compiled(model) if compiled else model, dtype=dtype, grad_clip=cfg.grad_clip,
+        reserve=planned.state_bytes(optimizer, model, cfg.batch.tokens),
     )  # fmt: skip
     # A run that goes on keeps its micro-batches: others would give other bits.
     wanted = before["resolved"]["micro"] if before and before["ranks"] == ranks.world else cfg.batch.micro
     objective.micro = resolve_micro(wanted, cfg.sequences, ranks.world, cfg.context, place, objective.attempt)
     device.reset_peak_memory(place)
-    spread = (ranks.rank, ranks.world, place)
+    spread = (ranks.rank, ranks.world, place, cut_for(model.masking, dataset.vocabulary))
     loader = Loader(dataset.train, cfg.context, cfg.sequences, cfg.seed, *spread)
     windows = evaluation_batches(dataset.val, cfg.context, cfg.eval.tokens, objective.micro, *spread)
 

@@ -6,24 +6,48 @@ global batch is number step * sequences + i of that endless order and lives on r
 eight draw the same global batch, and a run that was killed goes on with the batch it would have had.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from conventions.masking import Masking
+from data.masking import MaskedWindows
 from data.shards import Shard, Stream
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Cut = Callable[[Stream, Sequence[int], Sequence[Sequence[int]], int], Batch]
+EVALUATION = (2**32 - 1,)  # the key of what is drawn for an evaluation: the same in every run
+
+
+def cut(stream: Stream, windows: Sequence[int], keys: Sequence[Sequence[int]], context: int) -> Batch:
+    """Return inputs, and targets one token later, each (len(windows), context) int64 in host memory.
+
+    keys: for a cut that draws random numbers, as a masked one does; this one draws none.
+    """
+    block = np.empty((len(windows), context + 1), np.int64)
+    for row, window in zip(block, windows, strict=True):
+        row[:] = stream.read(window * context, context + 1)
+    held = torch.from_numpy(block)
+    return held[:, :-1].contiguous(), held[:, 1:].contiguous()
+
+
+def cut_for(masking: Masking | None, vocabulary: int) -> Cut:
+    """Return what makes batches of windows: of the next token for None, else for masked prediction.
+
+    vocabulary: distinct tokens of the data.
+    """
+    return cut if masking is None else MaskedWindows(masking, vocabulary)
 
 
 class Loader:
     """Training batches: `batch(step)` is (inputs, targets), each (sequences / world, context) int64.
 
     shards: the training split. sequences: in the global batch, over all ranks and micro-batches.
-    seed: 0 to 2^32 - 1. Raises ValueError where the batch does not divide over the ranks or the
-    split is too small for one batch.
+    seed: 0 to 2^32 - 1. cut: makes a batch of windows.
+    Raises ValueError where the batch does not divide over the ranks or the split is too small for one batch.
     """
 
     def __init__(
@@ -35,6 +59,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         device: str | torch.device = "cpu",
+        cut: Cut = cut,
     ):
         if context < 1:
             raise ValueError(f"context must be at least 1, not {context}")
@@ -44,7 +69,7 @@ class Loader:
             raise ValueError(f"batch.tokens: {sequences} sequences do not divide over {world} ranks")
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed must be between 0 and {2**32 - 1}, not {seed}")
-        self.stream = Stream(shards)
+        self.stream, self.cut = Stream(shards), cut
         self.context, self.sequences, self.seed = context, sequences, seed
         self.rank, self.world, self.device = rank, world, torch.device(device)
         self.windows = (len(self.stream) - 1) // context
@@ -73,11 +98,12 @@ class Loader:
     def assemble(self, step: int) -> Batch:
         """Return this rank's share of the batch, in host memory (pinned on CUDA)."""
         first = step * self.sequences
-        windows = []
+        windows, keys = [], []
         for number in range(first + self.rank, first + self.sequences, self.world):
             epoch, index = divmod(number, self.windows)
             windows.append(int(self.order(epoch)[index]))
-        inputs, targets = cut(self.stream, windows, self.context)
+            keys.append((self.seed, epoch))
+        inputs, targets = self.cut(self.stream, windows, keys, self.context)
         return (inputs.pin_memory(), targets.pin_memory()) if self.device.type == "cuda" else (inputs, targets)
 
     def order(self, epoch: int) -> np.ndarray:
@@ -98,13 +124,15 @@ class EvaluationBatches:
     context: int
     micro: int
     device: torch.device
+    cut: Cut = cut
 
     def __len__(self) -> int:
         return -(-len(self.windows) // self.micro)
 
     def __iter__(self) -> Iterator[Batch]:
         for first in range(0, len(self.windows), self.micro):
-            inputs, targets = cut(self.stream, self.windows[first : first + self.micro], self.context)
+            windows = self.windows[first : first + self.micro]
+            inputs, targets = self.cut(self.stream, windows, [EVALUATION] * len(windows), self.context)
             yield inputs.to(self.device), targets.to(self.device)
 
 
@@ -116,6 +144,7 @@ def evaluation_batches(
     rank: int = 0,
     world: int = 1,
     device: str | torch.device = "cpu",
+    cut: Cut = cut,
 ) -> EvaluationBatches:
     """Return batches of up to `micro` sequences, always the same, from windows spread evenly over the split.
 
@@ -139,13 +168,4 @@ def evaluation_batches(
             f"{len(stream)} tokens has {windows}; set eval.tokens to at most {windows * context}"
         )
     mine = [number * windows // asked for number in range(rank, asked, world)]
-    return EvaluationBatches(stream, mine, context, micro, torch.device(device))
-
-
-def cut(stream: Stream, windows: Sequence[int], context: int) -> Batch:
-    """Return inputs, and targets one token later, each (len(windows), context) int64 in host memory."""
-    block = np.empty((len(windows), context + 1), np.int64)
-    for row, window in zip(block, windows, strict=True):
-        row[:] = stream.read(window * context, context + 1)
-    held = torch.from_numpy(block)
-    return held[:, :-1].contiguous(), held[:, 1:].contiguous()
+    return EvaluationBatches(stream, mine, context, micro, torch.device(device), cut)

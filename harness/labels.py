@@ -74,7 +74,7 @@ class DrawnLoss:
     def eager(self, inputs: Tensor, targets: Tensor, uniform: Tensor) -> Tensor:
         """Return the sum in nats, a scalar of uniform's dtype.
 
-        inputs, targets: int64 (B, T); where a target is -100, no label is drawn. uniform: (B, T), in [0, 1).
+        inputs, targets: int64 (B, T); where a target is negative, no label is drawn. uniform: (B, T), in [0, 1).
         """
         with self.autocast():
             logits = self.model(inputs)
@@ -101,5 +101,5 @@ class _InOnePiece(nn.Module):
 def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Sum the loss on labels where the targets count: nats, a scalar in fp32 at least."""
     wide = torch.promote_types(logits.dtype, torch.float32)
-    labels = labels.masked_fill(targets == UNCOUNTED, UNCOUNTED).flatten()
+    labels = labels.masked_fill(targets < 0, UNCOUNTED).flatten()
     return F.cross_entropy(logits.flatten(0, 1).to(wide), labels, ignore_index=UNCOUNTED, reduction="sum")

@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from conventions.targets import UNCOUNTED
-
 
 class Share(NamedTuple):
     """A micro-batch's part of the mean over the global batch, a scalar each.
@@ -27,7 +25,7 @@ class Share(NamedTuple):
 class MicroBatch(NamedTuple):
     """The sequences of one pass, and how many targets count in the global batch that they are part of.
 
-    inputs, targets: int64 (B, T); a target of -100 is not counted.
+    inputs, targets: int64 (B, T); a negative target is not counted.
     counted: float64, a scalar: the counted targets of all micro-batches and ranks.
     """
 
@@ -56,8 +54,8 @@ class MicroBatch(NamedTuple):
 
 
 def count_targets(targets: Tensor) -> Tensor:
-    """Count the targets (B, T) that are not -100: float64, a scalar on their device, so that nothing waits for it."""
-    return (targets != UNCOUNTED).sum().double()
+    """Count targets (B, T) that are not negative: float64, a scalar on their device, so that nothing waits for it."""
+    return (targets >= 0).sum().double()
 
 
 class Total:

@@ -44,6 +44,7 @@ class TimedObjective:
         sequences: in the global batch, over all ranks.
         micro: sequences per pass; of the passes for the curvature, at most.
         flops_per_token: of one forward and backward pass.
+        sampled_flops_per_token: of one that needs the logits of every token; None: the same.
         forward: the model, compiled perhaps; the loss on drawn labels is compiled then, too.
         dtype: of the passes; float32 runs them without autocast.
         grad_clip: largest 2-norm of the gradient that `__call__` leaves; None: no clipping.
@@ -57,6 +58,7 @@ class TimedObjective:
         sequences: int,
         micro: int = 1,
         flops_per_token: int,
+        sampled_flops_per_token: int | None = None,
         clock: Clock,
         ledger: Ledger,
         seed: int = 0,
@@ -74,6 +76,7 @@ class TimedObjective:
         self.sequences = sequences
         self.micro = micro
         self.flops_per_token = flops_per_token
+        self.sampled_flops_per_token = sampled_flops_per_token or flops_per_token
         self.clock = clock
         self.ledger = ledger
         self.seed = seed
@@ -174,7 +177,8 @@ class TimedObjective:
             for i, batch in enumerate(self._passes(size)):
                 torch._foreach_add_(totals, self._drawn_grads(batch, first=i * size))
             self.ranks.sum_(totals)
-            self._charge_passes("curvature")
+            share = self.sampled_flops_per_token / self.flops_per_token
+            self._charge_passes("curvature", passes=share)
         return totals
 
     @torch.enable_grad()

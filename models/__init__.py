@@ -6,10 +6,11 @@ import torch
 from torch import Generator
 
 from models.base import LanguageModel
+from models.bert import BERT
 from models.gpt import GPT
 from models.llama import Llama
 
-MODELS: dict[str, type[LanguageModel]] = {"gpt2": GPT, "llama": Llama}
+MODELS: dict[str, type[LanguageModel]] = {"gpt2": GPT, "llama": Llama, "bert": BERT}
 
 
 def find(family: str) -> type[LanguageModel]:

@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
+from conventions.masking import Masking
+
 
 class Losses(NamedTuple):
     """The loss of a batch as a sum over its counted targets, and how many those are; scalars all.
@@ -17,7 +19,7 @@ class Losses(NamedTuple):
     Whoever wants a mean divides by the count over all micro-batches and ranks, so that it does not depend on how a
     batch was cut. Each tensor is in fp32 at least, under autocast too.
 
-    sum: in nats, over all targets but those that are -100.
+    sum: in nats, over all targets but those that are negative, -100 for one.
     count: the number of those targets.
     auxiliary: what the model adds to `sum` for its gradient alone (a z-loss), summed over the same targets; None where
         it adds nothing. It is no part of a training or a validation loss.
@@ -52,17 +54,21 @@ class LanguageModel(nn.Module, ABC):
     """Every model family implements this contract.
 
     causal: whether no position sees a later token, so that each may predict the next one.
+    masking: what a model that is not causal predicts; its batches are masked so. None: it predicts the next token.
+    extra_tokens: rows of the embedding that it needs beyond the data's own tokens.
     context: longest sequence, in tokens.
     """
 
     causal: bool
+    masking: Masking | None = None
+    extra_tokens: int = 0
     context: int
 
     @abstractmethod
     def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor | Losses:
         """Return logits (B, T, V), or with targets the loss.
 
-        inputs, targets: int64 (B, T); a target of -100 is not counted. Raises ValueError where T exceeds the context.
+        inputs, targets: int64 (B, T); a negative target is not counted. Raises ValueError where T exceeds the context.
         """
 
     @abstractmethod
@@ -72,6 +78,10 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def flops_per_token(self, context: int) -> int:
         """Count FLOPs of the forward and the backward pass per token, in sequences of `context` tokens."""
+
+    def sampled_flops_per_token(self, context: int) -> int:
+        """Count the same for a pass that needs the logits of every token, to draw labels from them."""
+        return self.flops_per_token(context)
 
     @abstractmethod
     def initialize(self, generator: Generator | None = None) -> None:

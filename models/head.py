@@ -27,18 +27,20 @@ def block_rows(rows: int) -> None:
     _rows = rows
 
 
-def head_loss(x: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the cross-entropy of the logits x weight^T over counted targets, their number, and their z-loss.
+def head_loss(
+    x: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the cross-entropy of the logits x weight^T + bias over counted targets, their number, and their z-loss.
 
-    x: (N, width), the normed residual stream. weight: (V, width), the head. targets: int64 (N,), -100 where one is not
-    counted. The sum is a scalar in nats, in fp32 at least. z_loss: the third is this multiple of the sum of squares of
-    the log of the softmax's sum (Chowdhery et al. 2022, PaLM, section 5); None at 0.
+    x: (N, width), the normed residual stream. weight, bias: (V, width) and (V,), the head. targets: int64 (N,), -100
+    where one is not counted. The sum is a scalar in nats, in fp32 at least. z_loss: the third is this multiple of the
+    sum of squares of the log of the softmax's sum (Chowdhery et al. 2022, PaLM, section 5); None at 0.
     """
     count = (targets != UNCOUNTED).sum()
-    if not z_loss and (rows := _rows_of_a_block(x, weight)):
+    if not z_loss and bias is None and (rows := _rows_of_a_block(x, weight)):
         low = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         return BlockwiseLoss.apply(x, weight, targets, rows, low), count, None
-    logits = F.linear(x, weight)  # (N, V)
+    logits = F.linear(x, weight, bias)  # (N, V)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # from bf16 under autocast
     loss = F.cross_entropy(logits, targets, ignore_index=UNCOUNTED, reduction="sum")
     if not z_loss:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from models.base import LanguageModel
+from models.bert import BERT
 from models.gpt import GPT
+from models.hf_bert import from_bert, to_bert
 from models.hf_gpt2 import from_gpt2, to_gpt2
 from models.hf_llama import CLASSES, from_llama, to_llama
 from models.llama import Llama
@@ -12,9 +14,11 @@ from models.llama import Llama
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TO: dict[type, Callable[..., "PreTrainedModel"]] = {GPT: to_gpt2, Llama: to_llama}
+TO: dict[type, Callable[..., "PreTrainedModel"]] = {GPT: to_gpt2, Llama: to_llama, BERT: to_bert}
 FROM: dict[str, Callable[..., LanguageModel]] = {
     "GPT2LMHeadModel": from_gpt2,
+    "BertForPreTraining": from_bert,
+    "BertForMaskedLM": from_bert,
     **{f"{name}ForCausalLM": from_llama for name in CLASSES},
 }
 

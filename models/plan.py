@@ -21,22 +21,23 @@ def check_model(section: Mapping[str, Any], context: int, seed: int) -> Callable
         ValueError: a sentence that names the key, and the remedy; a model built on no memory finds impossible shapes.
     """
     family = find(section["family"])
-    if not family.causal:
-        raise ValueError(
-            f"model.family={section['family']} sees the tokens that it is to predict, and every corpus here asks for "
-            "the next one: take a causal family"
-        )
     of_vocabulary = bind(padded_vocabulary, {"vocabulary": section["vocabulary"]}, "model", ["tokens"])
     shape = {key: value for key, value in section.items() if key != "vocabulary"}
     keywords = bind(family, shape, "model", ["vocabulary"])
 
     def build(tokens: int) -> LanguageModel:
         with in_section("model", [*keywords, "vocabulary"]):
-            vocabulary = padded_vocabulary(**of_vocabulary, tokens=tokens)
+            vocabulary = padded_vocabulary(**of_vocabulary, tokens=tokens + family.extra_tokens)
             return build_model(section["family"], seed, **keywords, vocabulary=vocabulary)
 
     with in_section("model", keywords), torch.device("meta"):
-        longest = family(**keywords, vocabulary=64).context
+        model = family(**keywords, vocabulary=64)
+    if not model.causal and model.masking is None:
+        raise ValueError(
+            f"model.family={section['family']} sees the tokens that it is to predict, and says of none that they are "
+            "masked: take a causal family, or one with a masking"
+        )
+    longest = model.context
     if context > longest:
         raise ValueError(f"context={context} is longer than model.context={longest}: lower it or raise the model's")
     return build

@@ -70,8 +70,8 @@ def family(here, monkeypatch):
     (here / "added" / "model" / "bag.yaml").write_text(YAML)
     cut = loader.cut
 
-    def masked(stream, windows, context):
-        inputs, targets = cut(stream, windows, context)
+    def masked(stream, windows, keys, context):
+        inputs, targets = cut(stream, windows, keys, context)
         targets = targets.clone()  # of one window the two lie in one memory
         for row, window in zip(targets, windows, strict=True):
             row[: window * 7 % (context - 1)] = UNCOUNTED
@@ -128,4 +128,4 @@ def test_a_family_without_a_conversion_says_so(family, here, capsys):
     with pytest.raises(SystemExit) as ended:
         export.main(["run", "out"])
     assert ended.value.code == 2
-    assert "does not convert to transformers: only GPT, Llama do" in capsys.readouterr().err
+    assert "does not convert to transformers: only GPT, Llama, BERT do" in capsys.readouterr().err

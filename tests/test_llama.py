@@ -242,6 +242,7 @@ def test_impossible_shapes_are_refused(changes, sentence):
         build_model("llama", 0, **{**SMALL, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [info.name for info in optimizers.list_optimizers()])
 def test_every_optimizer_trains_it(name):
     model = build_model("llama", 0, **SMALL, qk_norm="head")
