@@ -21,7 +21,7 @@ from conventions.config_keys import CONFIGS
 from conventions.paths import forget_empty
 from conventions.sentence import BAD_INPUT, complain, nearest, on_first_rank, sentence
 from harness.sweep import jobs
-from harness.words import flags_first, readable
+from harness.words import flags_first, own_configs, readable, search_path
 
 EXPECTED = (*BAD_INPUT, HydraException, OmegaConfBaseException)
 
@@ -58,9 +58,9 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
 
     def run() -> None:
         forget_empty(*(name for name in os.environ if name.startswith(("WANDB_", "HALFSTEP_"))))
-        sys.argv[1:] = flags_first(sys.argv[1:])
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them
         try:
+            sys.argv[1:] = flags_first(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(
                 functools.partial(_job, program)
             )()
@@ -81,8 +81,12 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
 
 
 def composed(arguments: Sequence[str]) -> dict[str, Any]:
-    """Compose the config that train.py would run with these key=value arguments; a ValueError says what is wrong."""
-    opened = readable(arguments)
+    """Compose the config that train.py would run with these arguments; a ValueError says what is wrong.
+
+    arguments: key=value, and --config-dir=DIR.
+    """
+    flags, overrides = own_configs(arguments)
+    opened = [*readable(overrides), *(search_path(flag.partition("=")[2]) for flag in flags)]
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             values = OmegaConf.to_container(hydra.compose("train", opened), resolve=True, throw_on_missing=True)

@@ -1,14 +1,17 @@
 """The words of a command line as Hydra wants them: flags first, and in quotes what it would misread."""
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from conventions.paths import expanded
 from conventions.sentence import complain
 from harness.config import LOCATIONS
 
@@ -18,6 +21,7 @@ OPEN_SECTION = re.compile(r"^(optimizer\.[^=]+=|launcher\.sbatch[^=]*=)")
 # The values of these keys are text, whatever they look like: study=2024_01_15 is no number.
 TEXT = ("study", "run_dir", "device", *LOCATIONS, "data.column", "tracker.project", "tracker.entity",
         "tracker.group", "launcher.partition", "launcher.account")  # fmt: skip
+CONFIG_DIR = "--config-dir"
 OF_TUNING = re.compile(r"(trials|range\.[^=]+)=(.*)")  # the keys of scripts.tune that are not train.py's
 # Hydra's flags, beside those with choices: see _Flags.
 SWITCHES = [("--multirun", "-m"), ("--run", "-r"), ("--resolve",), ("--shell-completion", "-sc"), ("--hydra-help",),
@@ -46,9 +50,31 @@ class _Flags(argparse.ArgumentParser):
 def flags_first(words: Sequence[str]) -> list[str]:
     """Sort the words of a command line as Hydra wants them: first the flags, then the overrides in one piece."""
     parsed = _Flags().parse_intermixed_args(words)
+    own, words = own_configs(words)
     waiting = list(parsed.overrides)
     flags = [word for word in words if not (waiting and word == waiting[0] and waiting.pop(0))]
-    return [*flags, *readable(parsed.overrides, sweep=parsed.multirun)]
+    return [*own, *flags, *readable(parsed.overrides, sweep=parsed.multirun)]
+
+
+def own_configs(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split the words of a command line: the flag of the user's own folder of configs as one word, and the others.
+
+    Raises ValueError where the folder is not there.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    options, rest = parser.parse_known_args(words)
+    if options.config_dir is None:
+        return [], rest
+    folder = expanded(options.config_dir, CONFIG_DIR).resolve()
+    if not folder.is_dir():
+        raise ValueError(f"{CONFIG_DIR}={options.config_dir} is no folder: give one that holds optimizer/, say")
+    return [f"{CONFIG_DIR}={folder}"], rest
+
+
+def search_path(folder: Path | str) -> str:
+    """Return the override with which Hydra looks for options in a folder, too."""
+    return f"hydra.searchpath=[{json.dumps(f'file://{Path(folder).resolve()}')}]"
 
 
 def read_value(text: str, hint: Any) -> Any:

@@ -64,7 +64,7 @@ def train(options: argparse.Namespace, words: Sequence[str]) -> int:
 
     if options.minutes is not None and not 0 < options.minutes < math.inf:
         raise ValueError(f"--minutes must be above 0, not {options.minutes:g}")
-    overrides = [word for word in words if "=" in word]
+    overrides = [*_flags(options), *(word for word in words if "=" in word)]
     claims = [find_claim(word) for word in dict.fromkeys([options.claim, *(w for w in words if w not in overrides)])]
     asked = [claim_runs.ClaimRuns(each, options.scale, *_chosen(each, options), overrides) for each in claims]
     for each in asked:
@@ -81,7 +81,7 @@ def print_plan(options: argparse.Namespace) -> None:
     from scripts.study.plan_table import print_costs
 
     claim = find_claim(options.claim)
-    asked = claim_runs.ClaimRuns(claim, options.scale, *_chosen(claim, options), place=options.runs)
+    asked = claim_runs.ClaimRuns(claim, options.scale, *_chosen(claim, options), _flags(options), options.runs)
     claim_plan.check_arms(asked)
     plans = asked.plans()
     asked.write(
@@ -101,6 +101,10 @@ def print_list(console: Console) -> None:
         for name, scale in claim.scales.items():
             runs = len(scale.cells(list(scale.parts), scale.seeds))
             console.print(Padding(Text(f"{name}: {runs} runs ({', '.join(scale.parts)})", "dim"), (0, 0, 0, 4)))
+
+
+def _flags(options: argparse.Namespace) -> list[str]:
+    return [f"--config-dir={options.config_dir}"] if options.config_dir else []
 
 
 def _chosen(claim: Claim, options: argparse.Namespace) -> tuple[list[str], list[int]]:
@@ -138,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--part", action="append", default=[], help="one of its parts; may be given again")
         command.add_argument("--seeds", type=int, help="how many of its seeds, from the first (default: all)")
         command.add_argument("--smoke", action="store_true", help="the first seed alone")
+        if name in ("plan", "run"):
+            command.add_argument("--config-dir", type=path_argument, help="a folder with configs of your own")
         if name == "run":
             command.add_argument("more", nargs="*", help="launcher=local, device=... and the like; or more claims")
             command.add_argument("--minutes", type=float, help="stop then; the runs that tell most are the first")

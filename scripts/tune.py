@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from conventions.sentence import one_sentence
 from harness.command_line import answer_help
 from harness.sweep.planned import launcher_of, train_all
-from harness.words import split_tuning
+from harness.words import own_configs, split_tuning
 from judge.tuning.outcome import tuning_lines
 from scripts.pages import tuning_figure
 from scripts.study.tuner import TRIALS, Tuner
@@ -25,7 +25,8 @@ from scripts.study.tuner import TRIALS, Tuner
 
 def main(arguments: Sequence[str]) -> None:
     with one_sentence():
-        own, rest = split_tuning(arguments)
+        flags, words = own_configs(arguments)
+        own, rest = split_tuning([*flags, *words])
         tuner = Tuner.of(rest, TRIALS if own["trials"] is None else own["trials"], own["ranges"])
         print(tuner.plan(), flush=True)
         tuner.begin()

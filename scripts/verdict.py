@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from conventions import atomic
+from conventions.paths import path_argument
 from conventions.sentence import one_sentence
 from harness.config import parse
 from harness.sweep.planned import launcher_of
@@ -47,8 +48,8 @@ def page(verdict: NewcomerVerdict) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_intermixed_args(arguments)
     with one_sentence():
-        study = Study.of(options.optimizer, options.scale, options.overrides)
-        launcher = launcher_of(options.overrides)
+        words = [*([f"--config-dir={options.config_dir}"] if options.config_dir else []), *options.overrides]
+        study, launcher = Study.of(options.optimizer, options.scale, words), launcher_of(words)
         shown = study.take_over(preparing=False)
         print("".join(f"{each}\n" for each in shown), end="")
         print_costs(f"Before a verdict at the scale {study.name}", study.plan_lines(), launcher, Console())
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("optimizer", help="a name of configs/optimizer, or package.module.Class")
     parser.add_argument("overrides", nargs="*", help="launcher=..., device=..., range.<key>=[low,high]")
     parser.add_argument("--scale", default="tiny", help="an entry of configs/verdict.yaml (default: tiny)")
+    parser.add_argument("--config-dir", type=path_argument, help="a folder with configs of your own")
     parser.add_argument("--plan", action="store_true", help="print what it takes, and start nothing")
     return parser
 

@@ -1,7 +1,6 @@
 """Planned runs, trained as one sweep by train.py's own `-m`, until they have ended or the time is over."""
 
 import copy
-import json
 import shutil
 import sys
 import time
@@ -15,6 +14,7 @@ from conventions.planned_run import PlannedRun
 from harness.config import config_hash, default_run_dir, parse
 from harness.process import Process
 from harness.sweep.jobs import outcomes, sweep_name
+from harness.words import CONFIG_DIR, own_configs, search_path
 
 # What a person may choose for runs whose file fixes the rest: where and how they are computed, kept and watched.
 FREE = ("launcher", "tracker", "checkpoint", "device", "dtype", "compile", "batch.micro", "data.dir", "hydra")
@@ -69,15 +69,14 @@ def sweep_runs(
 
     Args:
         study: the folder that keeps the sweep's logs.
-        overrides: the launcher's and Hydra's keys.
+        overrides: the launcher's and Hydra's keys, and the flag of the user's own configs.
     """
     place = study / ".sweeps" / sweep_name()
     (place / "experiment").mkdir(parents=True)
     for run in runs:
         (place / "experiment" / f"{run.name}.yaml").write_text(run.experiment(), encoding="utf-8")
     line = [sys.executable, str(CONFIGS.parent / "train.py"), "-m", f"experiment={','.join(r.name for r in runs)}"]
-    path = json.dumps(f"file://{place.resolve()}")
-    line += ["resume=true", *overrides, f"hydra.searchpath=[{path}]", f"hydra.sweep.dir={place}"]
+    line += ["resume=true", *overrides, search_path(place), f"hydra.sweep.dir={place}"]
     with Process(line) as process:
         # torch's compile workers can hold up the exit of a process that has nothing left to do for five minutes
         ending = process.wait(seconds, done=lambda: len(outcomes(place)) == len(runs))
@@ -147,15 +146,15 @@ def train_all(runs: Sequence[PlannedRun], study: Path, overrides: Sequence[str])
 
 
 def launcher_of(arguments: Sequence[str], default: str | None = "launcher=local") -> list[str]:
-    """Return the arguments that are for the sweep and not for its runs."""
+    """Return the arguments that are for the sweep and not for its runs; the launcher may be the user's own config."""
     words = [argument.lstrip("+") for argument in arguments]
-    own = [word for word in words if word.startswith(("launcher=", "launcher.", "hydra"))]
+    own = [word for word in words if word.startswith(("launcher=", "launcher.", "hydra", CONFIG_DIR))]
     return own if default is None or any(word.startswith("launcher=") for word in own) else [default, *own]
 
 
 def refuse_fixed(overrides: Sequence[str], fixed_by: str) -> None:
     """Raise ValueError where an override would change what a file fixes for its runs."""
-    for override in overrides:
+    for override in own_configs(overrides)[1]:
         key = override.lstrip("+").partition("=")[0].replace("/", ".")
         if not within(key, FREE):
             raise ValueError(f"{override} would change what {fixed_by} fixes: give {', '.join(FREE)} alone")

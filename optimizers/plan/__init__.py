@@ -7,6 +7,7 @@ relatively and nothing from here, so that they install as a package of their own
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn, optim
@@ -55,9 +56,13 @@ def check_optimizer(section: Mapping[str, Any], allow_targets: Sequence[str], de
     return plan
 
 
-def overrides_of(word: str) -> list[str]:
-    """train.py's overrides for what a person calls an optimizer: a name of configs/optimizer, or a class path."""
-    names = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml") if path.stem != "external")
+def overrides_of(word: str, *own: str) -> list[str]:
+    """train.py's overrides for what a person calls an optimizer: a name of configs/optimizer, or a class path.
+
+    own: folders of the user's, with configs like ours.
+    """
+    files = [path for folder in (str(CONFIGS), *own) for path in Path(folder, "optimizer").glob("*.yaml")]
+    names = sorted({path.stem for path in files} - {"external"})
     if word in names:
         return [f"optimizer={word}"]
     if "." not in word:

@@ -46,7 +46,7 @@ def plan_lines(asked: ClaimRuns, found: Mapping[PlanCell, Run | None]) -> Iterat
     """Yield each arm and length, with the trials of its rate before; arms that are alike share their trials."""
     shown = set[Path]()
     for part, arm in asked.places:
-        cfg = parse(compose_arm(asked.claim, asked.scale, part, arm))
+        cfg = parse(compose_arm(asked.claim, asked.scale, part, arm, asked.flags))
         tuner = asked.tuners.get((part, arm))
         if tuner and tuner.folder not in shown:
             shown.add(tuner.folder)

@@ -20,6 +20,7 @@ from data.plan import check_data
 from harness import command_line
 from harness.config import config_hash, parse
 from harness.sweep.planned import launcher_of, plan_run, refuse_fixed, sweep_until
+from harness.words import own_configs
 from judge.claims.claim import Claim, PlanCell
 from judge.claims.plan import ArmPlan, StudyPlan, fill, read_studies
 from judge.publication import copy_run
@@ -81,6 +82,11 @@ class ClaimRuns:
         """The overrides that are not the sweep's."""
         return [word for word in self.overrides if not word.lstrip("+").startswith(("launcher", "hydra"))]
 
+    @property
+    def flags(self) -> list[str]:
+        """The flag of the user's own configs, in which an arm's optimizer may be."""
+        return own_configs(self.overrides)[0]
+
     def write(self, plans: Mapping[str, StudyPlan]) -> None:
         for part, plan in plans.items():
             plan.write(self.place / self.claim.study(self.scale, part))
@@ -103,7 +109,7 @@ class ClaimRuns:
             tuner = self.tuners.get((part, arm))
             tried = tuner is not None and all(run.ended for run in tuner.trials())
             tuned = best_rates(tuner.read(), tuner.flat) if tuner and tried else None
-            config = compose_arm(self.claim, self.scale, part, arm)
+            config = compose_arm(self.claim, self.scale, part, arm, self.flags)
             for key, value in (tuned.rates if tuned else {}).items():
                 config["optimizer"][key.removeprefix("optimizer.")] = value
             known = config if tuned or not tuner else None
@@ -156,7 +162,7 @@ class ClaimRuns:
 
     def _tuner(self, part: str, arm: str, count: int) -> Tuner:
         """Make an arm's tuner. Raises ValueError where a key that is to be swept is none."""
-        values = {**compose_arm(self.claim, self.scale, part, arm), "study": "rates", "seed": SEED}
+        values = {**compose_arm(self.claim, self.scale, part, arm, self.flags), "study": "rates", "seed": SEED}
         keys = self.claim.scale(self.scale).arms[arm].sweep
         values["study"] = f"rates-{config_hash({**values, 'sweep': keys} if keys else values)[:8]}"
         optimizer = optimizer_name(values["optimizer"])

@@ -15,7 +15,7 @@ from conventions.run_format import RUNS
 from conventions.sentence import nearest
 from harness.config import config_hash, parse
 from harness.sweep.planned import plan_run, refuse_fixed, train_all
-from harness.words import split_tuning
+from harness.words import own_configs, split_tuning
 from judge.comparison import compare
 from judge.newcomer import NewcomerVerdict, VerdictScale
 from judge.records import read_run
@@ -56,7 +56,7 @@ class Study:
             if not key.startswith("optimizer.") and key != "schedule.warmup":
                 raise ValueError(f"range.{key} would tune what {BASELINE} is not tuned in: give {RANGES} alone")
         refuse_fixed(rest, f"the scale {name}")
-        ours = overrides_of(word)
+        ours = overrides_of(word, *(flag.partition("=")[2] for flag in own_configs(rest)[0]))
         common = [*scale.config, f"steps={scale.steps}", *rest]
         # Named for what all its runs share: another commit's scale is another study.
         draft = Tuner.of([*common, "study=verdict-draft", f"optimizer={BASELINE}"], scale.trials)
