@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conventions.run_format import ENDED, read_status
+from conventions.yaml_file import hydra_yaml_text
 
 GROUPS = ("model", "data", "optimizer", "schedule", "tracker")  # of configs/: the config has their options in it
 OF_THE_SWEEP = ("launcher", "hydra", "resume")
@@ -48,4 +47,4 @@ class PlannedRun:
         """Write the run as the YAML of a Hydra experiment: the whole config, so that no config group changes it."""
         values = {key: value for key, value in self.config.items() if key not in OF_THE_SWEEP}
         defaults = [*({f"override /{group}": None} for group in GROUPS), "_self_"]
-        return "# @package _global_\n" + yaml.safe_dump({"defaults": defaults, **values}, sort_keys=False)
+        return "# @package _global_\n" + hydra_yaml_text({"defaults": defaults, **values})

@@ -1,13 +1,10 @@
 """The format of a run's folder, which harness writes and judge reads: schema, statuses, rows, and the lock."""
 
-import base64
 import fcntl
 import json
 import math
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 SCHEMA = 1
 Status = Literal["finished", "diverged", "failed", "running", "cut"]
@@ -16,40 +13,7 @@ STATUSES = ("finished", "diverged", "failed", "running")  # as manifests say it;
 RUNS = Path("results/runs")  # where train.py puts studies, below the folder that it runs in
 # The three axes a loss is held against: what they are called here, and where a row keeps them (cumulative).
 AXES = {"steps": "step", "flops": "flops/total", "seconds": "seconds/total"}
-Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads a thousand configs in a second, not in ten
 LARGEST = 2**1000  # of the counts in a row; beyond it no float is as large
-BINARY = "tag:yaml.org,2002:binary"
-
-
-class ConfigLoader(Base):
-    """Reads a config.yaml. Bytes, as `config_text` writes names that are no UTF-8, become text as Python has paths."""
-
-
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-def _text_of_bytes(loader: Any, node: Any) -> str:
-    return loader.construct_yaml_binary(node).decode("utf-8", "surrogateescape")
-
-
-def _of_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    try:
-        raw = text.encode("utf-8", "surrogateescape")
-        return dumper.represent_str(raw.decode())
-    except UnicodeDecodeError:
-        return dumper.represent_scalar(BINARY, base64.b64encode(raw).decode())
-    except UnicodeEncodeError:  # half a character, which no path has
-        return dumper.represent_str(text.encode("utf-8", "replace").decode())
-
-
-ConfigLoader.add_constructor(BINARY, _text_of_bytes)
-_Dumper.add_representer(str, _of_text)
-
-
-def config_text(config: dict[str, Any]) -> str:
-    """Return the text of a config.yaml: ASCII that every locale reads back, names that are no UTF-8 too."""
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False)
 
 
 def is_locked(path: Path) -> bool:

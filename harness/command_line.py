@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conventions.config_keys import CONFIGS
 from conventions.paths import forget_empty
 from conventions.sentence import BAD_INPUT, complain, nearest, on_first_rank, sentence
+from conventions.yaml_file import read_yaml
 from harness.sweep import jobs
 from harness.words import flags_first, own_configs, readable, search_path
 
@@ -216,13 +217,13 @@ def _chosen(group: str) -> str | None:
     for argument in reversed(sys.argv[1:]):
         if argument.startswith(f"{group}="):
             return argument.partition("=")[2]
-    defaults = cast(DictConfig, OmegaConf.load(CONFIGS / "train.yaml")).defaults
-    return next((entry[group] for entry in defaults if isinstance(entry, DictConfig) and group in entry), None)
+    defaults = read_yaml(CONFIGS / "train.yaml")["defaults"]
+    return next((entry[group] for entry in defaults if isinstance(entry, dict) and group in entry), None)
 
 
 def _keys() -> list[str]:
     """List every group, and every dotted key of the config with the chosen options."""
-    values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONFIGS / "train.yaml"), resolve=False))
+    values = read_yaml(CONFIGS / "train.yaml")
     keys = _dotted({key: value for key, value in values.items() if key not in ("defaults", "hydra")})
     for group in _groups():
         keys += _keys_of(group, _chosen(group))
@@ -233,7 +234,7 @@ def _keys_of(group: str, option: str | None) -> list[str]:
     path = CONFIGS / group / f"{option}.yaml"
     if group == "experiment" or not path.is_file():
         return []
-    return _dotted(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path), resolve=False)), f"{group}.")
+    return _dotted(read_yaml(path), f"{group}.")
 
 
 def _dotted(node: dict[str, Any], prefix: str = "") -> list[str]:

@@ -11,11 +11,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conventions.config_keys import differing_keys, flatten, within
-from conventions.run_format import SCHEMA, ConfigLoader, config_text, is_locked
+from conventions.run_format import SCHEMA, is_locked
 from conventions.sentence import DISK_FULL
+from conventions.yaml_file import read_yaml, yaml_text
 from harness import manifest
 from harness.config import LOCATIONS, UNHASHED, config_hash
 from harness.manifest import Manifest
@@ -91,7 +90,7 @@ class RunFolder:
         self._take_lock()
         old = self.check(resume)  # again: another process may have begun it while we took the lock
         if old is None:
-            self._replace("config.yaml", config_text(self.config))
+            self._replace("config.yaml", yaml_text(self.config))
             self.manifest = manifest.begun(self.path.name, facts)
         else:
             if old["data"]["fingerprint"] != facts["data"]["fingerprint"]:
@@ -103,11 +102,9 @@ class RunFolder:
         self.write_manifest()
 
     def _read_config(self) -> dict[str, Any]:
-        path = self.path / "config.yaml"
         try:
-            config = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader)
-            return config if isinstance(config, dict) else {}
-        except (OSError, ValueError, yaml.YAMLError):
+            return read_yaml(self.path / "config.yaml")
+        except (OSError, ValueError):
             return {}  # then every key differs
 
     def _is_blank(self) -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from conventions.paths import expanded
 from conventions.sentence import complain
+from conventions.yaml_file import parse_yaml
 from harness.config import LOCATIONS
 
 # A section whose keys are the keywords of an optimizer takes any key here: the signature check names the wrong ones.
@@ -101,8 +101,8 @@ def split_tuning(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             rest.append(argument)
             continue
         try:
-            value = yaml.safe_load(match[2])
-        except yaml.YAMLError:
+            value = parse_yaml(match[2], argument)
+        except ValueError:
             value = match[2]
         if match[1] == "trials":
             if type(value) is not int:

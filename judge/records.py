@@ -6,16 +6,15 @@ for run in find_runs("results/runs/my_study"):
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conventions.config_keys import optimizer_name
-from conventions.run_format import SCHEMA, STATUSES, ConfigLoader, Status, first_line, read_rows, seen_status
+from conventions.run_format import SCHEMA, STATUSES, Status, first_line, read_rows, seen_status
+from conventions.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def find_runs(folder: str | Path) -> list[Run]:
 
 def read_run(folder: Path) -> Run:
     """Read one run folder; ValueError names the file that is missing or broken."""
-    manifest = _mapping(folder / "manifest.json", json.loads)
+    manifest = _read(folder / "manifest.json", _read_json)
     if manifest.get("schema") != SCHEMA:
         raise ValueError(
             f"{folder / 'manifest.json'} is of schema {manifest.get('schema')!r} and this halfstep reads "
@@ -130,7 +129,7 @@ def read_run(folder: Path) -> Run:
         raise ValueError(
             f"{folder / 'manifest.json'}: status is {manifest.get('status')!r}, not one of {', '.join(STATUSES)}"
         )
-    config = _mapping(folder / "config.yaml", lambda text: yaml.load(text, ConfigLoader))
+    config = _read(folder / "config.yaml", read_yaml)
     for key, kind in {"steps": int, "seed": int, "optimizer": dict}.items():
         if not isinstance(config.get(key), kind):
             raise ValueError(f"{folder / 'config.yaml'} has no usable {key!r}: restore it, or move the folder away")
@@ -146,13 +145,19 @@ def _run_folders(folder: Path) -> Iterator[Path]:
             yield Path(path)
 
 
-def _mapping(path: Path, parse: Any) -> dict[str, Any]:
+def _read(path: Path, read: Callable[[Path, str], dict[str, Any]]) -> dict[str, Any]:
+    remedy = "restore it, or move the folder away"
     try:
-        value = parse(path.read_text(encoding="utf-8"))
+        return read(path, remedy)
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: restore it, or move the folder away") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is broken ({first_line(error)}): restore it, or move the folder away") from None
+        raise ValueError(f"{path} is missing: {remedy}") from None
+
+
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is broken ({first_line(error)}): {remedy}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is broken (not a mapping): restore it, or move the folder away")
+        raise ValueError(f"{path} is broken (not a mapping): {remedy}")
     return value

@@ -11,14 +11,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from conventions import quantity
 from conventions.config_keys import CONFIGS
 from conventions.run_format import ENDED, read_status
 from conventions.sentence import one_sentence
+from conventions.yaml_file import read_yaml
 from harness.process import Process
 from harness.sweep.probe import PROBED, probe
 from scripts import report, speedup
@@ -32,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=(__doc__ or "").split("\n")[0])
     parser.parse_args(arguments)
     with one_sentence():
-        runs = {path.stem: Path(_read(path)["run_dir"]) for path in sorted(EXPERIMENTS.glob("demo_*.yaml"))}
+        runs = {path.stem: Path(read_yaml(path)["run_dir"]) for path in sorted(EXPERIMENTS.glob("demo_*.yaml"))}
         left = [name for name, folder in runs.items() if read_status(folder) not in ENDED]
         if left:
-            plan = _read(EXPERIMENTS / "demo.yaml")
+            plan = read_yaml(EXPERIMENTS / "demo.yaml")
             print(f"{len(left)} runs; a probe of {PROBED} updates each ...", flush=True)
             sweep = [*SWEEP, f"experiment={','.join(left)}"]
             seconds = quantity.seconds(probe(sweep, plan))
@@ -44,10 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise SystemExit(code)
     speedup.main([FOLDER])
     report.main([FOLDER])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

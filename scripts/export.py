@@ -14,13 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors.torch import load_file
 
 from conventions.keywords import bind
 from conventions.paths import path_argument
-from conventions.run_format import ConfigLoader
 from conventions.sentence import one_sentence
+from conventions.yaml_file import read_yaml
 from harness.checkpoint import EVALUATED, TRAINED, newest
 from models import build_model, find
 from models.base import LanguageModel
@@ -50,7 +49,7 @@ def load_run(run: Path) -> tuple[LanguageModel, int]:
     """
     if not (run / "config.yaml").is_file():
         raise FileNotFoundError(f"{run} is no run: it holds no config.yaml")
-    config = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), ConfigLoader)
+    config = read_yaml(run / "config.yaml")
     section = config["model"]
     checkpoint = newest(run / "checkpoints")
     if checkpoint is None:

@@ -205,7 +205,7 @@ def test_a_study_needs_the_plan_of_its_claim_as_it_is(tmp_path):
     with pytest.raises(ValueError, match=rf"\(new's optimizer.lr 0.02, not 0.01\): {command} anew"):
         verified(path, "tiny", tmp_path)
     plan.write_text("arms: [")
-    with pytest.raises(ValueError, match=rf"plan.yaml is broken .*: {command} anew"):
+    with pytest.raises(ValueError, match=rf"plan.yaml, line 1, is broken .*: {command} anew"):
         verified(path, "tiny", tmp_path)
     plan.unlink()
     with pytest.raises(ValueError, match=rf"plan.yaml is not there, which says what each arm's runs are: {command}"):

@@ -202,7 +202,7 @@ def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys):
     for arguments, told in {
         ("verify", "sofia_2x"): "there is no claim 'sofia_2x': did you mean sophia_2x",
         ("verify", str(tmp_path / "none.yaml")): "is not there: give the name of a claim",
-        ("verify", str(broken)): "broken.yaml cannot be read",
+        ("verify", str(broken)): "broken.yaml, line 1, is broken (did not find",
         ("verify", str(odd)): "'my claim', must be letters",
         ("verify", str(path), "--runs", str(tmp_path)): "holds no run of twice at the scale tiny",
         ("verify", str(path), "--scale", "small"): "has no scale 'small': choose from paper, tiny",
@@ -212,6 +212,30 @@ def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys):
         ("run", str(path), "seed=7"): "seed=7 would change what",
     }.items():
         assert told in refusal(capsys, *arguments)
+
+
+def test_a_key_is_a_name_whatever_it_looks_like(tmp_path, capsys):
+    """Arms and parts may be called 5 and on; where a key of that name is none, the sentence says so."""
+    recipes = {name: scale()["arms"][arm] for name, arm in (("5", "old"), ("on", "new"))}
+    statement = {**SPEEDUP, "arm": "on", "against": "5"}
+    path = write_claim(tmp_path, {"tiny": scale(arms=recipes, parts={"12": {}})}, statements=[statement])
+    plain = path.read_text().replace("'5':", "5:").replace("'on':", "on:").replace("'12':", "12:")
+    path.write_text(plain)
+    assert "\n      5:" in plain
+    claim = read_claim(path)
+    assert claim.scales["tiny"].arms_of("12") == ["5", "on"]
+    assert compose_arm(claim, "tiny", "12", "on")["study"] == "twice-tiny-12"
+    path.write_text(plain.replace("against: '5'", "against: 5"))
+    sentence = f"{path}: statements[0].against must be a string or null, not 5: put it in quotes"
+    assert refusal(capsys, "verify", str(path)) == sentence
+    for text, expected in {
+        "5: 1\n": "5 is no key of the config",
+        "on: 1\n": "on is no key of the config",
+        "source: {5: 6}\n": "line {line}, is broken (the key source is there already, in line 2): mend it",
+    }.items():
+        line = plain.count("\n") + 1
+        path.write_text(plain + text)
+        assert expected.format(line=line) in refusal(capsys, "verify", str(path))
 
 
 def refusal(capsys, *arguments: str) -> str:

@@ -62,9 +62,15 @@ def test_the_leaf_imports_nothing_of_ours():
 
 
 def test_the_judge_needs_no_torch_and_no_hydra():
-    heavy = {"torch", "hydra", "transformers", "wandb"}
+    heavy = {"torch", "hydra", "omegaconf", "transformers", "wandb"}
     offenders = {relative(path): imported(path) & heavy for path in (ROOT / "judge").rglob("*.py")}
     assert {path: names for path, names in offenders.items() if names} == {}
+
+
+def test_one_file_reads_and_writes_yaml():
+    """The others call it, so that no file is read by other rules, or ends in a traceback."""
+    files = [path for path in FILES if not relative(path).startswith("tests/")]
+    assert [relative(path) for path in files if "yaml" in imported(path)] == [f"{LEAF}/yaml_file.py"]
 
 
 def test_training_needs_no_script():

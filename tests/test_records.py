@@ -119,7 +119,7 @@ def test_two_lines_of_one_step_are_one_row(tmp_path):
         ("manifest.json", "[]", "manifest.json is broken (not a mapping)"),
         ("manifest.json", '{"schema": 2}', "manifest.json is of schema 2 and this halfstep reads 1"),
         ("manifest.json", '{"schema": 1, "status": "done"}', "manifest.json: status is 'done'"),
-        ("config.yaml", "a: [", "config.yaml is broken"),
+        ("config.yaml", "a: [", "config.yaml, line 1, is broken"),
         ("config.yaml", "steps: 5", "config.yaml has no usable 'seed'"),
         ("config.yaml", "{steps: 5, seed: 0, optimizer: {lr: 1}}", "config.yaml does not name its optimizer"),
         ("config.yaml", None, "config.yaml is missing"),

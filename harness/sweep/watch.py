@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
@@ -24,7 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from conventions import quantity
-from conventions.run_format import ConfigLoader, Status, seen_status
+from conventions.run_format import Status, seen_status
+from conventions.yaml_file import read_yaml
 
 EVERY = 1.0  # seconds between two looks at the folders
 LINE_EVERY = 30.0  # seconds, at least, between two lines of one run that say no more than that it goes on
@@ -119,14 +119,13 @@ class RunReader:
         """Return the run as it stands; None while there is none, or nothing that reads."""
         try:
             if self._steps is None:
-                config = yaml.load((self.folder / "config.yaml").read_text(encoding="utf-8"), ConfigLoader)
-                self._steps = int(config["steps"])
+                self._steps = int(read_yaml(self.folder / "config.yaml")["steps"])
             manifest = json.loads((self.folder / "manifest.json").read_text())
             self._fold()
             status = seen_status(self.folder, manifest["status"])
             name = str(manifest.get("name") or self.folder.name)
             return RunProgress(name, status, self._steps, self._newest) if status in COLORS else None
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def _fold(self) -> None:

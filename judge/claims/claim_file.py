@@ -8,13 +8,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from conventions.keywords import construct
 from conventions.paths import expanded
 from conventions.sentence import nearest
+from conventions.yaml_file import read_yaml
 from judge.claims.claim import CLAIMS, ArmSettings, Claim, Other, PaperFigure, Part, Quantity, Scale, Statement
 from judge.ladder import RUNGS
 
@@ -40,13 +37,11 @@ def find_claim(word: str) -> Claim:
 def read_claim(path: Path) -> Claim:
     """Read a claim's file. Raises ValueError, which names the file and the key, for whatever is wrong with it."""
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        values = read_yaml(path)
     except FileNotFoundError:
         raise ValueError(f"{path} is not there: give the name of a claim, or the path of its file") from None
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     try:
-        claim: Claim = construct(_claim, _keys(values, "a claim"), "", path)
+        claim: Claim = construct(_claim, values, "", path)
         for problem in _problems(claim):
             raise ValueError(problem)
     except ValueError as error:

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conventions import atomic
 from conventions.config_keys import differing_keys, flatten, plain, within
 from conventions.keywords import construct
-from conventions.run_format import ENDED, ConfigLoader
+from conventions.run_format import ENDED
+from conventions.yaml_file import read_yaml, yaml_text
 from judge.arms import INDIFFERENT, MACHINE, Arm, settings, without_copies
 from judge.claims.claim import ArmSettings, Claim, PlanCell, Scale
 from judge.records import Run, find_runs
@@ -81,7 +80,7 @@ class StudyPlan:
 
     def write(self, study: Path) -> None:
         """Put it in the study's folder, unless it is there as it is."""
-        text = yaml.safe_dump(asdict(self), sort_keys=False, width=120)
+        text = yaml_text(asdict(self))
         if not (study / PLAN).is_file() or (study / PLAN).read_text(encoding="utf-8") != text:
             study.mkdir(parents=True, exist_ok=True)
             atomic.write_text(study / PLAN, text)
@@ -106,12 +105,13 @@ def read_plan(claim: Claim, scale: str, part: str, folder: Path) -> StudyPlan:
     path = folder / claim.study(scale, part) / PLAN
     writes = f"python -m scripts.claims plan {claim.word} --scale {scale} --runs {folder}"
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader)
-        plan: StudyPlan = construct(StudyPlan, {**values, "arms": {}}, "")
-        arms = {name: construct(ArmPlan, arm, f"arms.{name}") for name, arm in values["arms"].items()}
+        values = read_yaml(path, f"{writes} writes it anew")
     except FileNotFoundError:
         raise ValueError(f"{path} is not there, which says what each arm's runs are: {writes} writes it") from None
-    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+    try:
+        plan: StudyPlan = construct(StudyPlan, {**values, "arms": {}}, "")
+        arms = {name: construct(ArmPlan, arm, f"arms.{name}") for name, arm in values["arms"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is broken ({' '.join(str(error).split())}): {writes} writes it anew") from None
     plan = replace(plan, arms=arms)
     if difference := plan.differs(claim):

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conventions import atomic
 from conventions.config_keys import flatten
-from conventions.run_format import SCHEMA, ConfigLoader, config_text
+from conventions.run_format import SCHEMA
 from conventions.sentence import nearest
+from conventions.yaml_file import parse_yaml, read_yaml, yaml_text
 from judge.readers.log import Source
 from judge.readers.series import ForeignRun, cut
 from judge.readers.table import read_table, recognises
@@ -126,8 +125,7 @@ def write(adopted: Sequence[Adopted], study: Path) -> int:
     """Write run folders below `study`; return how many are new. None is written if an arm, seed and length is taken."""
     known: dict[tuple[Any, ...], Path] = {}
     for path in sorted(study.glob("*/config.yaml")):
-        config = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader)
-        known[_key(config)] = path.parent
+        known[_key(read_yaml(path, "restore it, or move the folder away"))] = path.parent
     for each in adopted:
         other = known.get(_key(each.config))
         if other and other.name != each.folder:
@@ -140,7 +138,7 @@ def write(adopted: Sequence[Adopted], study: Path) -> int:
         place = study / each.folder
         rows = [json.dumps({"schema": SCHEMA, **_plain(row)}) for row in each.run.rows]
         atomic.write_text(place / "metrics.jsonl", "\n".join(rows) + "\n")
-        atomic.write_text(place / "config.yaml", config_text(each.config))
+        atomic.write_text(place / "config.yaml", yaml_text(each.config))
         atomic.write_text(place / "manifest.json", json.dumps({"name": each.folder, **each.manifest}, indent=1) + "\n")
     return len(new)
 
@@ -153,7 +151,7 @@ def _written(
     config: dict[str, Any] = {"steps": steps, "seed": seed, "optimizer": {"name": arm}}
     for key, text in wish.settings.items():
         if all(fact in facts for fact in FACT.findall(text)):  # else it is unknown
-            _put(config, key, yaml.safe_load(_filled(text, facts, "--set", run)))
+            _put(config, key, parse_yaml(_filled(text, facts, "--set", run), f"--set {key}={text}"))
     known = wish.device and all(fact in facts for fact in FACT.findall(wish.device))
     device = _filled(wish.device, facts, "--device", run) if wish.device and known else None
     tokens = (config.get("batch") or {}).get("tokens")

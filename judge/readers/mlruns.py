@@ -8,8 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from conventions.yaml_file import read_yaml
 from judge.readers.log import Log, Source, by_step, source_of
 
 FORMAT = "MLflow's folder or mlflow.db"
@@ -58,13 +57,7 @@ def _of_folder(run: Path) -> Log:
 
 
 def _meta(run: Path) -> dict[str, Any]:
-    try:
-        meta = yaml.safe_load((run / "meta.yaml").read_text())
-    except yaml.YAMLError:
-        meta = None
-    if not isinstance(meta, dict):
-        raise ValueError(f"{run / 'meta.yaml'} is broken: restore it, or leave the run out")
-    return meta
+    return read_yaml(run / "meta.yaml", "restore it, or leave the run out")
 
 
 def _cut(status: str) -> str:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from conventions.config_keys import CONFIGS
 from conventions.keywords import construct
 from conventions.sentence import nearest
+from conventions.yaml_file import read_yaml
 
 RANGES = CONFIGS / "tuning.yaml"
 DIGITS = 3  # of a value that is tried: nobody can tell closer ones apart
@@ -160,7 +160,7 @@ def apply(values: Mapping[str, Any], chosen: Mapping[str, float]) -> dict[str, A
 
 def _ranges(optimizer: str) -> dict[str, Any]:
     """Return the optimizer's own entries, then the default's; the first is its learning rate, or what stands for it."""
-    sections: Any = OmegaConf.to_container(OmegaConf.load(RANGES))
+    sections = read_yaml(RANGES)
     own = sections.get(optimizer) or {}
     merged = {**own, **{key: entry for key, entry in sections["default"].items() if key not in own}}
     return {key: entry for key, entry in merged.items() if entry is not None}

@@ -15,12 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conventions import atomic
 from conventions.config_keys import flatten, plain
 from conventions.keywords import construct
 from conventions.run_format import ENDED
+from conventions.yaml_file import read_yaml, yaml_text
 from judge.comparison import Comparison
 from judge.fairness import unlike
 from judge.records import Run, find_runs
@@ -204,9 +203,7 @@ def with_tuning(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Compar
 def write_plan(folder: Path, optimizer: str, steps: int, space: Space) -> None:
     """Write, before the first trial, T and the ranges, without which nobody could see an optimum at their end."""
     ranges = {key: {"scale": each.scale, "low": each.low, "high": each.high} for key, each in space.items()}
-    atomic.write_text(
-        folder / SEARCH, yaml.safe_dump({"optimizer": optimizer, "steps": steps, "ranges": ranges}, sort_keys=False)
-    )
+    atomic.write_text(folder / SEARCH, yaml_text({"optimizer": optimizer, "steps": steps, "ranges": ranges}))
 
 
 def write_choice(tuning: Tuning, overrides: Sequence[str]) -> Path:
@@ -218,7 +215,7 @@ def write_choice(tuning: Tuning, overrides: Sequence[str]) -> Path:
         **{"trials": len(tuning.trials), "again": len(tuning.again), "diverged": tuning.diverged},
         **{"flops": tuning.flops, "edges": tuning.edges},
     }
-    atomic.write_text(tuning.folder / CHOICE, yaml.safe_dump(about, sort_keys=False, width=1000))
+    atomic.write_text(tuning.folder / CHOICE, yaml_text(about))
     return tuning.folder / CHOICE
 
 
@@ -247,14 +244,10 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _plan(path: Path) -> dict[str, Any]:
-    try:
-        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, yaml.YAMLError):
-        plan = None
-    if not isinstance(plan, dict) or not isinstance(plan.get("ranges", {}), dict):
-        raise ValueError(f"{path} is broken: restore it, or delete it and give scripts.tune the same command again")
+    remedy = "restore it, or delete it and give scripts.tune the same command again"
+    plan = read_yaml(path, remedy) if path.exists() else {}
+    if not isinstance(plan.get("ranges", {}), dict):
+        raise ValueError(f"{path} is broken (ranges holds no keys): {remedy}")
     return plan
 
 

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from conventions.config_keys import CONFIGS
 from conventions.paths import expanded, path_argument
 from conventions.sentence import nearest, one_sentence
+from conventions.yaml_file import parse_yaml
 from harness import device as devices
 from harness.origin import command, git_state, versions
 from optimizers import list_optimizers
@@ -88,7 +87,7 @@ def check(options: argparse.Namespace, held: dict[str, Any]) -> dict[str, Path]:
     references = [text.partition("=") for text in options.reference]
     checkouts |= {name: expanded(path, "--reference") for name, _, path in references}
     ways = [(name, "\n".join(pairs).replace("=", ": ")) for name, *pairs in map(str.split, options.way)]
-    options.way = [{"optimizer": name, "way": yaml.safe_load(pairs)} for name, pairs in ways]
+    options.way = [{"optimizer": name, "way": parse_yaml(pairs, f"--way {name}")} for name, pairs in ways]
     models, others = [path.stem for path in (CONFIGS / "model").glob("*.yaml")], [*known, "nanogpt", "track3"]
     for option, names, there in (("--model", options.model, models), ("--only", options.only, known),
                                  ("--way", [each["optimizer"] for each in options.way], known),

@@ -6,11 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import data
 from conventions.config_keys import CONFIGS
 from conventions.keywords import bind
+from conventions.yaml_file import parse_yaml, read_yaml
 from harness.device import resolve_compile
 from optimizers import list_optimizers
 from scripts.bench.measurement import ALONE, BESIDE, Measurement, Side
@@ -23,7 +22,7 @@ Words = Mapping[str, Any]
 
 def book(rehearse: bool = False) -> dict[str, Any]:
     """Read configs/bench.yaml; in a rehearsal with its small shapes."""
-    entries: dict[str, Any] = yaml.safe_load((CONFIGS / "bench.yaml").read_text(encoding="utf-8"))
+    entries = read_yaml(CONFIGS / "bench.yaml")
     for section, changes in entries["rehearsal"].items() if rehearse else ():
         entries[section] = {**entries[section], **changes} if isinstance(changes, dict) else changes
     return entries
@@ -121,7 +120,7 @@ class Plan:
         """Yield a measurement of each variant beside the same side without it."""
         for text in self.options.variants or self.train["variants"]:
             about, pairs = self.about(model), text.removeprefix("nanogpt:").split("+")
-            changes = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+            changes = {key: parse_yaml(value, text) for key, _, value in (pair.partition("=") for pair in pairs)}
             bind(Setting, {**self.setting, **about, **changes}, "")
             plain = self.nanogpt if text.startswith("nanogpt:") else self.baseline
             one, other = plain(about, **changes), plain(about)

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import lcm
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from conventions.config_keys import CONFIGS
+from conventions.yaml_file import read_yaml
 from harness import device as devices
 from harness.pass_sizes import resolve_micro
 from models.head import block_rows
@@ -83,7 +83,7 @@ class Setting:
 
 def section_of(group: str, name: str) -> dict[str, Any]:
     """Return the keys of configs/<group>/<name>.yaml."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml")))
+    return read_yaml(CONFIGS / group / f"{name}.yaml")
 
 
 def optimizer_of(name: str, way: dict[str, Any], device: str = "cpu") -> OptimizerPlan:

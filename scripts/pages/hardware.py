@@ -10,9 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
 from conventions.config_keys import CONFIGS
+from conventions.yaml_file import read_yaml
 from judge.measurements import FILE, Entry, judged, measured, read
 from judge.ratio import Ratio
 from scripts.pages.grid import Grid, markdown
@@ -44,7 +43,7 @@ def summary(places: Sequence[Path]) -> str:
 
 
 def _of(place: Path) -> list[Grid]:
-    return grids(read(place / FILE), yaml.safe_load((CONFIGS / "bench.yaml").read_text(encoding="utf-8")))
+    return grids(read(place / FILE), read_yaml(CONFIGS / "bench.yaml"))
 
 
 def grids(lines: Sequence[Entry], book: Mapping[str, Any]) -> list[Grid]:

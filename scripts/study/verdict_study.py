@@ -6,13 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from conventions.config_keys import CONFIGS
 from conventions.keywords import construct
 from conventions.planned_run import PlannedRun
 from conventions.run_format import RUNS
 from conventions.sentence import nearest
+from conventions.yaml_file import read_yaml
 from harness.config import config_hash, parse
 from harness.sweep.planned import plan_run, refuse_fixed, train_all
 from harness.words import own_configs, split_tuning
@@ -45,7 +44,7 @@ class Study:
     @staticmethod
     def of(word: str, name: str, arguments: Sequence[str]) -> "Study":
         """Make the study. Raises ValueError for a wrong optimizer or argument, before anything is trained."""
-        scales: Any = OmegaConf.to_container(OmegaConf.load(SCALES))
+        scales = read_yaml(SCALES)
         if name not in scales:
             raise ValueError(f"there is no scale {name!r} in {SCALES.name}: {nearest(name, scales)}")
         scale: VerdictScale = construct(VerdictScale, scales[name], name)
