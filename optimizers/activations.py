@@ -8,7 +8,7 @@ into its graphs (one with the sums and one without), provided that the hooks are
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from .base import Objective, state_dtype
 from .kronecker import add_gram_, complete_
-from .roles import is_linear, is_transposed, matrix_kinds
+from .pieces import cut
+from .roles import fused_outputs, is_linear, is_transposed, matrix_kinds
 
 
 def whole_model(model: nn.Module) -> nn.Module:
@@ -51,17 +52,20 @@ class Sum(NamedTuple):
 
 
 class _Tap(torch.autograd.Function):
-    """The identity function, whose backward pass adds the gradient to a sum."""
+    """The identity function, whose backward pass adds the gradient to sums: one of each matrix, by its outputs."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, total: Tensor, rows: Tensor, bound: float | None) -> Tensor:
-        ctx.into, ctx.bound = (total, rows), bound
+    def forward(ctx: Any, y: Tensor, bound: float | None, *sums: Tensor) -> Tensor:
+        ctx.bound, ctx.sums = bound, sums  # total, rows, total, rows, ...
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
-        Sum(*ctx.into).add(g.detach(), ctx.bound)
-        return g, None, None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        sums = [Sum(*each) for each in zip(ctx.sums[::2], ctx.sums[1::2], strict=True)]
+        parts = g.detach().split([len(each.total) for each in sums], dim=-1)
+        for each, part in zip(sums, parts, strict=True):
+            each.add(part, ctx.bound)
+        return g, None, *(None for _ in ctx.sums)
 
 
 class Layer:
@@ -70,18 +74,22 @@ class Layer:
     Attributes:
         weight: (out, in), or (in, out) where `transposed`. Modules that share it are one layer, whose rows are the
             tokens of all its uses.
+        pieces: the matrices that the layer's one holds, by their rows in it: three of a fused qkv that is taken apart.
         bias: (out,), the last column of the matrix, which then is (out, in + 1); None where there is none, where it is
             frozen, or where modules with the same weight have biases of their own.
     """
 
-    def __init__(self, name: str, weight: Tensor, bias: Tensor | None, transposed: bool = False) -> None:
+    def __init__(
+        self, name: str, weight: Tensor, bias: Tensor | None, transposed: bool = False, outputs: Sequence[int] = ()
+    ) -> None:
         self.name, self.weight, self.bias, self.transposed = name, weight, bias, transposed
         out, into = reversed(weight.shape) if transposed else weight.shape
         self.out, self.into = out, into + (bias is not None)
+        self.pieces = cut((self.out, self.into), outputs)
         self.dtype = state_dtype(weight)
         self.recording = False
         self.inputs: Sum | None = None
-        self.gradients: Sum | None = None
+        self.gradients: list[Sum] = []  # one of each piece
         self.bounds: tuple[float, float] | None = None  # of the entries of inputs and gradients
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
@@ -89,11 +97,10 @@ class Layer:
         if not self.recording or not torch.is_grad_enabled():
             return None
         assert self.inputs is not None
-        assert self.gradients is not None
         bounds = self.bounds or (None, None)
         with torch.autocast(output.device.type, enabled=False):  # a pass in bfloat16 is no reason to sum in it
             self.inputs.add(args[0].detach(), bounds[0])
-        return _Tap.apply(output, *self.gradients, bounds[1])
+        return _Tap.apply(output, bounds[1], *(tensor for each in self.gradients for tensor in each))
 
     def gradient(self) -> Tensor:
         """Return the gradient of weight and bias as one matrix, (out, in [+ 1]), in the dtype of the state."""
@@ -112,8 +119,11 @@ class Layer:
         return parts if self.bias is None else {**parts, self.bias: matrix[:, -1]}
 
 
-def linear_layers(model: nn.Module) -> list[tuple[Layer, list[nn.Module]]]:
+def linear_layers(model: nn.Module, split: bool = False) -> list[tuple[Layer, list[nn.Module]]]:
     """Return the hidden linear layers and the modules of each: no embedding, no output head, no frozen weight.
+
+    Args:
+        split: take a layer apart that holds several matrices, as a fused qkv does.
 
     Raises:
         ValueError: a hidden matrix belongs to no linear layer, so that hooks would never see what passes through it.
@@ -126,12 +136,12 @@ def linear_layers(model: nn.Module) -> list[tuple[Layer, list[nn.Module]]]:
     for name, p in model.named_parameters():
         if p in hidden and p not in modules:
             raise ValueError(f"optimizer: the hidden matrix {name} is in no linear layer that a hook could be put on")
-    layers = []
-    for uses in modules.values():
+    layers, fused = [], fused_outputs(model) if split else {}
+    for weight, uses in modules.items():
         name, first = uses[0]
         bias = first.bias
         joined = bias is not None and bias.requires_grad and all(module.bias is bias for _, module in uses)
-        layer = Layer(name, first.weight, bias if joined else None, is_transposed(first))
+        layer = Layer(name, first.weight, bias if joined else None, is_transposed(first), fused.get(weight, ()))
         layers.append((layer, [module for _, module in uses]))
     return layers
 
@@ -141,15 +151,16 @@ class Activations:
 
     Args:
         moment: 1 sums the rows, 2 their outer products.
+        split: take a layer apart that holds several matrices, as a fused qkv does.
 
     Raises:
         ValueError: the model has no such layer.
     """
 
-    def __init__(self, model: nn.Module, moment: Literal[1, 2]) -> None:
+    def __init__(self, model: nn.Module, moment: Literal[1, 2], split: bool = False) -> None:
         self.moment = moment
         self.layers: list[Layer] = []
-        for layer, modules in linear_layers(model):
+        for layer, modules in linear_layers(model, split):
             self.layers.append(layer)
             for module in modules:
                 module.register_forward_hook(layer)
@@ -168,7 +179,8 @@ class Activations:
             bounds: clamp each entry of the inputs and of the gradients to plus or minus these.
         """
         for layer in self.layers:
-            layer.inputs, layer.gradients = self._zero(layer, layer.into), self._zero(layer, layer.out)
+            layer.inputs = self._zero(layer, layer.into)
+            layer.gradients = [self._zero(layer, piece.shape[0]) for piece in layer.pieces]
             layer.bounds, layer.recording = bounds, True
         try:
             return objective()
@@ -176,24 +188,24 @@ class Activations:
             for layer in self.layers:
                 layer.recording = False
 
-    def means(self, objective: Objective) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+    def means(self, objective: Objective) -> Iterator[tuple[Layer, Tensor, list[Tensor]]]:
         """Yield each layer that has a gradient, and its means over all micro-batches and ranks; once for each record.
 
-        The gradients are those of the global batch's mean loss, neither clipped nor scaled up by its tokens.
+        There is one mean of its inputs, and of its outputs' gradients one of each piece. The gradients are those of the
+        global batch's mean loss, neither clipped nor scaled up by its tokens.
 
         Raises:
             ValueError: a layer has a gradient, and its hooks have never seen it.
         """
         used = [layer for layer in self.layers if layer.weight.grad is not None]
-        sums = [kept for layer in used for kept in (layer.inputs, layer.gradients) if kept is not None]
+        sums = [kept for layer in used for kept in (layer.inputs, *layer.gradients) if kept is not None]
         objective.mean_([tensor for kept in sums for tensor in kept])
         self._check(used, objective.step)
         for layer in used:
             assert layer.inputs is not None
-            assert layer.gradients is not None
-            yield layer, layer.inputs.mean(), layer.gradients.mean()
+            yield layer, layer.inputs.mean(), [each.mean() for each in layer.gradients]
         for layer in self.layers:
-            layer.inputs = layer.gradients = None
+            layer.inputs, layer.gradients = None, []
 
     def _zero(self, layer: Layer, n: int) -> Sum:
         place: dict[str, Any] = {"dtype": layer.dtype, "device": layer.weight.device}
@@ -204,8 +216,7 @@ class Activations:
         new = [layer for layer in used if layer.name not in self._seen]
         for layer in new:
             assert layer.inputs is not None
-            assert layer.gradients is not None
-            if not layer.inputs.rows or not layer.gradients.rows:
+            if not layer.inputs.rows or not layer.gradients[0].rows:
                 raise ValueError(
                     f"the hooks on layer {layer.name} recorded nothing in step {step}, although its weight has a "
                     "gradient: build the optimizer before torch.compile, and call the module rather than its weight"

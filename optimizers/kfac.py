@@ -22,10 +22,13 @@ default, are ours.
   wherever the clip is at work.
 - On R ranks KAISA's g belongs to a rank's own mean loss, and its G is R^2 times as large as on one; here g is that of
   the global batch on any number of ranks.
+- A fused qkv is three layers with one input, as queries, keys and values are in the authors' BERT (`split_qkv`): G is
+  three matrices of a third of the width, A is one.
 - Where kl_clip is at work before SGD, lr cancels out of the preconditioned layers' step, and a schedule no longer
   reaches them.
 """
 
+from collections.abc import MutableMapping
 from typing import Literal
 
 import torch
@@ -40,6 +43,8 @@ from .param_groups import by_decay
 from .registry import register
 from .treatment import Treatment, treatment
 
+State = MutableMapping[str, Tensor]
+
 
 @register(
     "kfac",
@@ -47,7 +52,7 @@ from .treatment import Treatment, treatment
     paper="arXiv 2107.01739",
     groups=whole_model,
     presets="`method=eigen` (the default) and `method=inverse` are KAISA's two. `backend=lamb every_factor=1 "
-    "every_inverse=10` is the baseline of MKOR's paper.",
+    "every_inverse=10` is the baseline of MKOR's paper. `split_qkv=false` takes a fused qkv as one layer.",
     pitfalls="At KAISA's defaults it fades into SGD on batches of thousands of tokens (above: what to divide "
     "`damping` and `kl_clip` by). The statistics of every token cost as much as most of a gradient. What it does "
     "not precondition, embeddings above all, gets the backend alone.",
@@ -56,8 +61,9 @@ from .treatment import Treatment, treatment
 class KFAC(Optimizer):
     """The state of a layer's weight (out, in) is `A` (in, in), `G` (out, out) and what was last made of them.
 
-    With a bias, `in` is one more. Method eigen keeps eigenvectors `A_vectors`, `G_vectors` and eigenvalues `A_values`,
-    `G_values`; inverse keeps `A_inverse`, `G_inverse`. Every parameter has the backend's `b`, or `m`, `v` and `step`.
+    With a bias, `in` is one more. Of a layer in pieces each has its own `G.0`, `G.1` and so on. Method eigen keeps
+    eigenvectors `A_vectors`, `G_vectors` and eigenvalues `A_values`, `G_values`; inverse keeps `A_inverse`,
+    `G_inverse`. Every parameter has the backend's `b`, or `m`, `v` and `step`.
 
     Args:
         model: its hidden linear layers are hooked, all its parameters trained.
@@ -65,6 +71,7 @@ class KFAC(Optimizer):
         kl_clip: largest lr^2 <V, dW> over all layers; None: no clipping.
         every_factor: updates between statistics.
         every_inverse: updates between inversions.
+        split_qkv: take apart a layer that holds several matrices, as a fused qkv does; False: it is one.
         stagger: spread the layers' inversions over every_inverse steps, so that no step bears them all. A layer whose
             turn has not come yet takes its plain gradient.
         backend: the first-order method that takes the gradients.
@@ -84,6 +91,7 @@ class KFAC(Optimizer):
         every_factor: int = 10,
         every_inverse: int = 50,
         method: Literal["eigen", "inverse"] = "eigen",
+        split_qkv: bool = True,
         backend: Literal["adamw", "lamb", "sgd"] = "sgd",
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -112,7 +120,7 @@ class KFAC(Optimizer):
         self.backend, self.by_moments = BACKENDS[backend], backend in BY_MOMENTS
         defaults = {"lr": lr, "betas": betas, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(by_decay(model), defaults)
-        self.activations = Activations(model, moment=2)
+        self.activations = Activations(model, moment=2, split=split_qkv)
         costs = [self._inversion_flops(layer) for layer in self.activations.layers]
         self.due_at = spread(costs, every_inverse) if stagger else [0] * len(costs)
 
@@ -124,12 +132,12 @@ class KFAC(Optimizer):
             return treatment(p, "the backend's, plain", buffer, counts)
         if p is layer.bias:
             return treatment(p, f"a column of {layer.name}", buffer, counts)
-        m, n = layer.out, layer.into
-        numbers = buffer + 2 * (m**2 + n**2) + (m + n if self.eigen else 0)
-        flops: float = (4 if self.eigen else 2) * m * n * (m + n)
-        flops += (gram_flops(m, tokens) + gram_flops(n, tokens)) / self.every_factor
+        sides = self._sides(layer)
+        numbers = buffer + sum(2 * n**2 + (n if self.eigen else 0) for n in sides)
+        flops: float = self._product_flops(layer) + sum(gram_flops(n, tokens) for n in sides) / self.every_factor
         flops += self._inversion_flops(layer) / self.every_inverse
-        rule = f"times inverse factors of its outputs ({m}) and inputs ({n})"
+        rule = f"times inverse factors of its outputs ({layer.pieces[0].shape[0]}) and inputs ({layer.into})"
+        rule += f", as {len(layer.pieces)} matrices" if len(layer.pieces) > 1 else ""
         return treatment(p, rule, numbers, counts, flops, moved=2 * buffer)
 
     @torch.no_grad()
@@ -149,8 +157,7 @@ class KFAC(Optimizer):
                 objective.charge(self._inversion_flops(layer))
             if self._inverted(layer):
                 directions |= layer.parts(self._precondition(layer))
-                m, n = layer.out, layer.into
-                objective.charge((4 if self.eigen else 2) * m * n * (m + n))
+                objective.charge(self._product_flops(layer))
         scale = self._clip(directions)
         for group in self.param_groups:
             used = [p for p in group["params"] if p.grad is not None]
@@ -161,37 +168,51 @@ class KFAC(Optimizer):
     def _update_factors(self, objective: Objective) -> None:
         for layer, a, g in self.activations.means(objective):
             state = self.state[layer.weight]
-            for name, mean in [("A", a), ("G", g)]:
-                if name not in state:
-                    state[name] = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-                state[name].mul_(self.factor_decay).add_(mean, alpha=1 - self.factor_decay)
-            objective.charge(sum(gram_flops(n, objective.num_tokens) for n in (layer.into, layer.out)))
+            gs = [(piece.state(state), "G", mean) for piece, mean in zip(layer.pieces, g, strict=True)]
+            for own, name, mean in [(state, "A", a), *gs]:
+                if name not in own:
+                    own[name] = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+                own[name].mul_(self.factor_decay).add_(mean, alpha=1 - self.factor_decay)
+            objective.charge(sum(gram_flops(n, objective.num_tokens) for n in self._sides(layer)))
 
     def _inverted(self, layer: Layer) -> bool:
         return ("A_vectors" if self.eigen else "A_inverse") in self.state.get(layer.weight, {})
 
     def _inversion_flops(self, layer: Layer) -> int:
-        return sum(eigh_flops(n) if self.eigen else 2 * n**3 for n in (layer.into, layer.out))
+        return sum(eigh_flops(n) if self.eigen else 2 * n**3 for n in self._sides(layer))
+
+    def _product_flops(self, layer: Layer) -> int:
+        """Count the FLOPs of V."""
+        return sum((4 if self.eigen else 2) * m * n * (m + n) for m, n in (piece.shape for piece in layer.pieces))
+
+    def _sides(self, layer: Layer) -> list[int]:
+        """Return the sizes of A and of each G."""
+        return [layer.into, *(piece.shape[0] for piece in layer.pieces)]
 
     def _invert(self, layer: Layer) -> None:
         state = self.state[layer.weight]
-        for name in ("A", "G"):
-            factor = state[name]
+        for own, name in [(state, "A"), *((piece.state(state), "G") for piece in layer.pieces)]:
+            factor = own[name]
             if self.eigen:
-                values, state[f"{name}_vectors"] = eigh(factor)
-                state[f"{name}_values"] = values.clamp_(min=0.0)  # rounding may push them below
+                values, own[f"{name}_vectors"] = eigh(factor)
+                own[f"{name}_values"] = values.clamp_(min=0.0)  # rounding may push them below
             else:
                 damped = factor + self.damping * torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-                state[f"{name}_inverse"] = torch.linalg.inv(damped)
+                own[f"{name}_inverse"] = torch.linalg.inv(damped)
 
     def _precondition(self, layer: Layer) -> Tensor:
         """Return V, (out, in)."""
         state, gradient = self.state[layer.weight], layer.gradient()
+        parts = [self._between(state, piece.state(state), piece.of(gradient)) for piece in layer.pieces]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _between(self, inputs: State, outputs: State, gradient: Tensor) -> Tensor:
+        """Return the V of one matrix, by the factors of its inputs and of its outputs."""
         if not self.eigen:
-            return state["G_inverse"] @ gradient @ state["A_inverse"]
-        left, right = state["G_vectors"], state["A_vectors"]
+            return outputs["G_inverse"] @ gradient @ inputs["A_inverse"]
+        left, right = outputs["G_vectors"], inputs["A_vectors"]
         rotated = left.T @ gradient @ right
-        rotated.div_(torch.outer(state["G_values"], state["A_values"]).add_(self.damping))
+        rotated.div_(torch.outer(outputs["G_values"], inputs["A_values"]).add_(self.damping))
         return left @ rotated @ right.T
 
     def _clip(self, directions: dict[Tensor, Tensor]) -> Tensor | float:
@@ -213,11 +234,12 @@ class KFAC(Optimizer):
             if not self._inverted(layer):
                 continue
             state = self.state[layer.weight]
-            if self.eigen:
-                a, g = state["A_values"], state["G_values"]
-                conditions.append((a.max() * g.max() + self.damping) / (a.min() * g.min() + self.damping))
-            else:
-                conditions.append(torch.linalg.cond(state["A_inverse"], 1) * torch.linalg.cond(state["G_inverse"], 1))
+            for own in (piece.state(state) for piece in layer.pieces):
+                if self.eigen:
+                    a, g = state["A_values"], own["G_values"]
+                    conditions.append((a.max() * g.max() + self.damping) / (a.min() * g.min() + self.damping))
+                else:
+                    conditions.append(torch.linalg.cond(state["A_inverse"], 1) * torch.linalg.cond(own["G_inverse"], 1))
         if not conditions:
             return {}
         both = torch.stack(conditions)

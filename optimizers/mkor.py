@@ -17,9 +17,10 @@ the mean, and rescales by the sum of the norms of W and bias: so does `repo` her
 d = .95; here they are float32 at least, and d is `decay`. Its stabiliser waits for |F| > 2, which cannot be: F starts
 at I, M is no larger than I, and what follows takes away.
 
-Each token has a loss of its own, so g, the mean of their gradients, is the sum of the mean loss's. Statistics come
-from the pass that makes the gradient, unclipped. Embeddings, the vocabulary head and vectors go to the backend with
-their plain gradients.
+Each token has a loss of its own, so g, the mean of their gradients, is the sum of the mean loss's. Statistics come from
+the pass that makes the gradient, unclipped. A fused qkv is three layers with one input, as queries, keys and values are
+in the authors' BERT (`split_qkv`): each has its L^-1 and its rescaling, and R^-1 is theirs together. Embeddings, the
+vocabulary head and vectors go to the backend with their plain gradients.
 """
 
 from typing import Literal
@@ -64,7 +65,7 @@ def update_inverse(inverse: Tensor, x: Tensor, decay: float, formula: str) -> No
     paper="arXiv 2306.01685",
     groups=whole_model,
     presets="`formula=exact` (the default) is what the paper means, `formula=printed` what it prints, "
-    "`formula=repo` what its authors' code does.",
+    "`formula=repo` what its authors' code does. `split_qkv=false` takes a fused qkv as one layer.",
     pitfalls="The printed formula is no inverse of its average: it enlarges the directions that should shrink. A "
     "mean over tokens is a poor witness of a covariance; with rescaling to the gradient's norm the backend "
     "decides much of the outcome.",
@@ -73,13 +74,15 @@ def update_inverse(inverse: Tensor, x: Tensor, decay: float, formula: str) -> No
 class Mkor(Optimizer):
     """The state of a layer's weight (out, in) is the inverse factors `left` (out, out) and `right` (in, in).
 
-    With a bias, `in` is one more. Beside them is the backend's: `m`, `v` and `step`, or `b`.
+    With a bias, `in` is one more. Of a layer in pieces each has its own `left.0`, `left.1` and so on. Beside them is
+    the backend's: `m`, `v` and `step`, or `b`.
 
     Args:
         model: its hidden linear layers are hooked, all its parameters trained.
         decay: d, what the factors keep of themselves.
         every: updates between statistics.
         stabilizer: threshold and z of the second line; 2 and .9 are of the authors' code. Not in `repo`.
+        split_qkv: take apart a layer that holds several matrices, as a fused qkv does; False: it is one.
         betas, eps: of adamw and lamb.
         momentum: of sgd.
         weight_decay: decoupled in adamw, inside the trust ratio in lamb, added to the gradient in sgd.
@@ -94,6 +97,7 @@ class Mkor(Optimizer):
         every: int = 10,
         formula: Literal["exact", "printed", "repo"] = "exact",
         stabilizer: tuple[float, float] = (2.0, 0.9),
+        split_qkv: bool = True,
         backend: Literal["adamw", "lamb", "sgd"] = "adamw",
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -118,7 +122,7 @@ class Mkor(Optimizer):
         self.backend = BACKENDS[backend]
         defaults = {"lr": lr, "betas": betas, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(by_decay(model), defaults)
-        self.activations = Activations(model, moment=1)
+        self.activations = Activations(model, moment=1, split=split_qkv)
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
         layer, moments = self.activations.layer_of(p), 2 * p.numel()
@@ -130,10 +134,11 @@ class Mkor(Optimizer):
             return treatment(p, "the backend's, plain", moments, counts)
         if p is layer.bias:
             return treatment(p, f"a column of {layer.name}", moments, counts)
-        m, n = layer.out, layer.into
-        flops = 2 * m * n * (m + n) + 4 * m * n + (9 * (m**2 + n**2) + tokens * (m + n)) / self.every
-        rule = f"the backend's, behind rank-1 factors of its outputs ({m}) and inputs ({n})"
-        return treatment(p, rule, moments + m**2 + n**2, counts, flops, moved=2 * moments)
+        entries = layer.into**2 + sum(piece.shape[0] ** 2 for piece in layer.pieces)
+        flops = self._product_flops(layer) + (9 * entries + tokens * (layer.out + layer.into)) / self.every
+        rule = f"the backend's, behind rank-1 factors of its outputs ({layer.pieces[0].shape[0]}) and inputs "
+        rule += f"({layer.into})" + (f", as {len(layer.pieces)} matrices" if len(layer.pieces) > 1 else "")
+        return treatment(p, rule, moments + entries, counts, flops, moved=2 * moments)
 
     @torch.no_grad()
     def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
@@ -154,24 +159,27 @@ class Mkor(Optimizer):
             loss = objective()
         directions: dict[Tensor, Tensor] = {}
         for layer in self.activations.layers:
-            if layer.weight.grad is not None and "left" in self.state[layer.weight]:
+            if layer.weight.grad is not None and "right" in self.state[layer.weight]:
                 directions |= layer.parts(self._precondition(layer))
-                m, n = layer.out, layer.into
-                objective.charge(2 * m * n * (m + n) + 4 * m * n)
+                objective.charge(self._product_flops(layer))
         return loss, directions
 
     def _update_factors(self, objective: Objective) -> None:
         for layer, a, g in self.activations.means(objective):
             state = self.state[layer.weight]
-            new = "left" not in state
-            for name, x in [("left", g * objective.num_tokens), ("right", a)]:
+            new = "right" not in state
+            lefts = [
+                (piece.state(state), "left", x * objective.num_tokens) for piece, x in zip(layer.pieces, g, strict=True)
+            ]
+            for own, name, x in [*lefts, (state, "right", a)]:
                 if new:
-                    state[name] = torch.eye(len(x), dtype=x.dtype, device=x.device)
+                    own[name] = torch.eye(len(x), dtype=x.dtype, device=x.device)
                 if self.formula != "repo":
-                    self._stabilize(state[name])
+                    self._stabilize(own[name])
                 if not new or self.formula != "repo":
-                    update_inverse(state[name], x, self.decay, self.formula)
-            objective.charge(9 * (layer.out**2 + layer.into**2) + objective.num_tokens * (layer.out + layer.into))
+                    update_inverse(own[name], x, self.decay, self.formula)
+            entries = layer.into**2 + sum(piece.shape[0] ** 2 for piece in layer.pieces)
+            objective.charge(9 * entries + objective.num_tokens * (layer.out + layer.into))
 
     def _stabilize(self, inverse: Tensor) -> None:
         """Apply the second line; the choice is made on the device, so that nothing waits for it."""
@@ -180,20 +188,29 @@ class Mkor(Optimizer):
 
     def _precondition(self, layer: Layer) -> Tensor:
         """Return V, (out, in), rescaled; a gradient of 0 stays 0."""
-        state, gradient = self.state[layer.weight], layer.gradient()
-        direction = state["left"] @ gradient @ state["right"]
-        ratio = self._size(layer, gradient) / self._size(layer, direction)
-        return direction.mul_(torch.where(gradient.any(), ratio, 1.0))
+        state, whole, directions = self.state[layer.weight], layer.gradient(), []
+        apart = self.formula == "repo" and layer.bias is not None
+        for piece in layer.pieces:
+            gradient = piece.of(whole)
+            direction = piece.state(state)["left"] @ gradient @ state["right"]
+            ratio = self._size(gradient, apart) / self._size(direction, apart)
+            directions.append(direction.mul_(torch.where(gradient.any(), ratio, 1.0)))
+        return torch.cat(directions) if len(directions) > 1 else directions[0]
 
-    def _size(self, layer: Layer, matrix: Tensor) -> Tensor:
-        parts = layer.parts(matrix).values() if self.formula == "repo" else [matrix]
+    def _size(self, matrix: Tensor, apart: bool) -> Tensor:
+        """Return a matrix's norm, or those of the weight and of the bias, its last column, summed."""
+        parts = [matrix[:, :-1], matrix[:, -1]] if apart else [matrix]
         return torch.stack([part.norm() for part in parts]).sum()
+
+    def _product_flops(self, layer: Layer) -> int:
+        """Count the FLOPs of V."""
+        return sum(2 * m * n * (m + n) + 4 * m * n for m, n in (piece.shape for piece in layer.pieces))
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Tensor | float]:
         """Return the factors' condition, median and largest, in the 1-norm, which takes no eigenvalues."""
         states = [self.state.get(layer.weight, {}) for layer in self.activations.layers]
-        factors = [state[name] for state in states if "left" in state for name in ("left", "right")]
+        factors = [factor for state in states for name, factor in state.items() if name.startswith(("left", "right"))]
         if not factors:
             return {}
         conditions = torch.stack([torch.linalg.cond(factor, 1) for factor in factors])

@@ -55,6 +55,7 @@ class MkorH(Mkor):
         every: int = 10,
         formula: Literal["exact", "printed", "repo"] = "exact",
         stabilizer: tuple[float, float] = (2.0, 0.9),
+        split_qkv: bool = True,
         backend: Literal["adamw", "lamb", "sgd"] = "adamw",
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -68,8 +69,8 @@ class MkorH(Mkor):
         check_at_least("threshold", threshold, 0)
         check_at_least("patience", patience, 1)
         super().__init__(
-            model, lr=lr, decay=decay, every=every, formula=formula, stabilizer=stabilizer, backend=backend,
-            betas=betas, eps=eps, momentum=momentum, weight_decay=weight_decay,
+            model, lr=lr, decay=decay, every=every, formula=formula, stabilizer=stabilizer, split_qkv=split_qkv,
+            backend=backend, betas=betas, eps=eps, momentum=momentum, weight_decay=weight_decay,
         )  # fmt: skip
         self.window, self.share, self.patience = window, threshold, patience
         self.param_groups[0].update(second_order=True, last_loss=None, best_rate=0.0, slow_windows=0)
@@ -105,8 +106,9 @@ class MkorH(Mkor):
         if group["slow_windows"] >= self.patience:
             group["second_order"] = False
             for layer in self.activations.layers:
-                self.state[layer.weight].pop("left", None)
-                self.state[layer.weight].pop("right", None)
+                state = self.state[layer.weight]
+                for name in [name for name in state if name.startswith(("left", "right"))]:
+                    del state[name]
 
     def metrics(self) -> dict[str, Tensor | float]:
         """Return MKOR's metrics, and whether it is still at work: 1 or 0."""

@@ -17,7 +17,6 @@ A fused qkv is three matrices, each orthogonalised by itself, as in the author's
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import torch
@@ -28,6 +27,7 @@ from .base import Objective, Optimizer, state_dtype
 from .checks import check_at_least, check_betas, check_common
 from .newton_schulz import newton_schulz, newton_schulz_flops
 from .param_groups import by_kind
+from .pieces import pieces
 from .registry import register
 from .treatment import Treatment, treatment
 
@@ -104,10 +104,10 @@ class Muon(Optimizer):
         if not group["hidden"]:
             return treatment(p, f"AdamW at {group['lr']:g}", numbers=2 * p.numel(), counts=1)
         dtype = self._dtype(p)
-        pieces = self._pieces(p, group)
-        flops = sum(newton_schulz_flops(p[piece].shape, group["ns_steps"], dtype) for piece in pieces)
+        matrices = pieces(p, group, self.split_qkv)
+        flops = sum(newton_schulz_flops(each.shape, group["ns_steps"], dtype) for each in matrices)
         precision = str(dtype).removeprefix("torch.")
-        rule = "momentum, orthogonalised" + (f" as {len(pieces)} matrices" if len(pieces) > 1 else "")
+        rule = "momentum, orthogonalised" + (f" as {len(matrices)} matrices" if len(matrices) > 1 else "")
         return treatment(p, rule, numbers=p.numel(), flops=flops, precision=precision, precision_flops=flops)
 
     @torch.no_grad()
@@ -133,38 +133,30 @@ class Muon(Optimizer):
         flops = 0
         for alike in by_shape.values():
             directions = [self._direction(p, group) for p in alike]
-            pieces: dict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # (weight, direction) of one shape
+            batches: dict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # (weight, direction) of one shape
             for p, direction in zip(alike, directions, strict=True):
-                for piece in self._pieces(p, group):
-                    pieces[p[piece].shape if p.is_cuda else len(pieces)].append((p[piece], direction[piece]))
-            flops += sum(self._step_alike(batch, group) for batch in pieces.values())
+                for piece in pieces(p, group, self.split_qkv):
+                    batches[piece.shape if p.is_cuda else len(batches)].append((piece.of(p), piece.of(direction)))
+            flops += sum(self._step_alike(batch, group) for batch in batches.values())
         return flops
 
-    def _step_alike(self, pieces: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> int:
+    def _step_alike(self, alike: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> int:
         """Update weights (rows, columns) along directions of their shape; return the FLOPs of it."""
-        rows, columns = pieces[0][0].shape
-        directions = [direction for _, direction in pieces]
-        batch = torch.stack(directions) if len(pieces) > 1 else directions[0]  # (count, rows, columns), or one
+        rows, columns = alike[0][0].shape
+        directions = [direction for _, direction in alike]
+        batch = torch.stack(directions) if len(alike) > 1 else directions[0]  # (count, rows, columns), or one
         dtype = self._dtype(batch)
         orthogonal = newton_schulz(batch.to(dtype), group["ns_steps"])
         size = group["lr"] * self._scale(rows, columns, group)
-        for (weight, _), update in zip(pieces, orthogonal.reshape(-1, rows, columns), strict=True):
+        for (weight, _), update in zip(alike, orthogonal.reshape(-1, rows, columns), strict=True):
             weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(state_dtype(weight)), alpha=-size)
-        return len(pieces) * newton_schulz_flops((rows, columns), group["ns_steps"], dtype)
+        return len(alike) * newton_schulz_flops((rows, columns), group["ns_steps"], dtype)
 
     def _scale(self, rows: int, columns: int, group: dict[str, Any]) -> float:
         """Return s."""
         if self.scale == "match_rms":
             return 0.2 * max(rows, columns) ** 0.5
         return max(1.0, columns / rows if group.get("transposed") else rows / columns) ** 0.5
-
-    def _pieces(self, p: Tensor, group: dict[str, Any]) -> list[tuple[slice, slice]]:
-        """Return the places of the matrices that a hidden parameter holds, one after the other along its outputs."""
-        outputs = group.get("outputs", ()) if self.split_qkv else ()
-        ends = list(accumulate(outputs)) or [p.shape[1 if group.get("transposed") else 0]]
-        along = [slice(first, last) for first, last in pairwise([0, *ends])]
-        everything = slice(None)
-        return [(everything, each) if group.get("transposed") else (each, everything) for each in along]
 
     def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[p]

@@ -68,21 +68,11 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 def by_kind(model: nn.Module) -> list[Group]:
     """Put hidden matrices apart, marked `hidden`; the rest by decay.
 
-    Those kept as (inputs, outputs) are marked `transposed` too, and those that are several matrices in one, as a fused
-    qkv is, have the outputs of each as `outputs`.
-
     Raises ValueError as `hidden_matrices` does.
     """
-    by_parameter, transposed, fused = kinds(model), transposed_weights(model), fused_outputs(model)
-    alike: dict[tuple[bool, tuple[int, ...]], list[Tensor]] = defaultdict(list)
-    for p in hidden_matrices(model):
-        alike[p in transposed, fused.get(p, ())].append(p)
-    groups: list[Group] = []
-    for (turned, outputs), params in sorted(alike.items(), key=lambda item: item[0]):
-        marks = {"transposed": True} if turned else {}
-        groups.append({"params": params, "hidden": True, **marks, **({"outputs": outputs} if outputs else {})})
+    matrices, by_parameter = _matrices(model), kinds(model)
     rest = decayed((p for p, kind in by_parameter.items() if kind != "hidden"), by_parameter)
-    return [*groups, *({**group, "hidden": False} for group in rest)]
+    return [{**group, "hidden": True} for group in matrices] + [{**group, "hidden": False} for group in rest]
 
 
 def by_table(model: nn.Module) -> list[Group]:
@@ -90,11 +80,27 @@ def by_table(model: nn.Module) -> list[Group]:
 
     Raises ValueError as `hidden_matrices` does.
     """
-    hidden_matrices(model)
-    by_parameter = kinds(model)
-    groups = decayed((p for p, kind in by_parameter.items() if kind not in TABLES), by_parameter)
+    matrices, by_parameter = _matrices(model), kinds(model)
+    rest = decayed((p for p, kind in by_parameter.items() if kind not in ("hidden", *TABLES)), by_parameter)
     tables = [p for p, kind in by_parameter.items() if kind in TABLES]
-    return [*groups, {"params": tables, "table": True}] if tables else groups
+    return [*matrices, *rest, *([{"params": tables, "table": True}] if tables else [])]
+
+
+def _matrices(model: nn.Module) -> list[Group]:
+    """Group the hidden matrices by what `optimizers.pieces` must know of them.
+
+    Those kept as (inputs, outputs) are marked `transposed`, and those that are several matrices in one, as a fused qkv
+    is, have the outputs of each as `outputs`.
+    """
+    transposed, fused = transposed_weights(model), fused_outputs(model)
+    alike: dict[tuple[bool, tuple[int, ...]], list[Tensor]] = defaultdict(list)
+    for p in hidden_matrices(model):
+        alike[p in transposed, fused.get(p, ())].append(p)
+    groups: list[Group] = []
+    for (turned, outputs), params in sorted(alike.items(), key=lambda item: item[0]):
+        marks = {"transposed": True} if turned else {}
+        groups.append({"params": params, **marks, **({"outputs": outputs} if outputs else {})})
+    return groups
 
 
 def spare_embeddings(model: nn.Module, optimizer: Optimizer) -> None:

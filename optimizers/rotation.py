@@ -1,6 +1,6 @@
 """Rotations go into an eigenbasis, QL^T x QR, and out of it, QL x QR^T, exactly or in products of fewer bits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 DTYPES = ("float32", "tf32", "bfloat16")
 
 
-def rotate(x: Tensor, state: dict[str, Tensor], dtype: str = "float32") -> Tensor:
+def rotate(x: Tensor, state: MutableMapping[str, Tensor], dtype: str = "float32") -> Tensor:
     """Return QL^T x QR, in x's own dtype, with the sides that the state has a basis for.
 
     Args:
@@ -18,13 +18,18 @@ def rotate(x: Tensor, state: dict[str, Tensor], dtype: str = "float32") -> Tenso
     return _between(x, state, dtype, into=True)
 
 
-def rotate_back(x: Tensor, state: dict[str, Tensor], dtype: str = "float32") -> Tensor:
+def rotate_back(x: Tensor, state: MutableMapping[str, Tensor], dtype: str = "float32") -> Tensor:
     """Return QL x QR^T, likewise."""
     return _between(x, state, dtype, into=False)
 
 
-def _between(x: Tensor, state: dict[str, Tensor], dtype: str, into: bool) -> Tensor:
-    if not {"left_basis", "right_basis"} & state.keys():
+def rotation_flops(shape: Sequence[int], axes: Sequence[int]) -> int:
+    """Count the FLOPs of a rotation of a matrix on these of its sides: 0 the rows, 1 the columns."""
+    return sum(2 * shape[0] * shape[1] * shape[axis] for axis in axes)
+
+
+def _between(x: Tensor, state: MutableMapping[str, Tensor], dtype: str, into: bool) -> Tensor:
+    if "left_basis" not in state and "right_basis" not in state:
         return x
     own = x.dtype
     narrow = torch.bfloat16 if dtype == "bfloat16" else own

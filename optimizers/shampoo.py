@@ -13,49 +13,31 @@ the roots are first taken at step k, and until then the step is Adam's. Without 
 the roots are taken anew at each of the first k, since a gradient outside the span of the few before it would be blown
 up by eps^-p.
 
-Preconditioned is each matrix with no side longer than `max_side`; a fused QKV is one matrix. `block` cuts it as Meta's
-code does by default, at every 1024 rows and columns: each piece has an L, an R and a graft of its own, so that what the
-roots cost, the cube of a side, stays small, and what rows of different pieces have in common is lost. All else takes
-Adam's step: vectors, longer matrices, and tables (embedding, learned positions, a head tied to one). Mixing the rows of
-a table, one token each, can ruin the run (300 updates of gpt2_pico on bytes, p = 1/2, one seed: 4.48 nats per token
-instead of 2.30); a factor of the width alone would follow the frequent tokens and starve the rare ones.
-"""
+Preconditioned is each matrix with no side longer than `max_side`. A fused QKV is one matrix, as it was in SOAP's paper
+(see optimizers/soap.py); `split_qkv` takes it apart. `block` cuts as Meta's code does by default, at every 1024 rows
+and columns: each piece has an L, an R and a graft of its own, so that what the roots cost, the cube of a side, stays
+small, and what rows of different pieces have in common is lost. All else takes Adam's step: vectors, longer matrices,
+and tables (embedding, learned positions, a head tied to one). Mixing the rows of a table, one token each, can ruin the
+run (300 updates of gpt2_pico on bytes, p = 1/2, one seed: 4.48 nats per token instead of 2.30); a factor of the width
+alone would follow the frequent tokens and starve the rare ones."""
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import product
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .base import Objective, Optimizer, state_dtype
 from .checks import check_at_least, check_betas, check_common
-from .kronecker import average_gram_, complete_, eigh, eigh_flops, gram_flops, spectrum_metrics, spread
+from .kronecker import average_gram_, complete_, eigh, eigh_flops, gram_flops, spectrum_metrics
 from .param_groups import by_table
+from .pieces import Matrix, matrices
 from .registry import register
 from .treatment import Treatment, treatment
 
 GRAFT_EPS = 1e-8  # Adam's
-State = dict[str, Tensor]
-
-
-class Piece(NamedTuple):
-    """A piece of a matrix, all of it where it is not cut: its place, its shape, and the names of its two factors."""
-
-    at: tuple[slice, slice]
-    shape: tuple[int, int]
-    names: tuple[str, str]
-
-
-def cut(shape: Sequence[int], size: int | None) -> list[Piece]:
-    """Cut a matrix into blocks with at most `size` rows and columns each; the last of either may be smaller."""
-    rows, columns = ([(top, min(top + (size or n), n)) for top in range(0, n, size or n)] for n in shape)
-    blocks = []
-    for i, ((top, bottom), (first, last)) in enumerate(product(rows, columns)):
-        number = f".{i}" if len(rows) * len(columns) > 1 else ""
-        names = (f"left{number}", f"right{number}")
-        blocks.append(Piece((slice(top, bottom), slice(first, last)), (bottom - top, last - first), names))
-    return blocks
+SIDES = ("left", "right")
+State = MutableMapping[str, Tensor]
 
 
 @register(
@@ -64,7 +46,8 @@ def cut(shape: Sequence[int], size: int | None) -> list[Piece]:
     paper="arXiv 1802.09568",
     groups=by_table,
     presets="`power=0.25` is the paper's exponent, `power=0.5` that of later work; where the paper sums and has no "
-    "momentum, averages, bias corrections and grafting are those of Meta's code, the baseline in SOAP's paper.",
+    "momentum, averages, bias corrections and grafting are those of Meta's code, the baseline in SOAP's paper. "
+    "`split_qkv=true` takes a fused qkv as three matrices.",
     pitfalls="Without grafting the size of a step hangs on eps and on how many gradients the factors have seen. "
     "Roots are stale between refreshes, and more so than SOAP's basis: it degrades faster as `every` grows.",
     proof="tests/test_shampoo.py",
@@ -72,15 +55,17 @@ def cut(shape: Sequence[int], size: int | None) -> list[Piece]:
 class Shampoo(Optimizer):
     """The state of an (a, b) matrix is `step`, `m`, `v` (none without grafting); factors `left` (a, a), `right` (b, b);
     their inverse roots `left_root` and `right_root`, their eigenvalues `left_values` (a,) and `right_values` (b,). Of a
-    matrix in blocks each has its own, named `left.0`, `left.0_root` and so on.
+    parameter in pieces each has its own, named `left.0`, `left_root.0` and so on.
 
     Args:
-        params: groups, those of tables with a key `table`: True.
+        params: groups, those of tables with a key `table`: True; of parameters that hold several matrices with the
+            `outputs` of each, and `transposed`: True where those are the columns.
         betas: decay of the momentum; of L, R and V.
         eps: added to the eigenvalues of L and R.
         power: p, 0.25 or 0.5.
         every: updates between refreshes of the inverse roots.
-        max_side: a matrix with a longer side gets Adam's step.
+        max_side: a piece with a longer side gets Adam's step.
+        split_qkv: take apart what holds several matrices, as a fused qkv does; False: it is one matrix.
         block: cut matrices into blocks of so many rows and columns at most, each preconditioned and grafted by itself;
             null: whole. Meta's max_preconditioner_dim, which is 1024 there.
         graft: take the size of each matrix's step from Adam.
@@ -96,6 +81,7 @@ class Shampoo(Optimizer):
         power: float = 0.25,
         every: int = 10,
         max_side: int = 10000,
+        split_qkv: bool = False,
         block: int | None = None,
         graft: bool = True,
         stagger: bool = False,
@@ -114,21 +100,28 @@ class Shampoo(Optimizer):
         self.every, self.power, self.graft = every, power, graft
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "table": False}
         super().__init__(params, defaults)
-        matrices = [p for group in self.param_groups if not group["table"] for p in group["params"] if p.ndim == 2]
-        self.blocks = {p: cut(p.shape, block) for p in matrices if max(p.shape) <= max_side}
-        costs = [self._refresh_flops(p) for p in matrices]
-        self.due_at = dict(zip(matrices, spread(costs, every), strict=True)) if stagger else {}
+        self.max_side = max_side
+        self.matrices = matrices(
+            self.param_groups, self._sides, self._refresh_flops, split=split_qkv, block=block, every=every,
+            stagger=stagger,
+        )  # fmt: skip
+
+    def _sides(self, shape: Sequence[int], table: bool) -> list[int]:
+        """Return both sides of what is preconditioned, and none of anything else."""
+        return [] if table or len(shape) != 2 or max(shape) > self.max_side else [0, 1]
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
-        if p not in self.blocks:
-            return treatment(p, "Adam", numbers=2 * p.numel(), counts=1)
-        blocks = self.blocks[p]
-        rule = f"between inverse roots of its sides ({p.shape[0]} and {p.shape[1]})"
-        rule += f", in {len(blocks)} blocks" if len(blocks) > 1 else ""
-        moments = (2 if self.graft else 1) * p.numel()
-        numbers = moments + sum(2 * n**2 + n for block in blocks for n in block.shape)
-        flops = self._gram_flops(p) + self._root_flops(p) + self._refresh_flops(p) / self.every
-        return treatment(p, rule, numbers, counts=1, flops=flops, moved=2 * moments)
+        own = self.matrices[p]
+        rooted = [each.piece.shape for each in own if each.sides]
+        if not rooted:
+            return treatment(p, "Adam", numbers=2 * p.numel(), counts=len(own))
+        rule = f"between inverse roots of its sides ({rooted[0][0]} and {rooted[0][1]})"
+        rule += f", as {len(own)} matrices" if len(own) > 1 else ""
+        moments = 2 * p.numel() - (0 if self.graft else sum(a * b for a, b in rooted))
+        numbers = moments + sum(2 * n**2 + n for shape in rooted for n in shape)
+        refresh = sum(self._refresh_flops(shape) for shape in rooted) / self.every
+        flops = refresh + sum(self._gram_flops(shape) + self._root_flops(shape) for shape in rooted)
+        return treatment(p, rule, numbers, counts=len(own), flops=flops, moved=2 * moments)
 
     @torch.no_grad()
     def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
@@ -141,53 +134,49 @@ class Shampoo(Optimizer):
         return loss
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> int:
-        """Update one parameter; return the FLOPs of it."""
-        state, g, flops = self.state[p], p.grad.to(state_dtype(p)), 0  # type: ignore[union-attr]
-        if not state:
-            self._begin(p, g, state)
+        """Update one parameter, piece by piece; return the FLOPs of it."""
+        state, g = self.state[p], p.grad.to(state_dtype(p))  # type: ignore[union-attr]
+        matrices = self.matrices[p]
+        return sum(self._update_matrix(m.piece.of(p), m.piece.of(g), m.piece.state(state), m, group) for m in matrices)
+
+    def _update_matrix(self, p: Tensor, g: Tensor, state: State, matrix: Matrix, group: dict[str, Any]) -> int:
+        if "step" not in state:
+            self._begin(g, state, matrix.sides)
         beta1, beta2 = group["betas"]
         state["step"] += 1
-        t = state["step"].item()
+        t, flops = state["step"].item(), 0
         momentum = state["m"].lerp_(g, 1 - beta1) / (1 - beta1**t)
         if "v" in state:
             state["v"].lerp_(g.square(), 1 - beta2)
-        blocks = self.blocks.get(p, [])
-        for block in blocks:
-            average_gram_(state[block.names[0]], g[block.at], beta2)
-            average_gram_(state[block.names[1]], g[block.at].mT, beta2)
-        flops += self._gram_flops(p)
-        if blocks and self._due(p, t):
-            for name in (name for block in blocks for name in block.names):
+        if matrix.sides:
+            average_gram_(state["left"], g, beta2)
+            average_gram_(state["right"], g.mT, beta2)
+            flops += self._gram_flops(matrix.piece.shape)
+        if matrix.sides and self._due(matrix, t):
+            for name in SIDES:
                 self._take_root(state, name, 1 - beta2**t, group["eps"])
-            flops += self._refresh_flops(p)
-        adams = self._adams(momentum, state, 1 - beta2**t) if "v" in state else None
-        if blocks and f"{blocks[0].names[0]}_root" in state:
-            step = torch.empty_like(momentum)
-            for block in blocks:
-                left, right = (state[f"{name}_root"] for name in block.names)
-                part = torch.mm(left @ momentum[block.at], right, out=step[block.at])
-                if adams is not None:
-                    part *= adams[block.at].norm() / (part.norm() + 1e-16)
-            flops += self._root_flops(p)
-        else:
-            assert adams is not None
-            step = adams
+            flops += self._refresh_flops(matrix.piece.shape)
+        step = self._adams(momentum, state, 1 - beta2**t) if "v" in state else None
+        if "left_root" in state:
+            between = state["left_root"] @ momentum @ state["right_root"]
+            step = between if step is None else between.mul_(step.norm() / (between.norm() + 1e-16))
+            flops += self._root_flops(matrix.piece.shape)
+        assert step is not None
         p.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-group["lr"])
         return flops
 
-    def _begin(self, p: Tensor, g: Tensor, state: State) -> None:
+    def _begin(self, g: Tensor, state: State, sides: list[int]) -> None:
         state["step"] = torch.zeros((), dtype=torch.float32)  # on the CPU: read without waiting for the device
         state["m"] = torch.zeros_like(g)
-        if self.graft or p not in self.blocks:
+        if self.graft or not sides:
             state["v"] = torch.zeros_like(g)
-        for block in self.blocks.get(p, []):
-            for name, n in zip(block.names, block.shape, strict=True):
-                state[name] = g.new_zeros(n, n)
+        for axis in sides:
+            state[SIDES[axis]] = g.new_zeros(g.shape[axis], g.shape[axis])
 
-    def _due(self, p: Tensor, t: float) -> bool:
+    def _due(self, matrix: Matrix, t: float) -> bool:
         if t < self.every:
             return not self.graft
-        return t % self.every == self.due_at.get(p, 0)
+        return t % self.every == matrix.due
 
     def _take_root(self, state: State, name: str, correction: float, eps: float) -> None:
         values, vectors = eigh(complete_(state[name]))
@@ -198,16 +187,17 @@ class Shampoo(Optimizer):
         root = average_gram_(torch.zeros_like(half), half, beta=0.0)
         state[f"{name}_root"], state[f"{name}_values"] = complete_(root), values
 
-    def _refresh_flops(self, p: Tensor) -> int:
-        return sum(eigh_flops(n) + gram_flops(n, n) for block in self.blocks.get(p, []) for n in block.shape)
+    def _refresh_flops(self, shape: Sequence[int], sides: Sequence[int] = (0, 1)) -> int:
+        return sum(eigh_flops(shape[axis]) + gram_flops(shape[axis], shape[axis]) for axis in sides)
 
-    def _gram_flops(self, p: Tensor) -> int:
-        shapes = [block.shape for block in self.blocks.get(p, [])]
-        return sum(gram_flops(a, b) + gram_flops(b, a) for a, b in shapes)
+    def _gram_flops(self, shape: Sequence[int]) -> int:
+        a, b = shape
+        return gram_flops(a, b) + gram_flops(b, a)
 
-    def _root_flops(self, p: Tensor) -> int:
+    def _root_flops(self, shape: Sequence[int]) -> int:
         """Count the FLOPs of a step that computes no roots, once there are any."""
-        return sum(2 * a * b * (a + b) for a, b in (block.shape for block in self.blocks.get(p, [])))
+        a, b = shape
+        return 2 * a * b * (a + b)
 
     def _adams(self, momentum: Tensor, state: State, correction: float) -> Tensor:
         return momentum / (state["v"] / correction).sqrt_().add_(GRAFT_EPS)
@@ -216,4 +206,4 @@ class Shampoo(Optimizer):
     def metrics(self) -> dict[str, Tensor | float]:
         """Return condition and effective rank of L + eps I and R + eps I as of their last refresh."""
         states = self.state.values()
-        return spectrum_metrics(value for s in states for key, value in s.items() if key.endswith("_values"))
+        return spectrum_metrics(value for s in states for key, value in s.items() if "_values" in key)

@@ -14,7 +14,10 @@ from itself; t counts from the second. They rotate the momentum back and forth e
 the basis stands; kept in the basis it takes three products with G's shape per step and side instead of five.
 
 Which sides are rotated:
-- of a matrix, each side no longer than `max_side`; a fused QKV is one matrix, with a basis of three times the width;
+- of a matrix, each side no longer than `max_side`. A fused QKV is one matrix, with a basis of three times the width, as
+  in the authors' runs (`split_qkv` takes it apart): they trained OLMo's models, whose `att_proj` is fused by default
+  (allenai/OLMo, olmo/model.py, OLMoSequentialBlock), and their own code for OLMo knows a matrix with one side three
+  times the other (nikhilvyas/SOAP_MUON, olmo_optimimzer.py, projection types sp1 and sp2);
 - of a table (embedding, learned positions, a head tied to one), the width alone, Q = I on the rows. The authors' code
   decides by shape: its limit of 10000 leaves out a vocabulary's rows, but rotates both sides of learned positions,
   which are fewer. A vocabulary of bytes is shorter too, and mixing its tokens costs dear (300 updates of gpt2_pico, one
@@ -22,7 +25,8 @@ Which sides are rotated:
 - of vectors none: theirs is Adam, a step late.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -38,15 +42,16 @@ from .eigenbasis import (
     next_power,
     orthonormal,
 )
-from .kronecker import average_gram_, complete_, gram_flops, spectrum_metrics, spread
+from .kronecker import average_gram_, complete_, gram_flops, spectrum_metrics
 from .param_groups import by_table
+from .pieces import Matrix, matrices
 from .registry import register
-from .rotation import DTYPES, rotate, rotate_back
+from .rotation import DTYPES, rotate, rotate_back, rotation_flops
 from .treatment import Treatment, treatment
 
 SIDES = ("left", "right")
 NOTHING = 1e-30  # a root mean square is never divided by less, in the authors' code
-State = dict[str, Tensor]
+State = MutableMapping[str, Tensor]
 
 
 @register(
@@ -57,22 +62,28 @@ State = dict[str, Tensor]
     presets="None: the paper's algorithm and its authors' code agree, but for the first gradient, which the code "
     "spends on L and R alone, and for weight decay, which it takes after the step; both are as in the code. The "
     "paper's variants are `one_sided` and `factorized`, the code's `shampoo_beta`, `normalize_grads` and "
-    "`correct_bias`.",
+    "`correct_bias`. `split_qkv=true` takes a fused qkv as three matrices, `block` cuts matrices as Meta's Shampoo "
+    "does.",
     pitfalls="The implementation decides the wall-clock: the authors' took twice AdamW's step in a published trace. A "
-    "fused QKV makes a factor three times as wide, 27 times the work of a refresh. With a refresh every 10 steps "
-    "in the first hundred updates the basis lags; a warm-up hides it.",
+    "fused QKV makes a factor three times as wide, and its refresh on that side 27 times that of one matrix, 9 times "
+    "that of three (`split_qkv`). With a refresh every 10 steps in the first hundred updates the basis lags; a "
+    "warm-up hides it.",
     proof="tests/test_soap.py",
 )
 class SOAP(Optimizer):
     """The state of an (a, b) matrix is `step`; `m`, and `v` or its `rows` (a,) and `columns` (b,), in the basis; and
-    for each side of length n its factor, e.g. `left` (n, n), `left_basis` (n, n), `left_values` (n,).
+    for each side of length n its factor, e.g. `left` (n, n), `left_basis` (n, n), `left_values` (n,). Of a parameter in
+    pieces each has its own, named `left.0`, `left_basis.0` and so on.
 
     Args:
-        params: groups, those of tables with a key `table`: True.
+        params: groups, those of tables with a key `table`: True; of parameters that hold several matrices with the
+            `outputs` of each, and `transposed`: True where those are the columns.
         betas: decay of the momentum; of V, and of L and R too without a shampoo_beta.
         shampoo_beta: decay of L and R; null: betas[1], so that whoever tunes that changes all three.
         every: updates between refreshes of the basis.
         max_side: a longer side is not rotated.
+        split_qkv: take apart what holds several matrices, as a fused qkv does; False: it is one matrix.
+        block: cut matrices into blocks of so many rows and columns at most, each with its own bases; null: whole.
         one_sided: rotate the shorter side only (of a square: the right); the paper's section 7.
         factorized: V = rows columns^T / sum(rows), as Adafactor's; the paper's section 7.
         normalize_grads: scale each parameter's step to a root mean square of lr; of use where `every` is about 100, say
@@ -95,6 +106,8 @@ class SOAP(Optimizer):
         eps: float = 1e-8,
         every: int = 10,
         max_side: int = 10000,
+        split_qkv: bool = False,
+        block: int | None = None,
         one_sided: bool = False,
         factorized: bool = False,
         normalize_grads: bool = False,
@@ -111,6 +124,8 @@ class SOAP(Optimizer):
         check_at_least("eps", eps, 0)
         check_at_least("every", every, 1)
         check_at_least("max_side", max_side, 1)
+        if block is not None:
+            check_at_least("block", block, 1)
         if projection_dtype not in DTYPES:
             raise ValueError(f"projection_dtype must be {', '.join(DTYPES)}, not {projection_dtype!r}")
         if qr not in ("householder", "cholesky"):
@@ -127,31 +142,33 @@ class SOAP(Optimizer):
                 raise ValueError("projection_dtype must be float32 or bfloat16 where the model is on no CUDA device")
             if gram == "triton":
                 raise ValueError("gram must be strips where the model is on no CUDA device")
-        self.axes = {p: self._axes(p, group["table"]) for group in self.param_groups for p in group["params"]}
-        costs = [sum(next_basis_flops(p.shape[axis], qr) for axis in axes) for p, axes in self.axes.items()]
-        self.unsure: list[tuple[Tensor, int, Tensor]] = []  # refreshed in this step, if Cholesky's factor exists
-        self.due_at = dict(zip(self.axes, spread(costs, every), strict=True)) if stagger else {}
+        self.matrices = matrices(
+            self.param_groups, self._axes, self._qr_flops, split=split_qkv, block=block, every=every, stagger=stagger
+        )
+        self.unsure: list[tuple[State, Matrix, int, Tensor]] = []  # refreshed in this step, if Cholesky's factor exists
 
-    def _axes(self, p: Tensor, table: bool) -> list[int]:
-        """Return the sides of a parameter that are rotated: 0 its rows, 1 its columns."""
-        if p.ndim != 2:
+    def _axes(self, shape: Sequence[int], table: bool) -> list[int]:
+        """Return the sides that are rotated: 0 the rows, 1 the columns."""
+        if len(shape) != 2:
             return []
         axes = [1] if table else [0, 1]
         if self.one_sided and not table:
-            axes = [0] if p.shape[0] < p.shape[1] else [1]
-        return [axis for axis in axes if p.shape[axis] <= self.max_side]
+            axes = [0] if shape[0] < shape[1] else [1]
+        return [axis for axis in axes if shape[axis] <= self.max_side]
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
-        axes = self.axes[p]
-        sides = [f"{('rows', 'columns')[axis]} ({p.shape[axis]})" for axis in axes]
-        rule = f"Adam in the eigenbasis of its {' and '.join(sides)}" if axes else "Adam"
-        factored = self.factorized and p.ndim == 2
-        moments = p.numel() + (sum(p.shape) if factored else p.numel())
-        numbers = moments + sum(2 * p.shape[axis] ** 2 + p.shape[axis] for axis in axes)
-        rotations = 2 * self._rotation_flops(p)  # in and out; a refresh makes as many for the momentum
-        refresh = rotations + sum(next_basis_flops(p.shape[axis], self.qr) for axis in axes)
-        flops = rotations + self._gram_flops(p) + refresh / self.every
-        return treatment(p, rule, numbers, 1, flops, 2 * moments, self.projection_dtype, rotations)
+        own = self.matrices[p]
+        named = [f"{('rows', 'columns')[axis]} ({own[0].piece.shape[axis]})" for axis in own[0].sides]
+        rule = f"Adam in the eigenbasis of its {' and '.join(named)}" if named else "Adam"
+        rule += f", as {len(own)} matrices" if len(own) > 1 else ""
+        moments, numbers, flops, rotations = 0, 0, 0.0, 0
+        for (_, shape, _), axes, _ in own:
+            moments += math.prod(shape) + (sum(shape) if self.factorized and len(shape) == 2 else math.prod(shape))
+            numbers += sum(2 * shape[axis] ** 2 + shape[axis] for axis in axes)
+            turns = 2 * rotation_flops(shape, axes)  # in and out; a refresh makes as many for the momentum
+            rotations += turns
+            flops += turns + self._gram_flops(shape, axes) + (turns + self._qr_flops(shape, axes)) / self.every
+        return treatment(p, rule, moments + numbers, len(own), flops, 2 * moments, self.projection_dtype, rotations)
 
     @torch.no_grad()
     def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
@@ -165,18 +182,23 @@ class SOAP(Optimizer):
         return loss
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> int:
-        """Update one parameter; return the FLOPs of it."""
+        """Update one parameter, piece by piece; return the FLOPs of it."""
         state, g = self.state[p], p.grad.to(state_dtype(p))  # type: ignore[union-attr]
+        matrices = self.matrices[p]
+        return sum(self._update_matrix(m.piece.of(p), m.piece.of(g), m.piece.state(state), m, group) for m in matrices)
+
+    def _update_matrix(self, p: Tensor, g: Tensor, state: State, matrix: Matrix, group: dict[str, Any]) -> int:
         beta1, beta2 = group["betas"]
         beta3 = beta2 if self.shampoo_beta is None else self.shampoo_beta
-        if not state:
-            self._begin(p, g, state)
-            return self._average_factors(p, g, state, beta3) + self._find_basis(p, state)
+        axes, shape = matrix.sides, matrix.piece.shape
+        if "step" not in state:
+            self._begin(g, state, axes)
+            return self._average_factors(g, state, axes, beta3) + self._find_basis(state, axes)
         state["step"] += 1
         t = state["step"].item()
         rotated = rotate(g, state, self.projection_dtype)
         m = state["m"].lerp_(rotated, 1 - beta1)
-        squared = rotated.square_() if self.axes[p] else rotated.square()  # what is not rotated is the gradient itself
+        squared = rotated.square_() if axes else rotated.square()  # what is not rotated is the gradient itself
         root = self._root_of_v(squared, state, beta2)
         update = torch.div(m, root.add_(group["eps"]), out=root)
         correction = (1 - beta2**t) ** 0.5 / (1 - beta1**t) if self.correct_bias else 1.0
@@ -185,19 +207,19 @@ class SOAP(Optimizer):
         if self.normalize_grads:
             update = update / (update.square().mean().sqrt_() + NOTHING)
         p.add_(update, alpha=-size).mul_(1 - group["lr"] * group["weight_decay"])
-        flops = 2 * self._rotation_flops(p) + self._average_factors(p, g, state, beta3)
-        if t % self.every == self.due_at.get(p, 0):
-            flops += self._follow_basis(p, state, self.axes[p])
+        flops = 2 * rotation_flops(shape, axes) + self._average_factors(g, state, axes, beta3)
+        if t % self.every == matrix.due:
+            flops += self._follow_basis(state, matrix, axes)
         return flops
 
-    def _begin(self, p: Tensor, g: Tensor, state: State) -> None:
+    def _begin(self, g: Tensor, state: State, axes: list[int]) -> None:
         state["step"] = torch.zeros((), dtype=torch.float32)  # on the CPU: read without waiting for the device
         state["m"] = torch.zeros_like(g)
-        if self.factorized and p.ndim == 2:
+        if self.factorized and g.ndim == 2:
             state["rows"], state["columns"] = torch.zeros_like(g[:, 0]), torch.zeros_like(g[0])
         else:
             state["v"] = torch.zeros_like(g)
-        for axis in self.axes[p]:
+        for axis in axes:
             state[SIDES[axis]] = g.new_zeros(g.shape[axis], g.shape[axis])
 
     def _root_of_v(self, squared: Tensor, state: State, beta2: float) -> Tensor:
@@ -209,14 +231,14 @@ class SOAP(Optimizer):
         share = rows / rows.sum().clamp(min=torch.finfo(rows.dtype).tiny)
         return torch.outer(share.sqrt(), columns.sqrt(), out=squared)
 
-    def _average_factors(self, p: Tensor, g: Tensor, state: State, beta: float) -> int:
+    def _average_factors(self, g: Tensor, state: State, axes: list[int], beta: float) -> int:
         average = self._gram_kernel()[0]
-        for axis in self.axes[p]:
+        for axis in axes:
             average(state[SIDES[axis]], g if axis == 0 else g.mT, beta)
-        return self._gram_flops(p)
+        return self._gram_flops(g.shape, axes)
 
-    def _gram_flops(self, p: Tensor) -> int:
-        return sum(self._gram_kernel()[1](p.shape[axis], p.shape[1 - axis]) for axis in self.axes[p])
+    def _gram_flops(self, shape: Sequence[int], axes: list[int]) -> int:
+        return sum(self._gram_kernel()[1](shape[axis], shape[1 - axis]) for axis in axes)
 
     def _gram_kernel(self) -> tuple[Callable[[Tensor, Tensor, float], Tensor], Callable[[int, int], int]]:
         """Return the function that averages x x^T into a factor, and one that counts its FLOPs."""
@@ -226,12 +248,12 @@ class SOAP(Optimizer):
             return gram_triton.average_gram_, gram_triton.gram_flops
         return average_gram_, gram_flops
 
-    def _find_basis(self, p: Tensor, state: State) -> int:
-        for side in (SIDES[axis] for axis in self.axes[p]):
+    def _find_basis(self, state: State, axes: list[int]) -> int:
+        for side in (SIDES[axis] for axis in axes):
             state[f"{side}_basis"], state[f"{side}_values"] = first_basis(complete_(state[side]))
-        return sum(first_basis_flops(p.shape[axis]) for axis in self.axes[p])
+        return sum(first_basis_flops(len(state[SIDES[axis]])) for axis in axes)
 
-    def _follow_basis(self, p: Tensor, state: State, axes: list[int], qr: str = "") -> int:
+    def _follow_basis(self, state: State, matrix: Matrix, axes: list[int], qr: str = "") -> int:
         """Refresh the bases of some of a matrix's sides; return the FLOPs of it."""
         qr = qr or self.qr
         momentum = rotate_back(state["m"], state)
@@ -243,7 +265,7 @@ class SOAP(Optimizer):
                 # Where it failed the basis stays as it is; the choice is made on the device, and read by _mend.
                 basis = torch.where(sound, basis, state[f"{side}_basis"])
                 order = torch.where(sound, order, torch.arange(len(order), device=order.device))
-                self.unsure.append((p, axis, sound))
+                self.unsure.append((state, matrix, axis, sound))
             else:
                 basis = orthonormal(power)
             state[f"{side}_basis"], state[f"{side}_values"] = basis, values
@@ -253,22 +275,23 @@ class SOAP(Optimizer):
                 sums = ("rows", "columns")[axis]
                 state[sums] = state[sums][order]
         state["m"] = rotate(momentum, state)
-        return 2 * self._rotation_flops(p) + sum(next_basis_flops(p.shape[axis], qr) for axis in axes)
+        shape = matrix.piece.shape
+        return 2 * rotation_flops(shape, matrix.sides) + self._qr_flops(shape, axes, qr)
 
     def _mend(self) -> int:
         """Follow by Householder's reflections where Cholesky's factor did not exist; one wait for the device."""
         if not self.unsure:
             return 0
         unsure, self.unsure = self.unsure, []
-        sound = torch.stack([each for _, _, each in unsure]).tolist()
-        failed = [(p, axis) for (p, axis, _), fine in zip(unsure, sound, strict=True) if not fine]
-        return sum(self._follow_basis(p, self.state[p], [axis], "householder") for p, axis in failed)
+        sound = torch.stack([each for *_, each in unsure]).tolist()
+        failed = [each for each, fine in zip(unsure, sound, strict=True) if not fine]
+        return sum(self._follow_basis(state, matrix, [axis], "householder") for state, matrix, axis, _ in failed)
 
-    def _rotation_flops(self, p: Tensor) -> int:
-        return sum(2 * p.numel() * p.shape[axis] for axis in self.axes[p])
+    def _qr_flops(self, shape: Sequence[int], axes: list[int], qr: str = "") -> int:
+        return sum(next_basis_flops(shape[axis], qr or self.qr) for axis in axes)
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Tensor | float]:
         """Return condition and effective rank of the factors L and R as of their last refresh."""
         states = self.state.values()
-        return spectrum_metrics(value for s in states for key, value in s.items() if key.endswith("_values"))
+        return spectrum_metrics(value for s in states for key, value in s.items() if "_values" in key)

@@ -18,7 +18,8 @@ def test_equations(method, bias, backend):
     """The clip is at work in some steps and not in others."""
     lr, damping, f, clip, momentum, wd = 0.02, 1e-3, 0.9, (2e-3 if bias else 5e-6), 0.8, 0.05
     run = Run("kfac", bias, lr=lr, damping=damping, factor_decay=f, kl_clip=clip, every_factor=2, every_inverse=6,
-              method=method, backend=backend, betas=(0.8, 0.9), momentum=momentum, weight_decay=wd)  # fmt: skip
+              method=method, split_qkv=False, backend=backend, betas=(0.8, 0.9), momentum=momentum,
+              weight_decay=wd)  # fmt: skip
     a_factor, g_factor, inverse, buffer, squares, clipped = {}, {}, {}, {}, {}, []
 
     def backends_step(name, w, v, decay, t):
@@ -84,14 +85,14 @@ def test_without_a_clip_and_with_much_damping_it_is_sgd():
 
 
 def test_the_condition_is_that_of_what_is_inverted():
-    run = Run("kfac", steps=5, every_factor=1, every_inverse=1, damping=1e-3)
+    run = Run("kfac", steps=5, every_factor=1, every_inverse=1, damping=1e-3, split_qkv=False)
     expected = []
     for name in run.rows(0):
         state = run.state(name)
         product = torch.kron(state["G"], state["A"])
         expected.append(torch.linalg.cond(product + 1e-3 * torch.eye(len(product), dtype=product.dtype)))
     assert run.optimizer.metrics()["condition_max"].item() == pytest.approx(max(expected).item(), rel=1e-6)
-    run = Run("kfac", steps=5, every_factor=1, every_inverse=1, damping=1e-3, method="inverse")
+    run = Run("kfac", steps=5, every_factor=1, every_inverse=1, damping=1e-3, method="inverse", split_qkv=False)
     expected = []
     for name in run.rows(0):
         factors = [run.state(name)[key] for key in "AG"]

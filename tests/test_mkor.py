@@ -91,7 +91,7 @@ def naive(run: Run, formula: str, backend: str, every: int, decay: float, stabil
 def test_equations(formula, backend, bias):
     lr, wd, decay, stabilizer = (0.05 if backend == "sgd" else 3e-3), 0.1, 0.9, (1.5, 0.8)
     run = Run("mkor", bias, lr=lr, weight_decay=wd, decay=decay, every=3, formula=formula, stabilizer=stabilizer,
-              backend=backend, eps=EPS)  # fmt: skip
+              backend=backend, eps=EPS, split_qkv=False)  # fmt: skip
     update, sides = naive(run, formula, backend, 3, decay, stabilizer, lr, wd)
     assert run.off(update) < 1e-9
     for factors, key in zip(sides, ("left", "right"), strict=True):
@@ -162,7 +162,7 @@ def test_a_gradient_keeps_its_norm_and_a_gradient_of_zero_stays_zero():
 
 def test_the_condition_of_the_factors_is_logged():
     """In the 1-norm; a matrix and its inverse have the same."""
-    run = Run("mkor", steps=5, every=1)
+    run = Run("mkor", steps=5, every=1, split_qkv=False)
     factors = [run.state(name)[key] for name in run.rows(0) for key in ("left", "right")]
     expected = [(f.abs().sum(0).max() * torch.linalg.inv(f).abs().sum(0).max()).item() for f in factors]
     found = run.optimizer.metrics()

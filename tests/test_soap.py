@@ -109,7 +109,7 @@ def test_soap(variant):
 def test_which_sides_are_rotated():
     def sides(shape, table=False, **keywords):
         p = Parameter(torch.zeros(shape))
-        return SOAP([{"params": [p], "table": table}], **keywords).axes[p]
+        return SOAP([{"params": [p], "table": table}], **keywords).matrices[p][0].sides
 
     assert sides((96, 32)) == sides((32, 96)) == [0, 1]
     assert sides((96, 32), max_side=95) == [1]
@@ -121,7 +121,7 @@ def test_which_sides_are_rotated():
     assert sides((96,)) == []
     model = tiny_model()
     soap = optimizers.build_optimizer("soap", model)
-    assert [soap.axes[p] for p in (model.embedding.weight, model.positions.weight)] == [[1], [1]]
+    assert [soap.matrices[p][0].sides for p in (model.embedding.weight, model.positions.weight)] == [[1], [1]]
 
 
 def test_soap_beside_pytorch_optimizer(monkeypatch):
@@ -227,6 +227,7 @@ def test_a_gradient_that_is_not_finite_is_left_to_who_watches_the_loss():
     [
         ({"every": 0}, "every must"),
         ({"max_side": 0}, "max_side must"),
+        ({"block": 0}, "block must"),
         ({"betas": (0.9, 1.0)}, "betas must"),
         ({"eps": -1.0}, "eps must"),
     ],

@@ -84,6 +84,6 @@ def compared(exactly: Pair, quickly: Pair, tokens: Tensor) -> tuple[float, float
 
 def skewness(optimizer: torch.optim.Optimizer) -> float | None:
     """Return the largest entry of |Q^T Q - I| of any basis in its state; None: it keeps none."""
-    bases = [v.double() for s in optimizer.state.values() for key, v in s.items() if key.endswith("_basis")]
+    bases = [v.double() for s in optimizer.state.values() for key, v in s.items() if "_basis" in key]
     apart = [q.mT @ q - torch.eye(len(q), dtype=q.dtype, device=q.device) for q in bases]
     return max((each.abs().max().item() for each in apart), default=None)
