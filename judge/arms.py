@@ -23,8 +23,9 @@ INDIFFERENT = (
     *("run_dir", "resume", "tracker", "launcher", "checkpoint", "study"),
     *("log", "eval.every", "target_loss", "allow_targets", "data"),
 )
-# How a run is computed, which decides its last bits at most; fairness looks at these.
-MACHINE = ("device", "dtype", "compile", "batch.micro")
+# How a run is computed: these change its last bits and its seconds, and are no setting.
+LAST_BITS = ("device", "compile", "batch.micro")
+MACHINE = (*LAST_BITS, "dtype")
 # Losses of another model, on other windows, or after updates of another size are never compared.
 INCOMPARABLE = ("model", "context", "batch.tokens", "eval.tokens")
 MOST_DIVERGED = 0.05  # the share of an arm's runs that may diverge before the others are only the lucky ones
@@ -77,7 +78,7 @@ def often(diverged: int, finished: int) -> bool:
 
 def settings(run: Run) -> dict[str, Any]:
     """Return the config keys that make the run's arm, dotted."""
-    return {key: value for key, value in flatten(run.config).items() if not within(key, INDIFFERENT)}
+    return {key: value for key, value in flatten(run.config).items() if not within(key, (*INDIFFERENT, *LAST_BITS))}
 
 
 def group_arms(runs: Sequence[Run]) -> list[Arm]:

@@ -68,8 +68,9 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """Return the notes on the figures that are shown, then the footnotes; none twice."""
-        shown = [note for row in self.rows if row.speedup.known or row.verdict for note in row.notes]
+        """Return the notes on the figures that are shown, and on those of the rule that decides; then the footnotes."""
+        rows = [row for row in self.rows if row.speedup.known or row.verdict or row.rule == "matched"]
+        shown = [note for row in rows for note in row.notes]
         return list(dict.fromkeys([*shown, *self.footnotes]))
 
 

@@ -51,6 +51,8 @@ def untimed(runs: Sequence[Run]) -> str | None:
     for run in runs:
         if changed := [key for key in ("dtype", "compile", "kernels") if len(_resolved(run, key)) > 1]:
             return f"timed, in {run.name}, before and after {' and '.join(changed)} changed: no verdict in seconds"
+    if len({each for run in runs for each in _resolved(run, "compile")}) > 1:
+        return "timed partly with and partly without torch.compile: no verdict in seconds"
     if any(run.known("device", "type") == "cpu" for run in runs):
         return "timed on a CPU that others may share: no verdict in seconds"
     if not all((part.get("device") or {}).get("name") for run in runs for part in stretches(run)):

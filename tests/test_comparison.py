@@ -74,6 +74,27 @@ def test_where_a_run_is_kept_and_watched_does_not_make_it_another_arm(tmp_path):
     assert comparison.standings[1].seeds == 2
 
 
+def test_what_changes_the_last_bits_alone_is_no_setting(tmp_path):
+    """Three seeds, one in smaller passes and one on another device, are one arm, and no unequal tuning."""
+    write_study(tmp_path, {}, noise=0.002)
+    for seed, config in enumerate([{}, {"batch.micro": 4}, {"device": "cuda:1", "compile": True}]):
+        write_run(tmp_path, "soap", 2000, seed, 1.3, noise=0.002, config=config)
+    comparison = compared(tmp_path)
+    standing = comparison.standings[1]
+    assert (standing.arm.label, standing.tried, standing.seeds) == ("soap", 1, 3)
+    assert comparison.warnings == []
+
+
+def test_what_a_figure_lacks_is_said_where_there_is_none(tmp_path):
+    """Two lengths and two seeds of a baseline give no number, and so the notes say what is missing."""
+    write_study(tmp_path, {"soap": 0.8}, ladder=(1000, 2000), seeds=2, noise=0.002)
+    comparison = compared(tmp_path)
+    rows = [each for each in comparison.rows if each.rule == "matched"]
+    assert not any(each.speedup.known or each.verdict for each in rows)
+    assert any(note.startswith("needs a ladder of adamw: 3 lengths or more") for note in comparison.notes)
+    assert "needs 3 seeds at every length for an interval, not 2" in comparison.notes
+
+
 def test_an_external_baseline_goes_by_its_path_and_by_its_label(tmp_path):
     for steps in (1000, 2000, 4000):
         write_run(tmp_path, "external", steps, config={"optimizer._target_": "torch.optim.Adam"})

@@ -166,6 +166,15 @@ def test_unlike_hardware_gives_no_verdict_in_seconds(tmp_path):
     assert any("NVIDIA A100; NVIDIA H100" in note for note in comparison.footnotes)
 
 
+def test_a_compiled_arm_beside_one_that_is_not_gives_no_verdict_in_seconds(tmp_path):
+    write_study(tmp_path, {}, noise=0.002)
+    for seed in range(3):
+        write_run(tmp_path, "soap", 2000, seed, 1.3, noise=0.002, manifest={"resolved.compile": False})
+    seconds = row(compared(tmp_path), "soap", axis="seconds")
+    assert seconds.verdict is None
+    assert "timed partly with and partly without torch.compile: no verdict in seconds" in seconds.notes
+
+
 def test_a_busy_cpu_gives_no_figure_in_seconds_at_all(tmp_path):
     cpu = {"device.type": "cpu", "device.name": "a CPU"}
     write_study(tmp_path, {}, noise=0.002, manifest=cpu)
