@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from conventions import older_keys
 from conventions.config_keys import optimizer_label
 from conventions.keywords import construct
 from conventions.paths import expanded
@@ -136,8 +137,11 @@ def parse(values: Mapping[str, Any]) -> Config:
 
 
 def config_hash(values: Mapping[str, Any]) -> str:
-    """Return 64 hex digits that depend on every key that decides what the run computes."""
-    kept = {key: value for key, value in values.items() if key not in UNHASHED}
+    """Return 64 hex digits that depend on every key that decides what the run computes.
+
+    A key that is younger than other runs counts only where its value says something else than what those did.
+    """
+    kept = {key: value for key, value in older_keys.reduced(values).items() if key not in UNHASHED}
     kept["data"] = {key: value for key, value in kept["data"].items() if key != "dir"}
     return hashlib.sha256(json.dumps(_canonical(kept), sort_keys=True).encode()).hexdigest()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conventions.config_keys import differing_keys, flatten, within
+from conventions.older_keys import completed
 from conventions.run_format import SCHEMA, is_locked
 from conventions.sentence import DISK_FULL
 from conventions.yaml_file import read_yaml, yaml_text
@@ -57,9 +58,9 @@ class RunFolder:
             )
         if old["config_hash"] != self.digest:
             config = self._read_config()
-            keys = differing_keys([flatten(config), flatten(self.config)])
+            keys = differing_keys([flatten(each) for each in (completed(config), self.config)] if config else [{}])
             keys = [key for key in keys if not within(key, (*UNHASHED, *LOCATIONS))]
-            if keys or not config or old["config_hash"] != config_hash(config):
+            if keys or not config or config_hash(config) not in (old["config_hash"], self.digest):
                 raise ValueError(
                     f"{self.path} is a run of another config (it differs in {', '.join(keys) or 'its version'}): "
                     "give the same keys, or another run_dir"

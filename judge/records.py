@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conventions.config_keys import optimizer_name
+from conventions.older_keys import completed
 from conventions.run_format import SCHEMA, STATUSES, Status, first_line, read_rows, seen_status
 from conventions.yaml_file import read_yaml
 
@@ -135,6 +136,8 @@ def read_run(folder: Path) -> Run:
             raise ValueError(f"{folder / 'config.yaml'} has no usable {key!r}: restore it, or move the folder away")
     if not {"name", "_target_"} & set(config["optimizer"]):
         raise ValueError(f"{folder / 'config.yaml'} does not name its optimizer: restore it, or move the folder away")
+    if "origin" not in manifest:  # of a foreign run nothing is known but what its config says
+        config = completed(config)
     return Run(folder, config, manifest, read_rows(folder / "metrics.jsonl"))
 
 

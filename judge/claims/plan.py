@@ -14,6 +14,7 @@ from typing import Any
 from conventions import atomic
 from conventions.config_keys import differing_keys, flatten, plain, within
 from conventions.keywords import construct
+from conventions.older_keys import completed
 from conventions.run_format import ENDED
 from conventions.yaml_file import read_yaml, yaml_text
 from judge.arms import INDIFFERENT, MACHINE, Arm, settings, without_copies
@@ -113,6 +114,7 @@ def read_plan(claim: Claim, scale: str, part: str, folder: Path) -> StudyPlan:
         arms = {name: construct(ArmPlan, arm, f"arms.{name}") for name, arm in values["arms"].items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is broken ({' '.join(str(error).split())}): {writes} writes it anew") from None
+    arms = {name: replace(arm, config=arm.config and completed(arm.config)) for name, arm in arms.items()}
     plan = replace(plan, arms=arms)
     if difference := plan.differs(claim):
         raise ValueError(f"{path} is of another version of {claim.path} ({difference}): {writes} writes it anew")
