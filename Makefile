@@ -16,8 +16,8 @@ OPTIONS ?=
 OPTIMIZER ?=
 SCALE ?= tiny
 
-# For public: tables of what other people published.
-WEN ?=
+# For public: checkouts of what configs/public names.
+MARIN ?=
 TRACK3 ?=
 
 VENV := .venv
@@ -27,14 +27,6 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constrain
 # One thread per process: two processes of two threads each on two cores take three times as long. A file's tests stay
 # in one process, so that what they share is computed once.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile
-
-# How modded-nanogpt's track 3 becomes a study, and what is declared where it is judged.
-comma := ,
-ADOPT = --study track3 --about "$(TRACK3)/track3_final.csv:run_id" --where variant= --at '{readme_steps_to_328}' \
-	--map run=run_id$(comma)step=step$(comma)val/loss=val_loss$(comma)seconds=seconds --device '{hardware}' \
-	--set batch.tokens=524288 --set model=gpt2_124m --repository github:KellerJordan/modded-nanogpt --commit f411b3d3
-ISOLOSS := --sigma .0011 --sigma-from "pooled over the seeds of all entries" --sigma-freedom 485 --slope .13 \
-	--slope-from "Muon lr .035 at 3150 and 3350 updates gives .108 and the AdamW ladder of Wen et al. at 130M .165"
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo verdict test test-slow test-all test-slurm docs site tables lint format bench clean
@@ -103,15 +95,11 @@ bench: install ## what this device does: PART=all, updates, train, step or drift
 	$(RUN) -m scripts.bench $(PART) --minutes $(MINUTES) $(if $(NANOGPT),--nanogpt "$(NANOGPT)") $(if $(ONLY),--only "$(ONLY)") \
 		$(foreach given,$(REFERENCES),--reference "$(given)") $(OPTIONS)
 
-public: install ## tables of runs that others published, in results/public: WEN=wen2025.csv TRACK3=folder with its two tables
-	@test -n "$(WEN)$(TRACK3)" || { echo "halfstep: give WEN=FILE or TRACK3=FOLDER, the tables of their runs" >&2; exit 2; }
-	$(if $(WEN),$(RUN) -m scripts.public scale "$(WEN)" --name wen2025 --loss min_loss$(comma)baseline_loss \
-		--repository github:marin-community/marin --title "The optimizer sweep of Wen et al. 2025 (130M to 1.2B parameters)")
-	$(if $(TRACK3),$(RUN) -m scripts.adopt "$(TRACK3)/track3_curves.csv.bz2" $(ADOPT) --arm '{entry} {optimizer}')
-	$(if $(TRACK3),$(RUN) -m scripts.adopt "$(TRACK3)/track3_curves.csv.bz2" $(ADOPT) --arm '=46 by EMA' --where entry=46 \
-		--map val/loss=val_ema_loss --weights EMA)
-	$(if $(TRACK3),$(RUN) -m scripts.public study results/runs/track3 --name track3 $(ISOLOSS) \
-		--baseline '36 Muon tuned + tuned aux AdamW' --title "modded-nanogpt's track 3: 46 optimizers at 124M")
+public: install ## collect runs that others published: TRACK3=checkout of modded-nanogpt MARIN=checkout of WhenWen/marin
+	@test -n "$(MARIN)$(TRACK3)" || { echo "halfstep: give TRACK3=FOLDER or MARIN=FOLDER, checkouts of what configs/public names" >&2; exit 2; }
+	$(if $(MARIN),$(RUN) -m scripts.public collect wen2025 "$(MARIN)")
+	$(if $(TRACK3),$(RUN) -m scripts.public collect track3 "$(TRACK3)")
+	$(RUN) -m scripts.make_tables
 
 clean: ## remove .venv and the tools' caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -16,11 +16,12 @@ import math
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
 
 from judge.arms import Arm
-from judge.declared import NOTHING, Declared, Slope
+from judge.declared import NOTHING, Declared, Sigma, Slope
 from judge.ladder import Ladder, Speedup
 from judge.row import Row, blank, noted, on_axes, too_small, unknown
 from judge.spread import CONFIDENCE, SEEDS, freedom_of, known_spread
@@ -53,24 +54,33 @@ def isoloss(
 
     cells = baseline.losses(own), newcomer.losses(other)
     row = noted(replace(row, seeds=min(map(len, cells))), f"a difference in loss is worth {slope}")
-    difference = float(cells[0].mean() - cells[1].mean())
     if row.seeds < SEEDS:
         declaration = f"sigma of arms with fewer than {SEEDS} seeds: {declared.sigma}" if declared.sigma else None
         row = noted(row, declaration or f"needs {SEEDS} seeds for an interval, or a declared sigma, not {row.seeds}")
-    least, greatest = slope.bounds
-    ratio = own / other
-    value = ratio * math.exp(difference / math.sqrt(least * greatest))
-    steps = Speedup(value)
-    spreads = known_spread([cells[0]], declared.sigma), known_spread([cells[1]], declared.sigma)
-    if spreads[0] and spreads[1]:
-        variances = spreads[0].value ** 2 / len(cells[0]), spreads[1].value ** 2 / len(cells[1])
-        freedom = freedom_of(variances, (spreads[0], spreads[1]))
-        low, high = log_interval(difference, math.sqrt(sum(variances)), freedom, (least, greatest))
-        steps = Speedup(value, ratio * math.exp(low), ratio * math.exp(high))
+    steps = at_one_loss((own, cells[0]), (other, cells[1]), slope, declared.sigma)
     small = too_small(other, baseline.finished(own) + newcomer.finished(other)) if guarded else None
     if small:
         row = replace(noted(row, small), decides=False)
     return on_axes(row, steps, baseline, newcomer, ([own], [other]))
+
+
+def at_one_loss(
+    own: tuple[float, np.ndarray], other: tuple[float, np.ndarray], slope: Slope, sigma: Sigma | None = None
+) -> Speedup:
+    """Return the speed-up between two ends near one loss, each (length, losses over seeds).
+
+    sigma: declared for an end with fewer than three seeds; without it there is no interval.
+    """
+    least, greatest = slope.bounds
+    ratio, difference = own[0] / other[0], float(own[1].mean() - other[1].mean())
+    value = ratio * math.exp(difference / math.sqrt(least * greatest))
+    spreads = known_spread([own[1]], sigma), known_spread([other[1]], sigma)
+    if spreads[0] is None or spreads[1] is None:
+        return Speedup(value)
+    variances = spreads[0].value ** 2 / len(own[1]), spreads[1].value ** 2 / len(other[1])
+    freedom = freedom_of(variances, (spreads[0], spreads[1]))
+    low, high = log_interval(difference, math.sqrt(sum(variances)), freedom, (least, greatest))
+    return Speedup(value, ratio * math.exp(low), ratio * math.exp(high))
 
 
 def _distance(baseline: Arm, newcomer: Arm, lengths: tuple[int, int], declared: Declared) -> float:

@@ -16,8 +16,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 from conventions.sentence import nearest
-from judge.declared import Sigma
+from judge.declared import NOTHING, Declared
+from judge.isoloss import at_one_loss, isoloss
 from judge.ladder import Ladder, Speedup
+from judge.public.cell import Cell
 from judge.readers.log import Line
 from judge.spread import CONFIDENCE
 
@@ -26,23 +28,12 @@ FARTHEST = 4  # times the largest size: a projection stops there
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One final loss of an optimizer at a size and a budget."""
-
-    optimizer: str
-    size: str  # as the source calls it
-    parameters: float
-    tokens: int
-    loss: float  # nats per token
-    budget: str = ""  # as the source calls it
-
-
-@dataclass(frozen=True)
 class Figure:
-    """The speed-up in one cell, in tokens."""
+    """The speed-up in one cell, in tokens. `room`: whether the baseline has longer runs, so that a gain can show."""
 
     cell: Cell
     speedup: Speedup
+    room: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,33 +90,59 @@ def cells_of(lines: Iterable[Line], keys: Mapping[str, str], where: str) -> Iter
                 raise ValueError(f"{where}, line {line.number}: {error}") from None
             budget = str(values.get(keys["budget"], "")).removesuffix(".0")
             name, size = str(values[keys["optimizer"]]), str(values[keys["size"]])
-            yield Cell(name, size, numbers[0], int(numbers[1]), numbers[2], budget)
+            yield Cell(name, size, numbers[0], int(numbers[1]), (numbers[2],), budget)
 
 
-def figures(cells: Sequence[Cell], baseline: str, sigma: Sigma | None = None) -> list[Figure]:
-    """Return the speed-up of every cell that is not the baseline's, where the baseline has a ladder of that size.
+def figures(cells: Sequence[Cell], baseline: str, declared: Declared = NOTHING, rule: str = "matched") -> list[Figure]:
+    """Return the speed-up of every cell that is not the baseline's, where the baseline has cells of that size.
 
-    Raises ValueError if the baseline has no cell at all.
+    declared: a sigma where seeds are few; for the rule isoloss a slope.
+    Raises ValueError if the baseline has no cell at all, or isoloss no slope.
     """
-    ladders: dict[str, dict[int, list[float]]] = {}
+    bases: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.optimizer == baseline:
-            ladders.setdefault(cell.size, {}).setdefault(cell.tokens, []).append(cell.loss)
-    if not ladders:
-        names = ", ".join(sorted({cell.optimizer for cell in cells}))
-        raise ValueError(f"no cell is of the baseline {baseline!r}: there are {names}")
-    laws = {size: Ladder(losses) for size, losses in ladders.items()}
+        if cell.arm == baseline:
+            bases.setdefault(cell.size, []).append(cell)
+    if not bases:
+        names = sorted({cell.arm for cell in cells})
+        raise ValueError(f"no cell is of the baseline {baseline!r}: {nearest(baseline, names)}")
+    others = [cell for cell in cells if cell.arm != baseline and cell.size in bases]
+    if rule == isoloss.__name__:
+        return [Figure(cell, _at_one_loss(bases[cell.size], cell, declared)) for cell in others]
+    ladders = {size: Ladder(_by_length(own)) for size, own in bases.items()}
     return [
-        Figure(cell, laws[cell.size].reach([cell.loss], cell.tokens, sigma))
-        for cell in cells
-        if cell.optimizer != baseline and cell.size in laws
+        Figure(
+            cell,
+            ladders[cell.size].reach(cell.losses, cell.tokens, declared.sigma),
+            cell.tokens < ladders[cell.size].lengths[-1],
+        )
+        for cell in others
     ]
 
 
-def trend(found: Sequence[Figure], over_cells: bool = False) -> Trend | None:
+def _by_length(cells: Sequence[Cell]) -> dict[int, list[float]]:
+    losses: dict[int, list[float]] = {}
+    for cell in cells:
+        losses.setdefault(cell.tokens, []).extend(cell.losses)
+    return losses
+
+
+def _at_one_loss(bases: Sequence[Cell], cell: Cell, declared: Declared) -> Speedup:
+    """Return the speed-up over the baseline's cell that ended nearest; unknown where that is not near enough."""
+    if declared.slope is None:
+        raise ValueError("the rule isoloss of a table needs a declared slope (--slope, --slope-from)")
+    losses = np.array(cell.losses)
+    base = min(bases, key=lambda base: abs(float(np.mean(base.losses) - losses.mean())))
+    if abs(float(np.mean(base.losses) - losses.mean())) > declared.within:
+        return Speedup(None)
+    own = base.tokens, np.array(base.losses)
+    return at_one_loss(own, (cell.tokens, losses), declared.slope, declared.sigma)
+
+
+def trend(figures: Sequence[Figure], over_cells: bool = False) -> Trend | None:
     """Fit a line through an optimizer's sizes, or its cells; None below three sizes with a figure inside the ladder."""
     by_size: dict[float, list[float]] = {}
-    for figure in found:
+    for figure in figures:
         if figure.speedup.value and not figure.speedup.censored:
             by_size.setdefault(figure.cell.parameters, []).append(math.log(figure.speedup.value))
     if len(by_size) < SIZES:

@@ -6,6 +6,7 @@
     python -m scripts.claims run sophia_2x --scale tiny --smoke   # the first seed alone: it can decide nothing
     python -m scripts.claims run sophia_2x soap_40_35 --scale small --minutes 9   # what tells most first; goes on
     python -m scripts.claims verify sophia_2x                     # the verdict, with 95 % intervals
+    python -m scripts.claims verify sophia_2x --scale public      # the same, by runs that others published
     python -m scripts.claims table sophia_2x --format latex
 
 A claim is a file, configs/claim/<name>.yaml, or any YAML given by its path; judge/claims/claim.py says what is in
@@ -30,9 +31,12 @@ from conventions.run_format import RUNS
 from conventions.sentence import cut_short, nearest, one_sentence
 from judge.claims.claim import Claim
 from judge.claims.claim_file import SCALES, find_claim, list_claims
+from judge.claims.evidence import PUBLIC
+from judge.claims.public import verify_public
+from judge.claims.tables import FORMATS, render
 from judge.claims.verdict import verify
 from judge.claims.words import as_json
-from scripts.pages.claim_table import FORMATS, render, show
+from scripts.pages.claim_table import show
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,7 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print_plan(options)
         else:
             claim = find_claim(options.claim)
-            verdict = verify(claim, options.scale, *_chosen(claim, options), options.runs)
+            if options.scale == PUBLIC or not claim.scales:
+                verdict = verify_public(claim, options.part)
+            else:
+                verdict = verify(claim, options.scale, *_chosen(claim, options), options.runs)
             if options.command == "table":
                 print(render(verdict, options.format), end="")
             elif options.json:
@@ -101,6 +108,8 @@ def print_list(console: Console) -> None:
         for name, scale in claim.scales.items():
             runs = len(scale.cells(list(scale.parts), scale.seeds))
             console.print(Padding(Text(f"{name}: {runs} runs ({', '.join(scale.parts)})", "dim"), (0, 0, 0, 4)))
+        for study in dict.fromkeys(each.study for each in claim.public):
+            console.print(Padding(Text(f"{PUBLIC}: {study}", "dim"), (0, 0, 0, 4)))
 
 
 def _flags(options: argparse.Namespace) -> list[str]:
@@ -138,7 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, purpose in about.items():
         command = commands.add_parser(name, help=purpose, description=purpose)
         command.add_argument("claim", help="a name that list shows, or the path of a YAML")
-        command.add_argument("--scale", choices=SCALES, default="tiny", help="default: tiny")
+        known = (PUBLIC, *SCALES) if name in ("verify", "table") else SCALES
+        command.add_argument("--scale", choices=known, default="tiny", help="default: tiny; public: runs of others")
         command.add_argument("--part", action="append", default=[], help="one of its parts; may be given again")
         command.add_argument("--seeds", type=int, help="how many of its seeds, from the first (default: all)")
         command.add_argument("--smoke", action="store_true", help="the first seed alone")

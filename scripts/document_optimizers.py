@@ -11,9 +11,9 @@ from textwrap import dedent, fill
 
 import optimizers
 from conventions.config_keys import CONFIGS
+from conventions.grid import Grid, markdown
 from optimizers import OptimizerInfo
 from scripts.list_optimizers import GPT2, costed, model_flops, passes
-from scripts.pages.grid import Grid, markdown
 
 PAGE = CONFIGS.parent / "docs" / "optimizers.md"
 HEAD = """\

@@ -18,6 +18,7 @@ import torch
 
 import optimizers
 from conventions.config_keys import optimizer_name
+from conventions.grid import Grid, aligned
 from conventions.sentence import one_sentence
 from data.plan import vocabulary
 from harness.command_line import answer_help, composed
@@ -25,7 +26,6 @@ from harness.config import Config, parse
 from models.base import LanguageModel
 from models.plan import check_model
 from optimizers.plan import check_optimizer
-from scripts.pages.grid import Grid, aligned
 from scripts.study.cost import UpdateCost, cost
 
 GPT2 = {"model": "gpt2_125m", "batch.tokens": "524288", "data": "synthetic"}  # whose vocabulary is GPT-2's

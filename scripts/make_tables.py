@@ -18,21 +18,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from conventions.config_keys import CONFIGS
+from conventions.grid import Grid, markdown
 from conventions.quantity import AXIS, TITLE, loss
 from conventions.sentence import one_sentence
 from judge import race
 from judge.claims.claim import CLAIMS
 from judge.claims.claim_file import SCALES, list_claims, read_claim, with_others
+from judge.claims.conclusions import page
+from judge.claims.evidence import PUBLIC
+from judge.claims.public import verify_public
+from judge.claims.tables import overview, render
 from judge.claims.verdict import Verdict, verify
 from judge.comparison import Comparison, compare
 from judge.measurements import FILE
+from judge.public.page import study_page
+from judge.public.study import list_studies
 from judge.publication import UNKEPT
 from judge.records import find_runs
 from judge.tuning.trials import SUFFIX, tuning_of, with_tuning
-from scripts.pages.claim_table import overview, render
-from scripts.pages.conclusions import page
-from scripts.pages.grid import Grid, markdown
 from scripts.pages.hardware import HARDWARE, hardware_tables, summary
+from scripts.pages.size_figures import study_figures
 from scripts.pages.tuning_table import tuning_table
 
 ROOT = CONFIGS.parent
@@ -67,6 +72,10 @@ def tables(root: Path) -> dict[Path, str]:
     for study in sorted(path for path in results.iterdir() if path.is_dir() and path.name not in claimed):
         if published(study) and has_runs(study):
             texts[study / "table.md"] = (tuning_table if study.name.endswith(SUFFIX) else study_table)(study)
+    for public in list_studies() if (results / PUBLIC).is_dir() else []:
+        drawings = study_figures(public)
+        texts[results / PUBLIC / f"{public.name}.md"] = study_page(public, {n: d.title for n, d in drawings.items()})
+        texts |= {results / PUBLIC / name: drawing.file("svg").decode() for name, drawing in drawings.items()}
     if (results / HARDWARE).is_dir():
         devices = sorted(path.parent for path in (results / HARDWARE).glob(f"*/{FILE}"))
         texts |= {place / "table.md": hardware_tables(place) for place in devices}
@@ -88,6 +97,8 @@ def claim_tables(results: Path) -> tuple[dict[Path, str], set[str]]:
     texts: dict[Path, str] = {}
     claimed, verdicts = set[str](), list[Verdict]()
     own = [with_others(read_claim(path)) for path in sorted((results / "claims").glob("*.yaml"))]
+    if (results / PUBLIC).is_dir():
+        verdicts += [verify_public(claim) for claim in list_claims() if claim.public]
     for claim in [*list_claims(), *own]:
         for scale in (name for name in SCALES if name in claim.scales):
             parts = [part for part in claim.scale(scale).parts if has_runs(results / claim.study(scale, part))]
@@ -95,8 +106,9 @@ def claim_tables(results: Path) -> tuple[dict[Path, str], set[str]]:
             if parts:
                 verdict = verify(claim, scale, parts, claim.scale(scale).seeds, results)
                 verdicts.append(verdict)
-                for ending, form in FORMS.items():
-                    texts[results / "claims" / f"{claim.name}-{scale}.{ending}"] = render(verdict, form)
+    for verdict in verdicts:
+        name = f"{verdict.claim.name}-{verdict.scale.name}"
+        texts |= {results / "claims" / f"{name}.{ending}": render(verdict, form) for ending, form in FORMS.items()}
     if verdicts:
         texts[results / "claims" / "verdicts.md"] = markdown(overview(verdicts)) + "\n"
         texts[results / "claims" / "conclusions.md"] = page(verdicts)

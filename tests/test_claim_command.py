@@ -17,11 +17,12 @@ from harness.config import parse
 from harness.sweep import planned as sweep_planned
 from harness.sweep.planned import SweepEnding
 from judge.claims.claim_file import find_claim, list_claims, read_claim
+from judge.claims.tables import render
 from judge.claims.words import as_json
 from judge.records import read_run
 from judge.tuning.trials import tuning_of
 from scripts.claims import main
-from scripts.pages.claim_table import render, show
+from scripts.pages.claim_table import show
 from scripts.study import claim_runs
 from scripts.study.claim_runs import compose_arm
 from scripts.study.run_cost import cost_of

@@ -30,14 +30,16 @@ def arms(claim: Claim) -> Iterator[tuple[str, str, str]]:
 
 def test_the_claims_are_there_at_every_scale():
     assert set(NAMES) >= WANTED
-    assert [claim.name for claim in list_claims() if set(claim.scales) != set(SCALES)] == []
+    others = {claim.name: claim for claim in list_claims() if set(claim.scales) != set(SCALES)}
+    assert all(not claim.scales and claim.public for claim in others.values())  # these have no runs of ours
+    assert set(others) == {"track3_record"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_claim_says_where_it_is_from_and_what_its_verdict_may_mean(name):
     claim = find_claim(name)
-    assert "arXiv" in claim.source
-    assert all(each.may_say for each in claim.scales.values())
+    assert "arXiv" in claim.source or not claim.scales
+    assert all(each.may_say for each in (*claim.scales.values(), *claim.public))
     for each in claim.scales.values():
         assert len(each.seeds) >= 3
         beside = {part.beside or name for name, part in each.parts.items()}

@@ -9,7 +9,8 @@ import yaml
 from rich.console import Console
 
 from judge.claims.claim_file import read_claim
-from scripts.pages.claim_table import render, show
+from judge.claims.tables import render
+from scripts.pages.claim_table import show
 from tests.claimed import SPEEDUP, change, scale, train, verified, write_claim
 
 CPU = {"device.type": "cpu", "device.name": "Xeon"}

@@ -3,7 +3,7 @@
 import pytest
 
 from judge.claims.claim_file import read_claim
-from scripts.pages.conclusions import page
+from judge.claims.conclusions import page
 from tests.claimed import OTHER, SPEEDUP, change, scale, train, verified, write_claim
 
 CPU = {"device.type": "cpu", "device.name": "Xeon"}

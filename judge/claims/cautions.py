@@ -11,6 +11,8 @@ UNEQUAL = "unequal tuning: "  # as verdict.warnings have it
 
 def cautions(verdict: Verdict) -> list[str]:
     """Return sentences on what weakens the verdicts: unequal or untuned arms, lost runs, unsure seconds."""
+    if verdict.public:
+        return verdict.warnings
     runs = [run for _, arm in verdict.every_arm for run in arm.runs]
     sentences = [warning for warning in verdict.warnings if not warning.startswith(UNEQUAL)]
     if unequal := [warning.removeprefix(UNEQUAL) for warning in verdict.warnings if warning not in sentences]:

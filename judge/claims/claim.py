@@ -5,7 +5,10 @@
     figures             the paper's numbers: {part, arm, quantity, value}, `recalled: true` where no source was at hand
     statements          what is tested. The first that fits a part decides it; the others have verdicts of their own
     others              what independent work found about the same thing: shown beside ours, and decides nothing
-    scales              paper, small, tiny: the parts (model sizes, batches), the arms, T, the seeds
+    public              runs that others published and results/public holds, with verdicts of their own: {study, arm,
+                        against, may_say, ...}, as judge/claims/evidence.py has it
+    scales              paper, small, tiny: the parts (model sizes, batches), the arms, T, the seeds; none of them where
+                        public runs alone decide
 
 A statement is a number that must come out `at_least` or `at_most` a figure s, give or take a tolerance d (a share of
 s). The number is a `speedup` (by a rule, on an axis), or the `value` of a quantity at T, or its `difference` or
@@ -21,11 +24,12 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from conventions.config_keys import CONFIGS
 from conventions.sentence import nearest
-from judge.speedup import RULES, reverse
+from judge.claims.evidence import Evidence
+from judge.claims.statement import Statement
 
 CLAIMS = CONFIGS / "claim"
 PAPER = "paper"  # the scale of the paper's own protocol
@@ -52,67 +56,6 @@ class PaperFigure:
     quantity: str
     value: float
     recalled: bool = False  # from memory, not found in a source
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A number, and what it has to be for the statement to hold."""
-
-    says: str
-    measure: Literal["speedup", "value", "difference", "ratio"]
-    arm: str
-    against: str | None = None
-    rule: str = "matched"
-    axis: Literal["steps", "flops", "seconds"] = "steps"
-    quantity: str | None = None
-    than: list[str] | None = None
-    parts: str = "*"  # a pattern: the parts in which it is tested
-    at_least: float | None = None
-    at_most: float | None = None
-    tolerance: float = 0.0
-    ours: bool = False  # the figure is not the paper's: it put no number on the statement
-
-    def __post_init__(self) -> None:
-        if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("at_least or at_most must be given, and not both: the figure that was claimed")
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance must be a share of the figure, at least 0 and below 1, not {self.tolerance}")
-        if self.rule not in RULES:
-            raise ValueError(f"rule {self.rule!r} is not there: {nearest(self.rule, RULES)}")
-        if (self.against is None) != (self.measure == "value"):
-            raise ValueError(f"against must be {'left out of a value' if self.against else 'the arm to compare with'}")
-        if (self.quantity is None) != (self.measure == "speedup"):
-            raise ValueError(f"quantity must be {'left out of a speedup' if self.quantity else 'given'}")
-        if self.than is not None and (self.measure == "value" or len(self.than) != 2):
-            raise ValueError("than must be [arm, against], and not of a value")
-
-    @property
-    def figure(self) -> float:
-        return self.at_least if self.at_least is not None else self.at_most  # type: ignore[return-value]
-
-    @property
-    def threshold(self) -> float:
-        """Return the claimed bound with its tolerance: s (1 - d) for at least s, s (1 + d) for at most s."""
-        slack = self.tolerance * abs(self.figure)
-        return self.figure - slack if self.at_least is not None else self.figure + slack
-
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """(arm, against) whose numbers it takes: the first is held against the second's. A value's is (arm, "")."""
-        return [(self.arm, self.against or ""), *([(self.than[0], self.than[1])] if self.than else [])]
-
-    @property
-    def arms(self) -> list[str]:
-        return [name for pair in self.pairs for name in pair if name]
-
-    def ladder(self, arm: str, against: str) -> str:
-        """Return the arm of a pair whose lengths a speed-up is read from."""
-        return arm if RULES[self.rule] is reverse else against
-
-    @property
-    def across(self) -> bool:
-        """Return whether the statement names the parts of its arms, and so is tested once and not in every part."""
-        return "/" in self.arm
 
 
 @dataclass(frozen=True)
@@ -231,6 +174,7 @@ class Claim:
     quantities: dict[str, Quantity]
     figures: list[PaperFigure]
     others: list[Other] = field(default_factory=list)
+    public: list[Evidence] = field(default_factory=list)
 
     @property
     def name(self) -> str:

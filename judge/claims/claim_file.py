@@ -12,7 +12,9 @@ from conventions.keywords import construct
 from conventions.paths import expanded
 from conventions.sentence import nearest
 from conventions.yaml_file import read_yaml
-from judge.claims.claim import CLAIMS, ArmSettings, Claim, Other, PaperFigure, Part, Quantity, Scale, Statement
+from judge.claims.claim import CLAIMS, ArmSettings, Claim, Other, PaperFigure, Part, Quantity, Scale
+from judge.claims.evidence import Evidence
+from judge.claims.statement import Statement
 from judge.ladder import RUNGS
 
 SCALES = ("paper", "small", "tiny")
@@ -68,20 +70,22 @@ def _claim(
     sentence: str,
     source: str,
     statements: list[Any],
-    scales: dict[str, Any],
+    scales: dict[str, Any] | None = None,
     quantities: dict[str, Any] | None = None,
     figures: list[Any] | None = None,
     others: list[Any] | None = None,
+    public: list[Any] | None = None,
 ) -> Claim:
     return Claim(
         path,
         sentence,
         source,
         _list(Statement, statements, "statements"),
-        {name: _one(_scale, value, f"scales.{name}", name) for name, value in scales.items()},
+        {name: _one(_scale, value, f"scales.{name}", name) for name, value in (scales or {}).items()},
         _group(Quantity, quantities or {}, "quantities"),
         _list(PaperFigure, figures or [], "figures"),
         _list(Other, others or [], "others"),
+        _list(Evidence, public or [], "public"),
     )
 
 
@@ -123,9 +127,13 @@ def _problems(claim: Claim) -> Iterator[str]:
     """Yield a sentence on each problem between the keys of a claim, each of which may be right by itself."""
     if not NAME.fullmatch(claim.name):
         yield f"its own name, {claim.name!r}, must be letters, digits, dots and underscores, for it names folders"
-    for key in ("statements", "scales"):
-        if not getattr(claim, key):
-            yield f"{key} is empty: give one at least"
+    if not claim.statements:
+        yield "statements is empty: give one at least"
+    if not claim.scales and not claim.public:
+        yield "scales is empty: give one at least, or public runs"
+    for i, evidence in enumerate(claim.public):
+        for problem in evidence.problems(claim.statements):
+            yield f"public[{i}].{problem}"
     asked = {f"figures[{i}]": figure.quantity for i, figure in enumerate(claim.figures)}
     asked |= {f"statements[{i}]": each.quantity for i, each in enumerate(claim.statements) if each.quantity}
     for where, quantity in asked.items():

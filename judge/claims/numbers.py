@@ -1,5 +1,7 @@
 """Lists the numbers of a claim's verdict, a row for each, the paper's and others' beside ours."""
 
+import numpy as np
+
 from judge.claims.measure import values
 from judge.claims.others import number, subjects
 from judge.claims.verdict import Verdict
@@ -19,6 +21,14 @@ def numbers(verdict: Verdict) -> list[list[str]]:
             ours = "" if sample is None else f"{sample.mean():.6g}"
             seeds = "" if sample is None else str(len(sample))
             rows.append([*head, part, "arm", arm.label, name, *theirs, ours, "", "", seeds, "", ""])
+    for part, cell, speedup in verdict.public:
+        known = (speedup.value, speedup.low, speedup.high) if speedup else ()
+        ratio = ["" if n is None else f"{n:.6g}" for n in known]
+        name = f"{cell.arm} at {cell.budget}" if cell.budget else cell.arm
+        rows.append([*head, part, "arm", name, "loss", "", "", f"{np.mean(cell.losses):.6g}", "", "",
+                     str(len(cell.losses)), "", cell.source])  # fmt: skip
+        if speedup:
+            rows.append([*head, part, "arm", name, "speedup", "", "", *ratio, str(len(cell.losses)), "", cell.source])
     for each in verdict.findings:
         for axis, measured in each.measured.items():
             numbers = [measured.estimate.value, measured.estimate.low, measured.estimate.high]

@@ -2,7 +2,8 @@
 
 from conventions.config_keys import plain
 from conventions.quantity import TITLE
-from judge.claims.claim import Claim, Other, Statement
+from judge.claims.claim import Claim, Other
+from judge.claims.statement import Statement
 
 
 def number(claim: Claim, other: Other) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from conventions.quantity import short
 from judge.claims.claim_file import SCALES
+from judge.claims.evidence import PUBLIC
 from judge.claims.verdict import Verdict
 from judge.records import Run
 from judge.timing import device_of
@@ -13,11 +14,14 @@ CHINCHILLA = 20  # training tokens per parameter, all of them counted, as in Hof
 
 
 def by_claim(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
-    """Group the verdicts on one sentence, the largest scale first: one claim may have files of several devices."""
+    """Group the verdicts on one sentence, public runs and the largest scale first; claims with public runs lead.
+
+    One claim may have files of several devices.
+    """
     groups: dict[tuple[str, str], list[Verdict]] = {}
-    for each in sorted(verdicts, key=lambda each: SCALES.index(each.scale.name)):
+    for each in sorted(verdicts, key=lambda each: (PUBLIC, *SCALES).index(each.scale.name)):
         groups.setdefault((each.claim.sentence, each.claim.source), []).append(each)
-    return sorted(groups.values(), key=lambda each: each[0].claim.name)
+    return sorted(groups.values(), key=lambda each: (not each[0].public, each[0].claim.name))
 
 
 def scale_name(verdict: Verdict) -> str:

@@ -3,6 +3,7 @@
 reproduced               the whole 95 % interval is on the claim's side of s (1 - d)
 refuted                  the whole interval is on the other side, by the paper's own protocol
 not seen at this scale   the same, by another: smaller models prove nothing about larger ones, nor ours about theirs
+not seen in these runs   the same, in runs that others published, of whatever scale
 underpowered             anything else: the interval holds s (1 - d), or there is none, for want of seeds, for a
                          divergence, for runs that are too small, for seconds that nobody can vouch for
 """
@@ -12,9 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from judge.arms import Arm, refuse_incomparable
-from judge.claims.claim import Claim, PaperFigure, PlanCell, Scale, Statement
+from judge.claims.claim import Claim, PaperFigure, PlanCell, Scale
+from judge.claims.evidence import Shown
 from judge.claims.measure import Measured, Trained, measure
 from judge.claims.plan import StudyPlan, apart, read_plan, read_studies, settled, sort_runs
+from judge.claims.statement import Statement
 from judge.fairness import endings, provenance, unlike
 from judge.ladder import Speedup
 from judge.records import Run
@@ -50,6 +53,7 @@ class Verdict:
     findings: list[Finding]
     warnings: list[str]  # what makes a comparison unfair: to be read first
     footnotes: list[str]
+    public: Sequence[Shown] = ()  # the cells of public runs (judge/claims/public.py); then arms are empty
 
     @property
     def deciding(self) -> list[Finding]:
@@ -122,8 +126,13 @@ def verify(claim: Claim, scale_name: str, parts: Sequence[str], seeds: Sequence[
     return Verdict(claim, scale, list(parts), arms, missing, findings, warnings, footnotes)
 
 
-def judge(statement: Statement, estimate: Speedup, decides: bool, papers_own: bool) -> str:
-    """Return one of the verdicts listed above. An open end of an interval lies beyond whatever it is held against."""
+def judge(
+    statement: Statement, estimate: Speedup, decides: bool, papers_own: bool, otherwise: str = "not seen at this scale"
+) -> str:
+    """Return one of the verdicts listed above. An open end of an interval lies beyond whatever it is held against.
+
+    otherwise: the word where the whole interval is on the other side, in runs that are not the paper's own.
+    """
     low, high, threshold = estimate.low, estimate.high, statement.threshold
     rounding = EXACT * abs(threshold)  # FLOPs are counts: their ratio can be the figure itself
     if statement.at_least is not None:
@@ -135,7 +144,7 @@ def judge(statement: Statement, estimate: Speedup, decides: bool, papers_own: bo
     if decides and holds:
         return "reproduced"
     if decides and fails:
-        return "refuted" if papers_own else "not seen at this scale"
+        return "refuted" if papers_own else otherwise
     return "underpowered"
 
 

@@ -5,11 +5,15 @@ Tables, pages and `claims verify --json` say all of it in the same words.
 
 from typing import Any
 
+import numpy as np
+
 from conventions.config_keys import plain
+from conventions.quantity import loss
 from judge.arms import Arm
-from judge.claims.claim import Claim, Other, PaperFigure, Quantity, Statement
+from judge.claims.claim import Claim, Other, PaperFigure, Quantity
 from judge.claims.measure import values
 from judge.claims.others import number, subjects, unit
+from judge.claims.statement import Statement
 from judge.claims.verdict import Finding, Verdict
 from judge.ladder import Speedup
 
@@ -49,7 +53,8 @@ def summary(verdict: Verdict) -> list[str]:
     """Return the verdict of each part, in a line, and what it may mean."""
     lines = [f"{part or 'across parts'}: {word}" for part, word in verdict.words.items()]
     lines = lines or ["These parts alone decide nothing: the claim is tested across parts."]
-    return [*lines, f"What a verdict at the scale {verdict.scale.name} may say: {verdict.scale.may_say}"]
+    where = "by public runs" if verdict.public else f"at the scale {verdict.scale.name}"
+    return [*lines, f"What a verdict {where} may say: {verdict.scale.may_say}"]
 
 
 def notes(verdict: Verdict) -> list[str]:
@@ -87,6 +92,28 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         **{"missing": [each.name for each in verdict.missing]},
         **{"warnings": verdict.warnings, "notes": notes(verdict)},
     }  # fmt: skip
+
+
+def public_rows(verdict: Verdict) -> list[list[str]]:
+    """Return a row for each cell of public runs: part, arm, budget, length, seeds, loss, speed-up, interval."""
+    rows = []
+    for part, cell, speedup in verdict.public:
+        length = f"{cell.updates:,} updates" if cell.updates else f"{cell.tokens / 1e9:.3g}B tokens"
+        losses = np.array(cell.losses)
+        end = loss(float(losses.mean()), float(losses.std(ddof=1)) if len(losses) > 1 else None)
+        ratio = [str(speedup), speedup.interval] if speedup else ["", ""]
+        rows.append([part, cell.arm, cell.budget, length, str(len(losses)), end, *ratio])
+    return rows
+
+
+def again(verdict: Verdict) -> str:
+    """Return a sentence on how the numbers are made again."""
+    if verdict.public:
+        return (
+            f"`python -m scripts.claims verify {verdict.claim.word} --scale public` reads the tables of results/public"
+        )
+    command = f"python -m scripts.claims run {verdict.claim.word} --scale {verdict.scale.name}"
+    return f"`{command}` makes the runs again"
 
 
 def runs_of(verdict: Verdict, part: str, arm: Arm) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from conventions.config_keys import CONFIGS
+from conventions.grid import aligned
 from conventions.paths import expanded, path_argument
 from conventions.sentence import nearest, one_sentence
 from conventions.yaml_file import parse_yaml
@@ -26,7 +27,6 @@ from scripts.bench.plan import Plan, book
 from scripts.bench.scheduler import Scheduler
 from scripts.bench.setting import section_of
 from scripts.bench.store import Store
-from scripts.pages.grid import aligned
 from scripts.pages.hardware import HARDWARE, folder_name, grids
 
 PARTS = {"updates": ("updates",), "train": ("products", "train", "whole"), "step": ("products", "step"),

@@ -92,17 +92,22 @@ class Drawing:
 
     def save(self, path: Path) -> None:
         """Write a file of the kind that its name ends with, with a legend, whole or not at all."""
-        kind = path.suffix.removeprefix(".")
         draft = path.with_name(f".{path.name}.new")
+        draft.write_bytes(self.file(path.suffix.removeprefix(".")))
+        draft.replace(path)
+
+    def file(self, kind: str) -> bytes:
+        """Return what a file of this kind holds; letters are shapes, which need no font where it is shown."""
+        buffer = io.BytesIO()
         named = {label: handle for axes in self.figure.axes
                  for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
-        with matplotlib.rc_context({**STYLE, "svg.fonttype": "path"}):  # which needs no font where it is shown
+        with matplotlib.rc_context({**STYLE, "svg.fonttype": "path"}):
             if named and not self.figure.legends:
                 rows = -(-len(named) // 4)
                 self.figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=-(-len(named) // rows),
                                    frameon=False, fontsize=8, handlelength=2.6)  # fmt: skip
-            self.figure.savefig(draft, format=kind, metadata=SILENT[kind], dpi=300)
-        draft.replace(path)
+            self.figure.savefig(buffer, format=kind, metadata=SILENT[kind], dpi=300)
+        return buffer.getvalue()
 
 
 def style_of(comparison: Comparison) -> dict[str, Style]:
@@ -138,6 +143,22 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure, axes
+
+
+def panels(number: int, columns: int = 4) -> tuple[Figure, list[Axes]]:
+    """Make a canvas of small panels with a common scale of y, row by row."""
+    rows = -(-number // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 0.5 + 1.75 * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        every = list(grid.flat)
+        for axes in every:
+            axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+            axes.set_axisbelow(True)
+        for axes in every[number:]:
+            axes.set_visible(False)
+    return figure, every[:number]
 
 
 def caption(axes: Axes, x: str, y: str) -> None:

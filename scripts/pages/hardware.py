@@ -11,10 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from conventions.config_keys import CONFIGS
+from conventions.grid import Grid, markdown
 from conventions.yaml_file import read_yaml
 from judge.measurements import FILE, Entry, judged, measured, read
 from judge.ratio import Ratio
-from scripts.pages.grid import Grid, markdown
 
 HARDWARE = "hardware"  # folder of results/
 NONE = "No device has been measured yet: `make bench` does it, and `make tables` puts it here.\n"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from conventions import quantity
 from conventions.config_keys import plain
+from conventions.grid import Grid, markdown
 from judge.records import find_runs
 from judge.timing import device_of
 from judge.tuning.trials import Tuning, tuning_of
-from scripts.pages.grid import Grid, markdown
 
 
 def tuning_table(folder: Path) -> str:

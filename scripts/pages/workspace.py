@@ -9,12 +9,12 @@ import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as workspaces
 
 from conventions import quantity
+from conventions.grid import Grid, markdown
 from conventions.quantity import TITLE
 from harness.wandb_tracker import AXES, group_of
 from judge.answer import wins
 from judge.comparison import Comparison, Standing
 from scripts.pages.canvas import by_optimizer
-from scripts.pages.grid import Grid, markdown
 
 LOSS = "val/loss"
 AXIS_TITLES = dict(zip(AXES, ("updates", "tokens", "FLOPs, of model, curvature and optimizer", "seconds"), strict=True))
