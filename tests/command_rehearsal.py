@@ -22,6 +22,7 @@ from conventions.keywords import bind
 from harness.command_line import composed, help_text
 from harness.config import parse
 from judge.claims.claim_file import find_claim
+from judge.claims.evidence import PUBLIC
 from optimizers.plan import check_optimizer
 from tests.command import ROOT, environment
 
@@ -126,7 +127,8 @@ class CommandRehearsal:
         """Let it take its arguments, and stop it there. A claim must be one, and have that scale."""
         taken = parsed(module, arguments, self.patch)
         if taken.get("claim"):
-            find_claim(taken["claim"]).scale(taken["scale"])
+            claim = find_claim(taken["claim"])
+            assert claim.public if taken["scale"] == PUBLIC else claim.scale(taken["scale"])
         if "run" in taken:
             assert Path(taken["run"], "checkpoints").is_dir()
 
