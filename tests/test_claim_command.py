@@ -14,6 +14,7 @@ from rich.console import Console
 
 from conventions.config_keys import CONFIGS
 from harness.config import parse
+from harness.probe import Probes
 from harness.sweep import planned as sweep_planned
 from harness.sweep.planned import SweepEnding
 from judge.claims.claim_file import find_claim, list_claims, read_claim
@@ -142,16 +143,23 @@ main(["list"])
     assert all(claim.name in done.stdout for claim in list_claims())
 
 
-def test_a_plan_counts_a_product_in_the_gradients_pass(here):
+@pytest.fixture
+def probes():
+    known = Probes()
+    known.speeds["gpt2_pico"] = 1e12
+    return known
+
+
+def test_a_plan_counts_a_product_in_the_gradients_pass(here, probes):
     assert in_process("optimizer=adahessian", "optimizer.every=2", "steps=4", "run_dir=out").code == 0
     config = parse(yaml.safe_load((here / "out" / "config.yaml").read_text()))
-    planned, run = cost_of(config, {"gpt2_pico": 1e12})(4), read_run(here / "out")
+    planned, run = cost_of(config, probes)(4), read_run(here / "out")
     assert (planned.model, planned.curvature) == (run.last("flops/model"), run.last("flops/curvature"))
     assert planned.curvature > 0
 
 
 @pytest.mark.slow
-def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
+def test_run_trains_what_is_missing_as_planned(here, probes, capfd, monkeypatch):
     """Through train.py's own sweep: the smoke, and then what it left; the costs are those that plan foretold."""
     small = {"eval.tokens": 256, "eval.every": 4, "log.every": 4, "checkpoint.every": None, "batch.tokens": 256}
     arms = {
@@ -170,12 +178,12 @@ def test_run_trains_what_is_missing_as_planned(here, capfd, monkeypatch):
     assert sorted((run.steps, run.seed, run.status) for run in runs) == [(4, 4, "finished")] + 3 * [(8, 4, "finished")]
     for arm in ("old", "new"):
         config = parse(compose_arm(claim, "tiny", "only", arm))
-        cost = cost_of(config, {"gpt2_pico": 1e12})(8)
+        cost = cost_of(config, probes)(8)
         (run,) = [run for run in runs if run.optimizer == config.optimizer["name"] and run.steps == 8]
         assert (cost.model, cost.curvature) == (run.last("flops/model"), run.last("flops/curvature"))
         assert cost.tokens == run.last("tokens")
 
-    hooked = cost_of(replace(config, optimizer={"name": "kfac", "lr": 0.1}), {"gpt2_pico": 1e12})(8)
+    hooked = cost_of(replace(config, optimizer={"name": "kfac", "lr": 0.1}), probes)(8)
     assert hooked.curvature == 0
     assert hooked.optimizer > 0
 

@@ -97,7 +97,7 @@ def sentence(capsys, *arguments: str) -> str:
     with pytest.raises(SystemExit) as ended:
         verdict.main(arguments)
     assert ended.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("probing ")]
     return line.removeprefix("halfstep: ")
 
 

@@ -13,9 +13,10 @@ from rich.text import Text
 from conventions import quantity
 from harness.config import Config
 from harness.device import device_name, resolve_device
+from harness.probe import Probes
 from harness.sweep.launcher import runs_at_once
 from harness.sweep.local import cores
-from scripts.study.run_cost import RunCost, cost_of
+from scripts.study.run_cost import RunCost, cost_of, kept_in
 
 START = {"cpu": 8.0, "cuda": 30.0}  # seconds of a run that are not training: imports, the corpus, on CUDA the compiler
 
@@ -41,7 +42,7 @@ def print_costs(title: str, lines: Iterable[PlanLine], launcher: Sequence[str], 
     slots, before = runs_at_once(launcher, kind) or 1, torch.get_num_threads()
     if kind == "cpu" and slots > 1:
         torch.set_num_threads(max(1, cores() // slots))
-    threads, speeds = torch.get_num_threads(), dict[str, float]()  # FLOP/s of each model
+    threads, probes = torch.get_num_threads(), Probes(kept_in(lines[0].cfg))
     costs: dict[int, Callable[[int], RunCost]] = {}
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=Text(title, "table.title"))
     for name in ("runs", "updates", "to do", "tokens", "model", "curv.", "optim.", "disk", "hours"):
@@ -53,7 +54,7 @@ def print_costs(title: str, lines: Iterable[PlanLine], launcher: Sequence[str], 
             table.add_section()
             table.add_row(Text(section, "bold"))
         if id(line.cfg) not in costs:
-            costs[id(line.cfg)] = cost_of(line.cfg, speeds)
+            costs[id(line.cfg)] = cost_of(line.cfg, probes)
         cost = costs[id(line.cfg)](line.steps)
         cost = replace(cost, seconds=None if cost.seconds is None else cost.seconds + START[kind])
         left = [cost] * line.ended.count(False)
@@ -64,13 +65,14 @@ def print_costs(title: str, lines: Iterable[PlanLine], launcher: Sequence[str], 
     table.add_section()
     table.add_row("to do", "", f"{len(owed)}/{count}", *_cells(owed, owed))
     console.print(table)
-    rates = ", ".join(f"{quantity.flops(rate)} FLOP/s ({model})" for model, rate in speeds.items())
+    rates = ", ".join(f"{quantity.flops(rate)} FLOP/s ({model})" for model, rate in probes.speeds.items())
     total = RunCost.total(owed, "seconds")
+    when = f"the oldest of {probes.oldest}; delete {probes.file} to probe anew" if probes.oldest else "just now"
     beside = f"; {slots} side by side take about {quantity.seconds(total / slots)}" if slots > 1 and total else ""
     console.print(
         "Tokens and FLOPs (of model, curvature and optimizer) are those of all runs, disk and hours of those to do. "
         f"Hours are those of one run after another on {device_name(place)} with OMP_NUM_THREADS={threads}, by a probe "
-        f"of a few gradients just now ({rates}), with evaluations and {START[kind]:g} s to start each in it{beside}. "
+        f"of a few gradients ({rates}; {when}), with evaluations and {START[kind]:g} s to start each in it{beside}. "
         "Preparing a corpus comes on top. Disk is the newest two checkpoints and the metrics.",
         highlight=False, markup=False,
     )  # fmt: skip

@@ -3,22 +3,25 @@
 Model FLOPs are exact (6N + 12LHQT). Curvature is rehearsed: the optimizer steps on a model of width 4, and the passes
 that it asks for are counted. Matrix work is what the optimizer says of itself. The seconds come from a probe: a few
 gradients of the model on this device (of its first two layers, where it has more), and of a small model's optimizer a
-few steps. The probe runs eagerly; on a GPU the runs are compiled, and faster.
+few steps. The probe runs eagerly; on a GPU the runs are compiled, and faster. The next plan uses what it measured.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import models
+from conventions.paths import expanded
 from data.plan import VOCABULARIES, vocabulary
+from data.prepare import DIR
 from harness.config import Config
 from harness.device import resolve_device
 from harness.hessian import Hessian
-from harness.probe import gradient_speed, step_seconds
+from harness.probe import Probes
 from harness.rehearsal import passes_per_step
 from optimizers.plan import check_optimizer
 from scripts.study.cost import smallest_model
@@ -47,8 +50,8 @@ class RunCost:
         return None if None in values else sum(values)
 
 
-def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], RunCost]:
-    """Say what a run of this config costs, by its length in updates. `speeds` keeps what is measured of each model."""
+def cost_of(cfg: Config, probes: Probes) -> Callable[[int], RunCost]:
+    """Say what a run of this config costs, by its length in updates."""
     with torch.device("meta"):
         model = _model(cfg)
     planned = check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")
@@ -60,14 +63,12 @@ def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], RunCost]:
     state = None if treatments is None else sum(each.state_bytes for each in treatments.values())
     curvature = _curvature(build, model, cfg, gradient)
     parameters = sum(p.numel() for p in model.parameters())
-    name = str(cfg.model["name"])
-    if name not in speeds:
-        fewer = {"layers": min(LAYERS, cfg.model["layers"])} if "layers" in cfg.model else {}  # whatever has layers
-        speeds[name] = gradient_speed(_model(cfg, **fewer), cfg)
+    fewer = {"layers": min(LAYERS, cfg.model["layers"])} if "layers" in cfg.model else {}  # whatever has layers
+    speed = probes.gradient(lambda: _model(cfg, **fewer), cfg)
     if parameters <= SMALL:
-        own = step_seconds(build, _model(cfg).to(resolve_device(cfg.device)))
+        own = probes.step(build, _model(cfg).to(resolve_device(cfg.device)), cfg)
     else:
-        own = None if work is None else work / speeds[name]
+        own = None if work is None else work / speed
     # Forward alone: a third of a gradient's FLOPs. The whole split, where eval.tokens does not say, is taken as 4.4M.
     evaluation = per_token / 3 * (cfg.eval.tokens or 4_400_000)
 
@@ -81,10 +82,15 @@ def cost_of(cfg: Config, speeds: dict[str, float]) -> Callable[[int], RunCost]:
             curvature=None if curvature is None else steps * curvature,
             optimizer=None if work is None else steps * work,
             disk=None if state is None else KEPT * (4.0 * parameters + state) + rows * ROW_BYTES,
-            seconds=None if flops is None or own is None else flops / speeds[name] + steps * own,
+            seconds=None if flops is None or own is None else flops / speed + steps * own,
         )
 
     return cost
+
+
+def kept_in(cfg: Config) -> Path:
+    """Return the folder that keeps probes: where the prepared corpora are."""
+    return expanded(cfg.data.get("dir") or DIR, "data.dir", "HALFSTEP_DATA")
 
 
 def _model(cfg: Config, **changed: int) -> Any:
