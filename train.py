@@ -135,7 +135,7 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
     wanted = before["resolved"]["micro"] if before and before["ranks"] == ranks.world else cfg.batch.micro
     objective.micro = resolve_micro(wanted, cfg.sequences, ranks.world, cfg.context, place, objective.attempt)
     device.reset_peak_memory(place)
-    spread = (ranks.rank, ranks.world, place, cut_for(model.masking, dataset.vocabulary))
+    spread = (ranks.rank, ranks.world, place, cut_for(model.masking, dataset.vocabulary, dataset.special))
     loader = Loader(dataset.train, cfg.context, cfg.sequences, cfg.seed, *spread)
     windows = evaluation_batches(dataset.val, cfg.context, cfg.eval.tokens, objective.micro, *spread)
 

@@ -35,6 +35,7 @@ class Dataset:
     train_tokens: int
     val_tokens: int
     folder: Path  # where dataset.json lies
+    special: tuple[int, int, int]  # [MASK], [CLS] and [SEP]: the tokenizer's own, or the three ids after its last
 
     def entry(self) -> dict[str, Any]:
         """Return the dataset's entry in a run's manifest."""
@@ -50,6 +51,7 @@ class Splits:
     val: list[Shard]
     vocabulary: int
     tokenizer: str
+    special: tuple[int, int, int] | None = None  # the tokenizer's own [MASK], [CLS] and [SEP]
 
 
 def seal(folder: Path, name: str, identity: dict[str, Any], splits: Splits) -> Dataset:
@@ -97,6 +99,8 @@ def seal(folder: Path, name: str, identity: dict[str, Any], splits: Splits) -> D
         "train": train,
         "val": val,
     }
+    if splits.special:
+        record["special"] = list(splits.special)
     write_json(folder / RECORD, record)
     return _dataset(folder, record)
 
@@ -184,7 +188,17 @@ def _dataset(folder: Path, record: dict[str, Any]) -> Dataset:
         train_tokens=sum(entry["tokens"] for entry in train),
         val_tokens=sum(entry["tokens"] for entry in val),
         folder=folder,
+        special=_special(record),
     )
+
+
+def _special(record: dict[str, Any]) -> tuple[int, int, int]:
+    vocabulary = record["vocabulary"]
+    special = record.get("special", range(vocabulary, vocabulary + 3))
+    if len(special) != 3 or not all(type(token) is int and 0 <= token < vocabulary + 3 for token in special):
+        raise ValueError("no record of ours")
+    mask, cls, sep = special
+    return mask, cls, sep
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -34,12 +34,12 @@ def cut(stream: Stream, windows: Sequence[int], keys: Sequence[Sequence[int]], c
     return held[:, :-1].contiguous(), held[:, 1:].contiguous()
 
 
-def cut_for(masking: Masking | None, vocabulary: int) -> Cut:
+def cut_for(masking: Masking | None, vocabulary: int, special: tuple[int, int, int]) -> Cut:
     """Return what makes batches of windows: of the next token for None, else for masked prediction.
 
-    vocabulary: distinct tokens of the data.
+    vocabulary: distinct tokens of the data. special: the ids of [MASK], [CLS] and [SEP].
     """
-    return cut if masking is None else MaskedWindows(masking, vocabulary)
+    return cut if masking is None else MaskedWindows(masking, vocabulary, special)
 
 
 class Loader:

@@ -23,11 +23,13 @@ MASKED, REPLACED = 0.8, 0.9  # below the first: [MASK]; below the second: a toke
 class MaskedWindows:
     """Cuts windows as `data.loader.NextToken` does, for a model that predicts what is masked.
 
-    vocabulary: tokens of the data; [MASK], [CLS] and [SEP] are the three ids after them.
+    vocabulary: tokens of the data, of which a chosen one may become any.
+    special: the ids of [MASK], [CLS] and [SEP].
     """
 
     masking: Masking
     vocabulary: int
+    special: tuple[int, int, int]
 
     def __call__(self, stream: Stream, windows: Sequence[int], keys: Sequence[Sequence[int]], context: int) -> Batch:
         """Return inputs and targets, each (len(windows), context) int64 in host memory; -100 where none is predicted.
@@ -55,7 +57,7 @@ class MaskedWindows:
         start = window * context
         other = random.randint(len(stream) - second + 1)
         follows = random.random_sample() < 0.5
-        _, cls, sep = range(self.vocabulary, self.vocabulary + 3)
+        _, cls, sep = self.special
         row[0], row[first + 1], row[-1] = cls, sep, sep
         row[1 : first + 1] = stream.read(start, first)
         row[first + 2 : -1] = stream.read(start + first if follows else other, second)
@@ -67,4 +69,4 @@ class MaskedWindows:
         chosen = random.permutation(maskable)[:number]
         target[chosen] = row[chosen]
         fate, drawn = random.random_sample(number), random.randint(self.vocabulary, size=number)
-        row[chosen] = np.where(fate < MASKED, self.vocabulary, np.where(fate < REPLACED, drawn, row[chosen]))
+        row[chosen] = np.where(fate < MASKED, self.special[0], np.where(fate < REPLACED, drawn, row[chosen]))

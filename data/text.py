@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from data.dataset import Splits
+from data.files import stamp
+from data.hf_tokenizer import PREFIX, local_folder
 from data.prepare import Halves, Item, write
 from data.progress import Progress
 from data.tokenizer import build
@@ -131,6 +133,11 @@ class Text:
     limit: int | None = None  # training tokens
     notes: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        # A tokenizer's folder may come to hold another tokenizer.
+        if self.tokenizer.startswith(PREFIX) and (folder := local_folder(self.tokenizer)):
+            self.identity["tokenizer"] = f"{self.tokenizer} {stamp(sorted(folder.iterdir()))}"
+
     def build(self, folder: Path, progress: Progress) -> Splits:
         for note in self.notes:
             progress.say(note)
@@ -148,7 +155,7 @@ class Text:
         train, val = write(
             folder, lambda after: batches(self.documents(after)), encode, progress, self.limit, tokenizer.dtype
         )
-        return Splits(train, val, tokenizer.vocabulary, tokenizer.name)
+        return Splits(train, val, tokenizer.vocabulary, tokenizer.name, tokenizer.special)
 
 
 def batches(documents: Iterable[Document]) -> Iterator[Item]:

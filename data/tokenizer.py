@@ -1,4 +1,4 @@
-"""Turns text into token ids: by `bytes`, which needs nothing, or by GPT-2's BPE (or another of tiktoken's).
+"""Turns text into token ids: by `bytes`, which needs nothing, by an encoding of tiktoken's, or by transformers.
 
 tokenizer = build("gpt2")
 tokenizer.encode("Hello")      # array([15496], dtype=uint16)
@@ -15,6 +15,7 @@ import numpy as np
 
 from conventions.paths import forget_empty
 from conventions.sentence import nearest
+from data.hf_tokenizer import PREFIX, HuggingFace
 from data.shards import Dtype, smallest_dtype
 
 PATIENCE = 25.0  # seconds for tiktoken to fetch its BPE files (1.5 MB), where they are not cached
@@ -29,6 +30,7 @@ class Tokenizer(Protocol):
     vocabulary: int  # ids are below it
     end: int  # the id that ends a document
     dtype: Dtype  # of the ids
+    special: tuple[int, int, int] | None  # its own [MASK], [CLS] and [SEP]; None: it has none
 
     def encode(self, text: str) -> np.ndarray: ...  # (n,) of dtype, without the end; safe in many threads
 
@@ -40,6 +42,7 @@ class Bytes:
     vocabulary = 256
     end = 0
     dtype: Dtype = "uint16"
+    special: tuple[int, int, int] | None = None
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.uint16)
@@ -65,11 +68,12 @@ class Tiktoken:
             hint = nearest(name.lower(), [*known, "bytes"])
             with contextlib.suppress(KeyError):  # "gpt-4" is the name of a model, whose encoding tiktoken knows
                 hint = f"did you mean {tiktoken.encoding_name_for_model(name.lower())}?"
-            raise ValueError(f"tokenizer must be bytes or an encoding of tiktoken's, not {name!r}: {hint}")
+            raise ValueError(f"tokenizer must be bytes, an encoding of tiktoken's or hf:FOLDER, not {name!r}: {hint}")
         self.name = name
         self.encoding = patiently(tiktoken.get_encoding, name)
         self.vocabulary, self.end = self.encoding.n_vocab, self.encoding.eot_token
         self.dtype: Dtype = smallest_dtype(self.vocabulary)
+        self.special: tuple[int, int, int] | None = None
 
     def encode(self, text: str) -> np.ndarray:
         try:
@@ -90,8 +94,10 @@ class Tiktoken:
 
 
 def build(name: str) -> Tokenizer:
-    """Return the tokenizer of that name. Raises what `Tiktoken` raises."""
-    return Bytes() if name == "bytes" else Tiktoken(name)
+    """Return the tokenizer of that name. Raises what `Tiktoken` and `HuggingFace` raise."""
+    if name == "bytes":
+        return Bytes()
+    return HuggingFace(name) if name.startswith(PREFIX) else Tiktoken(name)
 
 
 def patiently(get_encoding: Any, name: str) -> Any:

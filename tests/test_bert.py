@@ -51,7 +51,7 @@ def model_of(**changes):
 
 def batch(masking: Masking, step: int = 0, sequences: int = 8):
     windows = range(sequences * step, sequences * (step + 1))
-    return MaskedWindows(masking, TOKENS)(Row(), windows, [(0, 0)] * sequences, CONTEXT)
+    return MaskedWindows(masking, TOKENS, (61, 62, 63))(Row(), windows, [(0, 0)] * sequences, CONTEXT)
 
 
 def segments(model, inputs):

@@ -24,7 +24,7 @@ def split(tmp_path_factory):
 
 
 def batch(split, masking: Masking, windows: range = range(4), seed: int = 0):
-    cut = MaskedWindows(masking, VOCABULARY)
+    cut = MaskedWindows(masking, VOCABULARY, (MASK, CLS, SEP))
     inputs, targets = cut(Stream(split), list(windows), [(seed, 0)] * len(windows), CONTEXT)
     return inputs.numpy(), targets.numpy()
 
@@ -95,7 +95,7 @@ def test_a_sequence_has_two_halves_and_tells_whether_they_follow(split):
 
 
 def test_ranks_and_steps_see_one_order_of_masks(split):
-    cut = cut_for(Masking(0.15, None, False), VOCABULARY)
+    cut = cut_for(Masking(0.15, None, False), VOCABULARY, (MASK, CLS, SEP))
     whole = Loader(split, CONTEXT, 4, seed=3, cut=cut)
     ranks = [Loader(split, CONTEXT, 4, seed=3, rank=rank, world=2, cut=cut) for rank in range(2)]
     for step in (5, 0):
@@ -113,7 +113,7 @@ def test_ranks_and_steps_see_one_order_of_masks(split):
 
 
 def test_an_evaluation_is_masked_in_the_same_way_each_time(split):
-    cut = cut_for(Masking(0.15, None, True), VOCABULARY)
+    cut = cut_for(Masking(0.15, None, True), VOCABULARY, (MASK, CLS, SEP))
     small, large = (evaluation_batches(split, CONTEXT, 800, micro, cut=cut) for micro in (1, 8))
     for part in range(2):
         assert torch.equal(torch.cat([b[part] for b in small]), torch.cat([b[part] for b in large]))

@@ -1,0 +1,86 @@
+"""Tokenizers of transformers: their ids, their special tokens, and what is said where there is none."""
+
+import numpy as np
+import pytest
+
+from data import load
+from data.shards import Stream
+from data.tokenizer import build
+
+pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat", "[", "]", "mask", "."]
+
+
+@pytest.fixture
+def wordpiece(tmp_path):
+    """A folder with a WordPiece tokenizer as BERT's, of 13 tokens."""
+    from transformers import PreTrainedTokenizerFast
+
+    model = tokenizers.models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = tokenizers.normalizers.Lowercase()
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
+             "mask_token": "[MASK]"}  # fmt: skip
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(tmp_path / "wordpiece")
+    return tmp_path / "wordpiece"
+
+
+def test_ids_and_special_tokens(wordpiece):
+    tokenizer = build(f"hf:{wordpiece}")
+    assert tokenizer.encode("The cats sat.").tolist() == [5, 6, 7, 8, 12]
+    assert tokenizer.encode("[MASK]").tolist() == [9, 11, 10]  # spelled out, it is text
+    assert tokenizer.encode("dog \ud800").tolist() == [1, 1]
+    assert (tokenizer.vocabulary, tokenizer.end, tokenizer.dtype) == (13, 3, "uint16")
+    assert tokenizer.special == (4, 2, 3)
+
+
+def test_a_corpus_keeps_them(wordpiece, tmp_path):
+    (tmp_path / "a.txt").write_text("the cat sat.\n" * 40)
+    (tmp_path / "b.txt").write_text("cats.\n")
+    keywords = {
+        "files": [str(tmp_path / "a.txt")],
+        "val_files": [str(tmp_path / "b.txt")],
+        "tokenizer": f"hf:{wordpiece}",
+        "dir": str(tmp_path / "tokens"),
+        "rows": "documents",
+    }
+    dataset = load("local", quiet=True, **keywords)
+    assert dataset.special == (4, 2, 3)
+    assert Stream(dataset.train).read(0, 5).tolist() == [5, 6, 8, 12, 3]
+    assert load("local", quiet=True, **keywords) == dataset  # opened, not made again
+    vocabulary = (wordpiece / "tokenizer.json").read_text()
+    (wordpiece / "tokenizer.json").write_text(
+        vocabulary.replace('"cat": 6', '"cat": 8').replace('"sat": 8', '"sat": 6')
+    )
+    changed = load("local", quiet=True, **keywords)
+    assert Stream(changed.train).read(0, 5).tolist() == [5, 8, 6, 12, 3]
+
+
+def test_without_special_tokens_they_come_after_the_last(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(f"some text {name}\n" * 9)
+    dataset = load("local", quiet=True, files=[str(tmp_path / "a.txt")], val_files=[str(tmp_path / "b.txt")],
+                   tokenizer="bytes", dir=str(tmp_path / "tokens"))  # fmt: skip
+    assert dataset.special == (256, 257, 258)
+
+
+def test_what_is_no_tokenizer_gets_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"^data\.tokenizer=hf:.*empty: the folder holds no tokenizer"):
+        build(f"hf:{tmp_path / 'empty'}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConnectionError, match=r"^data\.tokenizer=hf:nobody/nothing: there is no such folder"):
+        build("hf:nobody/nothing")
+    with pytest.raises(ValueError, match=r"^tokenizer must be bytes, an encoding of tiktoken's or hf:FOLDER"):
+        build("no_such_encoding")
+
+
+def test_ids_are_those_of_transformers(wordpiece):
+    from transformers import AutoTokenizer
+
+    text = "the cat sat. cats sat " * 50
+    theirs = AutoTokenizer.from_pretrained(wordpiece)(text, add_special_tokens=False)["input_ids"]
+    assert np.array_equal(build(f"hf:{wordpiece}").encode(text), theirs)
