@@ -32,6 +32,7 @@ from harness.config import Config, config_hash, parse, run_dir, whole_numbers
 from harness.distributed import Ranks, join
 from harness.evaluate import evaluate
 from harness.flops import Ledger
+from harness.initial import initial_weights
 from harness.kernels import choose_kernels
 from harness.objective import TimedObjective
 from harness.pass_sizes import resolve_micro
@@ -40,6 +41,7 @@ from harness.recorder import Recorder
 from harness.rehearsal import uncharged_per_step
 from harness.run_folder import RunFolder
 from harness.schedule import build_schedule, set_lr
+from models.hf import read_folder
 from models.plan import check_model
 from optimizers.plan import check_optimizer
 
@@ -107,7 +109,10 @@ def loop(run: Parts) -> str:
 def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: Ranks, place: str) -> Parts:
     """Build the data, the model, the optimizer, and the harness that joins and watches them."""
     # All that the config can get wrong is found before the data is touched: a large corpus takes hours to prepare.
+    checkpoints = attempt.folder.path / "checkpoints"
+    newest = ranks.agree(checkpoint.newest(checkpoints, attempt.folder.digest) if before and ranks.first else None)
     schedule = construct(build_schedule, cfg.schedule, "schedule", cfg.steps)
+    begin = initial_weights(cfg.init_from, read_folder, before.get("init_from") if newest and before else None)
     build_model = check_model(cfg.model, cfg.context, cfg.seed)
     planned = check_optimizer(cfg.optimizer, cfg.allow_targets, place)
     load_data = check_data(cfg.data)
@@ -120,6 +125,7 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
 
     kernels = choose_kernels(place, cfg.context)
     model = build_model(dataset.vocabulary).to(place)
+    origin = begin(model)
     optimizer = planned.build(model)
     dtype = device.resolve_dtype(cfg.dtype, place)
     clock = Clock(place)
@@ -142,13 +148,11 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
     folder = attempt.folder
     recorder = Recorder(cfg, folder, objective, optimizer, lambda: optimizers.metrics(optimizer))
     saved: list[checkpoint.Stateful] = [Threads(), clock, ledger, recorder, objective.sizes]
-    checkpoints = folder.path / "checkpoints"
-    newest = ranks.agree(checkpoint.newest(checkpoints, folder.digest) if before and ranks.first else None)
     if newest:
         checkpoint.restore(saved, newest[1])
     start = newest[1]["step"] if newest else 0
     facts = manifest.facts_of(cfg, folder.digest, objective, dataset.entry(), place, compiled, kernels)
-    folder.open(facts, cfg.resume, start)
+    folder.open({**facts, "init_from": origin}, cfg.resume, start)
     if newest:
         checkpoint.load(newest[0], model, optimizer)
     folder.cut(start, [step for step in range(start) if recorder.due(step)])

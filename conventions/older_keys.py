@@ -9,17 +9,22 @@ from conventions.yaml_file import read_yaml
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's config with the keys that its optimizer has got since, at the values that say what the run did."""
+    """Return a run's config with the keys that have come since, at the values that say what the run did."""
     section = config["optimizer"]
-    older = {key: value for key, value in _of(section).items() if key not in section}
-    return {**config, "optimizer": {**section, **older}}
+    return {**_table()["run"], **config, "optimizer": {**_of(section), **section}}
 
 
 def reduced(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config without the keys whose values say what older runs did: what a run is named for."""
-    section, absent = config["optimizer"], object()
-    older = _of(section)
-    return {**config, "optimizer": {key: v for key, v in section.items() if older.get(key, absent) != v}}
+    return {
+        **_without(config, _table()["run"]),
+        "optimizer": _without(config["optimizer"], _of(config["optimizer"])),
+    }
+
+
+def _without(section: Mapping[str, Any], older: Mapping[str, Any]) -> dict[str, Any]:
+    absent = object()
+    return {key: value for key, value in section.items() if older.get(key, absent) != value}
 
 
 def _of(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Config:
     log: Logging
     checkpoint: Checkpointing
     target_loss: float | None
+    init_from: str | None
     study: str
     run_dir: str | None
     resume: bool

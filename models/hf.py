@@ -1,8 +1,12 @@
 """Models convert to and from Hugging Face's transformers with equal logits: for evaluation suites and sharing."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from conventions.sentence import sentence
 from models.base import LanguageModel
 from models.bert import BERT
 from models.gpt import GPT
@@ -55,3 +59,25 @@ def from_transformers(theirs: "PreTrainedModel") -> LanguageModel:
     if name not in FROM:
         raise ValueError(f"{name} of transformers has no counterpart here: only {', '.join(FROM)} convert")
     return FROM[name](theirs)
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of a folder that `save_pretrained` wrote, by our names.
+
+    Raises ValueError for a class or an option that no model here can represent, or where transformers cannot load it.
+    """
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("transformers is not installed: pip install transformers") from error
+    try:
+        names = transformers.AutoConfig.from_pretrained(folder).architectures or []
+        name = next((name for name in names if name in FROM), None)
+        if name is None:
+            raise ValueError(
+                f"it is a {' or '.join(names) or 'model without a name'}, and only {', '.join(FROM)} convert"
+            )
+        theirs = getattr(transformers, name).from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"init_from={folder} cannot be loaded: {sentence(error)}") from None
+    return from_transformers(theirs).state_dict()

@@ -216,7 +216,7 @@ def test_a_run_is_trained_exported_and_resumed_to_the_same_bits(here):
     assert facts["flops_per_token"] == pytest.approx(model.flops_per_token(64), rel=0.1)
     last = rows(here / "whole")[-1]
     assert last["val/loss"] < math.log(256)
-    interrupted(*TINY, "run_dir=cut", "checkpoint.every=6", "model.next_sentence=true", at=7)
+    interrupted(*TINY, "checkpoint.every=6", "model.next_sentence=true", at=7, run_dir="cut")
     assert in_process(*TINY, "run_dir=cut", "checkpoint.every=6", "model.next_sentence=true", "resume=true").code == 0
     assert_same_run(here / "cut", here / "whole")
     export.main(["whole", "out"])

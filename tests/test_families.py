@@ -112,7 +112,7 @@ def test_its_flops_are_its_own_and_are_counted(family, here):
 def test_it_goes_on_to_the_same_bits(family, here):
     whole = ("optimizer=muon", "run_dir=whole")
     assert in_process(*family, *whole).code == 0
-    interrupted(*family, "optimizer=muon", "run_dir=cut", at=7)
+    interrupted(*family, "optimizer=muon", at=7, run_dir="cut")
     assert in_process(*family, "optimizer=muon", "run_dir=cut", "resume=true").code == 0
     assert_same_run(here / "cut", here / "whole")
 

@@ -16,9 +16,8 @@ from harness.run_folder import RunFolder
 from judge.records import find_runs, read_run
 from tests.study import write_run
 
-OLDER = [
-    (name, key, value) for name, keys in read_yaml(CONFIGS / "older_keys.yaml").items() for key, value in keys.items()
-]
+TABLE = read_yaml(CONFIGS / "older_keys.yaml")
+OLDER = [(name, key, value) for name, keys in TABLE.items() if name != "run" for key, value in keys.items()]
 
 
 @pytest.mark.parametrize(("name", "key", "value"), OLDER)
@@ -31,6 +30,16 @@ def test_a_key_names_a_run_only_where_it_says_something_new(name, key, value):
     assert config_hash(before) == config_hash(without) != config_hash(after)
     assert completed(without)["optimizer"][key] == value
     assert completed(after)["optimizer"][key] == "another"
+
+
+@pytest.mark.parametrize(("key", "value"), TABLE["run"].items())
+def test_a_key_of_the_run_names_it_only_where_it_says_something_new(key, value):
+    values = composed([])
+    without = {k: v for k, v in values.items() if k != key}
+    assert len(without) < len(values)
+    assert config_hash({**values, key: value}) == config_hash(without) != config_hash({**values, key: "another"})
+    assert completed(without)[key] == value
+    assert completed({**values, key: "another"})[key] == "another"
 
 
 def test_an_older_run_reads_as_what_it_did_and_a_foreign_one_as_what_it_says(tmp_path):
