@@ -177,6 +177,9 @@ def _unknown(key: str) -> str:
         options = {option: _keys_of(group, option) for option in _options(CONFIGS / group)}
     chosen = _chosen(group)
     if owners := [option for option, keys in options.items() if key in keys]:
+        name = key.partition(".")[2]
+        # First those that cannot do without it: of the many that can, none may be meant.
+        owners.sort(key=lambda option: f"\n{name}: ???" not in (CONFIGS / group / f"{option}.yaml").read_text())
         theirs = " or ".join(f"{group}={option}" for option in owners[:3])
         return f"{key} is no key of {group}={chosen}: it belongs to {theirs}"
     return f"{key} is no key of the config: {nearest(key, _keys(), (name for name in _keys() if '.' not in name))}"
@@ -198,8 +201,9 @@ def help_text(about: str, arguments: list[str]) -> str:
     groups = [f"  {group:<11}{', '.join(_options(CONFIGS / group))}" for group in _groups()]
     parts.append("Groups (give group=option; group=option --help shows that option's keys):\n\n" + "\n".join(groups))
     for choice in chosen:
-        path = (CONFIGS / choice.replace("=", "/")).with_suffix(".yaml")
-        parts.append(f"{choice}:\n\n{path.read_text(encoding='utf-8').strip()}")
+        for name in _with_bases(*choice.split("=", 1)):
+            text = (CONFIGS / name.replace("=", "/")).with_suffix(".yaml").read_text(encoding="utf-8")
+            parts.append(f"{name}:\n\n{text.strip()}")
     parts.append("Sweeps: -m key=a,b,c. The composed config without running it: --cfg job.")
     return "\n\n".join(parts)
 
@@ -231,10 +235,19 @@ def _keys() -> list[str]:
 
 
 def _keys_of(group: str, option: str | None) -> list[str]:
-    path = CONFIGS / group / f"{option}.yaml"
-    if group == "experiment" or not path.is_file():
+    if group == "experiment" or not (CONFIGS / group / f"{option}.yaml").is_file():
         return []
-    return _dotted(read_yaml(path), f"{group}.")
+    values: dict[str, Any] = {}
+    for name in _with_bases(group, str(option)):
+        values = {**read_yaml((CONFIGS / name.replace("=", "/")).with_suffix(".yaml")), **values}
+    return _dotted({key: value for key, value in values.items() if key != "defaults"}, f"{group}.")
+
+
+def _with_bases(group: str, option: str) -> list[str]:
+    """List `group=option`, and after it the options of the same group that its file says to begin with."""
+    bases = [] if group == "experiment" else read_yaml(CONFIGS / group / f"{option}.yaml").get("defaults", [])
+    named = [base for base in bases if isinstance(base, str) and base != "_self_"]
+    return [f"{group}={option}", *(name for base in named for name in _with_bases(group, base))]
 
 
 def _dotted(node: dict[str, Any], prefix: str = "") -> list[str]:
