@@ -1,26 +1,38 @@
-"""Optimizers are found by name. A new one is a file here, an import below, and a YAML in configs/optimizer/."""
+"""Optimizers are found by name. A new one is a file here, an import below, and a YAML in configs/optimizer/.
 
-from . import (  # noqa: F401 (importing them enters them)
-    adahessian,
-    kfac,
-    lamb,
-    lion,
-    mkor,
-    mkor_h,
-    muon,
-    shampoo,
-    soap,
-    sophia,
-    stock,
-)
+This folder is also a package of its own, halfstep_optimizers, for anybody's loop: docs/your-loop.md.
+"""
+
+from . import stock  # noqa: F401 (importing it enters torch's own)
+from .adahessian import AdaHessian
 from .base import Objective, Optimizer, eval_weights, metrics, switches_weights
 from .kernels import compile_kernels
+from .kfac import KFAC
+from .lamb import Lamb
+from .lion import Lion
+from .mkor import Mkor
+from .mkor_h import MkorH
+from .muon import Muon
 from .registry import OptimizerInfo, build_optimizer, find, list_optimizers, register
+from .shampoo import Shampoo
+from .soap import SOAP
+from .sophia import SophiaG, SophiaH
 
 __all__ = [
+    "KFAC",
+    "SOAP",
+    "AdaHessian",
+    "Lamb",
+    "Lion",
+    "Mkor",
+    "MkorH",
+    "Muon",
     "Objective",
     "Optimizer",
     "OptimizerInfo",
+    "Shampoo",
+    "SophiaG",
+    "SophiaH",
     "build_optimizer",
     "compile_kernels",
     "eval_weights",

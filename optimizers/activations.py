@@ -17,13 +17,21 @@ from torch import Tensor, nn
 
 from .base import Objective, state_dtype
 from .kronecker import add_gram_, complete_
+from .loop import Loop, world
 from .pieces import cut
 from .roles import fused_outputs, is_linear, is_transposed, matrix_kinds
 
 
 def whole_model(model: nn.Module) -> nn.Module:
     """Return the model itself: the first argument of a constructor that attaches hooks and makes its own groups."""
+    if not isinstance(model, nn.Module):
+        raise ValueError("params: give the model itself, whose layers are hooked, and not its parameters")
     return model
+
+
+def waits(objective: Objective) -> bool:
+    """Tell whether a gradient is made before `step` is called, so that hooks must have listened already."""
+    return isinstance(objective, Loop) and objective.closure is None
 
 
 class Sum(NamedTuple):
@@ -87,6 +95,7 @@ class Layer:
         self.out, self.into = out, into + (bias is not None)
         self.pieces = cut((self.out, self.into), outputs)
         self.dtype = state_dtype(weight)
+        self.uses = 1  # modules that share the weight
         self.recording = False
         self.inputs: Sum | None = None
         self.gradients: list[Sum] = []  # one of each piece
@@ -142,6 +151,7 @@ def linear_layers(model: nn.Module, split: bool = False) -> list[tuple[Layer, li
         bias = first.bias
         joined = bias is not None and bias.requires_grad and all(module.bias is bias for _, module in uses)
         layer = Layer(name, first.weight, bias if joined else None, is_transposed(first), fused.get(weight, ()))
+        layer.uses = len(uses)
         layers.append((layer, [module for _, module in uses]))
     return layers
 
@@ -167,13 +177,15 @@ class Activations:
         if not self.layers:
             raise ValueError("the model has no trainable linear layer but its head: there is nothing to precondition")
         self._seen: set[str] = set()
+        self.lost = False  # the last statistics were not finite
+        self.arm()  # a loop without an Objective makes its first pass before it calls anything here
 
     def layer_of(self, p: Tensor) -> Layer | None:
         """Return the layer that a parameter is the weight or the joined bias of."""
         return next((layer for layer in self.layers if p is layer.weight or p is layer.bias), None)
 
-    def record(self, objective: Objective, bounds: tuple[float, float] | None = None) -> Tensor:
-        """Return the objective's loss and make its gradient, while the hooks sum.
+    def arm(self, bounds: tuple[float, float] | None = None) -> None:
+        """Let the hooks sum, from zero on.
 
         Args:
             bounds: clamp each entry of the inputs and of the gradients to plus or minus these.
@@ -182,17 +194,42 @@ class Activations:
             layer.inputs = self._zero(layer, layer.into)
             layer.gradients = [self._zero(layer, piece.shape[0]) for piece in layer.pieces]
             layer.bounds, layer.recording = bounds, True
+
+    def rest(self) -> None:
+        """Let the hooks pass everything by."""
+        for layer in self.layers:
+            layer.recording = False
+
+    def record(self, objective: Objective, due: bool, bounds: tuple[float, float] | None = None) -> tuple[Any, bool]:
+        """Make the objective's gradient; return its loss, and whether the hooks have summed.
+
+        Args:
+            due: whether they shall. A loop that has made its passes already has been listened to since `listen`.
+            bounds: those of `arm`.
+        """
+        if waits(objective):
+            due = self.layers[0].recording
+        elif due:
+            self.arm(bounds)
+        else:
+            self.rest()
+            self._forget()
         try:
-            return objective()
+            return objective(), due
         finally:
-            for layer in self.layers:
-                layer.recording = False
+            self.rest()
+
+    def listen(self, objective: Objective, due: bool, bounds: tuple[float, float] | None = None) -> None:
+        """After an update of a loop without a closure: let the hooks sum in its next passes, if statistics are due."""
+        if waits(objective) and (due or self.lost):
+            self.arm(bounds)
 
     def means(self, objective: Objective) -> Iterator[tuple[Layer, Tensor, list[Tensor]]]:
         """Yield each layer that has a gradient, and its means over all micro-batches and ranks; once for each record.
 
         There is one mean of its inputs, and of its outputs' gradients one of each piece. The gradients are those of the
-        global batch's mean loss, neither clipped nor scaled up by its tokens.
+        global batch's mean loss, neither clipped nor scaled up by its tokens. In a loop without an Objective there are
+        none where a scaled loss has overflowed: the next pass makes good for it.
 
         Raises:
             ValueError: a layer has a gradient, and its hooks have never seen it.
@@ -201,9 +238,19 @@ class Activations:
         sums = [kept for layer in used for kept in (layer.inputs, *layer.gradients) if kept is not None]
         objective.mean_([tensor for kept in sums for tensor in kept])
         self._check(used, objective.step)
-        for layer in used:
+        if isinstance(objective, Loop):
+            self.lost = not bool(torch.stack([kept.total.isfinite().all() for kept in sums]).all())
+            rows = [layer.inputs.rows / layer.uses for layer in used if layer.inputs]
+            objective.num_tokens = round(torch.cat(rows).max().item() * world())
+        for layer in used if not self.lost else []:
             assert layer.inputs is not None
-            yield layer, layer.inputs.mean(), [each.mean() for each in layer.gradients]
+            a, gs = layer.inputs.mean(), [each.mean() for each in layer.gradients]
+            if isinstance(objective, Loop):
+                torch._foreach_mul_(gs, objective.unit**self.moment)
+            yield layer, a, gs
+        self._forget()
+
+    def _forget(self) -> None:
         for layer in self.layers:
             layer.inputs, layer.gradients = None, []
 

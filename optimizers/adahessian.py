@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .base import Objective, Optimizer, state_dtype
+from .base import Optimizer, state_dtype
 from .checks import check_at_least, check_betas, check_common
 from .curvature import Hutchinson
 from .kernels import Number, Row, add_quotient_, average_, average_square_, kernel, shrink_
+from .loop import MISSING, Curvature, Loop
 from .registry import register
 from .treatment import Treatment, treatment
 
@@ -80,7 +81,7 @@ class AdaHessian(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: nn.Module | Iterable[Any],
         lr: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-4,
@@ -109,11 +110,13 @@ class AdaHessian(Optimizer):
         return treatment(p, rule, numbers=2 * p.numel(), counts=1, moved=moved)
 
     @torch.no_grad()
-    def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
-        objective = closure
+    def step(self, closure: Any = None) -> Any:
+        objective = self.objective(closure)
         estimates: dict[Tensor, Tensor] = {}
-        if objective.step % self.every:
+        if objective.step % self.every or isinstance(objective, Loop):
             loss = objective()
+            if isinstance(objective, Loop) and not any(self.state.values()):
+                raise ValueError(f"{type(self).__name__} has no {MISSING}")
         else:
             loss, diagonal = self.estimate.with_gradient(objective)
             estimates = dict(zip(objective.params, diagonal, strict=True))
@@ -137,6 +140,33 @@ class AdaHessian(Optimizer):
                     hessian_power=group["hessian_power"], block=self.block,
                 )  # fmt: skip
         return loss
+
+    @property
+    def curvature_due(self) -> bool:
+        """Tell a loop without an Objective whether to call `update_curvature` before the next `step`."""
+        return self.updates % self.every == 0
+
+    @torch.no_grad()
+    def update_curvature(self, loss: Tensor | Iterable[Tensor]) -> None:
+        """Estimate the Hessian's diagonal in a loop without an Objective: when `curvature_due`, before `step`.
+
+        The gradient in `.grad` stays as it is, and so does the loss's graph.
+
+        Args:
+            loss: of the batch, a scalar with its graph, from a model that is not compiled and whose attention has a
+                second derivative; or an iterator, whose losses of micro-batches add up to it.
+
+        Raises:
+            ValueError: it has none.
+        """
+        params = [p for group in self.param_groups for p in group["params"]]
+        diagonal = self.estimate(Curvature(params, loss))  # type: ignore[arg-type]
+        estimates = dict(zip(params, diagonal, strict=True))
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self._state(p)
+                average_block_(state["v"], estimates[p].to(state["v"].dtype), 1 - group["betas"][1], self.block)
+                state["estimates"] += 1
 
     def _state(self, p: Tensor) -> dict[str, Any]:
         state = self.state[p]

@@ -1,12 +1,16 @@
 """An Objective shows a model to its optimizer; an Optimizer may offer more than `step`."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import Parameter
+
+from .loop import Loop
+from .param_groups import Group, by_decay
+from .shapes import by_shape
 
 
 class Objective(Protocol):
@@ -64,7 +68,71 @@ class Objective(Protocol):
 
 
 class Optimizer(torch.optim.Optimizer):
-    """This base class of the package's optimizers keeps all state in `state` and `param_groups`, none elsewhere."""
+    """This base class of the package's optimizers keeps all state in `state` and `param_groups`, none elsewhere.
+
+    It takes what torch's classes take, parameters, named parameters or groups of either, or a model itself, whose
+    roles then decide as in a run of the benchmark.
+
+    Attributes:
+        groups: makes the groups of a model.
+        mark: a key that each of those groups has and that the optimizer needs; where a group lacks it, `by_shape`
+            works it out.
+    """
+
+    groups = staticmethod(by_decay)
+    mark: ClassVar[str | None] = None
+
+    def __init__(self, params: nn.Module | Iterable[Any], defaults: dict[str, Any]) -> None:
+        super().__init__(type(self).groups(params) if isinstance(params, nn.Module) else params, defaults)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group as torch's classes do, or several where its parameters want different treatments."""
+        for group in self.marked(param_group):
+            super().add_param_group(group)
+        self.arrange()
+
+    def arrange(self) -> None:
+        """Lay out what a class derives from the groups, in the constructor and whenever one comes later."""
+
+    def marked(self, group: Group) -> list[Group]:
+        """Return a group with its mark; worked out where it has none, and then perhaps in several."""
+        return [group] if self.mark is None or self.mark in group else by_shape(group, type(self))
+
+    def objective(self, closure: Any, loss_scale: float = 1.0) -> Objective:
+        """Return a closure as an Objective, which counts the update where the loop has none.
+
+        Args:
+            closure: an Objective, which is returned as it is; an ordinary closure; None: the gradient is made already.
+            loss_scale: what the loop multiplied its loss with.
+        """
+        if hasattr(closure, "charge"):
+            return closure
+        return cast(Objective, Loop(closure, self.param_groups[0], loss_scale))
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far in a loop without an Objective."""
+        return self.param_groups[0].get("updates", 0)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict as torch does, each tensor in the dtype that it was saved in.
+
+        torch would cast it to the parameter's, and state is wider than a bfloat16 weight.
+        """
+        super().load_state_dict(state_dict)
+        indices = [i for group in state_dict["param_groups"] for i in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for index, p in zip(indices, parameters, strict=True):
+            for key, value in state_dict["state"].get(index, {}).items():
+                if isinstance(value, Tensor) and value.dtype != self.state[p][key].dtype:
+                    self.state[p][key] = value.to(self.state[p][key].device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles take along: everything but hooks, and what a scheduler has put round `step`.
+
+        torch's own takes state, groups and defaults alone, and a copy would lack its settings.
+        """
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_optimizer_") and k != "step"}
 
     def eval_weights(self) -> AbstractContextManager[Any]:
         """Return a context inside which the parameters hold the weights to be evaluated (averages, say)."""

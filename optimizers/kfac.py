@@ -29,7 +29,7 @@ default, are ours.
 """
 
 from collections.abc import MutableMapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +119,7 @@ class KFAC(Optimizer):
         self.eigen = method == "eigen"
         self.backend, self.by_moments = BACKENDS[backend], backend in BY_MOMENTS
         defaults = {"lr": lr, "betas": betas, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(by_decay(model), defaults)
+        super().__init__(by_decay(whole_model(model)), defaults)
         self.activations = Activations(model, moment=2, split=split_qkv)
         costs = [self._inversion_flops(layer) for layer in self.activations.layers]
         self.due_at = spread(costs, every_inverse) if stagger else [0] * len(costs)
@@ -141,13 +141,46 @@ class KFAC(Optimizer):
         return treatment(p, rule, numbers, counts, flops, moved=2 * buffer)
 
     @torch.no_grad()
-    def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
-        objective = closure
-        if objective.step % self.every_factor == 0:
-            loss = self.activations.record(objective)
-            self._update_factors(objective)
+    def step(self, closure: Any = None, loss_scale: float = 1.0) -> Any:
+        """Make an update.
+
+        Args:
+            closure: an Objective, an ordinary closure, or None where the gradient is in `.grad`.
+            loss_scale: what such a loop multiplied its loss with; its gradients must be divided by it already. Hooks
+                see gradients as they are: scaler.step(optimizer, loss_scale=scaler.get_scale()).
+        """
+        loss, directions = self._gradient(self.objective(closure, loss_scale))
+        for group in self.param_groups:
+            used = [p for p in group["params"] if p.grad is not None]
+            along = [directions[p] if p in directions else p.grad.to(state_dtype(p)) for p in used]
+            self.backend([(p, g, self.state[p]) for p, g in zip(used, along, strict=True)], group)
+        return loss
+
+    @torch.no_grad()
+    def precondition(self, lr: float | None = None, loss_scale: float = 1.0) -> None:
+        """Put V in the place of the layers' gradients, for the step of any optimizer that follows.
+
+        Args:
+            lr: of that step, which kl_clip asks for; None: this optimizer's own.
+            loss_scale: as in `step`.
+        """
+        _, directions = self._gradient(self.objective(None, loss_scale), lr)
+        for p, direction in directions.items():
+            p.grad.copy_(direction)  # type: ignore[union-attr]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict as `Optimizer` does; hooks listen if the loop's next update is due."""
+        super().load_state_dict(state_dict)
+        if self.updates % self.every_factor == 0:
+            self.activations.arm()
         else:
-            loss = objective()
+            self.activations.rest()
+
+    def _gradient(self, objective: Objective, lr: float | None = None) -> tuple[Any, dict[Tensor, Tensor]]:
+        """Return the loss, and V by parameter, clipped."""
+        loss, recorded = self.activations.record(objective, objective.step % self.every_factor == 0)
+        if recorded:
+            self._update_factors(objective)
         directions: dict[Tensor, Tensor] = {}
         for layer, turn in zip(self.activations.layers, self.due_at, strict=True):
             if layer.weight.grad is None:
@@ -158,12 +191,9 @@ class KFAC(Optimizer):
             if self._inverted(layer):
                 directions |= layer.parts(self._precondition(layer))
                 objective.charge(self._product_flops(layer))
-        scale = self._clip(directions)
-        for group in self.param_groups:
-            used = [p for p in group["params"] if p.grad is not None]
-            along = [directions[p].mul_(scale) if p in directions else p.grad.to(state_dtype(p)) for p in used]
-            self.backend([(p, g, self.state[p]) for p, g in zip(used, along, strict=True)], group)
-        return loss
+        scale = self._clip(directions, lr)
+        self.activations.listen(objective, (objective.step + 1) % self.every_factor == 0)
+        return loss, {p: direction.mul_(scale) for p, direction in directions.items()}
 
     def _update_factors(self, objective: Objective) -> None:
         for layer, a, g in self.activations.means(objective):
@@ -215,11 +245,11 @@ class KFAC(Optimizer):
         rotated.div_(torch.outer(outputs["G_values"], inputs["A_values"]).add_(self.damping))
         return left @ rotated @ right.T
 
-    def _clip(self, directions: dict[Tensor, Tensor]) -> Tensor | float:
+    def _clip(self, directions: dict[Tensor, Tensor], rate: float | None = None) -> Tensor | float:
         """Return kl_clip's factor on the preconditioned gradients; a tensor, so that nothing waits for the device."""
         if self.kl_clip is None or not directions:
             return 1.0
-        lr = {p: group["lr"] for group in self.param_groups for p in group["params"]}
+        lr = {p: group["lr"] if rate is None else rate for group in self.param_groups for p in group["params"]}
         products = [(v * p.grad).sum() * lr[p] ** 2 for p, v in directions.items()]  # type: ignore[operator]
         return (self.kl_clip / torch.stack(products).sum().abs()).sqrt().clamp(max=1.0)
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .adam import adam_, averages
 from .base import Optimizer, state_dtype
@@ -61,7 +61,7 @@ class Lamb(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: nn.Module | Iterable[Any],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
@@ -90,7 +90,7 @@ class Lamb(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = closure() if closure else None
+        loss = self.objective(closure)()
         shrink = self._shrink()
         for group in self.param_groups:
             by_count: dict[float, list[Row]] = defaultdict(list)  # of steps

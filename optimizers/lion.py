@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Optimizer, state_dtype
 from .checks import check_betas, check_common
@@ -41,7 +41,7 @@ class Lion(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: nn.Module | Iterable[Any],
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.95, 0.98),
         weight_decay: float = 0.0,
@@ -55,7 +55,7 @@ class Lion(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = closure() if closure else None
+        loss = self.objective(closure)()
         for group in self.param_groups:
             rows = [(p, p.grad, self._momentum(p)) for p in group["params"] if p.grad is not None]
             beta1, beta2 = group["betas"]

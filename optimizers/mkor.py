@@ -23,7 +23,7 @@ in the authors' BERT (`split_qkv`): each has its L^-1 and its rescaling, and R^-
 vocabulary head and vectors go to the backend with their plain gradients.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from .activations import Activations, Layer, whole_model
 from .backends import BACKENDS
 from .base import Objective, Optimizer, state_dtype
 from .checks import check_at_least, check_betas, check_common
+from .loop import Loop
 from .param_groups import by_decay
 from .registry import register
 from .treatment import Treatment, treatment
@@ -121,7 +122,7 @@ class Mkor(Optimizer):
         self.threshold, self.kept = stabilizer
         self.backend = BACKENDS[backend]
         defaults = {"lr": lr, "betas": betas, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(by_decay(model), defaults)
+        super().__init__(by_decay(whole_model(model)), defaults)
         self.activations = Activations(model, moment=1, split=split_qkv)
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
@@ -141,22 +142,55 @@ class Mkor(Optimizer):
         return treatment(p, rule, moments + entries, counts, flops, moved=2 * moments)
 
     @torch.no_grad()
-    def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
-        loss, directions = self._gradient(closure)
+    def step(self, closure: Any = None, loss_scale: float = 1.0) -> Any:
+        """Make an update.
+
+        Args:
+            closure: an Objective, an ordinary closure, or None where the gradient is in `.grad`.
+            loss_scale: what such a loop multiplied its loss with; its gradients must be divided by it already. Hooks
+                see gradients as they are: scaler.step(optimizer, loss_scale=scaler.get_scale()).
+        """
+        loss, directions = self._gradient(self.objective(closure, loss_scale))
         for group in self.param_groups:
             used = [p for p in group["params"] if p.grad is not None]
             along = [directions[p] if p in directions else p.grad.to(state_dtype(p)) for p in used]
             self.backend([(p, g, self.state[p]) for p, g in zip(used, along, strict=True)], group)
         return loss
 
-    def _gradient(self, objective: Objective) -> tuple[Tensor, dict[Tensor, Tensor]]:
-        """Return the loss, and V by parameter."""
-        if objective.step % self.every == 0:
-            bounds = (CLAMP, CLAMP / objective.num_tokens) if self.formula == "repo" else None
-            loss = self.activations.record(objective, bounds)
-            self._update_factors(objective)
+    @torch.no_grad()
+    def precondition(self, loss_scale: float = 1.0) -> None:
+        """Put V in the place of the layers' gradients, for the step of any optimizer that follows.
+
+        Args:
+            loss_scale: as in `step`.
+        """
+        for p, direction in self._gradient(self.objective(None, loss_scale))[1].items():
+            p.grad.copy_(direction)  # type: ignore[union-attr]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict as `Optimizer` does; hooks listen if the loop's next update is due."""
+        super().load_state_dict(state_dict)
+        if self.updates % self.every == 0:
+            self.activations.arm(self._bounds(self.param_groups[0].get("num_tokens", 0)))
         else:
-            loss = objective()
+            self.activations.rest()
+
+    def _bounds(self, num_tokens: int) -> tuple[float, float] | None:
+        """Return the bounds of statistics; none before a loop's first, which `repo` leaves out anyway."""
+        return (CLAMP, CLAMP / num_tokens) if self.formula == "repo" and num_tokens else None
+
+    def _gradient(self, objective: Objective) -> tuple[Any, dict[Tensor, Tensor]]:
+        """Return the loss, and V by parameter."""
+        group = self.param_groups[0]
+        if isinstance(objective, Loop):  # whose tokens are known when its hooks have counted them
+            objective.num_tokens = group.get("num_tokens", 0)
+        bounds = self._bounds(objective.num_tokens)
+        loss, recorded = self.activations.record(objective, objective.step % self.every == 0, bounds)
+        if recorded:
+            self._update_factors(objective)
+            if isinstance(objective, Loop):
+                group["num_tokens"] = objective.num_tokens
+        self.activations.listen(objective, (objective.step + 1) % self.every == 0, self._bounds(objective.num_tokens))
         directions: dict[Tensor, Tensor] = {}
         for layer in self.activations.layers:
             if layer.weight.grad is not None and "right" in self.state[layer.weight]:

@@ -11,7 +11,8 @@ Being relative, the rule knows neither the loss's unit nor the warm-up, during w
 enough that its average does not fall by chance.
 """
 
-from typing import Literal
+import warnings
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -81,11 +82,14 @@ class MkorH(Mkor):
         first = p is self.activations.layers[0].weight  # which keeps the window's loss
         return mkors._replace(state_bytes=mkors.state_bytes + 4) if first else mkors
 
-    def _gradient(self, objective: Objective) -> tuple[Tensor, dict[Tensor, Tensor]]:
+    def _gradient(self, objective: Objective) -> tuple[Any, dict[Tensor, Tensor]]:
         if not self.param_groups[0]["second_order"]:
             return objective(), {}
         loss, directions = super()._gradient(objective)
-        self._watch(loss, objective.step)
+        if loss is None:
+            warnings.warn("MKOR-H sees no loss, and stays MKOR: give step a closure that returns it", stacklevel=2)
+        else:
+            self._watch(torch.as_tensor(loss).detach(), objective.step)
         return loss, directions
 
     def _watch(self, loss: Tensor, step: int) -> None:
@@ -105,6 +109,7 @@ class MkorH(Mkor):
         group["last_loss"] = mean
         if group["slow_windows"] >= self.patience:
             group["second_order"] = False
+            self.activations.rest()
             for layer in self.activations.layers:
                 state = self.state[layer.weight]
                 for name in [name for name in state if name.startswith(("left", "right"))]:

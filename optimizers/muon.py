@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .backends import adamw
-from .base import Objective, Optimizer, state_dtype
+from .base import Optimizer, state_dtype
 from .checks import check_at_least, check_betas, check_common
 from .newton_schulz import newton_schulz, newton_schulz_flops
-from .param_groups import by_kind
+from .param_groups import Group, by_kind
 from .pieces import pieces
 from .registry import register
 from .treatment import Treatment, treatment
@@ -38,7 +38,6 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch
     "muon",
     summary="orthogonalised momentum on hidden matrices",
     paper="Jordan et al. 2024",
-    groups=by_kind,
     presets="`scale=spectral` with two rates is the author's Muon, `scale=match_rms` with `adamw_lr=null` Moonshot's. "
     "`split_qkv=false` takes a fused qkv as one matrix.",
     pitfalls="Two rates to tune, `lr` and `adamw_lr`, each with its own best value. A fused qkv that is not split "
@@ -60,9 +59,11 @@ class Muon(Optimizer):
         adamw_lr: of the rest, with adamw_betas and adamw_eps; null: lr.
     """
 
+    groups, mark = staticmethod(by_kind), "hidden"
+
     def __init__(
         self,
-        params: Iterable[dict[str, Any]],
+        params: nn.Module | Iterable[Any],
         lr: float = 0.02,
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -96,8 +97,13 @@ class Muon(Optimizer):
             "betas": adamw_betas,
             "eps": adamw_eps,
         }
-        groups = [group if group["hidden"] else {"lr": adamw_lr, **group} for group in params]
-        super().__init__(groups, defaults)
+        self.adamw_lr = adamw_lr
+        super().__init__(params, defaults)
+
+    def marked(self, group: Group) -> list[Group]:
+        """Return groups that say what is hidden; the rest has adamw_lr, unless a group that did has its own rate."""
+        own = "lr" in group and self.mark in group
+        return [each if each["hidden"] or own else {**each, "lr": self.adamw_lr} for each in super().marked(group)]
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
         group = next(group for group in self.param_groups if any(p is q for q in group["params"]))
@@ -111,9 +117,9 @@ class Muon(Optimizer):
         return treatment(p, rule, numbers=p.numel(), flops=flops, precision=precision, precision_flops=flops)
 
     @torch.no_grad()
-    def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
-        loss = closure()
-        charge = getattr(closure, "charge", lambda flops: None)
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        objective = self.objective(closure)
+        loss, charge = objective(), objective.charge
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if group["hidden"]:

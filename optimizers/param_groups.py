@@ -83,7 +83,8 @@ def by_table(model: nn.Module) -> list[Group]:
     matrices, by_parameter = _matrices(model), kinds(model)
     rest = decayed((p for p, kind in by_parameter.items() if kind not in ("hidden", *TABLES)), by_parameter)
     tables = [p for p, kind in by_parameter.items() if kind in TABLES]
-    return [*matrices, *rest, *([{"params": tables, "table": True}] if tables else [])]
+    others = [{**group, "table": False} for group in [*matrices, *rest]]
+    return [*others, {"params": tables, "table": True}] if tables else others
 
 
 def _matrices(model: nn.Module) -> list[Group]:

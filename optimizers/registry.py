@@ -67,7 +67,7 @@ def register(
     *,
     summary: str,
     paper: str,
-    groups: Callable[[nn.Module], list[Group] | nn.Module] = by_decay,
+    groups: Callable[[nn.Module], list[Group] | nn.Module] | None = None,
     charges: bool = True,
     treat: Callable[[Any, Parameter, int], Treatment] | None = None,
     about: str | None = None,
@@ -77,13 +77,13 @@ def register(
 ) -> Callable[[type], type]:
     """Enter a class under a name: the one line that adds an optimizer.
 
-    What a class of this package says of itself stands in the head of its file, and in its method `treat`.
+    What a class of this package says of itself stands in the head of its file, in its method `treat` and in `groups`.
     """
 
     def enter(constructor: type) -> type:
         assert name not in REGISTRY, f"two optimizers are named {name}"
         REGISTRY[name] = OptimizerInfo(
-            name, constructor, summary, paper, groups, charges,
+            name, constructor, summary, paper, groups or getattr(constructor, "groups", None) or by_decay, charges,
             treat or getattr(constructor, "treat", None),
             about or inspect.getdoc(sys.modules[constructor.__module__]) or "", presets, pitfalls, proof,
         )  # fmt: skip

@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .base import Objective, Optimizer, state_dtype
+from .base import Optimizer, state_dtype
 from .checks import check_at_least, check_betas, check_common
 from .kronecker import average_gram_, complete_, eigh, eigh_flops, gram_flops, spectrum_metrics
 from .param_groups import by_table
@@ -44,7 +44,6 @@ State = MutableMapping[str, Tensor]
     "shampoo",
     summary="inverse roots of Kronecker factors, sized by Adam",
     paper="arXiv 1802.09568",
-    groups=by_table,
     presets="`power=0.25` is the paper's exponent, `power=0.5` that of later work; where the paper sums and has no "
     "momentum, averages, bias corrections and grafting are those of Meta's code, the baseline in SOAP's paper. "
     "`split_qkv=true` takes a fused qkv as three matrices.",
@@ -72,9 +71,11 @@ class Shampoo(Optimizer):
         stagger: refresh different matrices on different steps, so that no step takes much longer than another.
     """
 
+    groups, mark = staticmethod(by_table), "table"
+
     def __init__(
         self,
-        params: Iterable[Any],
+        params: nn.Module | Iterable[Any],
         lr: float = 1.5e-3,
         betas: tuple[float, float] = (0.95, 0.95),
         eps: float = 1e-12,
@@ -97,14 +98,13 @@ class Shampoo(Optimizer):
             raise ValueError(f"eps must be above 0, not {eps}")
         if power not in (0.25, 0.5):
             raise ValueError(f"power must be 0.25 or 0.5, not {power}")
-        self.every, self.power, self.graft = every, power, graft
+        self.every, self.power, self.graft, self.max_side = every, power, graft, max_side
+        self.cutting: dict[str, Any] = {"split": split_qkv, "block": block, "every": every, "stagger": stagger}
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "table": False}
         super().__init__(params, defaults)
-        self.max_side = max_side
-        self.matrices = matrices(
-            self.param_groups, self._sides, self._refresh_flops, split=split_qkv, block=block, every=every,
-            stagger=stagger,
-        )  # fmt: skip
+
+    def arrange(self) -> None:
+        self.matrices = matrices(self.param_groups, self._sides, self._refresh_flops, **self.cutting)
 
     def _sides(self, shape: Sequence[int], table: bool) -> list[int]:
         """Return both sides of what is preconditioned, and none of anything else."""
@@ -124,9 +124,9 @@ class Shampoo(Optimizer):
         return treatment(p, rule, numbers, counts=len(own), flops=flops, moved=2 * moments)
 
     @torch.no_grad()
-    def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
-        loss = closure()
-        charge = getattr(closure, "charge", lambda flops: None)
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        objective = self.objective(closure)
+        loss, charge = objective(), objective.charge
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:

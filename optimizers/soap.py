@@ -30,9 +30,9 @@ from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .base import Objective, Optimizer, state_dtype
+from .base import Optimizer, state_dtype
 from .checks import check_at_least, check_betas, check_common
 from .eigenbasis import (
     cholesky_orthonormal,
@@ -58,7 +58,6 @@ State = MutableMapping[str, Tensor]
     "soap",
     summary="Adam in the eigenbasis of Shampoo's preconditioner",
     paper="arXiv 2409.11321",
-    groups=by_table,
     presets="None: the paper's algorithm and its authors' code agree, but for the first gradient, which the code "
     "spends on L and R alone, and for weight decay, which it takes after the step; both are as in the code. The "
     "paper's variants are `one_sided` and `factorized`, the code's `shampoo_beta`, `normalize_grads` and "
@@ -97,9 +96,11 @@ class SOAP(Optimizer):
         gram: of L and R, strips of plain products, or one kernel for the triangle: CUDA only, not measured yet either.
     """
 
+    groups, mark = staticmethod(by_table), "table"
+
     def __init__(
         self,
-        params: Iterable[Any],
+        params: nn.Module | Iterable[Any],
         lr: float = 3e-3,
         betas: tuple[float, float] = (0.95, 0.95),
         shampoo_beta: float | None = None,
@@ -134,6 +135,7 @@ class SOAP(Optimizer):
         if gram not in ("strips", "triton"):
             raise ValueError(f"gram must be strips or triton, not {gram!r}")
         self.projection_dtype, self.qr, self.gram = projection_dtype, qr, gram
+        self.cutting: dict[str, Any] = {"split": split_qkv, "block": block, "every": every, "stagger": stagger}
         self.shampoo_beta, self.normalize_grads, self.correct_bias = shampoo_beta, normalize_grads, correct_bias
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "table": False}
         super().__init__(params, defaults)
@@ -142,10 +144,10 @@ class SOAP(Optimizer):
                 raise ValueError("projection_dtype must be float32 or bfloat16 where the model is on no CUDA device")
             if gram == "triton":
                 raise ValueError("gram must be strips where the model is on no CUDA device")
-        self.matrices = matrices(
-            self.param_groups, self._axes, self._qr_flops, split=split_qkv, block=block, every=every, stagger=stagger
-        )
         self.unsure: list[tuple[State, Matrix, int, Tensor]] = []  # refreshed in this step, if Cholesky's factor exists
+
+    def arrange(self) -> None:
+        self.matrices = matrices(self.param_groups, self._axes, self._qr_flops, **self.cutting)
 
     def _axes(self, shape: Sequence[int], table: bool) -> list[int]:
         """Return the sides that are rotated: 0 the rows, 1 the columns."""
@@ -171,9 +173,9 @@ class SOAP(Optimizer):
         return treatment(p, rule, moments + numbers, len(own), flops, 2 * moments, self.projection_dtype, rotations)
 
     @torch.no_grad()
-    def step(self, closure: Objective | Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
-        loss = closure()
-        charge = getattr(closure, "charge", lambda flops: None)
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        objective = self.objective(closure)
+        loss, charge = objective(), objective.charge
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:

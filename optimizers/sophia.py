@@ -15,12 +15,13 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Objective, Optimizer, state_dtype
 from .checks import check_at_least, check_betas, check_common
 from .curvature import GaussNewtonBartlett, Hutchinson
 from .kernels import Number, average_, descend_, kernel
+from .loop import MISSING, Curvature, Loop
 from .registry import register
 from .treatment import Treatment, treatment
 
@@ -63,7 +64,7 @@ class Sophia(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: nn.Module | Iterable[Any],
         lr: float = 6e-4,
         betas: tuple[float | None, float | None] | None = None,
         rho: float | None = None,
@@ -100,19 +101,30 @@ class Sophia(Optimizer):
         return treatment(p, "momentum over curvature, clipped", numbers=2 * p.numel(), moved=moved)
 
     @torch.no_grad()
-    def step(self, closure: Objective) -> Tensor:  # type: ignore[override]
-        objective, due = closure, closure.step % self.every == 0
-        if due and objective.step > 0 and not self.as_printed:
+    def step(self, closure: Any = None) -> Any:
+        objective = self.objective(closure)
+        due, by_loop = self._due(objective.step), isinstance(objective, Loop)
+        if due and not self.as_printed and not by_loop:
             self._update_curvature(objective)
         loss = objective()
-        if due and self.as_printed:
+        if due and self.as_printed and not by_loop:
             self._update_curvature(objective)
+        if due and not self.param_groups[0]["num_tokens"]:
+            raise ValueError(f"{type(self).__name__} has no {MISSING}")
         for group in self.param_groups:
             lr, beta1, eps, decay = group["lr"], group["betas"][0], group["eps"], group["weight_decay"]
             states = [(p, self._state(p)) for p in group["params"] if p.grad is not None]
             rows = [(p, p.grad, state["m"], state["h"]) for p, state in states]
             update(rows, lr, 1 - beta1, self._scale(group), eps, decay, floored=self._floored)
         return loss
+
+    @property
+    def curvature_due(self) -> bool:
+        """Tell a loop without an Objective whether to call `update_curvature` before the next `step`."""
+        return self._due(self.updates)
+
+    def _due(self, step: int) -> bool:
+        return step % self.every == 0 and (self.as_printed or step > 0)
 
     def _update_curvature(self, objective: Objective) -> None:
         part = objective.narrow(self.share) if self.share < 1 else objective
@@ -130,6 +142,9 @@ class Sophia(Optimizer):
 
     def _scale(self, group: dict[str, Any]) -> float:
         return group["rho"]
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]
@@ -182,6 +197,22 @@ class SophiaG(Sophia):
         "repo": Preset(betas=(0.965, 0.99), rho=0.04, eps=1e-15, share=1.0),
     }
 
+    @torch.no_grad()
+    def update_curvature(
+        self, logits: Tensor | Iterable[Tensor], targets: Tensor | Iterable[Tensor] | None = None
+    ) -> None:
+        """Estimate the curvature in a loop without an Objective: when `curvature_due`, before `step`.
+
+        The labels are drawn here. The gradient in `.grad` stays as it is, and so does the logits' graph. Under
+        DistributedDataParallel take the logits from the module inside: its own forward would wait for a backward.
+
+        Args:
+            logits: of a share of the batch, (..., vocabulary), with their graph; or an iterator of them, one tensor
+                for each micro-batch.
+            targets: int64 (...), where some places count in no loss: those of -100. As many as there are logits.
+        """
+        self._update_curvature(Curvature(self._parameters(), logits, targets))  # type: ignore[arg-type]
+
     def _estimate(self, objective: Objective) -> list[Tensor]:
         estimator = GaussNewtonBartlett() if self.as_printed else GaussNewtonBartlett(scaled=False, clip=1.0)
         return estimator(objective)
@@ -224,6 +255,21 @@ class SophiaH(Sophia):
         "paper": Preset(betas=(0.96, 0.99), rho=0.01, eps=1e-12, share=1 / 15),
         "repo": Preset(betas=(0.965, 0.99), rho=0.01, eps=1e-12, share=1.0),
     }
+
+    @torch.no_grad()
+    def update_curvature(self, loss: Tensor | Iterable[Tensor]) -> None:
+        """Estimate the curvature in a loop without an Objective: when `curvature_due`, before `step`.
+
+        The gradient in `.grad` stays as it is, and so does the loss's graph.
+
+        Args:
+            loss: of a share of the batch, a scalar with its graph, from a model that is not compiled and whose
+                attention has a second derivative; or an iterator, whose losses of micro-batches add up to it.
+
+        Raises:
+            ValueError: it has none.
+        """
+        self._update_curvature(Curvature(self._parameters(), loss))  # type: ignore[arg-type]
 
     def _estimate(self, objective: Objective) -> list[Tensor]:
         return Hutchinson()(objective)

@@ -24,7 +24,7 @@ def build(name, model, **keywords):
 
 
 def moments(activations, objective):
-    activations.record(objective)
+    activations.record(objective, True)
     return {layer.name: (a, *g) for layer, a, g in activations.means(objective)}
 
 
@@ -44,7 +44,7 @@ def test_means_are_those_of_the_rows(moment, bias):
 def test_bounds_clamp_every_entry():
     model, twin = tiny_model(dtype=torch.float64), tiny_model(dtype=torch.float64)
     activations, objective = Activations(model, 1), tiny_objective(model).bind(0, tiny_batch())
-    activations.record(objective, (0.5, 1e-4))
+    activations.record(objective, True, (0.5, 1e-4))
     expected = layer_rows(twin, lambda: twin(*tiny_batch()).mean)
     for layer, a, g in activations.means(objective):
         inputs, gradients = expected[f"{layer.name}.weight"]
