@@ -34,6 +34,7 @@ from harness.evaluate import evaluate
 from harness.flops import Ledger
 from harness.initial import initial_weights
 from harness.kernels import choose_kernels
+from harness.memory import bounded
 from harness.objective import TimedObjective
 from harness.pass_sizes import resolve_micro
 from harness.progress import ProgressDisplay
@@ -59,6 +60,7 @@ def main(values: dict[str, Any]) -> str:
             if ranks.first:
                 print(f"{folder.path} is {before['status']} already")
             return before["status"]
+        attempt.enter_context(bounded(place))
         run = build(cfg, attempt, before, ranks, place)
         return attempt.end(loop(run), run.recorder.diagnosis())
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from conventions.sentence import BAD_INPUT, sentence
+from harness.memory import lacks
 from harness.run_folder import RunFolder
 from harness.tracker import Tracker
 
@@ -61,7 +62,10 @@ class Attempt(ExitStack):
         return False
 
     def _named(self, error: Exception) -> Exception:
-        """Return the error, or for an external optimizer, which may raise anything, one that names its class."""
+        """Return the error, or one that names its cause: memory, or an external class, which may raise anything."""
+        if why := lacks(error):
+            class_of = f"optimizer._target_={self.external}: " if self.external else ""
+            return ValueError(f"{class_of}{why}, or another optimizer; the run is stopped before the kernel kills it")
         if not self.external or isinstance(error, BAD_INPUT):
             return error
         cause = f"{type(error).__name__}: {' '.join(str(error).split())}"

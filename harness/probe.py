@@ -19,6 +19,7 @@ from torch import nn
 from conventions import atomic
 from harness.config import Config
 from harness.device import device_name, resolve_device, resolve_dtype
+from harness.memory import bounded
 from harness.rehearsal import Rehearsal
 
 FILE = "probes.json"
@@ -77,7 +78,8 @@ class Probes:
             self.oldest = min(self.oldest or entry["day"], entry["day"])
             return entry["measured"]
         print(f"probing {what} on {on[0]}", file=sys.stderr, flush=True)
-        measured = measure()
+        with bounded(place):
+            measured = measure()
         if self.file:  # read again: another plan may have added to it meanwhile
             entries = {**_read(self.file), key: {"measured": measured, "day": f"{datetime.now(UTC):%Y-%m-%d}"}}
             atomic.write_text(self.file, json.dumps(entries, indent=1, sort_keys=True) + "\n")

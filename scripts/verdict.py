@@ -26,6 +26,7 @@ from conventions import atomic
 from conventions.paths import path_argument
 from conventions.sentence import one_sentence
 from harness.config import parse
+from harness.memory import bounded
 from harness.sweep.planned import launcher_of
 from judge.newcomer import NewcomerVerdict
 from optimizers.plan import check_optimizer
@@ -72,7 +73,8 @@ def _checked(tuner: Tuner, place: Path) -> list[Check]:
     """Run the checks of conformance. Raises ValueError if the class cannot be trained at all."""
     cfg = parse(tuner.values)
     planned = check_optimizer(cfg.optimizer, cfg.allow_targets)
-    checks = conformance(planned.build, planned.info.charges)
+    with bounded("cpu"):
+        checks = conformance(planned.build, planned.info.charges)
     for check in checks:
         print(f"  {'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}", flush=True)
     atomic.write_text(place / "conformance.json", json.dumps([asdict(check) for check in checks], indent=1) + "\n")
