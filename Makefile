@@ -29,7 +29,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constrain
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo verdict test test-slow test-all test-slurm docs site tables lint format bench clean
+.PHONY: help install demo verdict test test-slow test-all test-slurm docs site tables lint format bench public board clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ public: install ## collect runs that others published: TRACK3=checkout of modded
 	$(if $(MARIN),$(RUN) -m scripts.public collect wen2025 "$(MARIN)")
 	$(if $(TRACK3),$(RUN) -m scripts.public collect track3 "$(TRACK3)")
 	$(RUN) -m scripts.make_tables
+
+board: install ## draw docs/board.html and its picture: every optimizer's speed-up over AdamW, from our runs and from others'
+	$(RUN) -m scripts.board
 
 clean: ## remove .venv and the tools' caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -8,8 +8,9 @@ results/hardware/summary.md has the figures of all devices for docs/gpu.md.
 A study's table is results/<study>/table.md, and a tuning's, which lists its trials. A claim's are
 results/claims/<claim>-<scale>.md, .tex and .csv, out of the studies results/<claim>-<scale>-<part>; its file is in
 configs/claim, or in results/claims (<claim>.<word>.yaml: a claim on another corpus, say). results/claims/verdicts.md
-has a line on each of them, conclusions.md what the papers and others found beside it. In README and docs/ a table
-stands between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`.
+has a line on each of them, conclusions.md what the papers and others found beside it. Of each study in configs/public
+its page and figures are in results/public; scripts/board.py draws the board out of them and of our studies. In README
+and docs/ a table stands between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from judge.public.study import list_studies
 from judge.publication import UNKEPT
 from judge.records import find_runs
 from judge.tuning.trials import SUFFIX, tuning_of, with_tuning
+from scripts.board import board_texts
 from scripts.pages.hardware import HARDWARE, hardware_tables, summary
 from scripts.pages.size_figures import study_figures
 from scripts.pages.tuning_table import tuning_table
@@ -76,6 +78,8 @@ def tables(root: Path) -> dict[Path, str]:
         drawings = study_figures(public)
         texts[results / PUBLIC / f"{public.name}.md"] = study_page(public, {n: d.title for n, d in drawings.items()})
         texts |= {results / PUBLIC / name: drawing.file("svg").decode() for name, drawing in drawings.items()}
+    if (results / PUBLIC).is_dir():
+        texts |= board_texts(root)
     if (results / HARDWARE).is_dir():
         devices = sorted(path.parent for path in (results / HARDWARE).glob(f"*/{FILE}"))
         texts |= {place / "table.md": hardware_tables(place) for place in devices}

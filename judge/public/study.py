@@ -74,6 +74,9 @@ class PublicStudy:
     sigma: Sigma
     slope: Slope | None = None
     beware: str = ""
+    adamw: str | None = None  # the arm that stands for AdamW on the board; null: the baseline
+    beware_of_adamw: str = ""  # what weakens a comparison with it
+    pictured: list[str] = field(default_factory=list)  # the arms in the board's picture; none: all
     budget: str = "budget"  # what a budget of it is, for headings
     losses: Choice = "chosen"  # those that decide where both are known
     logs: Logs | None = None
