@@ -45,6 +45,23 @@ def test_it_goes_on_to_the_same_bits(name):
     goes_on_to_the_same_bits(lambda model: build(name, model))
 
 
+def test_nadamw_is_adamw_with_nesterovs_momentum():
+    """As optax has it: m^ = b1 m_t / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)."""
+    generator, (b1, b2) = torch.Generator().manual_seed(0), SECTIONS["nadamw"]["betas"]
+    grads = torch.randn(12, 5, 3, dtype=torch.float64, generator=generator)
+    lr, decay = SECTIONS["nadamw"]["lr"], SECTIONS["nadamw"]["weight_decay"]
+    layer = torch.nn.Linear(3, 5, bias=False).double()
+    optimizer, w = build("nadamw", layer), layer.weight.detach().clone()
+    m = v = torch.zeros_like(w)
+    for t, g in enumerate(grads, start=1):
+        layer.weight.grad = g.clone()
+        optimizer.step()
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        momentum = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        w = w - lr * decay * w - lr * momentum / ((v / (1 - b2**t)) ** 0.5 + 1e-8)
+    assert torch.allclose(layer.weight, w, rtol=1e-10)
+
+
 def test_schedule_free_is_evaluated_at_its_average():
     model = tiny_model()
     optimizer, objective = build("schedule_free_adamw", model), tiny_objective(model)

@@ -10,15 +10,15 @@ from harness.rehearsal import rehearse
 from optimizers.soap import SOAP
 from tests.recording import Recording
 from tests.test_eigenbasis import drawn
-from tests.test_soap import KEYWORDS, bases, feed, naive
+from tests.test_soap import FUSED, bases, feed, naive
 from tests.tiny import tiny_model
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: tf32 is not tested")
 
 
 def test_by_cholesky_it_is_the_same_optimizer():
-    run = Recording("soap", **KEYWORDS, qr="cholesky")
-    assert run.off(naive(bases(**KEYWORDS), every=10)) < 1e-9
+    run = Recording("soap", **FUSED, qr="cholesky")
+    assert run.off(naive(bases(**FUSED), every=10)) < 1e-9
 
 
 def test_where_choleskys_factor_does_not_exist_reflections_take_over():
