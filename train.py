@@ -34,7 +34,6 @@ from harness.evaluate import evaluate
 from harness.flops import Ledger
 from harness.initial import initial_weights
 from harness.kernels import choose_kernels
-from harness.memory import bounded
 from harness.objective import TimedObjective
 from harness.pass_sizes import resolve_micro
 from harness.progress import ProgressDisplay
@@ -54,13 +53,12 @@ def main(values: dict[str, Any]) -> str:
     ranks, place = join(cfg.device)
     digest = config_hash(values)
     folder = RunFolder(run_dir(cfg, digest), values, digest, writes=ranks.first)
-    with Attempt(folder, external=cfg.optimizer.get("_target_")) as attempt:
+    with Attempt(folder, place, cfg.optimizer.get("_target_")) as attempt:
         before = ranks.agree(folder.check(cfg.resume) if ranks.first else None)
         if before and before["status"] in ENDED:
             if ranks.first:
                 print(f"{folder.path} is {before['status']} already")
             return before["status"]
-        attempt.enter_context(bounded(place))
         run = build(cfg, attempt, before, ranks, place)
         return attempt.end(loop(run), run.recorder.diagnosis())
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from conventions.sentence import BAD_INPUT, sentence
-from harness.memory import lacks
+from harness.memory import bounded, lacks
 from harness.run_folder import RunFolder
 from harness.tracker import Tracker
 
@@ -21,21 +21,23 @@ class Attempt(ExitStack):
 
     Args:
         folder: of the run.
+        device: on which it runs; a CPU's memory is bounded.
         external: the class of an external optimizer, which errors then name.
 
     Attributes:
         status: "failed" until `end` gives another.
     """
 
-    def __init__(self, folder: RunFolder, external: str | None = None) -> None:
+    def __init__(self, folder: RunFolder, device: str = "cpu", external: str | None = None) -> None:
         super().__init__()
-        self.folder, self.external = folder, external
+        self.folder, self.device, self.external = folder, device, external
         self.status = "failed"
 
     def __enter__(self) -> "Attempt":
         gc.collect()  # in a sweep: cycles keep the weights of the run before on the device
         self.callback(self.folder.close)
         self.enter_context(settings_kept())
+        self.enter_context(bounded(self.device))
         return self
 
     def end(self, status: str, diagnosis: str | None) -> str:

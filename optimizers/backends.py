@@ -13,11 +13,10 @@ from torch import Tensor
 from .adam import adam_, averages
 from .base import state_dtype
 from .kernels import Number, Row, kernel
-from .lamb import update as update_lamb
+from .lamb import update_lamb
+from .param_groups import Group
 
-State = dict[str, Any]
-Group = dict[str, Any]
-Update = tuple[Tensor, Tensor, State]  # a parameter, its gradient or what stands for it, its state
+Update = tuple[Tensor, Tensor, dict[str, Any]]  # a parameter, its gradient or what stands for it, its state
 BY_MOMENTS = ("adamw", "lamb")  # backends with the state `m`, `v` and `step`
 
 

@@ -27,7 +27,7 @@ from .treatment import Treatment, treatment
 
 
 @partial(kernel, apart=True)
-def update(
+def update_lamb(
     p: Tensor, grad: Tensor, m: Tensor, v: Tensor,
     shrink: Number, lr: Number, share1: Number, share2: Number, steps: Number, scale1: Number, scale2: Number,
     eps: Number, decay: Number,
@@ -101,7 +101,7 @@ class Lamb(Optimizer):
                     by_count[state["step"].item()].append((p, p.grad, state["m"], state["v"]))
             for steps, rows in by_count.items():
                 seen = averages(group["betas"], steps if group["bias_correction"] else math.inf)
-                update(rows, shrink, group["lr"], *seen, group["eps"], group["weight_decay"])
+                update_lamb(rows, shrink, group["lr"], *seen, group["eps"], group["weight_decay"])
         return loss
 
     def _shrink(self) -> Tensor | float:

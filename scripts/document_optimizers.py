@@ -13,7 +13,7 @@ import optimizers
 from conventions.config_keys import CONFIGS
 from conventions.grid import Grid, markdown
 from optimizers import OptimizerInfo
-from scripts.list_optimizers import GPT2, costed, model_flops, passes
+from scripts.optimizers import GPT2, costed, model_flops, passes
 
 PAGE = CONFIGS.parent / "docs" / "optimizers.md"
 HEAD = """\
@@ -22,7 +22,7 @@ HEAD = """\
 This page describes every optimizer of halfstep: its equations, its keys with their defaults, its cost, what is known to
 go wrong, and the tests that compare it with its equations in float64 and with the code of others. `make docs` writes
 this page from the code. The costs are those of {model} with {tokens:,} tokens per update; the gradient of such an
-update takes {flops:,.0f} TFLOPs. `python -m scripts.list_optimizers model=gpt2_125m optimizer=soap` shows how an
+update takes {flops:,.0f} TFLOPs. `python -m scripts.optimizers model=gpt2_125m optimizer=soap` shows how an
 optimizer treats each parameter. Beside its own keys each optimizer with a weight decay takes
 `optimizer.decay_embeddings=false`: embeddings, a head tied to one, and learned positions are then not decayed.
 

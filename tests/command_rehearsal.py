@@ -34,7 +34,7 @@ TOOLS = ("pytest", "ruff", "mypy", "mkdocs", "pip", "venv", "tests.slurm")  # `p
 READING = ("speedup", "publish", "runs", "adopt")  # they run, on a small study
 DRAWING = ("report", "plot", "dashboard")  # they do so in the slow tests
 LONG = ("demo", "public", "verdict", "claims", "bench", "export", "make_tables", "board")
-COMPOSING = ("tune", "list_optimizers")  # their arguments are train.py's, and some of their own
+COMPOSING = ("tune", "optimizers")  # their arguments are train.py's, and some of their own
 OWN = re.compile(r"(trials|range\.[^=]+)=")
 
 

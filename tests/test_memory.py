@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness import memory
-from harness.memory import bounded, free_bytes, lacks
+from harness.memory import RESERVE, bounded, free_bytes, lacks
 from tests.command import complaint, in_process, manifest
 
 pytestmark = pytest.mark.skipif(free_bytes() is None, reason="the memory is read in /proc")
@@ -41,11 +41,13 @@ def test_a_process_takes_what_is_free_and_no_more(little):
 
 
 def test_ranks_share_it_and_a_gpu_has_its_own(little, monkeypatch):
+    monkeypatch.setattr(memory, "_kilobytes", lambda *_: 1024)  # that the process holds
     with bounded("cuda:0"):
-        torch.empty(2 * ROOM, dtype=torch.uint8)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    with bounded("cpu"), pytest.raises(RuntimeError):
-        torch.empty(ROOM // 2, dtype=torch.uint8)
+        assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
+    for ranks in (1, 4):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        with bounded("cpu"):
+            assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 2**20 + int((1 - RESERVE) * ROOM) // ranks
 
 
 def test_other_errors_are_not_about_memory():

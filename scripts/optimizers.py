@@ -1,17 +1,20 @@
 """Shows what each optimizer does with each parameter of a model, what it keeps of it, and what that costs.
 
-    python -m scripts.list_optimizers                                          every optimizer, on GPT-2 small
-    python -m scripts.list_optimizers model=gpt2_355m batch.tokens=2097152
-    python -m scripts.list_optimizers model=gpt2_125m optimizer=soap           one of them, parameter by parameter
-    python -m scripts.list_optimizers optimizer=soap optimizer.one_sided=true
+    python -m scripts.optimizers                                          every optimizer, on GPT-2 small
+    python -m scripts.optimizers model=gpt2_355m batch.tokens=2097152
+    python -m scripts.optimizers model=gpt2_125m optimizer=soap           one of them, parameter by parameter
+    python -m scripts.optimizers optimizer=soap optimizer.one_sided=true
+    python -m scripts.optimizers soap --take-home                         writes soap.py, all of it in one file
 
-The arguments are train.py's. FLOPs are those of an update, its refreshes spread over their period; elementwise work is
+The arguments are train.py's, and a word alone is an optimizer. `--take-home=FILE` writes that file; nothing is
+overwritten. FLOPs are those of an update, its refreshes spread over their period; elementwise work is
 charged to nobody. The vocabulary is GPT-2's unless data= is given.
 """
 
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +29,7 @@ from harness.config import Config, parse
 from models.base import LanguageModel
 from models.plan import check_model
 from optimizers.plan import check_optimizer
+from optimizers.take_home import one_file
 from scripts.study.cost import UpdateCost, cost
 
 GPT2 = {"model": "gpt2_125m", "batch.tokens": "524288", "data": "synthetic"}  # whose vocabulary is GPT-2's
@@ -33,6 +37,12 @@ NONE = "-"
 
 
 def main(arguments: Sequence[str]) -> None:
+    arguments = [f"optimizer={word}" if word.isidentifier() else word for word in arguments]
+    home = next((word for word in arguments if re.fullmatch(r"--take-home(=.+)?", word)), None)
+    if home:
+        with one_sentence():
+            take_home([word for word in arguments if word != home], home.partition("=")[2])
+        return
     keys = {argument.partition("=")[0].lstrip("+") for argument in arguments}
     defaults = [f"{key}={value}" for key, value in GPT2.items() if key not in keys]
     with one_sentence():
@@ -40,6 +50,19 @@ def main(arguments: Sequence[str]) -> None:
             print(one([*defaults, *arguments]))
         else:
             print(everyone([*defaults, *arguments]))
+
+
+def take_home(words: Sequence[str], path: str) -> None:
+    """Write the one file of an optimizer. ValueError: the words name none alone, or the file is there."""
+    if len(words) != 1 or not words[0].startswith("optimizer="):
+        raise ValueError("--take-home: give the name of one optimizer, as in soap --take-home")
+    name = words[0].partition("=")[2]
+    file = Path(path or f"{name}.py")
+    text = one_file(optimizers.find(name).constructor)  # type: ignore[arg-type]
+    if file.exists():
+        raise ValueError(f"--take-home: {file} is there already: move it away, or give --take-home=FILE")
+    file.write_text(text, encoding="utf-8")
+    print(f"{file}: {len(text.splitlines())} lines, which need torch alone")
 
 
 def everyone(arguments: Sequence[str]) -> str:

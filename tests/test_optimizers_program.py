@@ -9,7 +9,7 @@ import optimizers
 from conventions.config_keys import CONFIGS
 from optimizers.registry import REGISTRY
 from scripts.document_optimizers import PAGE, page
-from scripts.list_optimizers import everyone, main, one
+from scripts.optimizers import everyone, main, one
 
 ROOT = CONFIGS.parent
 PICO = ["model=gpt2_pico", "data=stdlib", "batch.tokens=2048", "context=128"]
