@@ -49,6 +49,8 @@ def test_a_claim_is_verified_by_public_runs_alone(studies, capsys):
     for form in ("markdown", "latex", "csv"):
         assert "soap" in render(verdict, form)
     assert verify_public(read_claim(path), ["tabled 300m"]).parts == ["tabled 300m"]
+    with pytest.raises(ValueError, match="rests on runs of others alone: claims verify --scale public"):
+        read_claim(path).scale("tiny")
     with pytest.raises(ValueError, match="no public part tabled 9b: there are tabled 130m"):
         verify_public(read_claim(path), ["tabled 9b"])
 

@@ -193,6 +193,10 @@ class Claim:
         return f"{self.name}-{scale}-{part}"
 
     def scale(self, name: str) -> Scale:
+        if not self.scales:
+            raise ValueError(
+                f"{self.path} rests on runs of others alone: claims verify --scale public gives its verdict"
+            )
         if name not in self.scales:
             raise ValueError(f"{self.path} has no scale {name!r}: {nearest(name, self.scales)}")
         return self.scales[name]

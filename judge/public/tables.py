@@ -87,8 +87,19 @@ def _trends(speedups: Sequence[Figure], baseline: str, losses: str) -> Grid:
         if line and finer:
             last, ahead = line.at(line.largest), line.at(FARTHEST * line.largest)
             projections = [f"{each} ({each.interval})" for each in (last, ahead)]
-            rows.append([name, str(line.points), _exponent(line), str(finer.points), _exponent(finer), *projections])
-    header = ["optimizer", "sizes", "exponent q", "cells", "q over cells, if independent", "at the largest size"]
+            low, high = line.interval
+            change = "falls" if high < 0 else "rises" if low > 0 else "not shown"
+            exponents = [str(line.points), _exponent(line), change, str(finer.points), _exponent(finer)]
+            rows.append([name, *exponents, *projections])
+    header = [
+        "optimizer",
+        "sizes",
+        "exponent q",
+        "with size it",
+        "cells",
+        "q over cells, if independent",
+        "at the largest size",
+    ]
     title = f"ln (speed-up over {baseline}) = p + q ln (parameters), 95 % intervals over sizes; {losses}."
     return Grid(title, [*header, f"PROJECTION: at {FARTHEST} times that"], rows)
 
