@@ -114,7 +114,8 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
     schedule = construct(build_schedule, cfg.schedule, "schedule", cfg.steps)
     begin = initial_weights(cfg.init_from, read_folder, before.get("init_from") if newest and before else None)
     build_model = check_model(cfg.model, cfg.context, cfg.seed)
-    planned = check_optimizer(cfg.optimizer, cfg.allow_targets, place)
+    planned = check_optimizer(cfg.optimizer, cfg.allow_targets, place, cfg.steps)
+    checkpoint.check_state(planned.tryout(place))
     load_data = check_data(cfg.data)
     make_tracker = tracker.find(cfg.tracker["name"])
     tracker_keywords = bind(make_tracker, cfg.tracker, "tracker", ["folder", "config", "manifest"])
@@ -122,11 +123,10 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
     attempt.callback(optimizers.compile_kernels, False)
     optimizers.compile_kernels(compiled)
     dataset = ranks.first_before_others(lambda: load_data(quiet=not ranks.first))
-
     kernels = choose_kernels(place, cfg.context)
     model = build_model(dataset.vocabulary).to(place)
     origin = begin(model)
-    optimizer = planned.build(model)
+    optimizer = planned.knowing(targets=len(dataset.train)).build(model)
     dtype = device.resolve_dtype(cfg.dtype, place)
     clock = Clock(place)
     attempt.callback(clock.close)
@@ -152,14 +152,14 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
         checkpoint.restore(saved, newest[1])
     start = newest[1]["step"] if newest else 0
     facts = manifest.facts_of(cfg, folder.digest, objective, dataset.entry(), place, compiled, kernels)
-    folder.open({**facts, "init_from": origin}, cfg.resume, start)
+    folder.open({**facts, **planned.facts(), "init_from": origin}, cfg.resume, start)
     if newest:
         checkpoint.load(newest[0], model, optimizer)
     folder.cut(start, [step for step in range(start) if recorder.due(step)])
     if ranks.first:
+        print("".join(f"note: {each}\n" for each in planned.notes(cfg.schedule["kind"])), end="")
         recorder.trackers += [make_tracker(folder.path, folder.config, folder.manifest, **tracker_keywords)]
-        # Last: its bar would wrap what the tracker prints.
-        recorder.trackers += [ProgressDisplay(folder.path.name, cfg.steps, start)]
+        recorder.trackers += [ProgressDisplay(folder.path.name, cfg.steps, start)]  # last: its bar would wrap
         attempt.watch(recorder.trackers)
 
     def evaluate_now() -> float:

@@ -7,10 +7,12 @@ Where an optimizer has the loss evaluated at other weights, averages say, evalua
 
 import copy
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -43,6 +45,7 @@ class Stateful(Protocol):
 
 
 TRAINED, EVALUATED = "model.safetensors", "evaluated.safetensors"
+QUEUE = "queue of the optimizer's"  # a key in the file, in the place of a deque
 KEPT = 2  # the newest, and one before it in case the newest is damaged
 
 
@@ -66,7 +69,7 @@ def save(
     try:
         new.mkdir(parents=True)
         _save_weights(model, new / TRAINED)
-        torch.save(optimizer.state_dict(), new / "optimizer.pt")
+        torch.save(_without_queues(optimizer.state_dict()), new / "optimizer.pt")
         _own_classes(new / "optimizer.pt", optimizer)
         if eval_weights is not None and not isinstance(eval_weights, nullcontext):
             with eval_weights:
@@ -93,6 +96,21 @@ def save(
     for old in _found(folder):
         if old not in kept:
             _remove(old)
+
+
+def check_state(optimizer: torch.optim.Optimizer | None) -> None:
+    """Raise a ValueError if the state of an optimizer, after a step, cannot be saved and read back; None: it can."""
+    if optimizer is None:
+        return
+    file = io.BytesIO()
+    try:
+        torch.save(_without_queues(optimizer.state_dict()), file)
+    except Exception as error:  # pickle raises almost anything
+        raise ValueError(
+            f"optimizer: its state cannot be saved to a checkpoint ({sentence(error)}): take another class"
+        ) from error
+    file.seek(0)
+    _own_classes(file, optimizer)
 
 
 def newest(folder: Path, config_hash: str | None = None) -> tuple[Path, dict[str, Any]] | None:
@@ -144,9 +162,18 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
         return storage.cuda(device.index) if on_device else storage
 
     with safe_globals(_own_classes(path / "optimizer.pt", optimizer)):
-        saved = torch.load(path / "optimizer.pt", map_location=place, weights_only=True)
+        saved = _with_queues(torch.load(path / "optimizer.pt", map_location=place, weights_only=True))
     optimizer.load_state_dict(copy.deepcopy(saved))
-    # load_state_dict casts what it takes for a parameter's shadow to the parameter's dtype: put the saved values in.
+    _put_back(optimizer, saved)
+
+
+def _put_back(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Put saved values in: load_state_dict casts what it takes for a parameter's shadow to the parameter's dtype."""
+    if "parts" in saved:
+        for part, state in zip(optimizer.parts, saved["parts"], strict=True):  # type: ignore[attr-defined]
+            _put_back(part, state)
+    if not {"param_groups", "state"} <= set(saved):  # a wrapper, which keeps its state in its own way
+        return
     indices = [i for group in saved["param_groups"] for i in group["params"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, p in zip(indices, parameters, strict=True):
@@ -156,24 +183,44 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
             optimizer.state[p][key] = value.to(current.device) if same_place else value
 
 
+def _without_queues(value: Any) -> Any:
+    """Write queues, which weights_only cannot read, as mappings, anywhere in an optimizer's state."""
+    if isinstance(value, deque):
+        return {QUEUE: [_without_queues(each) for each in value], "maxlen": value.maxlen}
+    if type(value) in (list, tuple):
+        return type(value)(_without_queues(each) for each in value)
+    return {key: _without_queues(each) for key, each in value.items()} if type(value) is dict else value
+
+
+def _with_queues(value: Any) -> Any:
+    """Undo what `_without_queues` did."""
+    if type(value) in (list, tuple):
+        return type(value)(_with_queues(each) for each in value)
+    if type(value) is not dict:
+        return value
+    if QUEUE in value:
+        return deque((_with_queues(each) for each in value[QUEUE]), maxlen=value["maxlen"])
+    return {key: _with_queues(each) for key, each in value.items()}
+
+
 def _save_weights(model: nn.Module, path: Path) -> None:
     save_file({name: t.detach().contiguous() for name, t in model.state_dict().items()}, path)
 
 
-def _own_classes(path: Path, optimizer: torch.optim.Optimizer) -> list[Any]:
+def _own_classes(file: Path | io.BytesIO, optimizer: torch.optim.Optimizer) -> list[Any]:
     """List the classes in an optimizer's saved state: they may be of its own package, which is trusted no less.
 
     Raises:
         ValueError: it holds something else, which weights_only would not read back.
     """
-    package = type(optimizer).__module__.partition(".")[0]
+    packages = getattr(optimizer, "packages", {type(optimizer).__module__.partition(".")[0]}) - {"torch"}
     classes: list[Any] = []
-    for name in get_unsafe_globals_in_checkpoint(path):
-        cls = locate(name) if name.startswith(f"{package}.") and package != "torch" else None
+    for name in get_unsafe_globals_in_checkpoint(file):
+        cls = locate(name) if name.partition(".")[0] in packages else None
         if not isinstance(cls, type):
             raise ValueError(
-                f"optimizer: {type(optimizer).__name__} keeps {name} in its state, which cannot be read back from a "
-                "checkpoint safely: take another class"
+                f"optimizer: {' and '.join(sorted(packages))} keeps {name} in its state, which cannot be read back "
+                "from a checkpoint safely: take another class"
             )
         classes.append(cls)
     return classes

@@ -1,6 +1,6 @@
 """Products of the loss's Hessian with vectors: the gradient, differentiated once more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.flops import count
-from harness.micro_batch import MicroBatch, Share, count_targets
+from harness.micro_batch import MicroBatch, Share, Total, count_targets
 
 Grads = Sequence[Tensor | None]
 
@@ -31,6 +31,25 @@ class Hessian:
         with sdpa_kernel(SDPBackend.MATH), self.autocast():
             share = batch.share(self.model(batch.inputs, batch.targets))
         return share, torch.autograd.grad(share.whole, self.params, create_graph=True, allow_unused=True)
+
+    def leave(self, batches: Iterable[MicroBatch], total: Total, taken: Callable[[], None]) -> None:
+        """Leave the gradient of all micro-batches in `.grad` with its graph, and add their losses to `total`.
+
+        The graph holds the activations of every micro-batch: cutting the batch saves no memory here.
+
+        Args:
+            taken: called whenever somebody takes a product of the Hessian from these gradients.
+        """
+        sums: list[Tensor | None] = [None] * len(self.params)
+        for batch in batches:
+            share, grads = self.gradient(batch)
+            total.add(share)
+            sums = [g if s is None else s if g is None else s + g for s, g in zip(sums, grads, strict=True)]
+        for p, g in zip(self.params, sums, strict=True):
+            p.grad = None if g is None else g.clone()  # clipped in place: the graph keeps what it was
+        first = next((p.grad for p in self.params if p.grad is not None), None)
+        if first is not None:
+            first.register_hook(lambda _: taken())
 
     def products(self, grads: Grads, v: Sequence[Tensor]) -> list[Tensor]:
         """Return H v from a gradient, whose graph is used up."""

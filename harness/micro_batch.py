@@ -1,5 +1,6 @@
 """A micro-batch, and its part of the mean over the global batch."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -77,3 +78,14 @@ class Total:
     @property
     def whole(self) -> Tensor:
         return Share(self.loss, self.auxiliary).whole
+
+
+@dataclass
+class StepRecord:
+    """The results of a step's first `objective()`, as tensors on the device: nothing waits for them."""
+
+    loss: Tensor | None = None
+    auxiliary: Tensor | None = None  # what the model adds to the loss for its gradient alone; None: nothing
+    norms: Tensor | None = None  # of each parameter's gradient, of those that have one, before clipping
+    norm: Tensor | None = None  # of the whole gradient, before clipping
+    clipped: Tensor | None = None

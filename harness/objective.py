@@ -4,7 +4,6 @@ import copy
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,21 +16,10 @@ from harness.flops import Ledger
 from harness.gradient import GradientSum, clip_gradient
 from harness.hessian import Hessian
 from harness.labels import DrawnLoss
-from harness.micro_batch import MicroBatch, Total, count_targets
+from harness.micro_batch import MicroBatch, StepRecord, Total, count_targets
 from harness.pass_sizes import PassSizes
 
 Batch = tuple[Tensor, Tensor]
-
-
-@dataclass
-class StepRecord:
-    """The results of a step's first `objective()`, as tensors on the device: nothing waits for them."""
-
-    loss: Tensor | None = None
-    auxiliary: Tensor | None = None  # what the model adds to the loss for its gradient alone; None: nothing
-    norms: Tensor | None = None  # of each parameter's gradient, of those that have one, before clipping
-    norm: Tensor | None = None  # of the whole gradient, before clipping
-    clipped: Tensor | None = None
 
 
 class TimedObjective:
@@ -48,7 +36,7 @@ class TimedObjective:
         forward: the model, compiled perhaps; the loss on drawn labels is compiled then, too.
         dtype: of the passes; float32 runs them without autocast.
         grad_clip: largest 2-norm of the gradient that `__call__` leaves; None: no clipping.
-        reserve: bytes that passes must leave free on a CUDA device: the optimizer's state, which comes after the first.
+        reserve: bytes that passes must leave free on a CUDA device, for the optimizer's state.
     """
 
     def __init__(
@@ -157,6 +145,17 @@ class TimedObjective:
         self.ledger.charge("curvature", self._hessian_flops(v)[1])
         return total.whole, totals
 
+    @torch.enable_grad()
+    def gradient_with_graph(self) -> Tensor:
+        if self.ranks.world > 1:
+            raise ValueError("optimizer: it differentiates the gradient by itself, which works on one rank alone")
+        flops = self._hessian_flops(self.params)[1]
+        with self.clock.part("gradient" if self.record.loss is None else "curvature"):
+            total = Total(self.device, self._wide)
+            self.hessian.leave(self._passes(), total, lambda: self.ledger.charge("curvature", flops))
+            torch.no_grad()(self._finish)(total)
+        return total.whole
+
     @torch.no_grad()
     def loss(self) -> Tensor:
         with self.clock.part("curvature"):
@@ -236,8 +235,9 @@ class TimedObjective:
 
     def _zeros(self, sequences: int, context: int) -> MicroBatch:
         tokens = torch.zeros(sequences, context, dtype=torch.int64, device=self.device)
-        # The targets are a copy: of one and the same tensor the compiler makes another graph.
-        return MicroBatch(tokens, tokens.clone(), count_targets(tokens))
+        return MicroBatch(
+            tokens, tokens.clone(), count_targets(tokens)
+        )  # of one tensor twice it compiles another graph
 
     def _size(self, kind: str, attempt: Callable[[MicroBatch], Any]) -> int:
         """Return the sequences of a pass for the curvature, found by attempts on micro-batches of zeros."""

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from harness.config import Config
 from harness.device import peak_flops, peak_memory
-from harness.objective import StepRecord, TimedObjective
+from harness.micro_batch import StepRecord
+from harness.objective import TimedObjective
 from harness.run_folder import RunFolder
 from harness.tracker import Tracker
 
@@ -101,7 +102,8 @@ class Recorder:
             return True
         with self.clock.paused("log"):
             row = self._row
-            row["lr"] = self.optimizer.param_groups[0]["lr"]
+            if "initial_lr" in (group := self.optimizer.param_groups[0]):  # some external classes follow no schedule
+                row["lr"] = group["lr"]
             row["train/loss"], row["gradient/norm"] = record.loss.item(), record.norm.item()
             if record.auxiliary is not None:
                 row["train/auxiliary"] = record.auxiliary.item()

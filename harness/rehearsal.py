@@ -77,6 +77,14 @@ class Rehearsal:
         self._gradient(self.step)
         return self.loss()
 
+    @torch.enable_grad()
+    def gradient_with_graph(self) -> Tensor:
+        """Leave the gradient of a quadratic form, which can be differentiated once more."""
+        loss = self()
+        for p in self.params:
+            p.grad = None if p.grad is None else (p * p.grad).clone()
+        return loss
+
     def backward(self) -> None:
         """Some classes ask the loss for it."""
 

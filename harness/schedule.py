@@ -52,5 +52,6 @@ def build_schedule(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    for group in optimizer.param_groups:
+    """Set every group's rate to a factor on its `initial_lr`; groups without one follow no schedule."""
+    for group in (group for group in optimizer.param_groups if "initial_lr" in group):
         group["lr"] = group["initial_lr"] * factor

@@ -31,6 +31,13 @@ class Objective(Protocol):
         """Zero, accumulate, reduce and clip into `.grad`; return the mean loss, a scalar."""
         ...
 
+    def gradient_with_graph(self) -> Tensor:
+        """Do what `__call__` does, but leave gradients in `.grad` that can be differentiated once more, on one rank.
+
+        Each product that an optimizer takes from them is charged.
+        """
+        ...
+
     def loss(self) -> Tensor:
         """Return the mean loss without a gradient, a scalar: for line searches."""
         ...

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 
 from .base import switches_weights
 from .checks import check_betas, check_common
-from .param_groups import Group, all_in_one, by_decay, check_cover, spare_embeddings, trainable
+from .param_groups import Group, by_decay, check_cover, spare_embeddings, trainable
 from .treatment import Treatment
 
 ALLOW_TARGETS = ("torch.optim", "pytorch_optimizer")
@@ -99,40 +99,13 @@ def find(name: str, target: str | None = None, allow_targets: Sequence[str] = AL
         ValueError: no such optimizer, or a target that is not allowed, not there, or no optimizer.
     """
     if name == "external":
-        return _external(target, allow_targets)
+        from .external import External  # which makes entries, and so imports this file
+
+        return External.of(target, allow_targets)
     if name not in REGISTRY:
         near = difflib.get_close_matches(name, REGISTRY, n=3) or sorted(REGISTRY)
         raise ValueError(f"optimizer {name!r} is not registered: did you mean {' or '.join(near)}?")
     return REGISTRY[name]
-
-
-def _external(target: str | None, allow_targets: Sequence[str]) -> OptimizerInfo:
-    if not target or not target.rpartition(".")[0] or not target.rpartition(".")[2]:
-        raise ValueError("optimizer._target_ must name a class: optimizer._target_=package.module.Class")
-    if not any(target == prefix or target.startswith(prefix + ".") for prefix in allow_targets):
-        raise ValueError(
-            f"optimizer._target_={target} is not under allow_targets={list(allow_targets)}: "
-            f"if you trust it, add its package, as in 'allow_targets=[{target.split('.')[0]}]'"
-        )
-    module_name, _, class_name = target.rpartition(".")
-    try:
-        module = __import__(module_name, fromlist=[class_name])
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"optimizer._target_={target}: there is no module {error.name}; install its package"
-        ) from error
-    constructor = getattr(module, class_name, None)
-    base = torch.optim.Optimizer
-    if not (inspect.isclass(constructor) and issubclass(constructor, base) and constructor is not base):
-        classes = {n: getattr(module, n) for n in dir(module) if inspect.isclass(getattr(module, n))}
-        near = [n for n, c in classes.items() if issubclass(c, base) and c is not base]
-        close = difflib.get_close_matches(class_name, near, n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(f"optimizer._target_={target} is no torch.optim.Optimizer class{hint}")
-    decays = "weight_decay" in inspect.signature(constructor).parameters
-    groups = by_decay if decays else all_in_one
-    summary = f"{target}, as its package ships it"
-    return OptimizerInfo(class_name.lower(), constructor, summary, target, groups, charges=False)
 
 
 def build_optimizer(name: str, model: nn.Module, **keywords: Any) -> torch.optim.Optimizer:

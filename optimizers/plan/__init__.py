@@ -6,7 +6,7 @@ relatively and nothing from here, so that they install as a package of their own
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from conventions.config_keys import CONFIGS
 from conventions.keywords import bind, in_section
 from conventions.sentence import nearest
 
+from ..external import External
 from ..registry import ALLOW_TARGETS, OptimizerInfo, find
 
 EVERYONES = ("decay_embeddings",)  # keys that OptimizerInfo.build takes, whatever the optimizer
+SECTIONS = ("base", "rest", "hidden")  # of an external class: see External.build
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,40 @@ class OptimizerPlan:
         with in_section("optimizer", self.keywords):
             return self.info.build(model, **self.keywords)
 
+    def knowing(self, targets: int) -> "OptimizerPlan":
+        """Return the plan of a run whose training data have so many targets: some external classes ask for it."""
+        return replace(self, info=replace(self.info, targets=targets)) if isinstance(self.info, External) else self
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a tryout of an external class told, for the manifest as `external`; {}: it is registered here."""
+        manner = self.info.manner if isinstance(self.info, External) else None
+        if manner is None:
+            return {}
+        assert isinstance(self.info, External)
+        told = {"heeds_schedule": manner.heeds_schedule, "own_schedule": manner.own_schedule or None}
+        return {"external": {"handed": self.info.handed(**self.keywords), **told}}
+
+    def tryout(self, device: str) -> optim.Optimizer | None:
+        """Return an external class after two steps on a small model, or None: it is one of ours.
+
+        Raises ValueError as `check_optimizer` does.
+        """
+        return self.info.stepped(device, **self.keywords) if isinstance(self.info, External) else None
+
+    def notes(self, schedule: str) -> list[str]:
+        """Say what a person should know of an external class before it trains.
+
+        schedule: the kind of the run's.
+        """
+        facts = self.facts().get("external", {})
+        name = getattr(self.info.constructor, "__name__", self.info.name)
+        said = [f"{name} is handed {', '.join(facts['handed'])}"] if facts.get("handed") else []
+        if facts.get("heeds_schedule") is False:
+            said.append(f"{name} follows no schedule: a change of its rate changed nothing in a tryout; none is logged")
+        elif facts.get("own_schedule") and schedule != "constant":
+            said.append(f"{name} schedules itself ({facts['own_schedule']}): give schedule=constant, or two multiply")
+        return said
+
     def state_bytes(self, optimizer: optim.Optimizer, model: nn.Module, tokens: int) -> int:
         """Return the bytes of state to come for a batch of so many tokens, two tensors each for an external class."""
         announced = self.info.treatments(optimizer, model, tokens)
@@ -41,19 +77,53 @@ class OptimizerPlan:
         return sum(each.state_bytes for each in announced.values())
 
 
-def check_optimizer(section: Mapping[str, Any], allow_targets: Sequence[str], device: str = "cpu") -> OptimizerPlan:
+def check_optimizer(
+    section: Mapping[str, Any], allow_targets: Sequence[str], device: str = "cpu", steps: int = 1000
+) -> OptimizerPlan:
     """Check a config's `optimizer` section; building the optimizer for one layer on `device` finds bad keywords.
+
+    An external class is stepped on a small model, which finds how it wants to be called.
+
+    Args:
+        steps: updates of the run, for a class that asks for them.
 
     Raises:
         ValueError: a sentence that names the key, and the remedy.
     """
     info = find(section["name"], section.get("_target_"), allow_targets)
     everyones = {key: section[key] for key in EVERYONES if key in section}
+    everyones = bind(info.build, everyones, "optimizer", ["model"])
     own = {key: value for key, value in section.items() if key not in EVERYONES}
-    keywords = bind(info.constructor, own, "optimizer", ["params"])
-    plan = OptimizerPlan(info, {**keywords, **bind(info.build, everyones, "optimizer", ["model"])})
+    if isinstance(info, External):
+        info, keywords = replace(info, steps=steps), _of_external(info, own)
+        with in_section("optimizer", keywords):
+            info = info.tried(device, **everyones, **keywords)
+        return OptimizerPlan(info, {**keywords, **everyones})
+    plan = OptimizerPlan(info, {**bind(info.constructor, own, "optimizer", ["params"]), **everyones})
     plan.build(nn.Linear(2, 2, device=device))
     return plan
+
+
+def _of_external(entry: External, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Bind the keywords of an external class, and of the classes in the sections inside its own."""
+    request, key = entry.request, entry.key
+    own = {name: value for name, value in section.items() if name not in (*SECTIONS, "_target_", "name")}
+    wrapped = request.asked.get("base")
+    if wrapped in own:
+        raise ValueError(f"{key}.{wrapped} takes a class: give {key}.base._target_={own[wrapped]}")
+    filled = [name for kind, name in request.asked.items() if kind in ("steps", "data") and name not in own]
+    keywords = bind(entry.constructor, own, key, [*request.aside, *filled])
+    for name in SECTIONS:
+        inner = section.get(name)
+        if inner is None:
+            continue
+        if not isinstance(inner, Mapping):
+            raise ValueError(f"{key}.{name} holds keys, as in {key}.{name}._target_=torch.optim.AdamW")
+        keywords[name] = dict(inner)
+        if "_target_" in inner:
+            other = External.of(inner["_target_"], entry.allow_targets, f"{key}.{name}")
+            keywords[name] = {"_target_": inner["_target_"], **_of_external(other, inner)}
+    return keywords
 
 
 def overrides_of(word: str, *own: str) -> list[str]:

@@ -1,0 +1,136 @@
+"""An adapter steps optimizers of other packages on an Objective, each in the manner that its class wants."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..base import eval_weights
+from .manner import Manner
+
+
+class Member(NamedTuple):
+    """An optimizer of another package, and the manner in which it is stepped."""
+
+    optimizer: torch.optim.Optimizer
+    manner: Manner
+
+
+class Adapter(torch.optim.Optimizer):
+    """The optimizers of a run as one: groups, state and checkpoints are those of its parts.
+
+    Several parts share the parameters between them. They step on one gradient, which is computed once.
+
+    Attributes:
+        parts: the optimizers, as their packages ship them.
+        packages: that they come from, with those of the optimizers inside them.
+    """
+
+    def __init__(self, parts: Sequence[Member]) -> None:
+        self._parts = list(parts)  # and not the base class's constructor: parameters and state are the parts'
+
+    @property
+    def parts(self) -> list[torch.optim.Optimizer]:
+        return [part.optimizer for part in self._parts]
+
+    @property
+    def packages(self) -> set[str]:
+        return {type(each).__module__.partition(".")[0] for part in self.parts for each in (part, *inside(part))}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return [group for part in self.parts for group in _rated_groups(part)]
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Any]]:  # type: ignore[override]
+        """Return each parameter's state by the class of the optimizer that keeps it: wrappers keep some beside it."""
+        found: dict[Tensor, dict[str, Any]] = {}
+        for part in self.parts:
+            for each in (part, *inside(part)):
+                for p, kept in each.state.items():
+                    found.setdefault(p, {})[type(each).__name__] = kept
+        return found
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        return {key: value for part in reversed(self.parts) for key, value in part.defaults.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, saved in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(saved)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None if set_to_none or p.grad is None else torch.zeros_like(p.grad)
+
+    def step(self, objective: Any) -> Any:  # type: ignore[override]
+        """Make an update of every part; returns the loss."""
+        graph = any(part.manner.graph for part in self._parts)
+        closure = objective.gradient_with_graph if graph else objective
+        if len(self._parts) == 1 and self._parts[0].manner.takes_closure:
+            loss = _step(self._parts[0], closure)
+        else:
+            loss = closure()
+            for part in self._parts:
+                _step(part, lambda: loss)
+        if graph:  # a gradient that holds its graph holds all activations of the pass
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.grad = None if p.grad is None else p.grad.detach()
+        return loss
+
+    def eval_weights(self) -> AbstractContextManager[Any]:
+        """Return a context inside which the parameters hold the weights to be evaluated."""
+        stack = ExitStack()
+        for part in self._parts:
+            if part.manner.switches:
+                stack.enter_context(eval_weights(part.optimizer))
+        return stack
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+def inside(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
+    """Yield the optimizers that an optimizer holds in its attributes, and those inside them."""
+    for value in vars(optimizer).values():
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(each, torch.optim.Optimizer):
+                yield each
+                yield from inside(each)
+            elif isinstance(each, Member):
+                yield each.optimizer
+                yield from inside(each.optimizer)
+
+
+def _rated_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Return an optimizer's groups; where they have no rate, those of the optimizers inside it, if these have one."""
+    own = optimizer.param_groups
+    if all("lr" in group for group in own):
+        return own
+    inner = [group for each in inside(optimizer) for group in each.param_groups if "lr" in group]
+    held = {p for group in inner for p in group["params"]}
+    return inner if held == {p for group in own for p in group["params"]} else own
+
+
+def _step(part: Member, closure: Any) -> Any:
+    optimizer, manner = part
+    if not manner.takes_closure:
+        optimizer.step()
+        return None
+    if manner.pair:
+        return optimizer.step(lambda: (None, closure()))  # type: ignore[arg-type, return-value]
+    if manner.gradient_before:
+        loss = closure()
+        optimizer.step(closure)
+        return loss
+    return optimizer.step(closure)
