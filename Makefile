@@ -16,13 +16,15 @@ OPTIONS ?=
 OPTIMIZER ?=
 SCALE ?= tiny
 
+# For install: downstream, the evaluation harness of scripts.downstream.
+EXTRAS ?=
 # For public: checkouts of what configs/public names.
 MARIN ?=
 TRACK3 ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-INSTALLED := $(VENV)/installed
+INSTALLED := $(VENV)/installed$(addprefix -,$(EXTRAS))
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constraints.txt
 # One thread per process: two processes of two threads each on two cores take three times as long. A file's tests stay
 # in one process, so that what they share is computed once.
@@ -35,6 +37,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Settings, as in make install PYTHON=python3.12:"
 	@echo "  PYTHON            the interpreter that .venv is made with, 3.11 to 3.13 ($(PYTHON))"
+	@echo "  EXTRAS            downstream, for make install: the evaluation harness of scripts.downstream (360 MB more)"
 	@echo "  TORCH_INDEX       another package index for torch alone: for its CPU build, or your CUDA's (make clean first)"
 	@echo "  WORKERS           processes that run the tests ($(WORKERS))"
 
@@ -50,8 +53,8 @@ $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
 	@rm -f $@
 	"$(PYTHON)" -m venv $(VENV)
 	$(PIP) --no-deps $(if $(TORCH_INDEX),-i "$(TORCH_INDEX)") torch
-	$(PIP) -r requirements.txt -r requirements-dev.txt
-	@touch $@
+	$(PIP) -r requirements.txt -r requirements-dev.txt $(foreach extra,$(EXTRAS),-r requirements-$(extra).txt)
+	@touch $@ $(VENV)/installed
 
 demo: install ## race 6 optimizers for minutes on the embedded corpus: a live table, who led, and results/demo/report.html
 	$(RUN) -m scripts.demo

@@ -99,14 +99,16 @@ class WandbTracker:
             except FAILURES as error:
                 self._fail(error)
 
-    def close(self, status: str) -> None:
-        """Mark the run as ended; what could not be uploaded by then stays in its files."""
+    def close(self, status: str, summary: dict[str, float] | None = None) -> None:
+        """Mark the run as ended; what could not be uploaded by then stays in its files. summary: what W&B shows too."""
         self.take_up(PATIENCE)
         if self._run is None:
             return
         command = self._sync_command
         try:
-            bounded(lambda: _finish(self._run, status), (FINISH if self._mode == "online" else PATIENCE) + GRACE)
+            bounded(
+                lambda: _finish(self._run, status, summary), (FINISH if self._mode == "online" else PATIENCE) + GRACE
+            )
         except FAILURES as error:
             _tear_down()
             _say(f"W&B did not take the whole run ({_reason(error)}); upload the rest with: {command}")
@@ -205,8 +207,8 @@ def _init(options: dict[str, Any], mode: str) -> Any:
     return run
 
 
-def _finish(run: Any, status: str) -> None:
-    run.summary["status"] = status
+def _finish(run: Any, status: str, summary: dict[str, float] | None = None) -> None:
+    run.summary.update({"status": status, **(summary or {})})
     run.finish(exit_code=0 if status in ("finished", "diverged") else 1)
 
 

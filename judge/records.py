@@ -16,6 +16,7 @@ from conventions.config_keys import optimizer_name
 from conventions.older_keys import completed
 from conventions.run_format import SCHEMA, STATUSES, Status, first_line, read_rows, seen_status
 from conventions.yaml_file import read_yaml
+from judge.downstream import PREFIX, metric, read_scores
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,15 @@ class Run:
             return self.points[-1].loss
         return None
 
+    @cached_property
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """What scripts.downstream found of each task, by its name."""
+        return read_scores(self.folder)
+
     def last(self, key: str) -> Any:
-        """Return the newest value of a metric that is not null; None where there is none."""
+        """Return the newest value of a metric that is not null, or a score downstream/<task>; None: there is none."""
+        if key.startswith(PREFIX):
+            return metric(self.scores, key)
         return next((row[key] for row in reversed(self.rows) if row.get(key) is not None), None)
 
     def known(self, *keys: str) -> Any:

@@ -4,8 +4,8 @@
     python -c "from transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained('my_model')"
 
 Takes the newest good checkpoint, and of an optimizer that keeps two sets of weights those that val/loss speaks of.
-Expect config.json, generation_config.json and model.safetensors, with the logits of
-the run's own model; a vocabulary padded for speed stays padded. The tokenizer is not part of it.
+Expect config.json, generation_config.json and model.safetensors, with the logits of the run's own model; a vocabulary
+padded for speed stays padded. The tokenizer lies beside them, but for token files whose tokenizer nothing tells.
 """
 
 import argparse
@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from conventions.keywords import bind
 from conventions.paths import path_argument
-from conventions.sentence import one_sentence
+from conventions.sentence import one_sentence, sentence
 from conventions.yaml_file import read_yaml
+from data.hf_tokenizer import as_transformers
 from harness.checkpoint import EVALUATED, TRAINED, newest
 from models import build_model, find
 from models.base import LanguageModel
@@ -37,8 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.output.exists():
             raise FileExistsError(f"{options.output} is there already: give the name of a new folder")
         model, step = load_run(options.run)
-        save(model, options.output)
-    print(f"wrote {options.output}: the weights of {options.run} after {step:,} updates")
+        lacking = save(model, options.output, tokenizer_of(options.run))
+    print(f"wrote {options.output}: the weights of {options.run} after {step:,} updates{lacking}")
+
+
+def tokenizer_of(run: Path) -> str | None:
+    """Return the tokenizer that a run's config names; None: it names none."""
+    data = read_yaml(run / "config.yaml").get("data")
+    return data.get("tokenizer") if isinstance(data, dict) else None
 
 
 def load_run(run: Path) -> tuple[LanguageModel, int]:
@@ -79,12 +86,19 @@ def _two_sets(section: Mapping[str, Any]) -> bool:
         return False
 
 
-def save(model: LanguageModel, output: Path) -> None:
-    """Write the folder, whole or not at all."""
+def save(model: LanguageModel, output: Path, tokenizer: str | None) -> str:
+    """Write the folder, whole or not at all; say what it lacks. tokenizer: its name here; None: nobody knows it."""
     new = output.with_name(f".new-{output.name}")
     shutil.rmtree(new, ignore_errors=True)
     to_transformers(model).save_pretrained(new)
+    lacking = "" if tokenizer else ", without a tokenizer: the config names none"
+    if tokenizer:
+        try:
+            as_transformers(tokenizer).save_pretrained(new)
+        except (ValueError, OSError, ImportError) as error:
+            lacking = f", without a tokenizer: {sentence(error)}"
     new.rename(output)
+    return lacking
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from conventions.keywords import bind
 from conventions.paths import path_argument
 from conventions.sentence import one_sentence
 from harness.wandb_tracker import WandbTracker
+from judge.downstream import PREFIX
 from judge.records import Run, find_runs
 
 
@@ -41,7 +42,7 @@ def mirror(run: Run, chosen: dict[str, Any]) -> None:
     own = section if section.get("name") == "wandb" and section.get("mode") != "disabled" else {}
     keywords = bind(WandbTracker, {**own, **chosen}, "tracker", ["folder", "config", "manifest"])
     tracker = WandbTracker(run.folder, run.config, run.manifest, **keywords)
-    tracker.close(run.status)
+    tracker.close(run.status, {f"{PREFIX}{task}": float(score["value"]) for task, score in run.scores.items()})
 
 
 if __name__ == "__main__":

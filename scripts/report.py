@@ -25,7 +25,7 @@ from conventions.paths import path_argument
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from conventions.sentence import one_sentence
-from judge import race
+from judge import means, race
 from judge.answer import facts, mismatches, missing, verdict
 from judge.arms import Arm
 from judge.comparison import Comparison, compare
@@ -104,6 +104,7 @@ def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, T
         learning_rates=_drawn([figures.learning_rates(comparison)]),
         tuning=_drawn([tuning_figure.learning_rates(tunings or {}, "tuning", by_optimizer(comparison))]),
         trials=tables.trials(comparison, tunings or {}),
+        scores=means.scores_by_arm(comparison),
         costs=_drawn([bars.parts(comparison, "seconds"), bars.parts(comparison, "flops")]),
         parts={"data": "data", "gradient": "gradient (model)", "curvature": "curvature", "optimizer": "optimizer"},
         part_colors=bars.PARTS,

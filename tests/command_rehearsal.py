@@ -33,7 +33,7 @@ INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)})\s[^`]+)`")
 TOOLS = ("pytest", "ruff", "mypy", "mkdocs", "pip", "venv", "tests.slurm")  # `python -m TOOL`: what it does is its own
 READING = ("speedup", "publish", "runs", "adopt")  # they run, on a small study
 DRAWING = ("report", "plot", "dashboard")  # they do so in the slow tests
-LONG = ("demo", "public", "verdict", "claims", "bench", "export", "make_tables", "board")
+LONG = ("demo", "public", "verdict", "claims", "bench", "export", "make_tables", "board", "downstream", "mirror")
 COMPOSING = ("tune", "optimizers")  # their arguments are train.py's, and some of their own
 OWN = re.compile(r"(trials|range\.[^=]+)=")
 

@@ -1,9 +1,12 @@
 """Tokenizers of transformers: their ids, their special tokens, and what is said where there is none."""
 
+import os
+
 import numpy as np
 import pytest
 
 from data import load
+from data.hf_tokenizer import as_transformers
 from data.shards import Stream
 from data.tokenizer import build
 
@@ -84,3 +87,21 @@ def test_ids_are_those_of_transformers(wordpiece):
     text = "the cat sat. cats sat " * 50
     theirs = AutoTokenizer.from_pretrained(wordpiece)(text, add_special_tokens=False)["input_ids"]
     assert np.array_equal(build(f"hf:{wordpiece}").encode(text), theirs)
+
+
+TEXT = "Hello, world!  It's 2026:\n\n\tdef f(x): return x**2  # naïve café 你好 🙂 end "
+
+
+@pytest.mark.parametrize("name", ["bytes", "gpt2"])
+def test_ours_become_transformers_with_the_same_ids(name, tmp_path):
+    from transformers import AutoTokenizer
+
+    if name == "gpt2" and "TIKTOKEN_CACHE_DIR" not in os.environ:
+        pytest.skip("TIKTOKEN_CACHE_DIR is not set: no BPE files")
+    as_transformers(name).save_pretrained(tmp_path)
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), build(name)
+    for text in (TEXT, "".join(map(chr, range(1, 700)))):
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ids == ours.encode(text).tolist()
+        assert theirs.decode(ids) == text
+    assert theirs.eos_token_id == ours.end
