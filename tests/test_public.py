@@ -1,6 +1,9 @@
 """Public studies: their tables from a checkout that is written by hand, and the committed ones."""
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -9,9 +12,9 @@ from judge.public.collect import collect, unlike_printed
 from judge.public.study import PublicStudy, list_studies, read_study
 from judge.public.tables import by_choice, study_tables
 from judge.scale import figures, trend
-from scripts import public
+from scripts import adopt, public
 from tests.foreign import write_text
-from tests.published import CELL, LINE, SIZES, write_studies
+from tests.published import CELL, LINE, SIZES, loss, write_studies
 from tests.study import write_run
 
 
@@ -152,3 +155,35 @@ def test_a_cell_without_the_loss_of_its_choice_says_so(studies):
     assert cell.by("chosen") is None
     assert cell.by("lowest").losses == (3.5,)
     assert Cell("a", "b", 1.0, 1, (3.0,)).by("lowest").losses == (3.0,)
+
+
+def adopted_sizes(*settings):
+    """Runs of three sizes and lengths that somebody else trained, adopted with these settings."""
+    lines, about = ["run,step,loss"], ["run,arm,model,parameters,seed"]
+    for size, parameters in SIZES.items():
+        for steps in (2000, 4000, 8000):
+            for name, gain in (("adamw", 1.0), ("soap", 1.3)):
+                for seed in range(3):
+                    end = loss(parameters, 1e6 * steps * gain) + 0.001 * seed
+                    run = f"{size}-{name}-{steps}-{seed}"
+                    lines += [f"{run},0,11.0", f"{run},{steps},{end:.5f}"]
+                    about.append(f"{run},{name},{size},{parameters},{seed}")
+    write_text(Path("curves.csv"), "\n".join(lines) + "\n")
+    write_text(Path("about.csv"), "\n".join(about) + "\n")
+    given = [word for setting in settings for word in ("--set", setting)]
+    tables = ["--map", "run=run,step=step,val/loss=loss", "--about", "about.csv:run"]
+    patterns = ["--arm", "{arm}", "--seed", "{seed}", "--at", "last"]
+    adopt.main(["curves.csv", "--study", "sizes", *tables, *patterns, *given])
+
+
+def test_adopted_runs_of_several_models_give_one_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    adopted_sizes("model={model}", "parameters={parameters}", "batch.tokens=1000000")
+    public.main(["scale", "results/runs/sizes", "--name", "sizes"])
+    page = (tmp_path / "results/public/sizes.md").read_text()
+    assert len(re.findall(r"\| soap \| (130|300|520)m \|.* 1\.3\d? \(", page)) == 3
+    shutil.rmtree("results")
+    adopted_sizes("model={model}", "batch.tokens=1000000")
+    with pytest.raises(SystemExit):
+        public.main(["scale", "results/runs/sizes", "--name", "sizes"])
+    assert "has no number of parameters: adopt the runs again with --set parameters=N" in capsys.readouterr().err

@@ -44,15 +44,19 @@ def cells_of_runs(runs: Sequence[Run]) -> list[Cell]:
             for length in sorted({length for arm in siblings for length in arm.lengths}):
                 arm = best_arm([each for each in siblings if length in each.lengths], length)
                 run = arm.finished(length)[0]
-                parameters, tokens = run.known("parameters", "total"), run.known("tokens_per_step")
-                if not parameters or not tokens:
-                    missing = "parameters" if not parameters else "tokens of an update"
-                    raise ValueError(f"{run.folder} does not know its {missing}: a table by size needs them")
+                parameters = _count(run, "parameters", run.known("parameters", "total") or run.config.get("parameters"))
+                tokens = _count(run, "batch.tokens", run.known("tokens_per_step"))
                 total = length * tokens
                 budget = f"{total / parameters / CHINCHILLA:.3g}"
                 losses = tuple(arm.losses(length).tolist())
                 cells.append(Cell(name, model, parameters, total, losses, budget, length, trials=len(siblings)))
     return cells
+
+
+def _count(run: Run, key: str, value: object) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{run.folder} has no number of {key}: adopt the runs again with --set {key}=N")
+    return value
 
 
 def adopted_tables(comparison: Comparison) -> tuple[list[Grid], list[str]]:

@@ -95,8 +95,8 @@ def adopt(
     """
     adopted: list[Adopted] = []
     left: list[tuple[str, str]] = []
-    counts: dict[tuple[str, int], int] = {}
-    taken: dict[tuple[str, int, int], str] = {}
+    counts: dict[tuple[str, str, int], int] = {}
+    taken: dict[tuple[str, str, int, int], str] = {}
     known = [{**_facts(run), **more} for run, more in zip(runs, about or [{}] * len(runs), strict=True)]
     _check([*wish.settings.values(), wish.device or ""], {key for facts in known for key in facts})
     for run, facts in zip(runs, known, strict=True):
@@ -106,14 +106,15 @@ def adopt(
             continue
         arm = _value_of(wish.arm, run, facts, "--arm")
         run, steps, status, error = _ended(run, _at(wish.at, run, facts))
+        place = _known(wish.settings.get("model", ""), run, facts), arm, steps
         if wish.seed is None:
-            seed = counts[arm, steps] = counts.get((arm, steps), -1) + 1
+            seed = counts[place] = counts.get(place, -1) + 1
         else:
             seed = _whole(_value_of(wish.seed, run, facts, "--seed"), f"the seed of {run.name}")
-        if (arm, steps, seed) in taken:
-            twice = f"{taken[arm, steps, seed]} and {run.name} are both {arm} of {steps} updates with seed {seed}"
+        if (*place, seed) in taken:
+            twice = f"{taken[*place, seed]} and {run.name} are both {arm} of {steps} updates with seed {seed}"
             raise ValueError(f"{twice}: give patterns (--arm, --seed) that tell them apart")
-        taken[arm, steps, seed] = run.name
+        taken[*place, seed] = run.name
         config, manifest = _written(run, wish, facts, arm, seed, steps, status, error, sources)
         adopted.append(Adopted(run, arm, seed, steps, status, error, config, manifest))
     if not adopted:
@@ -240,6 +241,11 @@ def _filled(text: str, facts: Mapping[str, str], option: str, run: ForeignRun) -
         if key not in facts:
             raise ValueError(f"{option} {text}: nothing is known of {key!r} for {run.name}; {nearest(key, facts)}")
     return FACT.sub(lambda match: facts[match[1]], text)
+
+
+def _known(text: str, run: ForeignRun, facts: Mapping[str, str]) -> str:
+    """Return a setting's text for a run, empty where one of its facts is not known of the run."""
+    return _filled(text, facts, "--set", run) if all(key in facts for key in FACT.findall(text)) else ""
 
 
 def _whole(text: str, what: str) -> int:
