@@ -31,16 +31,16 @@ from judge.claims.public import verify_public
 from judge.claims.tables import overview, render
 from judge.claims.verdict import Verdict, verify
 from judge.comparison import Comparison, compare
+from judge.hardware import HARDWARE, hardware_tables, summary
 from judge.measurements import FILE
 from judge.public.page import study_page
 from judge.public.study import list_studies
 from judge.publication import UNKEPT
 from judge.records import find_runs
+from judge.tuning.table import tuning_table
 from judge.tuning.trials import SUFFIX, tuning_of, with_tuning
 from scripts.board import board_texts
-from scripts.pages.hardware import HARDWARE, hardware_tables, summary
 from scripts.pages.size_figures import study_figures
-from scripts.pages.tuning_table import tuning_table
 
 ROOT = CONFIGS.parent
 FORMS = {"md": "markdown", "tex": "latex", "csv": "csv"}

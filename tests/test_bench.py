@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from conventions.config_keys import CONFIGS
+from judge.hardware import grids, hardware_tables, summary
 from judge.measurements import FILE, read, records
 from judge.ratio import ratio
 from scripts.bench.measurement import BESIDE, Measurement, Side
 from scripts.bench.scheduler import Scheduler
 from scripts.bench.store import Store
-from scripts.pages.hardware import grids, hardware_tables, summary
 from tests.command import environment
 
 STEADY = "tests.bench_sides:Steady"

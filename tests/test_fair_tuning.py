@@ -4,9 +4,9 @@ import pytest
 
 from judge.comparison import Comparison
 from judge.tuning.search import Range
+from judge.tuning.table import tuning_table
 from judge.tuning.trials import tuning_of, with_tuning, write_plan
 from scripts.make_tables import study_table
-from scripts.pages.tuning_table import tuning_table
 from tests.study import compared, write_run, write_study
 
 RATE = {"optimizer.lr": Range(1e-4, 1e-1)}
