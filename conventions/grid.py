@@ -1,4 +1,4 @@
-"""Tables of text, as Markdown, LaTeX, CSV and aligned columns: whatever the project writes as a table is one."""
+"""Tables of text, as Markdown, LaTeX and CSV: whatever the project writes or prints as a table is one."""
 
 import csv
 import io
@@ -36,13 +36,3 @@ def comma_separated(grid: Grid) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([grid.header, *grid.rows])
     return out.getvalue()
-
-
-def aligned(grid: Grid, numbers: Sequence[int] = ()) -> str:
-    """Return plain text for a terminal. numbers: the columns that are set to the right."""
-    lines = [grid.header, *grid.rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(grid.header))]
-    lines.insert(1, ["-" * width for width in widths])
-    cells = ([f"{c:{'>' if i in numbers else '<'}{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-             for line in lines)  # fmt: skip
-    return "\n".join("  ".join(line).rstrip() for line in cells)

@@ -90,6 +90,11 @@ class Speedup:
         return self.value is not None or self.interval != ""
 
     @property
+    def figure(self) -> str:
+        """The number and its interval, `1.42 (1.31 to 1.55)`."""
+        return f"{self} ({self.interval})" if self.interval else str(self)
+
+    @property
     def interval(self) -> str:
         """The interval as `1.31 to 1.55`, with dots at an open end; empty without one."""
         if self.low is None and self.high is None:

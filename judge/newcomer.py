@@ -57,9 +57,7 @@ class NewcomerVerdict:
     def sentence(self) -> str:
         """`lion, held against adamw at the scale tiny: slower in steps, .71 (.65 to .78); ...`."""
         verdicts = "; ".join(
-            f"{row.verdict or 'no verdict'} in {TITLE[axis]}"
-            + (f", {row.speedup}" if row.speedup.known else "")
-            + (f" ({row.speedup.interval})" if row.speedup.interval else "")
+            f"{row.words or 'no verdict'} in {TITLE[axis]}" + (f", {row.speedup.figure}" if row.speedup.known else "")
             for axis, row in self.rows.items()
         )
         small = next((note for row in self.rows.values() for note in row.notes if note.startswith(TOO_SMALL)), "")

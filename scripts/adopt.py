@@ -16,14 +16,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from conventions.grid import Grid
 from conventions.paths import expanded
 from conventions.quantity import loss, seconds
 from conventions.sentence import cut_short, one_sentence
+from conventions.terminal_table import console, terminal_table
 from judge.readers import read
 from judge.readers.adoption import Adopted, Wish, adopt, described, write
 from judge.readers.log import Source
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sources.append(source)
         adopted, left = adopt(runs, wish, about, sources)
         with cut_short():
-            show(adopted, [*repeats, *left], Console(width=None if Console().is_terminal else 200))
+            show(adopted, [*repeats, *left], console())
         if not options.plan:
             folder = RUNS / options.study
             new = write(adopted, folder)
@@ -68,20 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def show(adopted: Sequence[Adopted], left: Sequence[tuple[str, str]], console: Console) -> None:
     """Print a line for each run, then what is odd, each sentence once with the runs that it is about."""
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("run", "arm", "format"):
-        table.add_column(column, overflow="fold")
-    for column in ("seed", "updates", "evaluations", "final loss", "seconds"):
-        table.add_column(column, justify="right")
+    rows = []
     for each in adopted:
         last = each.run.evaluations[-1]
         end = loss(each.loss) if each.status == "finished" else f"{each.status} at {each.run.last:,}"
         time = seconds(last["seconds/total"]) if "seconds/total" in last else "unknown"
-        table.add_row(
-            *(Text(each.run.name), Text(each.arm), each.run.source.format, str(each.seed), f"{each.steps:,}"),
-            *(str(len(each.run.evaluations)), end, time),
-        )
-    console.print(table)
+        rows.append([each.run.name, each.arm, each.run.source.format, str(each.seed), f"{each.steps:,}",
+                     str(len(each.run.evaluations)), end, time])  # fmt: skip
+    header = ["run", "arm", "format", "seed", "updates", "evaluations", "final loss", "seconds"]
+    console.print(terminal_table(Grid("", header, rows), ("arm", "format")))
     for remark in remarks(adopted, left):
         console.print(remark, style="dim" if remark.startswith("- ") else "", highlight=False, markup=False)
 

@@ -29,6 +29,7 @@ from rich.text import Text
 from conventions.paths import path_argument
 from conventions.run_format import RUNS
 from conventions.sentence import cut_short, nearest, one_sentence
+from conventions.terminal_table import console
 from judge.claims.claim import Claim
 from judge.claims.claim_file import SCALES, find_claim, list_claims
 from judge.claims.evidence import PUBLIC
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = parser.parse_args(arguments)
     with one_sentence(), cut_short():
         if options.command == "list":
-            print_list(Console())
+            print_list(console())
         elif options.command == "run":
             raise SystemExit(train(options, [*options.more, *rest]))
         elif options.command == "plan":
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             elif options.json:
                 print(json.dumps(as_json(verdict), indent=1, allow_nan=False))
             else:
-                show(verdict, Console())
+                show(verdict, console())
 
 
 def train(options: argparse.Namespace, words: Sequence[str]) -> int:
@@ -94,10 +95,10 @@ def print_plan(options: argparse.Namespace) -> None:
     asked.write(
         {part: plan for part, plan in plans.items() if (options.runs / claim.study(options.scale, part)).is_dir()}
     )
-    console = Console()
-    console.print(f"{claim.name}, scale {options.scale}: {claim.sentence}", highlight=False, markup=False)
+    place = console()
+    place.print(f"{claim.name}, scale {options.scale}: {claim.sentence}", highlight=False, markup=False)
     lines = claim_plan.plan_lines(asked, asked.found(plans))
-    print_costs(f"The runs of {claim.name}, scale {options.scale}", lines, [], console)
+    print_costs(f"The runs of {claim.name}, scale {options.scale}", lines, [], place)
 
 
 def print_list(console: Console) -> None:

@@ -15,12 +15,11 @@ and docs/ a table stands between two comments, `<!-- results/<study>/table.md --
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conventions.config_keys import CONFIGS
-from conventions.grid import Grid, markdown
-from conventions.quantity import AXIS, TITLE, loss
+from conventions.grid import markdown
 from conventions.sentence import one_sentence
 from judge import race
 from judge.claims.claim import CLAIMS
@@ -30,7 +29,8 @@ from judge.claims.evidence import PUBLIC
 from judge.claims.public import verify_public
 from judge.claims.tables import overview, render
 from judge.claims.verdict import Verdict, verify
-from judge.comparison import Comparison, compare
+from judge.comparison import compare
+from judge.comparison_tables import speedups_grid, standings_grid
 from judge.hardware import HARDWARE, hardware_tables, summary
 from judge.measurements import FILE
 from judge.public.page import study_page
@@ -156,34 +156,11 @@ def study_table(study: Path, baseline: str = "adamw") -> str:
     comparison = with_tuning(compare(runs, baseline), tuning_of(study))
     parts = ["\n".join(f"- **warning: {warning}**" for warning in comparison.warnings)]
     racing = race.is_race(comparison)
-    parts += [f"{grid.title}\n\n{markdown(grid)}" for grid in grids(comparison, racing) if grid.rows]
+    grids = [standings_grid(comparison), *([] if racing else [speedups_grid(comparison)])]
+    parts += [f"{grid.title}\n\n{markdown(grid)}" for grid in grids if grid.rows]
     parts += [race.leader(comparison), race.verdict_takes(comparison)] if racing else []
     parts += ["\n".join(f"- {note}" for note in (race.notes(comparison) if racing else comparison.notes))]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def grids(comparison: Comparison, racing: bool = False) -> Iterator[Grid]:
-    """Yield the standings, in a race by places, and the speed-ups, of which a race has none."""
-    length = f" after {comparison.length:,} updates" if comparison.length else ""
-    aim = f", and what {comparison.target:.4f} cost" if comparison.target is not None else ""
-    rows = []
-    places = race.places(comparison) if racing else []
-    for standing in [*places, *(each for each in comparison.standings if each not in places)]:
-        costs = [text(getattr(standing.reached, axis)) if standing.reached else "never" for axis, text in AXIS.items()]
-        end = loss(standing.loss, standing.spread) + comparison.after(standing)
-        rows.append([standing.arm.label, str(standing.tried), str(standing.seeds), end, *costs])
-    header = ["optimizer", "settings tried", "seeds", "final loss", *TITLE.values()]
-    yield Grid(f"{'A race: v' if racing else 'V'}alidation loss{length}{aim}.", header, rows)
-    if racing:
-        return
-    lines: dict[tuple[str, str], list[str]] = {}
-    for row in comparison.rows:
-        if row.speedup.known or row.verdict:
-            cell = f"{row.speedup} ({row.speedup.interval})" if row.speedup.interval else str(row.speedup)
-            lines.setdefault((row.arm, row.rule), []).append(f"{cell} {row.verdict or ''}".strip())
-    body = [[arm, rule, *cells] for (arm, rule), cells in lines.items() if len(cells) == len(TITLE)]
-    title = f"Speed-up over {comparison.standings[0].arm.label}, with 95 % intervals."
-    yield Grid(title, ["optimizer", "rule", *TITLE.values()], body)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ import torch
 
 import optimizers
 from conventions.config_keys import optimizer_name
-from conventions.grid import Grid, aligned
+from conventions.grid import Grid
 from conventions.sentence import one_sentence
+from conventions.terminal_table import table_text
 from data.plan import vocabulary
 from harness.command_line import answer_help, composed
 from harness.config import Config, parse
@@ -77,7 +78,7 @@ def everyone(arguments: Sequence[str]) -> str:
             info.summary,
         ])  # fmt: skip
     header = ["optimizer", "state, B/parameter", "matrix GFLOPs/update", "of the model's", "extra passes", "what it is"]
-    return "\n".join([headline(cfg, model), "", aligned(Grid("", header, rows), numbers=(1, 2, 3, 4))])
+    return "\n".join([headline(cfg, model), "", table_text(Grid("", header, rows), ("what it is",))])
 
 
 def one(arguments: Sequence[str]) -> str:
@@ -103,7 +104,7 @@ def one(arguments: Sequence[str]) -> str:
     share = "" if costs.flops is None else f", {100 * costs.flops / model_flops(cfg, model):.2f} % of the model's FLOPs"
     return "\n".join([
         f"{optimizer_name(cfg.optimizer)} on {headline(cfg, model)}", "",
-        aligned(Grid("", header, rows), (2, 3, 4)), "", *ties(model),
+        table_text(Grid("", header, rows), ("shape", "treatment")), "", *ties(model),
         f"{costs.state_bytes / size:.2f} bytes of state per parameter{share}",
     ])  # fmt: skip
 

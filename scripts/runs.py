@@ -9,16 +9,14 @@ evaluations and checkpoints in it; the seconds are training time alone, as the c
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rich.console import Console
-
 from conventions.paths import path_argument
 from conventions.sentence import one_sentence
+from conventions.terminal_table import console
 from harness.sweep.watch import EVERY, LiveTable, RunReader, RunRow, row_of, runs_table
 from judge.records import find_runs
 
@@ -34,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     with one_sentence():
         runs = find_runs(options.folder)
-    width = None if sys.stdout.isatty() else 160  # a file or a pipe has no edge at which to break names
-    Console(width=width).print(runs_table([row_of(run.name, RunReader(run.folder).read()) for run in runs]))
+    console().print(runs_table([row_of(run.name, RunReader(run.folder).read()) for run in runs]))
 
 
 def watch(folder: Path) -> None:

@@ -16,19 +16,16 @@ import json
 import math
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from conventions.paths import path_argument
-from conventions.quantity import AXIS, TITLE, loss
 from conventions.sentence import cut_short, one_sentence
+from conventions.terminal_table import console, terminal_table
 from judge import race
-from judge.comparison import Comparison, Standing, compare
+from judge.comparison import Comparison, compare
+from judge.comparison_tables import speedups_grid, standings_grid
 from judge.declared import Declared, Sigma, Slope
 from judge.records import find_runs
-from judge.row import Row
 from judge.tuning.trials import tuning_of, with_tuning
 
 COLORS = {"faster": "green", "slower": "red", "diverged": "red"}
@@ -51,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.json:
             print(json.dumps([row.json() for row in comparison.rows], indent=1, allow_nan=False))
         else:
-            show(comparison, Console())
+            show(comparison, console())
 
 
 def add_declared(parser: argparse.ArgumentParser) -> None:
@@ -84,76 +81,14 @@ def show(comparison: Comparison, console: Console) -> None:
     for warning in comparison.warnings:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
     racing = race.is_race(comparison)
-    console.print(standings_table(comparison, race.places(comparison) if racing else []))
+    console.print(terminal_table(standings_grid(comparison, ratios=True)))
     if racing:
         console.print(race.leader(comparison), style="bold", highlight=False, markup=False)
         console.print(race.verdict_takes(comparison), highlight=False, markup=False)
     else:
-        console.print(speedup_table(comparison))
+        console.print(terminal_table(speedups_grid(comparison, lines=True), ("rule",), COLORS))
     for note in race.notes(comparison) if racing else comparison.notes:
         console.print(f"- {note}", style="dim", highlight=False, markup=False)
-
-
-def standings_table(comparison: Comparison, places: Sequence[Standing] = ()) -> Table:
-    """Make a line for each optimizer: its final loss, what the target cost it, and the speed-up that this is.
-
-    places: of a race those that finished, the first in front; the others follow.
-    """
-    when = "" if comparison.length is None else f" after {comparison.length:,} updates"
-    aim = "" if comparison.target is None else f", and what {comparison.target:.4f} cost (speed-up)"
-    table = Table(title=f"{'A race: v' if places else 'V'}alidation loss{when}{aim}", box=SIMPLE_HEAD)
-    table.add_column("optimizer", overflow="fold")
-    for column in ("final loss", *TITLE.values()):
-        table.add_column(column, justify="right")
-    for standing in [*places, *(each for each in comparison.standings if each not in places)]:
-        table.add_row(
-            Text(standing.arm.label), loss(standing.loss, standing.spread) + comparison.after(standing), *_way(standing)
-        )
-    return table
-
-
-def speedup_table(comparison: Comparison) -> Table:
-    """Make lines for each newcomer and rule, a column for each axis; rules that could say nothing are left out."""
-    title = f"Speed-up over {comparison.standings[0].arm.label}, with 95 % intervals"
-    table = Table(title=Text(title, "table.title"), box=SIMPLE_HEAD)
-    table.add_column("optimizer", overflow="fold")
-    table.add_column("rule", no_wrap=True)
-    for title in TITLE.values():
-        table.add_column(title, justify="right")
-    table.add_column("seeds", justify="right")
-    lines: dict[tuple[str, str], list[Row]] = {}
-    for row in _shown(comparison):
-        lines.setdefault((row.arm, row.rule), []).append(row)
-    above = ""
-    for (arm, rule), rows in lines.items():
-        if above and arm != above:
-            table.add_section()
-        table.add_row(Text(arm if arm != above else ""), rule, *map(_cell, rows), str(rows[0].seeds))
-        above = arm
-    return table
-
-
-def _shown(comparison: Comparison) -> list[Row]:
-    """Return the rows of rules that give a number, or a divergence, on any axis."""
-    telling = {(row.arm, row.rule) for row in comparison.rows if row.speedup.known or row.verdict}
-    return [row for row in comparison.rows if (row.arm, row.rule) in telling]
-
-
-def _way(standing: Standing) -> list[str]:
-    """Write an arm's cost on each axis, `412 (1.21x)`; an arm that never got there took more than its whole run."""
-    costs = [text(getattr(standing.reached, axis)) if standing.reached else "never" for axis, text in AXIS.items()]
-    ratios = [f" ({row.speedup}x)" if row.speedup.known else "" for row in standing.rows.values()] or [""] * len(AXIS)
-    return [cost + ratio for cost, ratio in zip(costs, ratios, strict=True)] if standing.seeds else ["no run"]
-
-
-def _cell(row: Row) -> str:
-    lines = [str(row.speedup)] if row.speedup.value is not None or not row.speedup.interval else []
-    if row.speedup.interval:
-        lines.append(f"[dim]{row.speedup.interval}[/dim]")
-    if row.verdict:
-        color = COLORS.get(row.verdict.partition(",")[0])
-        lines.append(f"[{color}]{row.words}[/{color}]" if color else row.words)
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

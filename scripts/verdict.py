@@ -20,11 +20,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from conventions import atomic
 from conventions.paths import path_argument
 from conventions.sentence import one_sentence
+from conventions.terminal_table import console
 from harness.config import parse
 from harness.memory import bounded
 from harness.sweep.planned import launcher_of
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         study, launcher = Study.of(options.optimizer, options.scale, words), launcher_of(words)
         shown = study.take_over(preparing=False)
         print("".join(f"{each}\n" for each in shown), end="")
-        print_costs(f"Before a verdict at the scale {study.name}", study.plan_lines(), launcher, Console())
+        print_costs(f"Before a verdict at the scale {study.name}", study.plan_lines(), launcher, console())
         if options.plan:
             return
         place = VERDICTS / (options.optimizer if options.scale == "tiny" else f"{options.optimizer}-{options.scale}")

@@ -12,8 +12,7 @@ from scripts.speedup import main
 from tests.study import compared, row, write_run, write_study
 
 
-def test_the_command_prints_a_table(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
+def test_the_command_prints_a_table(tmp_path, capsys):
     main([str(write_study(tmp_path, {"soap": 1.3, "muon": 3.0}, noise=0.001, config={"grad_clip": 0.5}))])
     shown = capsys.readouterr().out
     comparison = compared(tmp_path)
@@ -24,12 +23,11 @@ def test_the_command_prints_a_table(tmp_path, capsys, monkeypatch):
     assert "faster" in shown
 
 
-def test_a_race_says_once_what_a_verdict_takes(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
+def test_a_race_says_once_what_a_verdict_takes(tmp_path, capsys):
     main([str(write_study(tmp_path, {"soap": 1.3, "lion": 0.7}, ladder=(2000,), seeds=1))])
     shown = capsys.readouterr().out
     comparison = compared(tmp_path)
-    assert [line.split()[0] for line in shown.splitlines() if line.startswith(("  soap", "  adamw", "  lion"))] == [
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith((" soap", " adamw", " lion"))] == [
         "soap", "adamw", "lion",
     ]  # fmt: skip
     assert f"soap led: it reached adamw's final loss, {comparison.target:.4f}, after" in shown
@@ -37,8 +35,7 @@ def test_a_race_says_once_what_a_verdict_takes(tmp_path, capsys, monkeypatch):
     assert " ".join(shown.split()).count("A verdict takes 3 seeds") == 1
 
 
-def test_what_is_declared_is_shown_with_its_source(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "140")
+def test_what_is_declared_is_shown_with_its_source(tmp_path, capsys):
     study = write_study(tmp_path, {"lion": 1.25}, ladder=(2500,), seeds=1)
     declared = ["--sigma", ".001", "--sigma-from", "a pool of runs", "--slope", ".2", "--slope-from", "a law"]
     main([str(study), *declared])
@@ -70,9 +67,9 @@ def run_command(*arguments):
     return subprocess.run([sys.executable, "-m", "scripts.speedup", *arguments], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("columns", ["60", "80", "120"])
+@pytest.mark.parametrize("columns", [60, 80, 120])
 def test_a_long_name_is_folded_and_never_cut(tmp_path, capsys, monkeypatch, columns):
-    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("conventions.terminal_table.WIDE", columns)
     path = "a_package_of_optimizers.with_a_long_path.Optimizer"
     write_study(tmp_path, {"soap": 1.3}, noise=0.001)
     for seed in range(3):

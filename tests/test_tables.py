@@ -1,8 +1,13 @@
 """The sentences of a report name what they are about: an axis, an arm, the tuning."""
 
+from dataclasses import replace
+
 import pytest
 
+from conventions.grid import Grid, markdown
+from conventions.terminal_table import table_text, terminal_table
 from judge.answer import missing, verdict
+from judge.comparison_tables import speedups_grid
 from judge.tuning.search import Range
 from judge.tuning.trials import tuning_of, with_tuning, write_plan
 from scripts.pages.figures import curves
@@ -61,3 +66,35 @@ def test_the_whole_band_of_the_seeds_is_drawn(tmp_path):
     assert low < min(finals)
     tenth = [point.loss for run in comparison.runs for point in run.points if run.steps == 2000 and point.steps == 200]
     assert max(tenth) < high
+
+
+def test_every_page_words_a_verdict_alike(tmp_path):
+    """A dagger stands wherever the verdict does, for the note beside it says what it marks."""
+    study = write_study(tmp_path / "study", {"lion": 1.04, "soap": 1.5, "muon": 1.0}, noise=0.002)
+    comparison = compared(study)
+    rows = [replace(row, survives=False if row.verdict == "faster" else None) for row in comparison.rows]
+    comparison = replace(comparison, rows=rows)
+    (soap,) = [row for row in rows if (row.optimizer, row.rule, row.axis) == ("soap", "matched", "steps")]
+    assert soap.words == "faster †"
+    cell = f"{soap.speedup} ({soap.speedup.interval}) faster †"
+    assert cell in markdown(speedups_grid(comparison))
+    cells = [cell for line in speedups_grid(comparison, lines=True).rows for cell in line]
+    assert f"{soap.speedup}\n{soap.speedup.interval}\nfaster †" in cells
+    each = next(each for each in comparison.standings if each.optimizer == "soap")
+    assert verdict(comparison, each)["words"] == {"faster †": ""}
+    assert "faster †" in render(comparison)
+
+
+def test_a_terminal_shows_a_grid_as_wide_as_it_is(monkeypatch):
+    rows = [["a" * 40, "1,234,567", "so it is"], [], ["b", "2\n1 to 3\nfaster †", ""]]
+    grid = Grid("A title", ["name", "number", "words"], rows)
+    wide = table_text(grid, ("words",)).splitlines()
+    assert f" {'a' * 40}  1,234,567  so it is" in wide
+    assert [line.split() for line in wide[-3:]] == [["b", "2"], ["1", "to", "3"], ["faster", "†"]]
+    monkeypatch.setattr("conventions.terminal_table.WIDE", 44)
+    narrow = table_text(grid, ("words",)).splitlines()
+    assert max(map(len, narrow)) <= 44
+    assert sum(word.count("a") for line in narrow for word in line.split()[:1] if set(word) == {"a"}) == 40  # not cut
+    assert any("1,234,567" in line for line in narrow)
+    colored = terminal_table(grid, colors={"faster": "green"}).columns[1]
+    assert [span.style for span in list(colored.cells)[-1].spans if span.style] == ["dim", "green"]

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from conventions import quantity
+from conventions.grid import Grid
 from conventions.run_format import Status, seen_status
+from conventions.terminal_table import terminal_table
 from conventions.yaml_file import read_yaml
 
 EVERY = 1.0  # seconds between two looks at the folders
@@ -183,7 +183,7 @@ class LiveTable:
         room = max(self.console.height - 6, 1)
         kept = set(sorted(range(len(rows)), key=lambda i: (ORDER.index(rows[i].status), i))[:room])
         table = runs_table([row for i, row in enumerate(rows) if i in kept], live=True)
-        table.caption = tally(rows)
+        table.caption, table.caption_justify = tally(rows), "left"
         return table
 
     def _lines(self, rows: Sequence[RunRow]) -> None:
@@ -198,16 +198,13 @@ class LiveTable:
 
 def runs_table(rows: Sequence[RunRow], live: bool = False) -> Table:
     """Return a line for each run: live, with its speed, and at rest with the seconds that it has trained for."""
-    table = Table(box=SIMPLE_HEAD, caption_justify="left")
-    table.add_column("run", overflow="fold")
-    for column in ("status", "step", "loss", "tokens/s" if live else "left", "left" if live else "seconds"):
-        table.add_column(column, justify="left" if column == "status" else "right", no_wrap=True)
+    header = ["run", "status", "step", "loss", *(("tokens/s", "left") if live else ("left", "seconds"))]
+    body = []
     for row in rows:
         step, loss, speed, left = row.cells()
         spent = "" if row.spent is None else quantity.seconds(row.spent)
-        status = f"[{COLORS[row.status]}]{row.status}[/]"
-        table.add_row(Text(row.name), status, step, loss, *((speed, left) if live else (left, spent)))
-    return table
+        body.append([row.name, row.status, step, loss, *((speed, left) if live else (left, spent))])
+    return terminal_table(Grid("", header, body), ("status",), COLORS)
 
 
 def tally(rows: Sequence[RunRow]) -> str:

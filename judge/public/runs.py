@@ -66,7 +66,7 @@ def adopted_tables(comparison: Comparison) -> tuple[list[Grid], list[str]]:
     rows = []
     for each in comparison.standings:
         own = ratios.get(each.arm.label)
-        ratio = [str(own.speedup), own.speedup.interval, own.verdict or ""] if own else ["", "", ""]
+        ratio = [str(own.speedup), own.speedup.interval, own.words] if own else ["", "", ""]
         length = f"{each.length:,}" if each.length else "none"
         rows.append([each.arm.label, length, str(each.seeds), loss(each.loss, each.spread), *ratio])
     files = {
@@ -76,5 +76,6 @@ def adopted_tables(comparison: Comparison) -> tuple[list[Grid], list[str]]:
     }
     origins = [", ".join([name, *filter(None, where), f"sha256 {of}"]) for (name, of), where in sorted(files.items())]
     notes = dict.fromkeys(note for row in ratios.values() for note in row.notes if row.speedup.known)
+    notes |= dict.fromkeys(note for note in comparison.footnotes if "†" in note)  # what the dagger means
     header = ["arm", "updates", "seeds", "final loss", f"{rule}, in updates", "95 % interval", "verdict"]
     return [Grid(f"Speed-up over {comparison.baseline}.", header, rows)], [*origins, *notes]

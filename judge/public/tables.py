@@ -71,8 +71,8 @@ def _by_budget(speedups: Sequence[Figure], baseline: str, budget: str, losses: s
     budgets = sorted({each.cell.budget for each in speedups}, key=lambda text: (len(text), text))
     rows: dict[tuple[str, float, str], dict[str, str]] = {}
     for each in speedups:
-        cell = f"{each.speedup} ({each.speedup.interval})" if each.speedup.interval else str(each.speedup)
-        rows.setdefault((each.cell.arm, each.cell.parameters, each.cell.size), {})[each.cell.budget] = cell
+        place = (each.cell.arm, each.cell.parameters, each.cell.size)
+        rows.setdefault(place, {})[each.cell.budget] = each.speedup.figure
     ordered = sorted(rows.items(), key=lambda row: (row[0][0].lower(), *row[0][1:]))
     body = [[name, size, *(own.get(each, "") for each in budgets)] for (name, _, size), own in ordered]
     title = f"Speed-up over {baseline} in tokens (matched), by size and {budget}; {losses}."

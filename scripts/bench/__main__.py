@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from conventions.config_keys import CONFIGS
-from conventions.grid import aligned
 from conventions.paths import expanded, path_argument
 from conventions.sentence import nearest, one_sentence
+from conventions.terminal_table import console, terminal_table
 from conventions.yaml_file import parse_yaml
 from harness import device as devices
 from harness.origin import command, git_state, versions
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             except KeyboardInterrupt:
                 print("interrupted")
         for grid in grids(store.lines, held):
-            print(f"\n{grid.title}\n\n{aligned(grid, range(2, len(grid.header)))}")
+            console().print("", terminal_table(grid, grid.header[:2]))
         left = len(scheduler.missing(wanted))
         print(f"{left} measurements left: the same command goes on" if left else "nothing is left of this part")
 

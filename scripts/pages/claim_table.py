@@ -1,11 +1,9 @@
 """Shows what came of a claim in the terminal."""
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from conventions.grid import Grid
+from conventions.terminal_table import terminal_table
 from judge.claims.tables import PAPER, arms_grid, statements_grid
 from judge.claims.verdict import Verdict
 from judge.claims.words import notes, others_lines, summary
@@ -22,14 +20,7 @@ def show(verdict: Verdict, console: Console) -> None:
     for warning in verdict.warnings:
         console.print(f"warning: {warning}", style="bold red", highlight=False, markup=False)
     for grid in (_narrow(arms_grid(verdict)), _narrow(statements_grid(verdict))):
-        table = Table(title=Text(grid.title, "table.title"), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for name in grid.header:
-            text = name in ("part", "arm", "statement", "verdict")
-            room = {"statement": 12, "verdict": 12}.get(name)  # before a word is broken
-            table.add_column(name, justify="left" if text else "right", overflow="fold", min_width=room)
-        for row in grid.rows:
-            table.add_row(*(Text(cell, COLORS.get(cell, "")) for cell in row))
-        console.print(table)
+        console.print(terminal_table(grid, ("arm", "statement", "verdict"), COLORS))
     if claim.others:
         console.print("What others measured", style="italic", highlight=False)
     for line in others_lines(claim):

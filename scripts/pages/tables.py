@@ -9,9 +9,9 @@ from conventions.config_keys import plain
 from conventions.quantity import AXIS
 from judge import race
 from judge.comparison import Comparison, Standing
+from judge.comparison_tables import telling
 from judge.means import curves_of
 from judge.oddities import LOST, word
-from judge.row import Row
 from judge.tuning.trials import Tuning
 from scripts.pages.canvas import style_of
 
@@ -66,9 +66,6 @@ def standing(each: Standing, after: str = "") -> dict[str, Any]:
 
 def speedups(comparison: Comparison) -> list[dict[str, Any]]:
     """Make a line for each newcomer and rule that has something to say."""
-    lines: dict[tuple[str, str], list[Row]] = {}
-    for row in comparison.rows:
-        lines.setdefault((row.arm, row.rule), []).append(row)
     return [
         {
             "label": label,
@@ -80,8 +77,8 @@ def speedups(comparison: Comparison) -> list[dict[str, Any]]:
                 {"value": str(row.speedup), "interval": row.speedup.interval, "verdict": row.words} for row in rows
             ],
         }
-        for (label, rule), rows in lines.items()
-        if rule != "target" and any(row.speedup.known or row.verdict for row in rows)
+        for (label, rule), rows in telling(comparison).items()
+        if rule != "target"
     ]
 
 

@@ -111,8 +111,7 @@ def _runs(comparison: Comparison, study: str) -> workspaces.RunsetSettings:
 
 def _cell(comparison: Comparison, each: Standing, axis: str) -> str:
     rows = [row for row in comparison.rows if (row.arm, row.axis, row.rule) == (each.arm.label, axis, "matched")]
-    words = [f"{row.speedup} {row.speedup.interval} {row.verdict or ''}".split() for row in rows if row.speedup.known]
-    return " ".join(words[0]) if words else ""
+    return next((f"{row.speedup.figure} {row.words}".strip() for row in rows if row.speedup.known), "")
 
 
 def _bar(title: str, metrics: list[Any]) -> panels.BarPlot:

@@ -5,12 +5,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from conventions import quantity
+from conventions.grid import Grid
+from conventions.terminal_table import terminal_table
 from harness.config import Config
 from harness.device import device_name, resolve_device
 from harness.probe import Probes
@@ -44,15 +43,13 @@ def print_costs(title: str, lines: Iterable[PlanLine], launcher: Sequence[str], 
         torch.set_num_threads(max(1, cores() // slots))
     threads, probes = torch.get_num_threads(), Probes(kept_in(lines[0].cfg))
     costs: dict[int, Callable[[int], RunCost]] = {}
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=Text(title, "table.title"))
-    for name in ("runs", "updates", "to do", "tokens", "model", "curv.", "optim.", "disk", "hours"):
-        table.add_column(name, justify="left" if name == "runs" else "right", overflow="fold", no_wrap=name != "runs")
+    header = ["runs", "updates", "to do", "tokens", "model", "curv.", "optim.", "disk", "hours"]
+    rows: list[list[str]] = []
     owed, count, section = list[RunCost](), 0, None
     for line in lines:
         if line.section != section:
             section = line.section
-            table.add_section()
-            table.add_row(Text(section, "bold"))
+            rows += [[], [section]]
         if id(line.cfg) not in costs:
             costs[id(line.cfg)] = cost_of(line.cfg, probes)
         cost = costs[id(line.cfg)](line.steps)
@@ -60,11 +57,11 @@ def print_costs(title: str, lines: Iterable[PlanLine], launcher: Sequence[str], 
         left = [cost] * line.ended.count(False)
         owed, count = owed + left, count + len(line.ended)
         done = f"{len(left)}/{len(line.ended)}"
-        table.add_row(Text(line.name), f"{line.steps:,}", done, *_cells([cost] * len(line.ended), left))
+        rows.append([line.name, f"{line.steps:,}", done, *_cells([cost] * len(line.ended), left)])
     torch.set_num_threads(before)
-    table.add_section()
-    table.add_row("to do", "", f"{len(owed)}/{count}", *_cells(owed, owed))
-    console.print(table)
+    rows += [[], ["to do", "", f"{len(owed)}/{count}", *_cells(owed, owed)]]
+    bold = dict.fromkeys((line.section for line in lines), "bold")
+    console.print(terminal_table(Grid(title, header, rows), colors=bold))
     rates = ", ".join(f"{quantity.flops(rate)} FLOP/s ({model})" for model, rate in probes.speeds.items())
     total = RunCost.total(owed, "seconds")
     when = f"the oldest of {probes.oldest}; delete {probes.file} to probe anew" if probes.oldest else "just now"
