@@ -18,13 +18,13 @@ REQUIRED = inspect.Parameter.empty
 
 
 def bind(
-    target: Callable[..., Any], given: Mapping[str, Any], section: str, aside: Sequence[str] = ()
+    target: Callable[..., Any], values: Mapping[str, Any], section: str, aside: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return the keywords for `target`, checked by name and by type; ranges are the target's own to check.
 
     Args:
         target: a class or function whose annotated keywords are the schema.
-        given: the section of the config.
+        values: the section of the config.
         section: its dotted name, for the sentences ("" at the top level).
         aside: parameters of the target that do not come from the config.
 
@@ -39,7 +39,7 @@ def bind(
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and key not in aside
     }
     bound = {}
-    for key, value in given.items():
+    for key, value in values.items():
         if key in CHOOSERS.get(section, ()) and key not in named:
             continue
         path = f"{section}.{key}" if section else key
@@ -174,9 +174,9 @@ def in_section(section: str, keywords: Iterable[str]) -> Iterator[None]:
         raise ValueError(f"{section}.{text}" if about_key else f"{section}: {text}") from error
 
 
-def construct(target: Callable[..., Any], given: Mapping[str, Any], section: str, *leading: Any) -> Any:
+def construct(target: Callable[..., Any], values: Mapping[str, Any], section: str, *leading: Any) -> Any:
     """Call `target` with its section of the config, after the arguments that do not come from the config."""
     positional = list(inspect.signature(target).parameters)[: len(leading)]
-    keywords = bind(target, given, section, positional)
+    keywords = bind(target, values, section, positional)
     with in_section(section, keywords):
         return target(*leading, **keywords)

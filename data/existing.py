@@ -80,13 +80,13 @@ class Existing:
         return Splits(self.train, self.val, vocabulary, self.identity["tokenizer"])
 
 
-def find_shards(given: str | list[str], key: str, notes: list[str]) -> list[Path]:
+def find_shards(patterns: str | list[str], key: str, notes: list[str]) -> list[Path]:
     """Return the files that paths and globs stand for, each once; what is listed again is added to `notes`.
 
     Raises FileNotFoundError where a path or glob matches nothing.
     """
     paths: list[Path] = []
-    for pattern in [given] if isinstance(given, str) else given:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         path = expanded(pattern, f"data.{key}")
         matches = [path] if path.is_file() else globbed(path)
         if not matches:

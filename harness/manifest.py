@@ -35,7 +35,7 @@ def facts_of(
             "compile": compiled,
             "micro": objective.micro,
             "kernels": kernels,
-            "curvature_micro": objective.sizes.found,  # on CUDA, from the first such pass on
+            "curvature_micro": objective.sizes.by_kind,  # on CUDA, from the first such pass on
         },
         "ranks": objective.ranks.world,
         "seed": cfg.seed,

@@ -82,15 +82,15 @@ class PassSizes:
     at the first pass of its kind; a CPU takes as many as in a training pass.
 
     reserve: bytes to leave free in trials, for the optimizer's state: it comes after the first pass.
-    found: goes into checkpoints. A run that goes on would find another size where another process shares the card, and
-        add up its micro-batches in another order.
+    by_kind: the sizes, which go into checkpoints. A run that goes on would find another size where another process
+        shares the card, and add up its micro-batches in another order.
     """
 
     key = "sizes"
 
     def __init__(self, params: Sequence[Tensor], ranks: Ranks, clock: Clock, reserve: int) -> None:
         self.params, self.ranks, self.clock, self.reserve = params, ranks, clock, reserve
-        self.found: dict[str, int] = {}
+        self.by_kind: dict[str, int] = {}
 
     def of(self, kind: str, micro: int, sequences: int, attempt: Callable[[int], None]) -> int:
         """Return `micro`, or less where that does not fit. The trials are off the clock, as compilation is.
@@ -110,7 +110,7 @@ class PassSizes:
 
         if not limited(self.params[0].device):
             return micro
-        if kind not in self.found:
+        if kind not in self.by_kind:
             with self.clock.paused("compile"):
                 sizes = sorted({min(size, sequences) for size in divisors(micro)}, reverse=True)
                 size = self.ranks.agree(largest_that_fits(sizes, with_room))
@@ -120,17 +120,17 @@ class PassSizes:
                     f"optimizer: its passes for the curvature do not fit the memory of {self.params[0].device}, not "
                     "even with one sequence; take a smaller model, or another optimizer"
                 )
-            self.found[kind] = size
-        return min(micro, self.found[kind])
+            self.by_kind[kind] = size
+        return min(micro, self.by_kind[kind])
 
     def state(self) -> dict[str, int]:
-        return {"ranks": self.ranks.world, **self.found}
+        return {"ranks": self.ranks.world, **self.by_kind}
 
     def restore(self, state: dict[str, int]) -> None:
         """Take up sizes that as many ranks found (older checkpoints do not say how many did); others find them anew."""
         sizes = dict(state)
         if sizes.pop("ranks", self.ranks.world) == self.ranks.world:
-            self.found |= sizes
+            self.by_kind |= sizes
 
     def room(self) -> list[Tensor]:
         """Hold memory in a trial for what comes later: the optimizer's state, gradients, and gaps between tensors."""

@@ -97,7 +97,7 @@ def print_plan(options: argparse.Namespace) -> None:
     )
     place = console()
     place.print(f"{claim.name}, scale {options.scale}: {claim.sentence}", highlight=False, markup=False)
-    lines = claim_plan.plan_lines(asked, asked.found(plans))
+    lines = claim_plan.plan_lines(asked, asked.runs_by_cell(plans))
     print_costs(f"The runs of {claim.name}, scale {options.scale}", lines, [], place)
 
 

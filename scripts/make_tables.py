@@ -127,14 +127,14 @@ def has_runs(study: Path) -> bool:
     return any(study.rglob("manifest.json"))
 
 
-def with_tables(text: str, path: Path, root: Path, found: Mapping[Path, str]) -> str:
+def with_tables(text: str, path: Path, root: Path, texts: Mapping[Path, str]) -> str:
     """Return a page with the tables that its comments ask for. Raises ValueError where no study makes one of them."""
 
     def block(match: re.Match[str]) -> str:
         name, here = match[1], path.relative_to(root)
-        if root / name not in found:
+        if root / name not in texts:
             raise ValueError(f"{here} wants {name}, which no study makes: publish its runs, or take the block away")
-        return f"<!-- {name} -->\n{found[root / name]}<!-- end -->"
+        return f"<!-- {name} -->\n{texts[root / name]}<!-- end -->"
 
     return BLOCK.sub(block, text)
 

@@ -151,11 +151,11 @@ def ties(model: LanguageModel) -> list[str]:
     return ["; ".join(sentences) + "."] if sentences else []
 
 
-def passes(found: UpdateCost) -> str:
+def passes(update: UpdateCost) -> str:
     """Put the passes of an update into words."""
     named = {"gradient": "gradient", "sampled_grads": "gradient on sampled labels", "hvp": "Hessian-vector product",
              "joint_hvp": "Hessian-vector product in the gradient's pass"}  # fmt: skip
-    terms = [f"{number:.3g} {named[kind]}" for kind, number in found.passes.items() if number]
+    terms = [f"{number:.3g} {named[kind]}" for kind, number in update.passes.items() if number]
     return " + ".join(terms) + " an update"
 
 

@@ -43,7 +43,7 @@ def commands(text: str) -> Iterator[str]:
     for language, block in FENCE.findall(text):
         if language == "sh":
             yield from (line for line in block.replace("\\\n", " ").splitlines() if shlex.split(line, comments=True))
-    yield from (" ".join(found.split()) for found in INLINE.findall(FENCE.sub("", text)))
+    yield from (" ".join(result.split()) for result in INLINE.findall(FENCE.sub("", text)))
 
 
 class Parsed(Exception):
@@ -138,10 +138,10 @@ def parsed(module: Any, arguments: list[str], patch: pytest.MonkeyPatch) -> dict
     depth = 0
 
     def stopping(take: Callable[..., Any]) -> Callable[..., Any]:
-        def taking(parser: argparse.ArgumentParser, *given: Any) -> Any:
+        def taking(parser: argparse.ArgumentParser, *inputs: Any) -> Any:
             nonlocal depth
             depth += 1
-            result = take(parser, *given)
+            result = take(parser, *inputs)
             depth -= 1
             if depth:  # argparse has ways through one another
                 return result

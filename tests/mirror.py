@@ -98,11 +98,11 @@ def records(folder: RunFolder) -> dict[str, list[dict[str, Any]]]:
     """What W&B's own reader finds in its newest files of this run, by kind."""
     newest = max(folder.path.glob("wandb/*run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
     command = [sys.executable, "-m", "wandb", "leet", "inspect", str(newest), "--json"]
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    result: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
         record = json.loads(line)
-        found[record["type"]].append(record.get(record["type"]))
-    return found
+        result[record["type"]].append(record.get(record["type"]))
+    return result
 
 
 @pytest.fixture
@@ -124,9 +124,9 @@ def stored_steps(folder: RunFolder) -> list[int]:
     return [record["item"]["step"] for record in records(folder)["history"]]
 
 
-def run_told_command(said: str) -> None:
+def run_told_command(output: str) -> None:
     """Do what the line on stderr says, in a shell."""
-    arguments = re.search(r"wandb (sync .*)", said)[1]
+    arguments = re.search(r"wandb (sync .*)", output)[1]
     command = f"{sys.executable} -m wandb {arguments}"
     subprocess.run(command, shell=True, check=True, capture_output=True, timeout=LONG)
 

@@ -73,13 +73,13 @@ def layer_rows(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, tuple[
         if isinstance(module, nn.Linear):
             module.register_forward_hook(keep(f"{name}.weight"))
     loss().backward()
-    found = {}
+    result = {}
     for name, (inputs, output) in kept.items():
         a, g = inputs.flatten(0, -2), output.grad.flatten(0, -2)
         if model.get_submodule(name.removesuffix(".weight")).bias is not None:
             a = torch.cat([a, torch.ones(len(a), 1, dtype=a.dtype)], dim=1)
-        found[name] = (a, g)
-    return found
+        result[name] = (a, g)
+    return result
 
 
 def joined(values: Named, weight: str) -> Tensor:

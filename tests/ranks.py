@@ -31,33 +31,33 @@ def main(folder: Path) -> None:
     model = tiny_model(dtype=torch.float64)
     objective = tiny_objective(model, micro=2, ranks=ranks, grad_clip=0.1)
     inputs, targets = tiny_batch()
-    found: dict[str, object] = {}
+    result: dict[str, object] = {}
     objective.bind(3, (inputs[ranks.rank :: ranks.world], targets[ranks.rank :: ranks.world]))
     probe = [
         torch.randn(p.shape, generator=objective.generator(i), dtype=p.dtype) for i, p in enumerate(objective.params)
     ]
-    found["loss"], found["grads"] = objective(), [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
-    found["norm"], found["forward"] = objective.record.norm, objective.loss()
+    result["loss"], result["grads"] = objective(), [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+    result["norm"], result["forward"] = objective.record.norm, objective.loss()
     for share in SHARES:
         narrow = objective.narrow(share)
-        found[f"sampled {share}"], found[f"hvp {share}"] = narrow.sampled_grads(), narrow.hvp(probe)
-        found[f"narrow loss {share}"] = narrow.loss()
-        found[f"tokens {share}"] = torch.tensor(narrow.num_tokens // CONTEXT)
+        result[f"sampled {share}"], result[f"hvp {share}"] = narrow.sampled_grads(), narrow.hvp(probe)
+        result[f"narrow loss {share}"] = narrow.loss()
+        result[f"tokens {share}"] = torch.tensor(narrow.num_tokens // CONTEXT)
     inputs, targets = (part[ranks.rank :: ranks.world] for part in masked_batch())
     objective.bind(3, (inputs, targets))
-    found["counted"], found["masked loss"] = objective.num_targets, objective()
-    found["masked grads"] = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
-    found["masked sampled"], found["masked hvp"] = objective.sampled_grads(), objective.hvp(probe)
-    found["masked evaluation"] = torch.tensor(evaluate(model, [(inputs, targets)], ranks))
+    result["counted"], result["masked loss"] = objective.num_targets, objective()
+    result["masked grads"] = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+    result["masked sampled"], result["masked hvp"] = objective.sampled_grads(), objective.hvp(probe)
+    result["masked evaluation"] = torch.tensor(evaluate(model, [(inputs, targets)], ranks))
     own = [torch.full((2,), float(ranks.rank))]
     objective.mean_(own)
-    found["mean of ranks"] = own[0] / max(ranks.world - 1, 1)  # of 0 .. world - 1, so that it is .5 for many
-    found["flops"] = torch.tensor([objective.ledger.model, objective.ledger.curvature])
-    found["agreed"] = torch.tensor(ranks.agree(7 + ranks.rank))
-    found["buckets"] = torch.tensor(buckets(ranks))
+    result["mean of ranks"] = own[0] / max(ranks.world - 1, 1)  # of 0 .. world - 1, so that it is .5 for many
+    result["flops"] = torch.tensor([objective.ledger.model, objective.ledger.curvature])
+    result["agreed"] = torch.tensor(ranks.agree(7 + ranks.rank))
+    result["buckets"] = torch.tensor(buckets(ranks))
     for name in (info.name for info in optimizers.list_optimizers()):
-        found[f"curve of {name}"] = torch.tensor(curve(name, ranks), dtype=torch.float64)
-    torch.save(found, folder / f"{ranks.world}-{ranks.rank}.pt")
+        result[f"curve of {name}"] = torch.tensor(curve(name, ranks), dtype=torch.float64)
+    torch.save(result, folder / f"{ranks.world}-{ranks.rank}.pt")
     trained(*SOPHIA, run_dir=str(folder / f"run-{ranks.world}"))
 
 

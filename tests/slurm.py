@@ -84,8 +84,8 @@ def sweep(here: Path, env: dict[str, str], *arguments: str) -> subprocess.Popen[
 
 
 def folder(here: Path, study: str, seed: int) -> Path:
-    (found,) = here.glob(f"results/runs/{study}/*-s{seed}-*")
-    return found
+    (result,) = here.glob(f"results/runs/{study}/*-s{seed}-*")
+    return result
 
 
 def compared(run: Path) -> list[dict]:
@@ -95,8 +95,8 @@ def compared(run: Path) -> list[dict]:
 
 def last_step(here: Path, seed: int) -> int:
     """Of the run in SLURM; 0 while there is none."""
-    found = list(here.glob(f"results/runs/slurm/*-s{seed}-*/metrics.jsonl"))
-    lines = found[0].read_text().count("\n") if found else 0
+    result = list(here.glob(f"results/runs/slurm/*-s{seed}-*/metrics.jsonl"))
+    lines = result[0].read_text().count("\n") if result else 0
     return max(0, lines - 1) * 5
 
 
@@ -135,16 +135,16 @@ def signal_steps(slurm: dict[str, str], job: str, name: str) -> None:
     subprocess.run(["scancel", f"--signal={name}", job], env=slurm, check=True)
 
 
-def wait_for(found: Callable[[], list[Path]], seconds: float = 60) -> list[Path]:
+def wait_for(result: Callable[[], list[Path]], seconds: float = 60) -> list[Path]:
     end = time.monotonic() + seconds
-    while not found() and time.monotonic() < end:
+    while not result() and time.monotonic() < end:
         time.sleep(0.2)
-    return found()
+    return result()
 
 
-def check(found: object, wanted: object, what: str) -> None:
-    if found != wanted:
-        raise AssertionError(f"{what} is {found}, not {wanted}")
+def check(result: object, wanted: object, what: str) -> None:
+    if result != wanted:
+        raise AssertionError(f"{what} is {result}, not {wanted}")
 
 
 if __name__ == "__main__":

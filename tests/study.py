@@ -151,8 +151,8 @@ def compared(study: Path, baseline: str = "adamw", **options: Any) -> Comparison
 
 def row(comparison: Comparison, optimizer: str, rule: str = "matched", axis: str = "steps") -> Row:
     """The one row of its kind."""
-    (found,) = [r for r in comparison.rows if (r.optimizer, r.rule, r.axis) == (optimizer, rule, axis)]
-    return found
+    (result,) = [r for r in comparison.rows if (r.optimizer, r.rule, r.axis) == (optimizer, rule, axis)]
+    return result
 
 
 def _put(mapping: dict[str, Any], dotted: str, value: Any) -> None:

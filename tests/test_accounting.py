@@ -27,13 +27,13 @@ def test_each_second_belongs_to_one_part(busy):
     busy(0.2)  # outside: nobody's
     with clock.paused("evaluate"):
         busy(0.1)
-    found = clock.seconds()
+    result = clock.seconds()
     expected = {"data": 0.02, "gradient": 0.05, "curvature": 0.03, "optimizer": 0.05}
     for part, seconds in expected.items():
-        assert found[part] == pytest.approx(seconds)
-    assert found["total"] == pytest.approx(sum(found[part] for part in expected))
-    assert found["evaluate"] == pytest.approx(0.1)
-    assert "outside" not in found
+        assert result[part] == pytest.approx(seconds)
+    assert result["total"] == pytest.approx(sum(result[part] for part in expected))
+    assert result["evaluate"] == pytest.approx(0.1)
+    assert "outside" not in result
 
 
 def test_the_clock_goes_on_after_an_error_and_from_a_saved_state(busy):
@@ -64,9 +64,9 @@ def test_compilation_is_off_the_clock_at_any_step(busy):
             function(torch.ones(shape))
             function(torch.ones(shape))
     clock.close()
-    found = clock.seconds()
-    assert found["compile"] == pytest.approx(0.6)
-    assert found["total"] == 0
+    result = clock.seconds()
+    assert result["compile"] == pytest.approx(0.6)
+    assert result["total"] == 0
 
 
 @pytest.mark.parametrize("name", ["adamw", "sophia_g"])
@@ -77,10 +77,10 @@ def test_curvature_has_its_own_seconds(name):
     for step in range(11):
         with objective.clock.running():
             optimizer.step(objective.bind(step, tiny_batch(step)))
-    found = objective.clock.seconds()
-    assert found["gradient"] > 0
-    assert found["optimizer"] > 0
-    assert (found["curvature"] > 0) == (name == "sophia_g")
+    result = objective.clock.seconds()
+    assert result["gradient"] > 0
+    assert result["optimizer"] > 0
+    assert (result["curvature"] > 0) == (name == "sophia_g")
 
 
 def test_model_flops_are_those_of_torchs_counter():

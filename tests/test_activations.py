@@ -32,10 +32,10 @@ def moments(activations, objective):
 @pytest.mark.parametrize("moment", [1, 2])
 def test_means_are_those_of_the_rows(moment, bias):
     model, twin = (tiny_model(dtype=torch.float64, bias=bias) for _ in range(2))
-    found = moments(Activations(model, moment), tiny_objective(model, micro=2, grad_clip=1e-3).bind(0, tiny_batch()))
+    result = moments(Activations(model, moment), tiny_objective(model, micro=2, grad_clip=1e-3).bind(0, tiny_batch()))
     expected = layer_rows(twin, lambda: twin(*tiny_batch()).mean)
-    assert {f"{name}.weight" for name in found} == expected.keys()
-    for name, means in found.items():
+    assert {f"{name}.weight" for name in result} == expected.keys()
+    for name, means in result.items():
         for ours, rows in zip(means, expected[f"{name}.weight"], strict=True):
             theirs = rows.mean(0) if moment == 1 else rows.T @ rows / len(rows)
             assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-15)
@@ -180,11 +180,11 @@ def test_shared_weights_are_one_layer_and_frozen_ones_and_the_head_none():
     inputs = []
     for module in (model.one, model.two):
         module.register_forward_hook(lambda module, args, output: inputs.append(args[0].detach()))
-    found = moments(activations, tiny_objective(model).bind(0, tiny_batch()))
+    result = moments(activations, tiny_objective(model).bind(0, tiny_batch()))
     rows = torch.cat([x.flatten(0, 1) for x in inputs])
     assert len(rows) == 2 * SEQUENCES * CONTEXT
-    assert torch.allclose(found["one"][0][:8, :8], rows.T @ rows / len(rows), rtol=1e-12)
-    assert torch.allclose(found["one"][0][:8, 8], rows.mean(0), rtol=1e-12)
+    assert torch.allclose(result["one"][0][:8, :8], rows.T @ rows / len(rows), rtol=1e-12)
+    assert torch.allclose(result["one"][0][:8, 8], rows.mean(0), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", HOOKED)
@@ -226,9 +226,9 @@ def test_compiled_passes_record_the_same(moment):
     for step in range(2):
         objective.bind(step, tiny_batch(step))()  # without
         expected = moments(one, plain.bind(step, tiny_batch(step)))
-        found = moments(other, objective.bind(step, tiny_batch(step)))
+        result = moments(other, objective.bind(step, tiny_batch(step)))
         for name, means in expected.items():
-            assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-15) for a, b in zip(means, found[name], strict=True))
+            assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-15) for a, b in zip(means, result[name], strict=True))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
     assert not torch._dynamo.utils.counters["graph_break"]
 

@@ -213,12 +213,12 @@ def test_our_runs_and_theirs_are_never_compared(place):
         compare(find_runs("results/runs/theirs"), "adamw")
 
 
-@pytest.mark.parametrize("given", [[], ["--set", "model=gpt2_124m"], ["--set", "batch.tokens=1024"]])
-def test_every_program_copes_with_what_is_unknown(place, capsys, given):
+@pytest.mark.parametrize("inputs", [[], ["--set", "model=gpt2_124m"], ["--set", "batch.tokens=1024"]])
+def test_every_program_copes_with_what_is_unknown(place, capsys, inputs):
     from scripts import plot, report, runs, speedup
 
     write_logs(place)
-    adopted(*given)
+    adopted(*inputs)
     folder = "results/runs/theirs"
     speedup.main([folder])
     speedup.main([folder, "--json"])
@@ -229,6 +229,6 @@ def test_every_program_copes_with_what_is_unknown(place, capsys, given):
     top = page.partition("</header>")[0]
     assert "None" not in top
     assert "an unknown device" in top
-    assert ("gpt2_124m" if "model=gpt2_124m" in given else "an unknown model") in top
+    assert ("gpt2_124m" if "model=gpt2_124m" in inputs else "an unknown model") in top
     manifest = json.loads(next((place / folder).glob("*/manifest.json")).read_text())
     assert "origin" in manifest

@@ -107,8 +107,8 @@ def drifting(seed, rounds, noise):
 def test_neighbours_on_a_drifting_machine_give_the_ratio_and_an_interval_that_covers_it():
     exact = ratio(*drifting(0, 6, 0.0))
     assert exact.value == pytest.approx(0.8, rel=1e-3)
-    found = [ratio(*drifting(seed, 6, 0.1)) for seed in range(400)]
-    covered = sum(each.low <= 0.8 <= each.high for each in found) / len(found)
+    result = [ratio(*drifting(seed, 6, 0.1)) for seed in range(400)]
+    covered = sum(each.low <= 0.8 <= each.high for each in result) / len(result)
     assert 0.92 < covered < 0.98
 
 

@@ -191,16 +191,16 @@ def planned(tmp_path, *arguments, device="cpu"):
 
 def test_the_plan_is_in_the_order_of_the_book(tmp_path):
     plan = planned(tmp_path)
-    found = plan.measurements(("updates", "products", "train", "step", "whole", "drift"))
-    parts = list(dict.fromkeys(one.part for one in found))
+    result = plan.measurements(("updates", "products", "train", "step", "whole", "drift"))
+    parts = list(dict.fromkeys(one.part for one in result))
     assert parts == ["updates", "products", "train", "step", "whole", "drift"]
-    first = [one.sides[0].name for one in found if one.part == "updates"]
+    first = [one.sides[0].name for one in result if one.part == "updates"]
     assert first[:3] == ["soap", "muon", "sophia_g"]
     assert sorted(first) == sorted(plan.names())
-    assert {one.updates for one in found if one.part == "updates"} == {8}  # four come before
-    assert len({one.what for one in found}) == len(found)
-    assert not any("tf32" in one.what for one in found)  # a CPU has none
-    assert {one.updates for one in found if one.part == "step"} == {
+    assert {one.updates for one in result if one.part == "updates"} == {8}  # four come before
+    assert len({one.what for one in result}) == len(result)
+    assert not any("tf32" in one.what for one in result)  # a CPU has none
+    assert {one.updates for one in result if one.part == "step"} == {
         20
     }  # not as many as fill seconds: a GPU waits before each
     cuda = planned(tmp_path, "--only", "soap", device="cuda").measurements(("step",))
@@ -217,7 +217,7 @@ def test_variants_and_ways_stand_beside_what_they_change(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("inputs", "sentence"),
     [
         (["--minutes", "0"], "--minutes must be above 0, not 0"),
         (["--tokens", "1000"], "--tokens must be a multiple of --context=128"),
@@ -236,9 +236,9 @@ def test_variants_and_ways_stand_beside_what_they_change(tmp_path):
         (["--vocabulary", "7"], "--vocabulary must be at least 256"),
     ],
 )
-def test_bad_input_is_a_sentence(given, sentence, tmp_path, capsys):
+def test_bad_input_is_a_sentence(inputs, sentence, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
-        main(["train", "--rehearse", "--output", str(tmp_path), *given])
+        main(["train", "--rehearse", "--output", str(tmp_path), *inputs])
     assert error.value.code == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / FILE).exists()

@@ -104,16 +104,16 @@ def test_the_experiment_of_a_run_composes_to_what_was_planned(tmp_path):
         (tmp_path / "experiment").mkdir(exist_ok=True)
         (tmp_path / "experiment" / f"{run.name}.yaml").write_text(run.experiment())
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            found = compose("train", [f"hydra.searchpath=[file://{tmp_path}]", f"experiment={run.name}"])
+            result = compose("train", [f"hydra.searchpath=[file://{tmp_path}]", f"experiment={run.name}"])
         expected = compose_arm(claim, name, part, "sophia_h")
         changed = {"steps": cell.steps, "seed": 2, "device": "cpu", "run_dir": str(run.folder)}
-        assert OmegaConf.to_container(found, resolve=True) == {**expected, **changed}
+        assert OmegaConf.to_container(result, resolve=True) == {**expected, **changed}
         assert expected["optimizer"]["name"] == "sophia_h"
         assert run.folder.parent == RUNS / claim.study(name, part)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"sentense": "x"}, "sentense is no key of the config: did you mean sentence"),
         ({"sentence": 3}, "sentence must be a string, not 3"),
@@ -166,16 +166,16 @@ def test_the_experiment_of_a_run_composes_to_what_was_planned(tmp_path):
         ({"scales": {"tiny": {**scale(), "arms": {"new": {}, "old": {}}}}}, "arms new and old of the part only are"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, capsys, changes, told):
+def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, capsys, changes, expected):
     path = write_claim(tmp_path, **changes)
     assert refusal(capsys, "verify", str(path)).startswith(f"{path}: ")
     with pytest.raises(ValueError, match=r"twice\.yaml: ") as error:
         read_claim(path)
-    assert told in str(error.value)
+    assert expected in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "expected"),
     [
         ({"optimizer": "sopa"}, "the arm new of tiny/only: optimizer=sopa is not there: did you mean soap"),
         ({"batch.tokns": 3}, "batch.tokns is no key of the config: did you mean batch.tokens"),
@@ -186,14 +186,14 @@ def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, capsys, changes, to
         ({"schedule.warmup": 2000}, "schedule.warmup must be shorter than the run"),
     ],
 )
-def test_an_arm_that_does_not_compose_is_one_sentence(tmp_path, capsys, config, told):
+def test_an_arm_that_does_not_compose_is_one_sentence(tmp_path, capsys, config, expected):
     recipes = scale()["arms"]
     recipes["new"]["config"] = config
     path = write_claim(tmp_path, {"tiny": scale(arms=recipes)})
     for command in ("plan", "run"):
-        said = refusal(capsys, command, str(path))
-        assert said.startswith(f"{path}: ")
-        assert told in said
+        output = refusal(capsys, command, str(path))
+        assert output.startswith(f"{path}: ")
+        assert expected in output
 
 
 def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys):
@@ -201,7 +201,7 @@ def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys):
     broken.write_text("sentence: [")
     odd = tmp_path / "my claim.yaml"
     odd.write_text(path.read_text())
-    for arguments, told in {
+    for arguments, expected in {
         ("verify", "sofia_2x"): "there is no claim 'sofia_2x': did you mean sophia_2x",
         ("verify", str(tmp_path / "none.yaml")): "is not there: give the name of a claim",
         ("verify", str(broken)): "broken.yaml, line 1, is broken (did not find",
@@ -213,7 +213,7 @@ def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys):
         ("run", str(path), "optimizer.lr=1"): "optimizer.lr=1 would change what",
         ("run", str(path), "seed=7"): "seed=7 would change what",
     }.items():
-        assert told in refusal(capsys, *arguments)
+        assert expected in refusal(capsys, *arguments)
 
 
 def test_a_key_is_a_name_whatever_it_looks_like(tmp_path, capsys):
@@ -244,11 +244,11 @@ def refusal(capsys, *arguments: str) -> str:
     """The sentence that a command ends in, with exit code 2."""
     with pytest.raises(SystemExit) as ended:
         main(list(arguments))
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert ended.value.code == 2
-    assert said.err.startswith("halfstep: ")
-    assert (said.out, said.err.count("\n")) == ("", 1)
-    return said.err.removeprefix("halfstep: ").strip()
+    assert output.err.startswith("halfstep: ")
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    return output.err.removeprefix("halfstep: ").strip()
 
 
 def test_anyones_claim_needs_one_file(tmp_path, capsys):
@@ -272,9 +272,9 @@ def test_the_claim_in_the_documentation_is_one(tmp_path):
 
 
 def test_what_others_found_is_about_a_statement_and_follows_from_their_steps():
-    found = {name: find_claim(name) for name in ("sophia_2x", "soap_40_35", "muon_2x", "shampoo_20")}
+    result = {name: find_claim(name) for name in ("sophia_2x", "soap_40_35", "muon_2x", "shampoo_20")}
     ratios = 0
-    for claim in found.values():
+    for claim in result.values():
         assert claim.others
         for other in claim.others:
             about = [each for each in claim.statements if other.about(each)]
@@ -286,7 +286,7 @@ def test_what_others_found_is_about_a_statement_and_follows_from_their_steps():
                 assert [each for each in (other.low, other.value, other.high) if each] == pytest.approx(ends, abs=1e-3)
                 ratios += 1
     assert ratios == 3
-    ranges = [(each.low, each.high) for name in ("sophia_2x", "soap_40_35") for each in found[name].others[:1]]
+    ranges = [(each.low, each.high) for name in ("sophia_2x", "soap_40_35") for each in result[name].others[:1]]
     assert ranges == [(0.93, 1.04), (1.27, 1.42)]
 
 

@@ -43,9 +43,9 @@ def test_no_gpu(here):
 @SLOW
 def test_no_network_for_a_corpus(here):
     arguments = ("data=openwebtext", "data.tokenizer=bytes", f"data.dir={here / 'data'}")
-    said = complaint(real(*arguments, cwd=here, env=environment(HF_HUB_OFFLINE="1")))
-    assert "data.repository=" in said
-    assert "cannot be reached" in said
+    output = complaint(real(*arguments, cwd=here, env=environment(HF_HUB_OFFLINE="1")))
+    assert "data.repository=" in output
+    assert "cannot be reached" in output
     assert not (here / "results").exists()
 
 
@@ -54,9 +54,9 @@ def test_no_network_for_the_tokenizer(here):
     nowhere = dict.fromkeys(("HTTPS_PROXY", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
     cache = {"TIKTOKEN_CACHE_DIR": str(here / "bpe"), "NO_PROXY": "", "no_proxy": ""}
     arguments = ("data.tokenizer=gpt2", f"data.dir={here / 'data'}")
-    said = complaint(real(*arguments, cwd=here, env=environment(**nowhere, **cache)))
-    assert "data.tokenizer=gpt2: tiktoken could not fetch its BPE files" in said
-    assert "TIKTOKEN_CACHE_DIR" in said
+    output = complaint(real(*arguments, cwd=here, env=environment(**nowhere, **cache)))
+    assert "data.tokenizer=gpt2: tiktoken could not fetch its BPE files" in output
+    assert "TIKTOKEN_CACHE_DIR" in output
     assert not (here / "results").exists()
 
 
@@ -98,8 +98,8 @@ def test_a_sick_prepared_corpus_is_not_prepared_over(here, corpus):
     with open(path, "r+b") as file:
         file.seek(5000)
         file.write(b"\xff\x00")
-    said = complaint(in_process(f"data.dir={here / 'data'}"))
-    assert f"{path} has changed since its fingerprint was taken; delete {folder} and run again" in said
+    output = complaint(in_process(f"data.dir={here / 'data'}"))
+    assert f"{path} has changed since its fingerprint was taken; delete {folder} and run again" in output
     assert not (here / "results").exists()
 
 
@@ -135,8 +135,8 @@ def test_help_into_a_pipe_that_is_closed(here):
 def test_a_folder_that_exists_is_not_touched(here):
     trained("steps=2", run_dir="run")
     before = contents(here / "run")
-    said = complaint(in_process("run_dir=run", "steps=2"))
-    assert said.startswith("run exists already (finished): add resume=true to go on with it, or give another run_dir")
+    output = complaint(in_process("run_dir=run", "steps=2"))
+    assert output.startswith("run exists already (finished): add resume=true to go on with it, or give another run_dir")
     done = in_process("run_dir=run", "steps=2", "resume=true")
     assert done == (0, "run is finished already\n", "")
     assert contents(here / "run") == before
@@ -146,8 +146,8 @@ def test_a_checkpoint_of_another_config(here):
     again = ("run_dir=run", "steps=2", "resume=true")
     trained("steps=2", run_dir="run")
     before = contents(here / "run")
-    said = complaint(in_process(*again, "optimizer.lr=1e-5", "seed=3"))
-    assert said.startswith("run is a run of another config (it differs in optimizer.lr, seed): give the same keys")
+    output = complaint(in_process(*again, "optimizer.lr=1e-5", "seed=3"))
+    assert output.startswith("run is a run of another config (it differs in optimizer.lr, seed): give the same keys")
     assert "differs in optimizer.betas, " in complaint(in_process(*again, "optimizer=sgd"))
     # What a run computes does not depend on these; and 1 is 1.0.
     assert in_process(*again, "checkpoint.every=1", "study=x", "tracker=none").code == 0
@@ -177,8 +177,8 @@ def test_the_folder_of_a_run_that_holds_its_lock_is_left_alone(here):
     with open(here / "run" / "run.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for arguments in ((), ("resume=true",)):
-            said = complaint(in_process("run_dir=run", *arguments))
-            assert said == "run is being written by a run that is still going: wait for it or stop it"
+            output = complaint(in_process("run_dir=run", *arguments))
+            assert output == "run is being written by a run that is still going: wait for it or stop it"
     assert contents(here / "run") == before
 
 
@@ -188,8 +188,8 @@ def test_a_live_runs_folder_is_left_alone(here):
     try:
         wait_for(here / "run" / "metrics.jsonl", live)
         for arguments in ((), ("resume=true",)):
-            said = complaint(in_process("run_dir=run", "steps=100000", *arguments))
-            assert said == "run is being written by a run that is still going: wait for it or stop it"
+            output = complaint(in_process("run_dir=run", "steps=100000", *arguments))
+            assert output == "run is being written by a run that is still going: wait for it or stop it"
         assert live.poll() is None
     finally:
         live.send_signal(signal.SIGINT)
@@ -224,9 +224,9 @@ def limited(kilobytes):
 @pytest.mark.parametrize("room", [1, 100, 600])
 def test_no_disk_left(here, room):
     arguments = ("run_dir=run", "checkpoint.every=4")
-    said = complaint(real(*arguments, cwd=here, preexec_fn=limited(room)))
-    assert re.match("no space left to write run/|the checkpoint of step 4 could not be written to run/", said)
-    assert "resume=true" in said
+    output = complaint(real(*arguments, cwd=here, preexec_fn=limited(room)))
+    assert re.match("no space left to write run/|the checkpoint of step 4 could not be written to run/", output)
+    assert "resume=true" in output
     assert not list(here.rglob("step-*"))
     ended = in_process(*arguments, "resume=true")
     assert (ended.code, ended.err) == (0, "")
@@ -242,8 +242,8 @@ def test_a_disk_that_is_really_full(here):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("no right to mount a small disk")
     try:
-        said = complaint(in_process("run_dir=disk/run"))  # room for two checkpoints, not for a third beside them
-        assert "the checkpoint of step 6 could not be written to disk/run/checkpoints" in said
+        output = complaint(in_process("run_dir=disk/run"))  # room for two checkpoints, not for a third beside them
+        assert "the checkpoint of step 6 could not be written to disk/run/checkpoints" in output
         assert manifest(disk / "run")["status"] == "failed"
         subprocess.run(["mount", "-o", "remount,size=30m", str(disk)], check=True)
         trained(run_dir="disk/run", resume=True)
@@ -259,9 +259,9 @@ def test_a_loss_that_turns_nan_is_a_result(here):
     assert ended.code == 0
     assert ended.err == ""
     assert ended.out.splitlines()[-1] == "run  diverged"
-    found = manifest(here / "run")
-    assert found["status"] == "diverged"
-    assert re.match(r"the loss or its gradient was not finite at step \d", found["error"])
+    result = manifest(here / "run")
+    assert result["status"] == "diverged"
+    assert re.match(r"the loss or its gradient was not finite at step \d", result["error"])
     assert rows(here / "run")[-1]["train/loss"] is None
     before = contents(here / "run")
     assert in_process(*arguments, "resume=true") == (0, "run is diverged already\n", "")

@@ -144,10 +144,10 @@ def test_one_divergence_in_twenty_runs_is_left_out(tmp_path, seeds, verdict):
     for seed in range(seeds - 1):
         write_run(tmp_path, "soap", 2000, seed, 1.5, noise=0.002)
     write_run(tmp_path, "soap", 2000, seeds, until=200, status="diverged")
-    found = row(compared(tmp_path), "soap")
-    assert found.verdict == verdict
-    assert found.speedup.value == pytest.approx(1.5, rel=0.03)
-    assert any(note.startswith(f"1 of the {seeds} runs of soap diverged") for note in found.notes)
+    result = row(compared(tmp_path), "soap")
+    assert result.verdict == verdict
+    assert result.speedup.value == pytest.approx(1.5, rel=0.03)
+    assert any(note.startswith(f"1 of the {seeds} runs of soap diverged") for note in result.notes)
 
 
 @pytest.mark.parametrize(

@@ -19,16 +19,16 @@ from tests.tiny import tiny_batch, tiny_model, tiny_objective
 @pytest.fixture
 def graphs(monkeypatch):
     """The graphs that the compiler was given."""
-    found: list[torch.fx.GraphModule] = []
+    result: list[torch.fx.GraphModule] = []
     compile_ = torch.compile
 
     def compiler(graph, example_inputs):
-        found.append(graph)
+        result.append(graph)
         return graph
 
     monkeypatch.setattr(torch, "compile", lambda model, **keywords: compile_(model, backend=compiler, **keywords))
     with torch._dynamo.config.patch(skip_nnmodule_hook_guards=True, recompile_limit=8):
-        yield found
+        yield result
     torch._dynamo.reset()
 
 

@@ -23,7 +23,7 @@ def judged(logs):
     return at
 
 
-def told(logs, settings=None):
+def corrected_rows(logs, settings=None):
     """Return the rows of arms with these log speed-ups, corrected."""
     at = judged(logs)
     settings = dict.fromkeys(logs, 1) | (settings or {})
@@ -45,7 +45,7 @@ def differing(rows):
 )
 def test_holms_steps(values, survive):
     """With four comparisons .05 / 4, then .05 / 3, / 2, / 1: .0167 decides on the second."""
-    rows, settings = told({f"arm{n}": -0.1 * ndtri(p / 2) for n, p in enumerate(values)})
+    rows, settings = corrected_rows({f"arm{n}": -0.1 * ndtri(p / 2) for n, p in enumerate(values)})
     assert [row.survives for row in rows] == survive
     assert [row.words.endswith(" †") for row in rows] == [each is False for each in survive]
     sentence = comparisons(rows, settings)
@@ -60,7 +60,7 @@ def test_twelve_ties_on_a_page_are_seldom_told_apart():
     rng = np.random.default_rng(0)
     before = after = 0
     for _ in range(300):
-        rows, _ = told({f"arm{n}": 0.1 * rng.standard_normal() for n in range(12)})
+        rows, _ = corrected_rows({f"arm{n}": 0.1 * rng.standard_normal() for n in range(12)})
         before += bool(differing(rows))
         after += any(row.survives for row in rows)
     assert before / 300 > 0.37
@@ -70,12 +70,12 @@ def test_twelve_ties_on_a_page_are_seldom_told_apart():
 def test_the_best_of_eight_settings_of_a_tie_is_seldom_faster():
     """Without a correction 18 % of them would be called faster."""
     rng = np.random.default_rng(1)
-    found = []
+    result = []
     for _ in range(300):
-        rows, _ = told({"arm": 0.1 * rng.standard_normal(8).max()}, {"arm": 8})
-        found += rows
-    assert len(differing(found)) / 300 < 0.06  # 2.5 %
-    lost = [row for row in found if row.notes]
+        rows, _ = corrected_rows({"arm": 0.1 * rng.standard_normal(8).max()}, {"arm": 8})
+        result += rows
+    assert len(differing(result)) / 300 < 0.06  # 2.5 %
+    lost = [row for row in result if row.notes]
     assert len(lost) > 20
     assert {row.verdict for row in lost} == {"underpowered"}
     assert "the best of 8 settings, more than the baseline's" in lost[0].notes[0]

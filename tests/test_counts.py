@@ -37,19 +37,19 @@ def everything(objective, batch):
     probe = [
         torch.randn(p.shape, generator=objective.generator(i), dtype=p.dtype) for i, p in enumerate(objective.params)
     ]
-    found = {"loss": [objective()], "gradient": [p.grad.clone() for p in objective.params]}
-    found["forward"], found["sampled"] = [objective.loss()], objective.sampled_grads()
-    found["hvp"], found["curvature"] = objective.hvp(probe), GaussNewtonBartlett()(objective)
-    found["narrow"] = objective.narrow(3 / SEQUENCES).sampled_grads()
-    found["joint loss"], found["joint hvp"] = [(joint := objective.gradient_and_hvp(probe))[0]], joint[1]
-    found["joint gradient"] = [p.grad.clone() for p in objective.params]
-    return found
+    result = {"loss": [objective()], "gradient": [p.grad.clone() for p in objective.params]}
+    result["forward"], result["sampled"] = [objective.loss()], objective.sampled_grads()
+    result["hvp"], result["curvature"] = objective.hvp(probe), GaussNewtonBartlett()(objective)
+    result["narrow"] = objective.narrow(3 / SEQUENCES).sampled_grads()
+    result["joint loss"], result["joint hvp"] = [(joint := objective.gradient_and_hvp(probe))[0]], joint[1]
+    result["joint gradient"] = [p.grad.clone() for p in objective.params]
+    return result
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(result, expected):
+    assert result.keys() == expected.keys()
     for key, tensors in expected.items():
-        for a, b in zip(found[key], tensors, strict=True):
+        for a, b in zip(result[key], tensors, strict=True):
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-13), key
 
 
@@ -152,10 +152,10 @@ def test_what_is_added_to_the_loss_has_a_gradient_and_a_place_of_its_own(micro, 
     inputs, targets = masked_batch()
     added = 0.01 * (model(inputs).logsumexp(-1)[targets != UNCOUNTED] ** 2).mean()
     objective = tiny_objective(model, micro=micro, grad_clip=None)
-    found = everything(objective, (inputs, targets))
+    result = everything(objective, (inputs, targets))
     assert objective.record.loss.item() == pytest.approx(whole["loss"][0].item(), rel=1e-12)
     assert objective.record.auxiliary.item() == pytest.approx(added.item(), rel=1e-12)
-    assert found["loss"][0].item() == pytest.approx((whole["loss"][0] + added).item(), rel=1e-12)
+    assert result["loss"][0].item() == pytest.approx((whole["loss"][0] + added).item(), rel=1e-12)
     extra = torch.autograd.grad(added, list(model.parameters()))
     expected = {
         **whole,
@@ -163,9 +163,9 @@ def test_what_is_added_to_the_loss_has_a_gradient_and_a_place_of_its_own(micro, 
         **{key: [g + e for g, e in zip(whole[key], extra, strict=True)] for key in ("gradient", "joint gradient")},
     }
     for key in ("hvp", "joint hvp"):  # the Hessian has another term, too
-        assert not torch.allclose(found[key][0], whole[key][0])
-        del expected[key], found[key]
-    assert_same(found, expected)  # sampled gradients are the likelihood's alone
+        assert not torch.allclose(result[key][0], whole[key][0])
+        del expected[key], result[key]
+    assert_same(result, expected)  # sampled gradients are the likelihood's alone
     assert evaluate(model, [(inputs, targets)], Ranks()) == pytest.approx(whole["loss"][0].item(), rel=1e-12)
 
 

@@ -26,8 +26,8 @@ def study(tmp_path_factory):
 
 
 def panels(spec: dict[str, Any], section: str) -> list[dict[str, Any]]:
-    (found,) = [each for each in spec["section"]["panelBankConfig"]["sections"] if each["name"] == section]
-    return [panel["config"] for panel in found["panels"]]
+    (result,) = [each for each in spec["section"]["panelBankConfig"]["sections"] if each["name"] == section]
+    return [panel["config"] for panel in result["panels"]]
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def test_learning_rates_overhead_and_win_rates_have_their_sections(spec):
     assert (scatter["xAxis"], scatter["yAxis"]) == ("config:optimizer.value.lr", "summary:val/loss.last")
     charted = {metric for panel in panels(spec, "Overhead") for metric in panel["metrics"]}
     assert {"flops/curvature", "seconds/optimizer", "seconds/compile", "memory/peak"} < charted
-    told = panels(spec, "Win rate")[0]["value"]
-    assert "| soap | 3 of 3 |" in told
-    assert "| lion | 0 of 3 |" in told  # the baseline has no run of the seed that diverged
+    expected = panels(spec, "Win rate")[0]["value"]
+    assert "| soap | 3 of 3 |" in expected
+    assert "| lion | 0 of 3 |" in expected  # the baseline has no run of the seed that diverged
 
 
 def test_it_shows_the_runs_of_the_study_alone(spec, study):

@@ -84,7 +84,7 @@ def test_every_method_of_the_objective_on_two_ranks(computed):
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_train_as_one_does_under_every_optimizer(computed, name):
     """In float64; what the sums over ranks round differently grows from update to update."""
-    alone, first, second = (found[f"curve of {name}"] for found in computed[1:])
+    alone, first, second = (result[f"curve of {name}"] for result in computed[1:])
     assert torch.equal(first, second)
     assert torch.allclose(first, alone, rtol=1e-6)
     assert alone[-1] != alone[0]
@@ -110,15 +110,15 @@ def test_a_share_that_leaves_a_rank_with_nothing(computed):
 def test_what_is_wrong_is_said_once_and_leaves_nothing(here):
     done = torchrun(*SMALL, "batch.tokens=384", cwd=here)
     assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("halfstep: ")]
-    assert said == ["halfstep: batch.tokens makes 3 sequences of 128, which do not divide over 2 ranks"]
+    output = [line for line in done.stderr.splitlines() if line.startswith("halfstep: ")]
+    assert output == ["halfstep: batch.tokens makes 3 sequences of 128, which do not divide over 2 ranks"]
     assert 'train.py", line' not in done.stderr  # torchrun's own traceback is its own affair
     assert not list(here.iterdir())
     (here / "run").mkdir()
     (here / "run" / "notes.txt").touch()
     done = torchrun(*SMALL, "run_dir=run", cwd=here)  # which the first rank finds, and the second waits for it
-    said = [line for line in done.stderr.splitlines() if line.startswith("halfstep: ")]
-    assert said == ["halfstep: run_dir=run holds files but no run: give a folder that is empty or new"]
+    output = [line for line in done.stderr.splitlines() if line.startswith("halfstep: ")]
+    assert output == ["halfstep: run_dir=run holds files but no run: give a folder that is empty or new"]
     assert set(re.findall(r"exitcode +: (\S+)", done.stderr)) <= {"2", "-15"}  # the latter are torchrun's
 
 
@@ -130,9 +130,9 @@ def test_of_ranks_that_end_together_one_speaks(tmp_path):
         place.mkdir(parents=True)
         own = environment(TORCHELASTIC_ERROR_FILE=str(place / "error.json"), RANK=str(rank), PYTHONPATH=str(ROOT))
         ranks.append(subprocess.Popen([sys.executable, "-c", program], env=own, stderr=subprocess.PIPE, text=True))
-    said = [rank.communicate(timeout=60)[1] for rank in ranks]
+    output = [rank.communicate(timeout=60)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [2, 2, 2, 2]
-    assert sorted(said) == ["", "", "", "halfstep: no such key\n"]
+    assert sorted(output) == ["", "", "", "halfstep: no such key\n"]
 
 
 @pytest.mark.slow
@@ -150,8 +150,8 @@ def test_a_rank_that_dies_does_not_leave_the_other_waiting(here):
         _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert 'train.py", line' not in err
-    said = [text for text in err.splitlines() if text.startswith("halfstep: ")]
-    assert all(re.match("halfstep: rank 0 has lost the others", text) for text in said)
+    output = [text for text in err.splitlines() if text.startswith("halfstep: ")]
+    assert all(re.match("halfstep: rank 0 has lost the others", text) for text in output)
     assert manifest(here / "run")["status"] in ("failed", "running")
 
 
@@ -190,6 +190,6 @@ def test_a_sweep_under_torchrun_ends_with_the_job_that_fails(here):
     time.sleep(1)  # sweeps are named by the second
     done = torchrun(*SMALL, *sweep, cwd=here)
     assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("halfstep: ")]
-    assert len(said) == 1
-    assert re.match("halfstep: job 0 failed: results/runs/two/.* exists already", said[0])
+    output = [line for line in done.stderr.splitlines() if line.startswith("halfstep: ")]
+    assert len(output) == 1
+    assert re.match("halfstep: job 0 failed: results/runs/two/.* exists already", output[0])

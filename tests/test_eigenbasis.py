@@ -130,9 +130,9 @@ def test_costs_are_spread_evenly():
 
 
 def test_what_spectra_tell():
-    found = spectrum_metrics([torch.tensor([4.0, 2.0]), torch.tensor([9.0, 1.0]), torch.tensor([1.0, 0.0])])
-    assert float(found["condition"]) == pytest.approx(9)
-    assert float(found["effective_rank"]) == pytest.approx(10**2 / (2 * 82))
+    result = spectrum_metrics([torch.tensor([4.0, 2.0]), torch.tensor([9.0, 1.0]), torch.tensor([1.0, 0.0])])
+    assert float(result["condition"]) == pytest.approx(9)
+    assert float(result["effective_rank"]) == pytest.approx(10**2 / (2 * 82))
     singular = spectrum_metrics([torch.tensor([1e-30, 0.0, -1e-38])])
     assert float(singular["condition"]) == pytest.approx(1 / torch.finfo(torch.float32).eps)
     assert float(singular["effective_rank"]) == pytest.approx(1 / 3)

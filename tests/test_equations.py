@@ -146,9 +146,9 @@ def test_newton_schulz_pushes_all_singular_values_towards_one():
     generator = torch.Generator().manual_seed(0)
     for shape in [(3, 16, 64), (3, 64, 16), (2, 32, 32)]:
         matrices = torch.randn(shape, dtype=torch.float64, generator=generator)
-        found = newton_schulz(matrices, 5)
-        assert found.shape == matrices.shape
-        u, s, vh = torch.linalg.svd(found, full_matrices=False)
+        result = newton_schulz(matrices, 5)
+        assert result.shape == matrices.shape
+        u, s, vh = torch.linalg.svd(result, full_matrices=False)
         assert s.min() > 0.3
         assert s.max() < 1.3
         exact = torch.linalg.svd(matrices, full_matrices=False)

@@ -109,11 +109,11 @@ def test_the_exported_weights_are_the_evaluated_ones(here):
     """A schedule-free run said 2.96684 for weights whose export had 2.94375."""
     averaging = ("optimizer=schedule_free_adamw", "schedule=constant", "optimizer.lr=0.1")
     trained(*averaging, "steps=4", "checkpoint.every=null", run_dir="run")
-    told = rows(here / "run")[-1]["val/loss"]
+    expected = rows(here / "run")[-1]["val/loss"]
     model, step = load_run(here / "run")
     assert step == 4
     batches = evaluation_batches(load("stdlib", quiet=True).val, model.context, 512, 8)
-    assert evaluate(model, batches, Ranks()) == pytest.approx(told, abs=1e-6)
+    assert evaluate(model, batches, Ranks()) == pytest.approx(expected, abs=1e-6)
     (evaluated,) = (here / "run").glob("checkpoints/*/evaluated.safetensors")
     evaluated.unlink()  # as older checkpoints are
     state = json.loads((evaluated.parent / "state.json").read_text())

@@ -24,22 +24,22 @@ def tune(study, optimizer, count, space=RATE, first=0, **how):
     write_plan(folder, optimizer, 2000, space)
 
 
-def told(study) -> Comparison:
+def tuned_comparison(study) -> Comparison:
     return with_tuning(compared(study), tuning_of(study))
 
 
 def test_trials_that_were_stopped_after_a_step_count_and_are_named(study):
     tune(study, "adamw", 4)
     tune(study, "lion", 4)
-    assert not [warning for warning in told(study).warnings if "unequal" in warning]
+    assert not [warning for warning in tuned_comparison(study).warnings if "unequal" in warning]
     tune(study, "lion", 2, first=10, status="running", until=950)  # nobody holds its lock: cut off
     tune(study, "lion", 3, first=20, status="failed", until=950)
     tune(study, "lion", 1, first=30, status="failed", until=0)  # showed nothing
-    (warning,) = [warning for warning in told(study).warnings if "unequal" in warning]
+    (warning,) = [warning for warning in tuned_comparison(study).warnings if "unequal" in warning]
     assert warning == "unequal tuning: lion got 9 trials of 1,000 updates, adamw 4 trials of 1,000 updates"
     assert (
         "5 of the 9 runs that lion was tuned on did not end (2 cut off, 3 failed): they count all the same"
-        in told(study).notes
+        in tuned_comparison(study).notes
     )
     assert tuning_of(study)["lion"].flops == pytest.approx(4 * 1e12 + 5 * 0.95e12)
 
@@ -51,19 +51,19 @@ def test_a_key_that_one_alone_was_tuned_in_stays_a_mismatch_and_is_unequal(tmp_p
     warm = {**RATE, "schedule.warmup": Range(0.02, 0.3)}
     tune(study, "adamw", 4, warm)
     tune(study, "lion", 4, {**warm, "schedule.final": Range(1e-3, 1e-1), "optimizer.rho": Range(0.01, 1)})
-    found = told(study)
-    assert "schedule.final differs: 0.1 for adamw, 0.001 for lion" in found.warnings
-    unequal = [warning for warning in found.warnings if "unequal" in warning]
+    result = tuned_comparison(study)
+    assert "schedule.final differs: 0.1 for adamw, 0.001 for lion" in result.warnings
+    unequal = [warning for warning in result.warnings if "unequal" in warning]
     assert unequal == [
         "unequal tuning: schedule.final of lion was searched from 0.001 to 0.1, of adamw not at all"
     ]  # and nothing of rho, which AdamW has not
-    assert any(note.startswith("schedule.warmup was tuned for each") for note in found.notes)
+    assert any(note.startswith("schedule.warmup was tuned for each") for note in result.notes)
 
 
 def test_another_range_of_the_warm_up_is_unequal(study):
     tune(study, "adamw", 4, {**RATE, "schedule.warmup": Range(0.02, 0.3)})
     tune(study, "lion", 4, {"optimizer.lr": Range(1e-5, 1e-2), "schedule.warmup": Range(0.001, 0.9)})
-    (warning,) = [warning for warning in told(study).warnings if "unequal" in warning]
+    (warning,) = [warning for warning in tuned_comparison(study).warnings if "unequal" in warning]
     assert warning == (
         "unequal tuning: schedule.warmup of lion was searched from 0.001 to 0.9, of adamw from 0.02 to 0.3"
     )

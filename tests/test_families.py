@@ -99,10 +99,10 @@ def test_it_trains_and_micro_batches_change_nothing(optimizer, family, here):
 
 def test_its_flops_are_its_own_and_are_counted(family, here):
     assert in_process(*family, "run_dir=run").code == 0
-    found, model = manifest(here / "run"), Bag(32, 64, 256)
+    result, model = manifest(here / "run"), Bag(32, 64, 256)
     matrices = 32 * 64 * 2 + 32 * 256
-    assert found["parameters"]["matrix"] == model.matrix_parameters() == matrices  # the embedding is only looked up
-    assert found["flops_per_token"] == 6 * matrices
+    assert result["parameters"]["matrix"] == model.matrix_parameters() == matrices  # the embedding is only looked up
+    assert result["flops_per_token"] == 6 * matrices
     assert rows(here / "run")[-1]["flops/model"] == 12 * 6 * matrices * 512
     tokens = torch.zeros(1, 64, dtype=torch.int64)
     counted = count(lambda: model(tokens, tokens).sum.backward())
@@ -119,8 +119,8 @@ def test_it_goes_on_to_the_same_bits(family, here):
 
 def test_a_family_that_sees_later_tokens_is_refused(family, monkeypatch):
     monkeypatch.setitem(models.MODELS, "bag", Peeking)
-    said = complaint(in_process(*family, "run_dir=run"))
-    assert "model.family=bag sees the tokens that it is to predict" in said
+    output = complaint(in_process(*family, "run_dir=run"))
+    assert "model.family=bag sees the tokens that it is to predict" in output
 
 
 def test_a_family_without_a_conversion_says_so(family, here, capsys):

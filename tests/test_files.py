@@ -16,7 +16,7 @@ def made(folder, *names):
         (folder / name).write_bytes(b'{"text": "x"}\n')
 
 
-def found(files, folder):
+def names_of(files, folder):
     """The names below the folder, and the notes."""
     notes = []
     return [path.relative_to(folder).as_posix() for path in expand(files, "files", notes)], notes
@@ -24,11 +24,11 @@ def found(files, folder):
 
 def test_files_are_found_by_path_glob_folder_and_list(tmp_path):
     made(tmp_path, "b.jsonl", "a.jsonl.gz", "sub/c.txt", "sub/notes.md", "sub/.hidden/f.txt", "d.parquet")
-    assert found(str(tmp_path), tmp_path)[0] == ["a.jsonl.gz", "b.jsonl", "d.parquet", "sub/c.txt"]
-    assert found(f"{tmp_path}/*.jsonl*", tmp_path)[0] == ["a.jsonl.gz", "b.jsonl"]
-    assert found([f"{tmp_path}/b.jsonl", f"{tmp_path}/**/*.txt"], tmp_path)[0] == ["b.jsonl", "sub/c.txt"]
-    assert found(f"{tmp_path}/**/c*", tmp_path)[0] == ["sub/c.txt"]
-    assert found(f"{tmp_path}/*/**/*.txt", tmp_path)[0] == ["sub/c.txt"]  # `*` matches files, too
+    assert names_of(str(tmp_path), tmp_path)[0] == ["a.jsonl.gz", "b.jsonl", "d.parquet", "sub/c.txt"]
+    assert names_of(f"{tmp_path}/*.jsonl*", tmp_path)[0] == ["a.jsonl.gz", "b.jsonl"]
+    assert names_of([f"{tmp_path}/b.jsonl", f"{tmp_path}/**/*.txt"], tmp_path)[0] == ["b.jsonl", "sub/c.txt"]
+    assert names_of(f"{tmp_path}/**/c*", tmp_path)[0] == ["sub/c.txt"]
+    assert names_of(f"{tmp_path}/*/**/*.txt", tmp_path)[0] == ["sub/c.txt"]  # `*` matches files, too
     with pytest.raises(FileNotFoundError, match="no file at /nowhere"):
         expand("/nowhere", "files", [])
     with pytest.raises(ValueError, match=r"notes.md is of no kind that can be read"):
@@ -39,7 +39,7 @@ def test_files_are_found_by_path_glob_folder_and_list(tmp_path):
 
 def test_a_suffix_in_capitals_and_ndjson_are_read(tmp_path):
     made(tmp_path, "a.jsonl", "B.JSONL", "c.ndjson", "d.Txt", "e.NDJSON.GZ")
-    assert found(str(tmp_path), tmp_path) == (["B.JSONL", "a.jsonl", "c.ndjson", "d.Txt", "e.NDJSON.GZ"], [])
+    assert names_of(str(tmp_path), tmp_path) == (["B.JSONL", "a.jsonl", "c.ndjson", "d.Txt", "e.NDJSON.GZ"], [])
 
 
 def test_a_linked_folder_is_read_once_whatever_leads_to_it(tmp_path):
@@ -51,28 +51,28 @@ def test_a_linked_folder_is_read_once_whatever_leads_to_it(tmp_path):
     (corpus / "loop").symlink_to(corpus)
     (corpus / "up").symlink_to(tmp_path)
     expected = ["again/y.jsonl", "more/x.jsonl", "z/a.jsonl"]
-    assert found(str(corpus), corpus)[0] == expected
-    assert found(f"{corpus}/**/*.jsonl", corpus)[0] == expected  # Python's glob never ends here
+    assert names_of(str(corpus), corpus)[0] == expected
+    assert names_of(f"{corpus}/**/*.jsonl", corpus)[0] == expected  # Python's glob never ends here
 
 
 def test_what_is_left_out_is_named(tmp_path):
     made(tmp_path, "a.jsonl", "b.md", "c.csv.gz", "d.parquet.gz", ".e.jsonl", "sub/.f/g.txt", "sub/.f/h.md", "i/j.txt")
     (tmp_path / "dead.jsonl").symlink_to("nowhere.jsonl")
     (tmp_path / "k.txt").write_bytes(b"")
-    names, notes = found(str(tmp_path), tmp_path)
+    names, notes = names_of(str(tmp_path), tmp_path)
     assert names == ["a.jsonl", "i/j.txt", "k.txt"]
     others, hidden, dead, empty = notes
     assert others.startswith(f"data.files: left out {tmp_path}/b.md, {tmp_path}/c.csv.gz, {tmp_path}/d.parquet.gz (not")
     assert hidden == f"data.files: left out {tmp_path}/.e.jsonl, {tmp_path}/sub/.f/g.txt (the name begins with a dot)"
     assert dead == f"data.files: left out {tmp_path}/dead.jsonl (a link that leads nowhere)"
     assert empty == f"data.files: there is nothing in {tmp_path}/k.txt"
-    names, notes = found(f"{tmp_path}/[adi]*l*", tmp_path)
+    names, notes = names_of(f"{tmp_path}/[adi]*l*", tmp_path)
     assert (names, len(notes)) == (["a.jsonl"], 1)
     assert "dead.jsonl (a link" in notes[0]
     (tmp_path / "b.md").unlink()
     (tmp_path / "c.csv.gz").unlink()
     (tmp_path / "d.parquet.gz").unlink()
-    names, notes = found(f"{tmp_path}/*", tmp_path)
+    names, notes = names_of(f"{tmp_path}/*", tmp_path)
     assert names == ["a.jsonl", "k.txt"]
     folders = f"left out {tmp_path}/i, {tmp_path}/sub (a folder, and the pattern takes no file in it)"
     assert any(folders in note for note in notes)
@@ -84,7 +84,7 @@ def test_what_is_left_out_is_named(tmp_path):
 
 def test_a_file_that_is_listed_twice_is_read_once_and_named(tmp_path):
     made(tmp_path, "a.jsonl", "b.jsonl")
-    names, notes = found([f"{tmp_path}/a.jsonl", f"{tmp_path}/*.jsonl"], tmp_path)
+    names, notes = names_of([f"{tmp_path}/a.jsonl", f"{tmp_path}/*.jsonl"], tmp_path)
     assert names == ["a.jsonl", "b.jsonl"]
     assert notes == [f"data.files: {tmp_path}/a.jsonl is listed 2 times and read once"]
 

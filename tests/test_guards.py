@@ -26,17 +26,17 @@ def test_steps_of_a_gpu_that_are_three_times_apart_are_mentioned(tmp_path, slowe
     for seed in range(3):
         pace = 0.1 * (slower if seed == 2 else 1)
         write_run(tmp_path, "soap", 2000, seed, 1.5, noise=0.002, seconds_per_step=pace)
-    found = row(compared(tmp_path), "soap", axis="seconds")
-    assert found.verdict
-    assert any("took 3.5 times as long in one run as in another" in note for note in found.notes) == (slower > 3)
+    result = row(compared(tmp_path), "soap", axis="seconds")
+    assert result.verdict
+    assert any("took 3.5 times as long in one run as in another" in note for note in result.notes) == (slower > 3)
 
 
 @pytest.mark.parametrize(("tokens", "verdict"), [(512, "underpowered"), (32768, "faster")])
 def test_an_evaluation_on_few_tokens_decides_nothing(tmp_path, tokens, verdict):
     config = {"eval.tokens": tokens}
-    found = row(compared(write_study(tmp_path, {"soap": 1.5}, noise=0.002, config=config)), "soap")
-    assert found.verdict == verdict
-    assert any("evaluations on 32,768 tokens or more, not 512" in note for note in found.notes) == (tokens == 512)
+    result = row(compared(write_study(tmp_path, {"soap": 1.5}, noise=0.002, config=config)), "soap")
+    assert result.verdict == verdict
+    assert any("evaluations on 32,768 tokens or more, not 512" in note for note in result.notes) == (tokens == 512)
 
 
 def test_an_evaluation_on_the_whole_split_is_as_large_as_the_split(tmp_path):
@@ -65,7 +65,7 @@ def test_reverse_can_say_no_difference(tmp_path):
         for seed in range(3):
             for steps in (1000, 2000, 4000):
                 write_run(folder, f"adam{study}", steps, seed, noise=0.002)
-        found = row(compared(folder), f"adam{study}", "reverse")
-        assert found.length == 2000
-        words.append(found.verdict)
+        result = row(compared(folder), f"adam{study}", "reverse")
+        assert result.length == 2000
+        words.append(result.verdict)
     assert words.count("no difference seen") >= 8

@@ -39,8 +39,8 @@ def repository(tmp_path):
 
 
 def hub(folder, repository, **keywords):
-    found = {"repository": str(repository), "tokenizer": "bytes", "dir": str(folder / "tokens")} | keywords
-    return load("hub", quiet=True, **found)
+    result = {"repository": str(repository), "tokenizer": "bytes", "dir": str(folder / "tokens")} | keywords
+    return load("hub", quiet=True, **result)
 
 
 def test_a_repository_with_and_without_a_validation_split(tmp_path, repository):

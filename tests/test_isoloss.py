@@ -84,8 +84,8 @@ def test_a_matched_interval_with_a_declared_sigma_covers(speedup, power):
     for _ in range(600):
         declared = Sigma(sigma * math.sqrt(rng.chisquare(40) / 40), "a made-up study", 40)
         ladder = Ladder({length: [loss(length) + sigma * rng.standard_normal()] for length in (500, 1000, 2000, 4000)})
-        found = ladder.reach([loss(1000 * speedup) + sigma * rng.standard_normal()], 1000, declared)
-        held += (found.low or 0) <= speedup <= (found.high or math.inf)
+        result = ladder.reach([loss(1000 * speedup) + sigma * rng.standard_normal()], 1000, declared)
+        held += (result.low or 0) <= speedup <= (result.high or math.inf)
     assert 0.93 <= held / 600 <= 0.97
 
 

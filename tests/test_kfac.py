@@ -129,11 +129,11 @@ def test_it_goes_on_to_the_same_bits_from_any_step(method):
         train(model, optimizer, objective, 1, start=step)
     for step in (2, 3, 5):
         saved[step].seek(0)
-        found = torch.load(saved[step], weights_only=True)
+        result = torch.load(saved[step], weights_only=True)
         again = tiny_model(seed=1, bias=True)
-        again.load_state_dict(found["model"])
+        again.load_state_dict(result["model"])
         fresh = optimizers.build_optimizer("kfac", again, **keywords)
-        fresh.load_state_dict(found["optimizer"])
+        fresh.load_state_dict(result["optimizer"])
         train(again, fresh, tiny_objective(again), 8 - step, start=step)
         assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(again), strict=True))
 

@@ -19,15 +19,15 @@ SIZES = [1, 8, 127, 128, 129, 1000]  # one block, part of one, several
 @pytest.fixture
 def graphs(monkeypatch):
     """The graphs that the compiler was given."""
-    found = []
+    graphs = []
     compile_ = torch.compile
 
     def compiler(graph, example_inputs):
-        found.append(graph)
+        graphs.append(graph)
         return graph
 
     monkeypatch.setattr(torch, "compile", lambda model, **keywords: compile_(model, backend=compiler, **keywords))
-    yield found
+    yield graphs
     torch._dynamo.reset()
 
 
@@ -61,14 +61,14 @@ def test_their_frequencies_are_the_softmax(way):
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(600, generator=generator)
     rows, count = 2000, 0
-    found = torch.zeros(600, dtype=torch.float64)
+    counts = torch.zeros(600, dtype=torch.float64)
     for _ in range(100):
         numbers = torch.rand(1, rows, generator=generator)
-        found += torch.bincount(way(logits.expand(1, rows, -1), numbers).flatten(), minlength=600)
+        counts += torch.bincount(way(logits.expand(1, rows, -1), numbers).flatten(), minlength=600)
         count += rows
     expected = count * logits.double().softmax(0)
     enough = expected > 5
-    statistic = ((found - expected)[enough] ** 2 / expected[enough]).sum()
+    statistic = ((counts - expected)[enough] ** 2 / expected[enough]).sum()
     freedom = enough.sum() - 1
     assert enough.sum() > 400
     assert abs(statistic - freedom) < 5 * (2 * freedom) ** 0.5
@@ -86,7 +86,7 @@ def test_the_draw_waits_for_no_device():
     logits, numbers = logits_and_numbers(300)
     with Waits([logits, numbers]) as waits:
         labels.draw_by_blocks(logits, numbers)
-    assert waits.found == []
+    assert waits.reads == []
     assert labels.draw_by_blocks(logits.to("meta"), numbers.to("meta")).shape == numbers.shape
 
 
@@ -151,7 +151,7 @@ def test_compiled_no_logits_are_kept_in_fp32():
     model = logits_alone(vocabulary)
     objective = tiny_objective(model, dtype=torch.bfloat16).bind(0, tiny_batch())
     objective.forward = device.compiled(model)
-    found, code = run_and_get_code(objective.sampled_grads)
+    gradients, code = run_and_get_code(objective.sampled_grads)
     torch._dynamo.reset()
     made = re.findall(r"= empty_strided\w*\(\(([\d, ]+)\), .*torch\.(\w+)\)", "\n".join(code))
     assert {dtype for shape, dtype in made if shape.endswith(f", {vocabulary}")} == {"bfloat16"}
@@ -160,5 +160,5 @@ def test_compiled_no_logits_are_kept_in_fp32():
         outputs = model(tiny_batch()[0])
     drawn = labels.draw(outputs, objective._uniform(tiny_batch()[0], 0))
     loss = F.cross_entropy(outputs.float().flatten(0, 1), drawn.flatten())
-    for ours, eager in zip(found, torch.autograd.grad(loss, list(model.parameters())), strict=True):
+    for ours, eager in zip(gradients, torch.autograd.grad(loss, list(model.parameters())), strict=True):
         assert (ours - eager).norm() <= 0.05 * eager.norm()  # bfloat16: some labels and roundings are others

@@ -134,8 +134,8 @@ def simulate(power, speedup, noise, studies, ratio=1.0, lengths=LENGTHS, seeds=3
     for _ in range(studies):
         runs = {length: loss(length) + sigma * rng.standard_normal(seeds) for length in lengths}
         newcomer = loss(1000 * speedup) + ratio * sigma * rng.standard_normal(seeds)
-        found = Ladder(runs).reach(newcomer, 1000)
-        low, high = found.low or 0.0, found.high or math.inf
+        result = Ladder(runs).reach(newcomer, 1000)
+        low, high = result.low or 0.0, result.high or math.inf
         holds += low <= speedup <= high
         effects += low >= 1 or high <= 1
     return holds / studies, effects / studies
@@ -196,8 +196,8 @@ def cover(law, true, sigma, seeds, studies, rungs=(0.25, 0.5, 1, 2, 4)):
     loss, holds = LAWS[law], 0
     for _ in range(studies):
         runs = {int(rung * T): loss(rung * T) + sigma * rng.standard_normal(seeds) for rung in rungs}
-        found = Ladder(runs).reach(loss(true * T) + sigma * rng.standard_normal(seeds), T)
-        holds += (found.low or 0.0) <= true <= (found.high or math.inf)
+        result = Ladder(runs).reach(loss(true * T) + sigma * rng.standard_normal(seeds), T)
+        holds += (result.low or 0.0) <= true <= (result.high or math.inf)
     return holds / studies
 
 
@@ -236,10 +236,10 @@ def test_the_misfit_is_uniform_under_the_law():
     rng = np.random.default_rng(5)
     lengths = (500, 1000, 2000, 4000, 8000)
     ladders = [Ladder({n: LAWS["power"](n) + 0.002 * rng.standard_normal(4) for n in lengths}) for _ in range(200)]
-    found = [p for ladder in ladders if (p := ladder.misfit()) is not None]
-    assert len(found) == 200
-    assert 0.4 < np.mean(found) < 0.6
-    assert np.mean(np.array(found) < 0.05) < 0.11
+    result = [p for ladder in ladders if (p := ladder.misfit()) is not None]
+    assert len(result) == 200
+    assert 0.4 < np.mean(result) < 0.6
+    assert np.mean(np.array(result) < 0.05) < 0.11
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, (500, 1000, 2000, 4000, 8000), (500, 625, 750, 875, 1000)])

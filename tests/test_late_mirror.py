@@ -12,7 +12,7 @@ from tests.mirror import bare_client, be_patient, log, open_folder, server, stor
 
 def test_rows_wait_for_a_client_that_is_slow_to_start(tmp_path, capfd, monkeypatch):
     there, init = threading.Event(), wandb_tracker._init
-    monkeypatch.setattr(wandb_tracker, "_init", lambda *given: there.wait() and init(*given))
+    monkeypatch.setattr(wandb_tracker, "_init", lambda *inputs: there.wait() and init(*inputs))
     monkeypatch.setattr(wandb_tracker, "START", 0.0)  # no bound of the server's counts here
     folder = open_folder(tmp_path / "run")
     to = WandbTracker(folder.path, folder.config, folder.manifest, mode="offline")

@@ -60,9 +60,9 @@ def test_a_job_out_of_time_is_stopped_and_the_sweep_goes_on(here):
     assert ended.code == 2
     wanted = ("cut", "after 0.04 minutes, by launcher.timeout")
     assert {number: (row["status"], row["error"]) for number, row in recorded(here).items()} == {0: wanted, 1: wanted}
-    told = ended.err.splitlines()
-    assert told[1].startswith(f"halfstep: job 1 was cut off: {wanted[1]}; resume=true goes on with it (results/")
-    assert told[2].startswith("halfstep: 2 of the sweep's jobs cut off: ")
+    expected = ended.err.splitlines()
+    assert expected[1].startswith(f"halfstep: job 1 was cut off: {wanted[1]}; resume=true goes on with it (results/")
+    assert expected[2].startswith("halfstep: 2 of the sweep's jobs cut off: ")
 
 
 @pytest.mark.slow
@@ -119,27 +119,27 @@ def test_a_run_of_several_ranks_as_a_job(here):
     assert cut.outcome() == ("cut", "killed by SIGKILL")
 
 
-def wait_for(found, count: int | None = None, seconds: float = 600):
+def wait_for(result, count: int | None = None, seconds: float = 600):
     """What is found in the end; `seconds` bound only a wait for what never comes."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until and (not (now := found()) or (count and len(now) < count)):
+    while time.monotonic() < until and (not (now := result()) or (count and len(now) < count)):
         time.sleep(0.05)
-    return found()
+    return result()
 
 
 def test_two_jobs_may_not_share_a_folder(here):
     for launcher in ("serial", "local"):
-        said = complaint(in_process("-m", f"launcher={launcher}", "seed=0,1", "run_dir=one"))
-        assert said.startswith("run_dir=one is one folder for several jobs of the sweep: leave run_dir out")
-        said = complaint(in_process("-m", f"launcher={launcher}", "checkpoint.every=2,3"))
-        assert said.startswith("jobs 0 and 1 of the sweep are one run, results/runs/default/gpt2_pico-")
+        output = complaint(in_process("-m", f"launcher={launcher}", "seed=0,1", "run_dir=one"))
+        assert output.startswith("run_dir=one is one folder for several jobs of the sweep: leave run_dir out")
+        output = complaint(in_process("-m", f"launcher={launcher}", "checkpoint.every=2,3"))
+        assert output.startswith("jobs 0 and 1 of the sweep are one run, results/runs/default/gpt2_pico-")
     assert not list(here.rglob("manifest.json"))
     assert in_process("-m", "seed=0,1", "steps=1", "run_dir=runs/${seed}").code == 0
     assert {path.name for path in (here / "runs").iterdir()} == {"0", "1"}
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "output"),
     [
         ("launcher.jobs=0", "launcher.jobs must be at least 1, not 0; auto chooses"),
         ("launcher.threads=none", "launcher.threads must be an integer or auto, not 'none'"),
@@ -147,8 +147,8 @@ def test_two_jobs_may_not_share_a_folder(here):
         ("launcher.workers=2", "launcher.workers is no key of the config: did you mean launcher"),
     ],
 )
-def test_wrong_keys_of_the_queue(here, argument, said):
-    assert complaint(in_process("-m", "launcher=local", argument)).startswith(said)
+def test_wrong_keys_of_the_queue(here, argument, output):
+    assert complaint(in_process("-m", "launcher=local", argument)).startswith(output)
     assert not list(here.rglob("*.log"))
 
 
@@ -176,12 +176,12 @@ def test_the_machine_is_dealt_out(monkeypatch):
 
 def test_no_slurm_here(here, monkeypatch):
     monkeypatch.setenv("PATH", str(here))
-    said = complaint(in_process("-m", "launcher=slurm", "seed=0,1"))
-    assert said.startswith("launcher=slurm: there is no sbatch on the PATH of this machine")
+    output = complaint(in_process("-m", "launcher=slurm", "seed=0,1"))
+    assert output.startswith("launcher=slurm: there is no sbatch on the PATH of this machine")
     assert not list(here.rglob("slurm"))
     assert complaint(in_process("launcher=slurm")) == "launcher=slurm launches sweeps: add -m"
-    said = complaint(in_process("-m", "launcher=slurm", "launcher.gpus=-1"))
-    assert said == "launcher.gpus must be at least 0, not -1"
+    output = complaint(in_process("-m", "launcher=slurm", "launcher.gpus=-1"))
+    assert output == "launcher.gpus must be at least 0, not -1"
 
 
 def program(folder: Path, name: str, script: str) -> None:
@@ -200,8 +200,10 @@ def test_what_slurm_says(here, monkeypatch):
 
     program(here, "srun", "exit 0")
     program(here, "sbatch", "echo 'sbatch: error: invalid partition specified: fast' >&2; exit 1")
-    said = complaint(in_process("-m", "launcher=slurm", "launcher.partition=fast"))
-    assert said.startswith("launcher=slurm: sbatch refuses the jobs (sbatch: error: invalid partition specified: fast)")
+    output = complaint(in_process("-m", "launcher=slurm", "launcher.partition=fast"))
+    assert output.startswith(
+        "launcher=slurm: sbatch refuses the jobs (sbatch: error: invalid partition specified: fast)"
+    )
 
 
 def grow(run: Path, *entries: dict, torn: str = "") -> None:
@@ -260,5 +262,5 @@ def test_launching_needs_no_torch():
     """But to count GPUs: a sweep that is refused is refused at once, and a table costs nothing."""
     names = "harness.sweep.launcher, harness.sweep.watch, harness.sweep.process, hydra_plugins.halfstep"
     code = f"import sys, {names}; print([name for name in ('torch', 'submitit') if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

@@ -32,15 +32,15 @@ def relative(path: Path) -> str:
 
 def imported(path: Path) -> set[str]:
     """Top-level packages that a file imports, anywhere in it."""
-    found: set[str] = set()
+    result: set[str] = set()
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module if node.module and not node.level else relative(path))
+            result.add(node.module if node.module and not node.level else relative(path))
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            found |= {arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)}
-    return {name.split(".")[0].split("/")[0] for name in found}
+            result |= {arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)}
+    return {name.split(".")[0].split("/")[0] for name in result}
 
 
 def test_the_files_are_found():
@@ -124,13 +124,13 @@ def parsed(path: Path) -> ast.Module:
 
 def assigned(path: Path) -> dict[str, set[str]]:
     """Return the texts of what a file's names stand for, those of its classes and functions too."""
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 if isinstance(target, ast.Name):
-                    found.setdefault(target.id, set()).update(words(node.value))
-    return found
+                    result.setdefault(target.id, set()).update(words(node.value))
+    return result
 
 
 def words(node: ast.AST) -> set[str]:
@@ -174,15 +174,15 @@ def choices(node: ast.AST) -> list[ast.AST]:
 
 def named_optimizers(path: Path) -> list[str]:
     """Lines on which a file decides something by an optimizer's name, or keeps a list of names."""
-    known, found = constants(path), set()
+    known, result = constants(path), set()
     for place in (place for node in ast.walk(parsed(path)) for place in choices(node)):
         names = words(place) & NAMES
         for part in ast.walk(place):
             name = part.id if isinstance(part, ast.Name) else part.attr if isinstance(part, ast.Attribute) else ""
             if name != DEFAULT or isinstance(place, ast.Compare | ast.MatchValue):
                 names |= known.get(name, set())
-        found |= {f"{relative(path)}:{place.lineno}: {name}" for name in names}  # type: ignore[attr-defined]
-    return sorted(found)
+        result |= {f"{relative(path)}:{place.lineno}: {name}" for name in names}  # type: ignore[attr-defined]
+    return sorted(result)
 
 
 def test_no_branch_on_an_optimizers_name_outside_optimizers():

@@ -25,9 +25,9 @@ ROOT = CONFIGS.parent
 
 
 def test_the_tables_are_what_the_runs_say():
-    found = tables(ROOT)
-    assert len(found) >= 3
-    for path, text in found.items():
+    result = tables(ROOT)
+    assert len(result) >= 3
+    for path, text in result.items():
         assert path.read_text() == text, f"{path}: make tables writes it anew"
 
 
@@ -57,9 +57,9 @@ def test_a_changed_run_changes_its_table_and_readme(copied):
 def test_a_page_of_the_documentation_has_its_tables_too(copied):
     page = copied / "docs" / "page.md"
     page.write_text("Above.\n<!-- results/study/table.md -->\n<!-- end -->\nBelow.\n")
-    found = tables(copied)
-    table = found[copied / "results" / "study" / "table.md"]
-    assert found[page] == f"Above.\n<!-- results/study/table.md -->\n{table}<!-- end -->\nBelow.\n"
+    result = tables(copied)
+    table = result[copied / "results" / "study" / "table.md"]
+    assert result[page] == f"Above.\n<!-- results/study/table.md -->\n{table}<!-- end -->\nBelow.\n"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/page.md"])
@@ -77,11 +77,11 @@ def test_a_devices_tables_are_made_from_its_store(copied):
     (place / "measurements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     name = "results/hardware/summary.md"
     (copied / "README.md").write_text(f"<!-- {name} -->\n<!-- end -->\n")
-    found = tables(copied)
-    assert "| gpt2_125m | halfstep | 582,542 |" in found[place / "table.md"]
-    assert found[copied / "README.md"] == f"<!-- {name} -->\n{found[copied / name]}<!-- end -->\n"
-    assert "| gpt2_125m | nanogpt | 485,452 |" in found[copied / name]
-    assert place.parent / "table.md" not in found
+    result = tables(copied)
+    assert "| gpt2_125m | halfstep | 582,542 |" in result[place / "table.md"]
+    assert result[copied / "README.md"] == f"<!-- {name} -->\n{result[copied / name]}<!-- end -->\n"
+    assert "| gpt2_125m | nanogpt | 485,452 |" in result[copied / name]
+    assert place.parent / "table.md" not in result
 
 
 @pytest.fixture
@@ -109,24 +109,24 @@ def swept(copied, monkeypatch):
 
 
 def test_a_claim_whose_rates_were_tried_has_its_tables(swept):
-    found = tables(swept)
+    result = tables(swept)
     claims, file = swept / "results" / "claims", "results/claims/shampoo_20.local.yaml"
     assert (swept / "results" / "shampoo_20.local-small-30m" / "plan.yaml").is_file()
-    text = found[claims / "shampoo_20.local-small.md"]
+    text = result[claims / "shampoo_20.local-small.md"]
     assert f"{file} --scale small` makes the runs again" in text
     assert "- shampoo: the best of 2 settings of its rates at 1,000 updates, lr at an end of what was tried" in text
     assert "; power 1/4, where the paper has 1/2" in text
     assert "unequal tuning" not in text
-    assert "| shampoo_20.local, small | 30m | SOAP needs 20 % fewer steps" in found[claims / "verdicts.md"]
-    conclusions = found[claims / "conclusions.md"]
+    assert "| shampoo_20.local, small | 30m | SOAP needs 20 % fewer steps" in result[claims / "verdicts.md"]
+    conclusions = result[claims / "conclusions.md"]
     assert "On a corpus of our own." in conclusions
     assert "| small (local) | SOAP needs 20 % fewer steps than Shampoo (≥ 1.25" in conclusions
-    assert {path.suffix for path in found if path.stem == "shampoo_20.local-small"} == {".md", ".tex", ".csv"}
-    studies = {path.parent.name for path in found if path.name == "table.md"}
+    assert {path.suffix for path in result if path.stem == "shampoo_20.local-small"} == {".md", ".tex", ".csv"}
+    studies = {path.parent.name for path in result if path.name == "table.md"}
     tunings = {path.name for path in (swept / "results").iterdir() if path.name.endswith("-tuning")}
     assert len(tunings) == 2
     assert studies == {"study", *tunings}  # of the claim's own studies none
-    (shampoo,) = [text for path, text in found.items() if path.parent.name in tunings and "| shampoo |" in text]
+    (shampoo,) = [text for path, text in result.items() if path.parent.name in tunings and "| shampoo |" in text]
     assert shampoo.startswith(
         "Trials of gpt2_30m on stdlib, 131,072 tokens per update, NVIDIA H100.\n\n| optimizer | lr |"
     )
@@ -181,10 +181,10 @@ def test_a_table_of_runs_that_are_gone_is_told(copied, monkeypatch, capsys):
         path.write_text("of runs that were")
         with pytest.raises(SystemExit, match="2"):
             make_tables.main(["--check"])
-        told = f"{path.relative_to(copied)} is a table of runs that are not there"
-        assert told in capsys.readouterr().err
+        expected = f"{path.relative_to(copied)} is a table of runs that are not there"
+        assert expected in capsys.readouterr().err
         make_tables.main([])
-        assert told in capsys.readouterr().out
+        assert expected in capsys.readouterr().out
         path.unlink()
 
 

@@ -60,12 +60,12 @@ def naive(run: Run, formula: str, backend: str, every: int, decay: float, stabil
             right.setdefault(name, Factor(a.shape[1], formula, decay, stabilizer)).update(a.mean(0))
         for name in left:
             dw = joined(grads, name)
-            found = left[name].inverse @ dw @ right[name].inverse
+            result = left[name].inverse @ dw @ right[name].inverse
             bias = name.replace("weight", "bias")
-            put(directions, name, found * dw.norm() / found.norm())
+            put(directions, name, result * dw.norm() / result.norm())
             if formula == "repo" and bias in grads:
-                ratio = (grads[name].norm() + grads[bias].norm()) / (found[:, :-1].norm() + found[:, -1].norm())
-                put(directions, name, found * ratio)
+                ratio = (grads[name].norm() + grads[bias].norm()) / (result[:, :-1].norm() + result[:, -1].norm())
+                put(directions, name, result * ratio)
         out, t = {}, step + 1
         for name, g in directions.items():
             decay_here = wd if w[name].ndim == 2 else 0.0
@@ -127,14 +127,14 @@ def test_the_exact_formula_is_the_inverse_of_the_average_and_the_others_are_not(
 def test_the_printed_sign_enlarges_the_direction_that_should_shrink():
     x = torch.zeros(4, dtype=torch.float64)
     x[0] = 3.0
-    found = {}
+    result = {}
     for formula in ("exact", "printed", "repo"):
         inverse = identity(4)
         update_inverse(inverse, x, 0.95, formula)
-        found[formula] = (inverse[0, 0] / inverse[1, 1]).item()  # along x, against across it
-    assert found["exact"] == pytest.approx(0.95 / (0.95 + 0.05 * 9))
-    assert found["repo"] == pytest.approx(1 / (1 + 9))
-    assert found["printed"] == pytest.approx(1 + 0.05 / (0.95**3 * (1 + 0.95 * 0.05 * 9)) * 9)
+        result[formula] = (inverse[0, 0] / inverse[1, 1]).item()  # along x, against across it
+    assert result["exact"] == pytest.approx(0.95 / (0.95 + 0.05 * 9))
+    assert result["repo"] == pytest.approx(1 / (1 + 9))
+    assert result["printed"] == pytest.approx(1 + 0.05 / (0.95**3 * (1 + 0.95 * 0.05 * 9)) * 9)
 
 
 def test_the_authors_stabiliser_cannot_come_to_work():
@@ -165,9 +165,9 @@ def test_the_condition_of_the_factors_is_logged():
     run = Run("mkor", steps=5, every=1, split_qkv=False)
     factors = [run.state(name)[key] for name in run.rows(0) for key in ("left", "right")]
     expected = [(f.abs().sum(0).max() * torch.linalg.inv(f).abs().sum(0).max()).item() for f in factors]
-    found = run.optimizer.metrics()
-    assert found["condition_max"].item() == pytest.approx(max(expected), rel=1e-9)
-    assert min(expected) <= found["condition"].item() < max(expected)
+    result = run.optimizer.metrics()
+    assert result["condition_max"].item() == pytest.approx(max(expected), rel=1e-9)
+    assert min(expected) <= result["condition"].item() < max(expected)
 
 
 def test_backends_are_torchs_and_our_own():
@@ -257,11 +257,11 @@ def test_it_goes_on_to_the_same_bits_before_and_after_the_switch():
         optimizer.step(objective.bind(step))
     for start in (7, 15, 17):
         saved[start].seek(0)
-        found = torch.load(saved[start], weights_only=True)
+        result = torch.load(saved[start], weights_only=True)
         again = tiny_model(seed=1)
-        again.load_state_dict(found["model"])
+        again.load_state_dict(result["model"])
         fresh, objective = rule(again)
-        fresh.load_state_dict(found["optimizer"])
+        fresh.load_state_dict(result["optimizer"])
         for step in range(start, len(LOSSES)):
             fresh.step(objective.bind(step))
         assert fresh.metrics()["second_order"] == 0

@@ -165,8 +165,8 @@ def test_methods_enable_grad_themselves_and_return_detached_tensors():
     model = tiny_model()
     objective = tiny_objective(model).bind(0, tiny_batch())
     with torch.no_grad():
-        found = [objective(), objective.loss(), *objective.sampled_grads(), *objective.hvp(weights(model))]
-    assert not any(t.requires_grad for t in found)
+        result = [objective(), objective.loss(), *objective.sampled_grads(), *objective.hvp(weights(model))]
+    assert not any(t.requires_grad for t in result)
 
 
 def test_autocast_covers_every_pass():

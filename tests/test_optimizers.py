@@ -137,17 +137,17 @@ def test_a_gradient_that_is_not_a_number_is_named_and_ends_the_run(name, here, m
     poisoned, build = "blocks.1.mlp.up.weight", OptimizerInfo.build
     now = []  # in the gradient's own pass of the third update, and in no other
 
-    def build_poisoned(info, model, **given):
+    def build_poisoned(info, model, **inputs):
         if poisoned in dict(model.named_parameters()):
             model.get_parameter(poisoned).register_hook(lambda g: g * float("nan") if now else g)
-        return build(info, model, **given)
+        return build(info, model, **inputs)
 
     def spoiling(gradient):
         def call(objective, *arguments):
             now.extend([True] * (objective.step == 2))
-            found = gradient(objective, *arguments)
+            result = gradient(objective, *arguments)
             now.clear()
-            return found
+            return result
 
         return call
 
@@ -179,14 +179,14 @@ def test_impossible_values_name_their_keyword(name):
         optimizers.build_optimizer(name, tiny_model(), **{**keywords(name), "lr": -1.0})
 
 
-@pytest.mark.parametrize(("target", "given"), STRANGERS)
-def test_an_external_class_trains(target, given):
+@pytest.mark.parametrize(("target", "inputs"), STRANGERS)
+def test_an_external_class_trains(target, inputs):
     model = tiny_model()
-    if given is None:  # SAM wraps another optimizer: its constructor wants more than a config can hold
+    if inputs is None:  # SAM wraps another optimizer: its constructor wants more than a config can hold
         with pytest.raises((TypeError, ValueError)):
             optimizers.build_optimizer("external", model, _target_=target)
         return
-    optimizer = optimizers.build_optimizer("external", model, _target_=target, **given)
+    optimizer = optimizers.build_optimizer("external", model, _target_=target, **inputs)
     losses = train(model, optimizer, tiny_objective(model), steps=40)
     assert losses[-1] < losses[0]
     before = weights(model)

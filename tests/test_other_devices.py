@@ -31,25 +31,25 @@ def trained(name):
     model = tiny_model()
     keywords = bind(find(name).constructor, section_of("optimizer", name), "optimizer", ["params"])
     optimizer, objective = build_optimizer(name, model, **keywords), tiny_objective(model, micro=SEQUENCES // 2)
-    found = []
+    result = []
     with Waits([*model.parameters(), *model.buffers()]) as waits:
         for step in range(STEPS):
             batch = tiny_batch(step)
             for tensor in batch:
                 waits.mark(tensor)
             optimizer.step(objective.bind(step, batch))
-            found.append(list(waits.found))
-            waits.found.clear()
-    return optimizer, found, waits
+            result.append(list(waits.reads))
+            waits.reads.clear()
+    return optimizer, result, waits
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_do_not_wait_before_a_resume_nor_after_it(name):
-    optimizer, found, waits = trained(name)
-    reads = {read for step in found for read in step}
+    optimizer, result, waits = trained(name)
+    reads = {read for step in result for read in step}
     assert reads == ({"_local_scalar_dense"} if name in TORCHS else reads & {"_linalg_eigh"})
     if name == "soap":
-        assert [step for step, read in enumerate(found) if read] == [0]  # QR from then on
+        assert [step for step, read in enumerate(result) if read] == [0]  # QR from then on
 
     # What the host counts by itself must not come back on the device.
     counts = {key for state in optimizer.state.values() for key, value in state.items()
@@ -67,11 +67,11 @@ def test_a_read_is_found():
     other = torch.zeros(3)
     with Waits([weight]) as waits:
         (other + 1).sum().item()
-        assert waits.found == []
+        assert waits.reads == []
         twice = (weight * 2).sum()
         twice.item()
         weight[weight > 0]
-    assert waits.found == ["_local_scalar_dense", "index"]
+    assert waits.reads == ["_local_scalar_dense", "index"]
 
 
 @pytest.fixture

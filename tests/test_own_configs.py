@@ -88,7 +88,7 @@ def test_a_claim(own, capsys):
     assert "new" in capsys.readouterr().out
     runs = ClaimRuns(read_claim(path), "tiny", ["only"], [0], [f"--config-dir={own}", "launcher=two"])
     plans = runs.plans()
-    (new,) = [run for run in runs.planned(plans, runs.found(plans)) if run.config["optimizer"]["name"] == "lion"]
+    (new,) = [run for run in runs.planned(plans, runs.runs_by_cell(plans)) if run.config["optimizer"]["name"] == "lion"]
     assert new.config["optimizer"]["lr"] == 0.0125
     with pytest.raises(SystemExit, match="2"):
         claims(["run", str(path)])

@@ -42,10 +42,10 @@ METHODS = ["sampled_grads", "hvp", "gradient_and_hvp"]
 
 def call(objective, method: str) -> list[torch.Tensor]:
     v = [torch.randn(p.shape, generator=torch.Generator().manual_seed(0), dtype=p.dtype) for p in objective.params]
-    found = getattr(objective.bind(5, tiny_batch()), method)(*([] if method == "sampled_grads" else [v]))
+    by_kind = getattr(objective.bind(5, tiny_batch()), method)(*([] if method == "sampled_grads" else [v]))
     if method != "gradient_and_hvp":
-        return found
-    return [found[0], *found[1], *(p.grad.clone() for p in objective.params), objective.record.norm]
+        return by_kind
+    return [by_kind[0], *by_kind[1], *(p.grad.clone() for p in objective.params), objective.record.norm]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -57,9 +57,9 @@ def test_what_fits_changes_nothing_but_rounding(method, fits, size, monkeypatch)
     objective = tiny_objective(tiny_model(dtype=torch.float64))
     for ours, whole in zip(call(objective, method), expected, strict=True):
         assert (ours - whole).norm() <= 1e-12 * whole.norm()
-    assert set(objective.sizes.found.values()) == {size}
+    assert set(objective.sizes.by_kind.values()) == {size}
     assert objective.ledger == plain.ledger
-    assert plain.sizes.found == {}  # on a CPU nothing is tried
+    assert plain.sizes.by_kind == {}  # on a CPU nothing is tried
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -172,5 +172,5 @@ def test_a_resumed_run_keeps_its_sizes(here, monkeypatch):
 def test_sizes_are_taken_from_a_checkpoint_of_as_many_ranks(state, taken):
     sizes = tiny_objective(tiny_model()).sizes
     sizes.restore(state)
-    assert sizes.found == taken
+    assert sizes.by_kind == taken
     assert sizes.state() == {"ranks": 1, **taken}

@@ -59,24 +59,24 @@ def test_a_figure_that_stands_alone_names_its_lines(study, tmp_path):
     drawings = drawn(compare(find_runs(study), "adamw"), tuning_of(study))
     for drawing in drawings:
         drawing.save(tmp_path / "figure.svg")
-        told = {text.get_text() for legend in drawing.figure.legends for text in legend.get_texts()}
+        expected = {text.get_text() for legend in drawing.figure.legends for text in legend.get_texts()}
         if drawing.name.startswith("curves"):
-            assert told == {"adamw", "soap"}
+            assert expected == {"adamw", "soap"}
         if drawing.name == "parts-seconds":
-            assert told == {"data", "gradient", "curvature", "optimizer"}
+            assert expected == {"data", "gradient", "curvature", "optimizer"}
         if drawing.name == "tuning":
-            assert told == {"soap"}
+            assert expected == {"soap"}
 
 
 def digests(study: Path, folder: Path) -> dict[str, str]:
     """Of every figure's SVG, and of one in each format."""
-    found = {}
+    result = {}
     for drawing in drawn(compare(find_runs(study), "adamw"), tuning_of(study)):
         for kind in ("svg", "pdf", "png") if drawing.name == "ladder" else ("svg",):
             path = folder / f"{drawing.name}.{kind}"
             drawing.save(path)
-            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            result[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return result
 
 
 @pytest.mark.slow

@@ -261,7 +261,7 @@ def test_the_program_prepares_and_answers_bad_input_in_one_sentence(tmp_path):
 
 def test_what_is_written_after_a_key_is_its_value_or_text():
     """As train.py reads it; what its grammar does not read is taken as it is."""
-    for given, value in [
+    for inputs, value in [
         ("*.jsonl", "*.jsonl"),
         ("@x", "@x"),
         ("[a", "[a"),
@@ -273,7 +273,7 @@ def test_what_is_written_after_a_key_is_its_value_or_text():
         ("a=b", "a=b"),
         ("'a b'", "a b"),
     ]:
-        assert section("local", [f"files={given}"])["files"] == value
+        assert section("local", [f"files={inputs}"])["files"] == value
     assert section("local", ["files=a", "tokens=10_000"])["tokens"] == 10_000
     assert section("local", ["files=a", "val_files=null"])["val_files"] is None
     assert section("local", ["files=a", "val_share=0.5"])["val_share"] == 0.5

@@ -105,9 +105,9 @@ process.wait()
 
 
 def first_number(process: Process) -> int:
-    while not (found := [line for line in process.output().splitlines() if line.isdigit()]):
+    while not (result := [line for line in process.output().splitlines() if line.isdigit()]):
         time.sleep(0.01)
-    return int(found[0])
+    return int(result[0])
 
 
 def alive(pid: int) -> bool:

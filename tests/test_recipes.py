@@ -118,8 +118,8 @@ def test_shards_of_nanogpt_and_of_llm_c(tmp_path):
     Stream(made.train).read(0, 5000).tofile(headerless)
 
     def theirs(train, **keywords):
-        found = {"vocabulary": 300, "dir": str(tmp_path / "records"), "tokenizer": "synthetic"} | keywords
-        return load("shards", quiet=True, train=str(train), val=str(made.val[0].path), **found)
+        result = {"vocabulary": 300, "dir": str(tmp_path / "records"), "tokenizer": "synthetic"} | keywords
+        return load("shards", quiet=True, train=str(train), val=str(made.val[0].path), **result)
 
     same = theirs(made.folder / "train_*.bin")
     assert (same.train, same.fingerprint) == (made.train, made.fingerprint)

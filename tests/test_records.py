@@ -186,8 +186,8 @@ def test_analysis_needs_no_torch():
         "import sys, scripts.report, scripts.speedup, scripts.runs; "
         "print(json.dumps([m for m in ('torch', 'datasets', 'hydra') if m in sys.modules]))"
     )
-    found = subprocess.run([sys.executable, "-c", f"import json; {code}"], capture_output=True, text=True, check=True)
-    assert json.loads(found.stdout) == []
+    result = subprocess.run([sys.executable, "-c", f"import json; {code}"], capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == []
 
 
 def test_a_tree_differs_from_its_commit_where_that_could_change_a_run(tmp_path, monkeypatch):

@@ -176,8 +176,8 @@ def test_lost_runs_foreign_hardware_and_uncommitted_changes_are_rows_with_links(
     again = write_run(tmp_path / "again", "soap", 2000, 3, config={"study": "again"})
     source = render(compare(find_runs(tmp_path), "adamw"))
     page = Page(source)
-    told = {line[0].strip(): line[1].split() for line in page.tables["oddities"][1:]}
-    assert told == {
+    expected = {line[0].strip(): line[1].split() for line in page.tables["oddities"][1:]}
+    assert expected == {
         "was cut off at step 400 of 2000": ["gpt2-stdlib-soap-T2000-s1"],
         "diverged at step 300 of 2000: the loss is NaN": ["gpt2-stdlib-soap-T2000-s2"],
         "ran on NVIDIA A100, the baseline on NVIDIA H100": ["gpt2-stdlib-soap-T2000-s3"],
@@ -249,8 +249,8 @@ def test_nothing_finished_still_has_a_page(tmp_path):
     write_run(tmp_path, "adamw", until=100, status="running")
     write_run(tmp_path, "soap", until=0, status="failed")
     page = Page(render(compare(find_runs(tmp_path), "adamw")))
-    told = [" ".join(line[1].split()) for line in page.tables["standings"][1:]]
-    assert told == ["no finished run 1 cut off", "no finished run 1 failed"]
+    expected = [" ".join(line[1].split()) for line in page.tables["standings"][1:]]
+    assert expected == ["no finished run 1 cut off", "no finished run 1 failed"]
 
 
 def test_a_page_that_grows_too_large_leaves_the_configs_out(tmp_path, monkeypatch, one_scale, capsys):

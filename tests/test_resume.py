@@ -184,8 +184,8 @@ def test_all_checkpoints_damaged(cut, steps_made):
     for step in (cut / "checkpoints").iterdir():
         flip(step / "model.safetensors")
     before = contents(cut)
-    said = complaint(in_process(*EVERY_THREE, "run_dir=cut", "resume=true"))
-    assert said == (
+    output = complaint(in_process(*EVERY_THREE, "run_dir=cut", "resume=true"))
+    assert output == (
         "no checkpoint in cut/checkpoints is whole (step-00000006, step-00000003): delete that folder to start over"
     )
     assert contents(cut) == before
@@ -199,8 +199,8 @@ def test_a_checkpoint_from_another_run(here, cut):
     other = cut / "checkpoints" / "step-00000008"
     shutil.copytree(here / "other" / "checkpoints" / "step-00000008", other)
     before = contents(cut)
-    said = complaint(in_process(*EVERY_THREE, "run_dir=cut", "resume=true"))
-    assert said.startswith("cut/checkpoints/step-00000008 is the checkpoint of another config")
+    output = complaint(in_process(*EVERY_THREE, "run_dir=cut", "resume=true"))
+    assert output.startswith("cut/checkpoints/step-00000008 is the checkpoint of another config")
     assert contents(cut) == before
 
 

@@ -18,8 +18,8 @@ HOOKED = ["kfac", "mkor", "mkor_h"]
 
 
 def named_kinds(model: nn.Module) -> dict[str, str]:
-    found = kinds(model)
-    return {name: found[p] for name, p in model.named_parameters() if p in found}
+    result = kinds(model)
+    return {name: result[p] for name, p in model.named_parameters() if p in result}
 
 
 def gpt2(**changes) -> GPT2LMHeadModel:
@@ -49,13 +49,13 @@ def test_without_its_word_the_same_kinds_are_worked_out():
 
 
 def test_transformers_gpt2_has_hidden_matrices_positions_and_a_tied_head():
-    found = named_kinds(gpt2())
-    assert found["transformer.wte.weight"] == "embedding"
-    assert "lm_head.weight" not in found  # the same tensor
-    assert found["transformer.wpe.weight"] == "positions"
-    hidden = {name.split(".", 3)[-1] for name, kind in found.items() if kind == "hidden"}
+    result = named_kinds(gpt2())
+    assert result["transformer.wte.weight"] == "embedding"
+    assert "lm_head.weight" not in result  # the same tensor
+    assert result["transformer.wpe.weight"] == "positions"
+    hidden = {name.split(".", 3)[-1] for name, kind in result.items() if kind == "hidden"}
     assert hidden == {f"{layer}.weight" for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
-    assert {kind for name, kind in found.items() if name.endswith("bias") or ".ln_" in name} == {"vector"}
+    assert {kind for name, kind in result.items() if name.endswith("bias") or ".ln_" in name} == {"vector"}
 
 
 def test_muon_orthogonalises_the_hidden_matrices_of_transformers_gpt2():

@@ -35,8 +35,8 @@ def cells(noise=0.0, rng=None):
 
 
 def test_the_exponent_and_the_projection_are_found():
-    found = figures(list(cells()), "adamw")
-    line = trend(found)
+    result = figures(list(cells()), "adamw")
+    line = trend(result)
     assert line.exponent == pytest.approx(EXPONENT, abs=1e-3)
     assert line.at(4 * SIZES["1.2b"]).value == pytest.approx(speedup(4 * SIZES["1.2b"]), rel=5e-3)
     with pytest.raises(ValueError, match="a projection stops at 4 times the largest size"):
@@ -44,22 +44,22 @@ def test_the_exponent_and_the_projection_are_found():
 
 
 def test_cells_beyond_the_ladder_take_no_part():
-    found = figures(list(cells()), "adamw")
-    beyond = [each for each in found if each.speedup.censored]
+    result = figures(list(cells()), "adamw")
+    beyond = [each for each in result if each.speedup.censored]
     assert {each.cell.budget for each in beyond} == {"8"}
-    assert trend(found, over_cells=True).points == len(found) - len(beyond)
+    assert trend(result, over_cells=True).points == len(result) - len(beyond)
 
 
 def test_the_intervals_of_exponent_and_cells_cover():
     rng = np.random.default_rng(0)
     over_sizes = over_cells = held = count = 0
     for _ in range(150):
-        found = figures(list(cells(0.003, rng)), "adamw", Declared(Sigma(0.003, "these cells")))
-        low, high = trend(found).interval
+        result = figures(list(cells(0.003, rng)), "adamw", Declared(Sigma(0.003, "these cells")))
+        low, high = trend(result).interval
         over_sizes += low <= EXPONENT <= high
-        low, high = trend(found, over_cells=True).interval
+        low, high = trend(result, over_cells=True).interval
         over_cells += low <= EXPONENT <= high
-        for each in found:
+        for each in result:
             truth = speedup(each.cell.parameters)
             held += (each.speedup.low or 0) <= truth <= (each.speedup.high or math.inf)
             count += 1

@@ -203,5 +203,5 @@ def test_lamb_beside_pytorch_optimizer():
         for p, g in zip(model.parameters(), grads, strict=True):
             p.grad = g.clone()
         theirs.step()
-    found = weights(model)
-    assert distance([run.end[i] for i in matrices], [found[i] for i in matrices], [START[i] for i in matrices]) < 1e-9
+    result = weights(model)
+    assert distance([run.end[i] for i in matrices], [result[i] for i in matrices], [START[i] for i in matrices]) < 1e-9

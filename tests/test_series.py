@@ -91,12 +91,12 @@ def test_marks_of_changed_weights_are_said(tmp_path):
     assert not any("its last line has" in note for note in plain.notes)
 
 
-@pytest.mark.parametrize(("last", "said"), [(3.2797, True), (3.2833, False)])
-def test_a_sudden_last_drop_is_said(tmp_path, last, said):
+@pytest.mark.parametrize(("last", "output"), [(3.2797, True), (3.2833, False)])
+def test_a_sudden_last_drop_is_said(tmp_path, last, output):
     curve = [(2000 + 5 * n, 3.3 - 0.0004 * n * 4) for n in range(10)]
-    curve.append((2050, curve[-1][1] - (0.0039 * 3 if said else 0.0014)))
+    curve.append((2050, curve[-1][1] - (0.0039 * 3 if output else 0.0014)))
     [run] = runs_of(tmp_path, *(line(step, loss, total=2050) for step, loss in curve))
-    assert any("averaged weights" in note for note in run.notes) is said
+    assert any("averaged weights" in note for note in run.notes) is output
 
 
 def test_other_losses_of_the_last_line_are_said_and_can_be_taken(tmp_path):

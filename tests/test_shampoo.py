@@ -61,9 +61,9 @@ def naive(power: float, graft: bool, every: int, eps: float, block: int = 10**6)
 )
 def test_shampoo(power, variant):
     """A larger eps where the first factors, which have a null space, are made use of."""
-    given = {"graft": True, "every": 10, "eps": 1e-12, **variant}
+    inputs = {"graft": True, "every": 10, "eps": 1e-12, **variant}
     run = Recording("shampoo", lr=LR, betas=(B1, B2), weight_decay=WD, power=power, split_qkv=False, **variant)
-    assert run.off(naive(power, **given)) < 1e-9
+    assert run.off(naive(power, **inputs)) < 1e-9
     assert run.optimizer.metrics()["condition"] > 1
 
 

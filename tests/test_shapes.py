@@ -13,8 +13,8 @@ from tests.tiny import tiny_model
 
 
 def gpt2(**shape):
-    given = {"layers": 3, "heads": 2, "width": 64, "context": 32, "vocabulary": 1000, **shape}
-    return build_model("gpt2", 0, **given)
+    inputs = {"layers": 3, "heads": 2, "width": 64, "context": 32, "vocabulary": 1000, **shape}
+    return build_model("gpt2", 0, **inputs)
 
 
 def sorts(optimizer) -> dict[str, str]:
@@ -31,16 +31,16 @@ def sorts(optimizer) -> dict[str, str]:
 def test_gpt2s_roles_are_those_that_it_gives(shape, named, capsys):
     """A vocabulary of 256 has the shape of the first matrix of the MLP, and 64 positions that of a projection."""
     model = gpt2(**shape)
-    given = kinds(model)
+    inputs = kinds(model)
     muon = Muon(model.named_parameters() if named else model.parameters())
     hidden = {p for group in muon.param_groups if group["hidden"] for p in group["params"]}
     if not named and shape == {"context": 64}:
-        assert hidden < {p for p, kind in given.items() if kind in ("hidden", "positions")}
+        assert hidden < {p for p, kind in inputs.items() if kind in ("hidden", "positions")}
     else:
-        assert hidden == {p for p, kind in given.items() if kind == "hidden"}
-    said = capsys.readouterr().out
-    assert ("by names and shapes" in said) == named
-    assert f"{len(hidden)} hidden matrices" in said
+        assert hidden == {p for p, kind in inputs.items() if kind == "hidden"}
+    output = capsys.readouterr().out
+    assert ("by names and shapes" in output) == named
+    assert f"{len(hidden)} hidden matrices" in output
 
 
 def test_groups_from_names_are_those_of_the_model_but_for_the_decay_of_vectors():
@@ -83,8 +83,8 @@ def test_names_tell(name, shape, kind):
 def test_an_untied_head_is_left_over_with_the_embedding():
     shapes = [(50, 8), *[(8, 8)] * 16, *[(24, 8)] * 8, *[(8, 24)] * 4, (50, 8)]
     params = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
-    found = Bare((str(i), p) for i, p in enumerate(params)).kinds
-    assert [found[p] for p in params] == ["embedding", *["hidden"] * 28, "embedding"]
+    result = Bare((str(i), p) for i, p in enumerate(params)).kinds
+    assert [result[p] for p in params] == ["embedding", *["hidden"] * 28, "embedding"]
 
 
 def test_where_nothing_repeats_all_matrices_are_hidden():

@@ -40,29 +40,29 @@ def test_soaps_rule_gives_the_true_speed_up_from_the_newcomers_ladder(tmp_path):
 
 
 def test_soaps_rule_says_when_the_newcomer_has_no_ladder(tmp_path):
-    found = row(compared(write_study(tmp_path, {"soap": 1.3})), "soap", "reverse")
-    assert not found.speedup.known
-    assert found.notes == ("needs a ladder of soap: 3 lengths or more, not 1",)
+    result = row(compared(write_study(tmp_path, {"soap": 1.3})), "soap", "reverse")
+    assert not result.speedup.known
+    assert result.notes == ("needs a ladder of soap: 3 lengths or more, not 1",)
 
 
 @pytest.mark.parametrize(("true", "verdict"), [(1.5, "faster"), (0.7, "slower"), (1.0, "no difference seen")])
 def test_verdicts_with_three_seeds(tmp_path, true, verdict):
     comparison = compared(write_study(tmp_path, {"soap": true}, noise=0.002))
-    found = row(comparison, "soap")
-    assert found.verdict == verdict
-    assert found.speedup.low < true < found.speedup.high
-    assert found.seeds == 3
+    result = row(comparison, "soap")
+    assert result.verdict == verdict
+    assert result.speedup.low < true < result.speedup.high
+    assert result.seeds == 3
     assert comparison.warnings == []
     assert comparison.footnotes == []
 
 
 def test_much_noise_is_underpowered_and_one_seed_too(tmp_path):
     assert row(compared(write_study(tmp_path / "a", {"soap": 1.1}, noise=0.06)), "soap").verdict == "underpowered"
-    found = row(compared(write_study(tmp_path / "b", {"soap": 1.1}, seeds=1)), "soap")
-    assert found.verdict == "underpowered"
-    assert found.speedup.value == pytest.approx(1.1, rel=1e-6)
-    assert not found.speedup.interval
-    assert "needs 3 seeds at every length for an interval, not 1" in found.notes
+    result = row(compared(write_study(tmp_path / "b", {"soap": 1.1}, seeds=1)), "soap")
+    assert result.verdict == "underpowered"
+    assert result.speedup.value == pytest.approx(1.1, rel=1e-6)
+    assert not result.speedup.interval
+    assert "needs 3 seeds at every length for an interval, not 1" in result.notes
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_too_few_updates_are_underpowered(tmp_path, true, firm):
     small = compared(write_study(tmp_path / "a", {"soap": true}, length=1999, **study))
     enough = compared(write_study(tmp_path / "b", {"soap": true}, length=2000, **study))
     for axis in ("steps", "flops", "seconds"):
-        found = row(small, "soap", axis=axis)
-        assert found.verdict == "underpowered"
-        assert found.speedup.low < true < found.speedup.high
+        result = row(small, "soap", axis=axis)
+        assert result.verdict == "underpowered"
+        assert result.speedup.low < true < result.speedup.high
         assert row(enough, "soap", axis=axis).verdict == firm
     why = "runs too small for a verdict, which takes at least 2,000 updates, not 1,999"
     assert why in small.notes
@@ -109,12 +109,12 @@ def test_too_many_epochs_are_underpowered(tmp_path, split, verdict):
         for steps in (1000, 1500, 2000):
             write_run(tmp_path, "soap", steps, seed, 1.5, noise=0.002, manifest=manifest)
     comparison = compared(tmp_path)
-    found = row(comparison, "soap")
-    assert found.verdict == verdict
-    assert found.speedup.value == pytest.approx(1.5, rel=0.05)
+    result = row(comparison, "soap")
+    assert result.verdict == verdict
+    assert result.speedup.value == pytest.approx(1.5, rel=0.05)
     assert row(comparison, "soap", "reverse").verdict == "faster"  # whose ladder is of 2,000 updates at most
     why = "runs too small for a verdict, which takes at most 4 epochs of the training split in the longest run, not 5"
-    assert any(note.startswith(why) for note in found.notes) == (verdict == "underpowered")
+    assert any(note.startswith(why) for note in result.notes) == (verdict == "underpowered")
 
 
 @pytest.mark.parametrize("key", ["data.train_tokens", "tokens_per_step"])
@@ -184,9 +184,9 @@ def test_a_busy_cpu_gives_no_figure_in_seconds_at_all(tmp_path):
     comparison = compared(tmp_path)
     assert row(comparison, "soap").verdict == "faster"
     for rule in ("matched", "target"):
-        found = row(comparison, "soap", rule, "seconds")
-        assert (found.speedup, found.verdict) == (Speedup(None), None)
-        assert any("took 1.3 times as long in one run as in another" in note for note in found.notes)
+        result = row(comparison, "soap", rule, "seconds")
+        assert (result.speedup, result.verdict) == (Speedup(None), None)
+        assert any("took 1.3 times as long in one run as in another" in note for note in result.notes)
 
 
 def test_a_run_that_went_on_elsewhere_gives_no_verdict_in_seconds(tmp_path):
@@ -206,9 +206,9 @@ def test_a_run_that_went_on_elsewhere_gives_no_verdict_in_seconds(tmp_path):
         for each in range(3):
             manifest = {"began": began, "resumes": resumes} if each == 0 else None
             write_run(folder, "soap", 2000, each, 1.3, noise=0.002, manifest=manifest)
-        found = row(compared(folder), "soap", axis="seconds")
-        assert (found.verdict is None) == (expected is not None)
-        assert expected is None or any(expected in note for note in found.notes)
+        result = row(compared(folder), "soap", axis="seconds")
+        assert (result.verdict is None) == (expected is not None)
+        assert expected is None or any(expected in note for note in result.notes)
 
 
 def test_timing_noise_widens_the_interval_in_seconds(tmp_path):
@@ -230,8 +230,8 @@ def test_unknown_flops_give_no_figure_in_flops(tmp_path):
         write_run(tmp_path, "soap", 2000, seed, 1.3, noise=0.002, flops_per_step=None)
     comparison = compared(tmp_path)
     for rule in ("matched", "target"):
-        found = row(comparison, "soap", rule, "flops")
-        assert (found.speedup, found.verdict) == (Speedup(None), None)
+        result = row(comparison, "soap", rule, "flops")
+        assert (result.speedup, result.verdict) == (Speedup(None), None)
         assert row(comparison, "soap", rule, "seconds").speedup.known
     assert "the FLOPs of soap are unknown: no figure in FLOPs" in comparison.footnotes
 
@@ -245,18 +245,18 @@ def test_target_is_the_first_crossing_and_never_decides(tmp_path):
     assert muon.reached.loss == comparison.target
     assert 1000 < muon.reached.steps < 2000
     assert muon.reached.flops == pytest.approx(2e9 * muon.reached.steps)
-    found = row(comparison, "muon", "target", "flops")
-    assert found.speedup == Speedup(pytest.approx(2000 / muon.reached.steps))
-    assert found.verdict is None
+    result = row(comparison, "muon", "target", "flops")
+    assert result.speedup == Speedup(pytest.approx(2000 / muon.reached.steps))
+    assert result.verdict is None
     assert lion.reached is None
     assert row(comparison, "lion", "target").speedup == Speedup(1.0, None, None, "below")
 
 
 def test_a_target_that_only_the_newcomer_reached(tmp_path):
     comparison = compared(write_study(tmp_path, {"muon": 1.3}), target=(law(2000) + law(2600)) / 2)
-    found = row(comparison, "muon", "target").speedup
-    assert found.censored == "above"
-    assert found.value == pytest.approx(2000 / comparison.standings[1].reached.steps)
+    result = row(comparison, "muon", "target").speedup
+    assert result.censored == "above"
+    assert result.value == pytest.approx(2000 / comparison.standings[1].reached.steps)
     assert not row(compared(tmp_path, target=0.1), "muon", "target").speedup.known
 
 

@@ -66,9 +66,9 @@ def test_a_sweep_outlives_a_bug(here, monkeypatch):
     assert ended.code == 2
     assert "Traceback" in ended.err  # a bug is shown for what it is
     assert "halfstep: job 0 failed: a bug" in ended.err
-    found = {run.name.split("-")[3]: manifest(run) for run in here.glob("results/runs/two/gpt2_pico-*")}
-    assert (found["s0"]["status"], found["s0"]["error"]) == ("failed", "RuntimeError('a bug')")
-    assert found["s1"]["status"] == "finished"
+    result = {run.name.split("-")[3]: manifest(run) for run in here.glob("results/runs/two/gpt2_pico-*")}
+    assert (result["s0"]["status"], result["s0"]["error"]) == ("failed", "RuntimeError('a bug')")
+    assert result["s1"]["status"] == "finished"
 
 
 def test_a_sweep_with_a_wrong_name_does_nothing(here):

@@ -47,8 +47,8 @@ def test_an_offline_run_reads_back(tmp_path, capfd, monkeypatch):
     to.close("finished")
     assert random_states() == before
 
-    found = records(folder)
-    (run,) = found["run"]
+    result = records(folder)
+    (run,) = result["run"]
     assert run["project"] == "halfstep"
     assert run["run_group"].startswith("study/adamw-")
     assert run["display_name"] == "a run"
@@ -57,21 +57,21 @@ def test_an_offline_run_reads_back(tmp_path, capfd, monkeypatch):
     assert run["config"]["update"]["optimizer"] == CONFIG["optimizer"]
     assert run["config"]["update"]["manifest"]["started"] == folder.manifest["started"]
 
-    rows = [record["item"] for record in found["history"]]
+    rows = [record["item"] for record in result["history"]]
     known = [
         {key: value for key, value in row(step).items() if value is not None and value == value} for step in (0, 30, 40)
     ]
     assert [{key: value for key, value in r.items() if key[0] != "_"} for r in rows] == known
     assert [r["_step"] for r in rows] == [0, 30, 40]  # W&B's own Step is ours
 
-    metrics = {m.get("name") or m["glob_name"]: m for m in found["metric"]}
+    metrics = {m.get("name") or m["glob_name"]: m for m in result["metric"]}
     assert {"step", "tokens", "flops/total", "seconds/total"} < set(metrics)
     assert metrics["*"]["step_metric"] == metrics["val/loss"]["step_metric"] == "step"
     assert metrics["val/loss"]["summary"] == {"min": True, "last": True}
-    summaries = {k: v for record in found["summary"] for k, v in record["update"].items()}
+    summaries = {k: v for record in result["summary"] for k, v in record["update"].items()}
     assert summaries["val/loss"] == {"min": 5.0, "last": 5.1}
     assert summaries["status"] == "finished"
-    assert [record["exit_code"] for record in found["exit"]] == [0]
+    assert [record["exit_code"] for record in result["exit"]] == [0]
 
     out, err = capfd.readouterr()
     assert out == ""
@@ -131,9 +131,9 @@ def test_a_resumed_run_goes_on_online(tmp_path, server, capfd):
 @pytest.mark.slow
 def test_a_run_that_fails_does_not_look_finished(tmp_path):
     assert cut(tmp_path / "run", "exit") == 2
-    found = records(RunFolder(tmp_path / "run", {}, ""))
-    assert [record["exit_code"] for record in found["exit"]] == [1]
-    assert len(found["history"]) == 3
+    result = records(RunFolder(tmp_path / "run", {}, ""))
+    assert [record["exit_code"] for record in result["exit"]] == [1]
+    assert len(result["history"]) == 3
 
 
 @pytest.mark.slow
@@ -154,14 +154,14 @@ def test_a_killed_offline_run_goes_on_and_syncs(tmp_path, server, capfd):
 
 
 @pytest.mark.parametrize(
-    ("trouble", "said"),
+    ("trouble", "output"),
     [
         ("no key", "wandb login"),
         ("no network", "refused"),
         pytest.param("a broken key", "API key", marks=pytest.mark.slow),
     ],
 )
-def test_without_a_server_the_mirror_is_kept_offline(tmp_path, capfd, monkeypatch, trouble, said):
+def test_without_a_server_the_mirror_is_kept_offline(tmp_path, capfd, monkeypatch, trouble, output):
     if trouble == "no key":
         monkeypatch.delenv("WANDB_API_KEY")
     if trouble == "a broken key":
@@ -174,7 +174,7 @@ def test_without_a_server_the_mirror_is_kept_offline(tmp_path, capfd, monkeypatc
     out, err = capfd.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
-    assert said in err
+    assert output in err
     assert "kept offline" in err
 
     if trouble == "no network":  # and once it is back

@@ -46,12 +46,12 @@ def test_the_server_dies_in_the_middle(tmp_path, server, capfd, monkeypatch):
     monkeypatch.setattr(wandb_tracker, "FINISH", 1.0)
     monkeypatch.setattr(wandb_tracker, "GRACE", 5.0)
     to.close("finished")
-    shown, told = capfd.readouterr().err.splitlines()
+    shown, expected = capfd.readouterr().err.splitlines()
     assert "W&B shows this run at" in shown
-    assert "did not take the whole run" in told
+    assert "did not take the whole run" in expected
 
     server.answering.set()
-    run_told_command(told)
+    run_told_command(expected)
     (run,) = server.runs.values()
     assert {r["step"] for r in run.rows} == set(range(0, 520, 10))
 
@@ -64,8 +64,8 @@ def test_the_client_dies_in_the_middle(tmp_path, server, capfd, clients):
     clients[0].wait()
     log(folder, to, 20, 30)
     to.close("finished")
-    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("halfstep:")]
-    assert "kept offline" in told[1]
+    expected = [line for line in capfd.readouterr().err.splitlines() if line.startswith("halfstep:")]
+    assert "kept offline" in expected[1]
     assert stored_steps(folder) == [0, 10, 20, 30]
 
 

@@ -71,17 +71,17 @@ def test_a_slow_compiler_is_off_the_clock(run, monkeypatch, busy, slowed):
     torch._dynamo.reset()
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **_: compile_(model, backend=compiler, dynamic=False))
-    found = run("compile=true")
-    assert found.last("seconds/compile") > 0.3 - 1e-6
-    assert found.last("seconds/total") == pytest.approx(6 * 0.01)
-    assert found.manifest["resolved"]["compile"] is True
+    result = run("compile=true")
+    assert result.last("seconds/compile") > 0.3 - 1e-6
+    assert result.last("seconds/total") == pytest.approx(6 * 0.01)
+    assert result.manifest["resolved"]["compile"] is True
     torch._dynamo.reset()
 
 
 def test_slow_data_is_on_the_clock(run, monkeypatch, slowed):
     monkeypatch.setattr(train.Loader, "batch", slowed(train.Loader.batch, 0.1))
-    found = run()
-    assert found.last("seconds/data") == found.last("seconds/total") == pytest.approx(6 * 0.1)
+    result = run()
+    assert result.last("seconds/data") == result.last("seconds/total") == pytest.approx(6 * 0.1)
 
 
 def test_a_row_describes_the_weights_after_its_steps(run):
@@ -92,34 +92,36 @@ def test_a_row_describes_the_weights_after_its_steps(run):
     from data.loader import Loader
     from models import build_model
 
-    found = run("steps=4", "checkpoint.every=2")
+    result = run("steps=4", "checkpoint.every=2")
     batches = Loader(load("stdlib").train, 32, 8, seed=0)
-    assert [row["step"] for row in found.rows] == [0, 1, 2, 3, 4]
-    assert [row["tokens"] for row in found.rows] == [256 * step for step in range(5)]
+    assert [row["step"] for row in result.rows] == [0, 1, 2, 3, 4]
+    assert [row["tokens"] for row in result.rows] == [256 * step for step in range(5)]
     model = build_model("gpt2", 0, layers=2, heads=2, width=64, context=128, vocabulary=256)
-    assert found.rows[0]["train/loss"] == pytest.approx(model(*batches.batch(0)).mean.item(), rel=1e-5)
-    model.load_state_dict(load_file(found.folder / "checkpoints/step-00000002/model.safetensors"))
-    assert found.rows[2]["train/loss"] == pytest.approx(model(*batches.batch(2)).mean.item(), rel=1e-5)
-    assert "train/loss" not in found.rows[4]
-    assert "val/loss" in found.rows[4]
-    per_step = found.manifest["flops_per_token"] * 256
-    assert [row["flops/total"] for row in found.rows] == [per_step * step for step in range(5)]
+    assert result.rows[0]["train/loss"] == pytest.approx(model(*batches.batch(0)).mean.item(), rel=1e-5)
+    model.load_state_dict(load_file(result.folder / "checkpoints/step-00000002/model.safetensors"))
+    assert result.rows[2]["train/loss"] == pytest.approx(model(*batches.batch(2)).mean.item(), rel=1e-5)
+    assert "train/loss" not in result.rows[4]
+    assert "val/loss" in result.rows[4]
+    per_step = result.manifest["flops_per_token"] * 256
+    assert [row["flops/total"] for row in result.rows] == [per_step * step for step in range(5)]
 
 
 def test_what_a_run_leaves_behind(run):
-    found = run("optimizer=sophia_g", "target_loss=5.5", "optimizer.lr=1e-3")
-    assert found.status == "finished"
-    row, manifest = found.rows[3], found.manifest
-    told = "lr gradient/norm gradient/clipped update/weight_ratio memory/peak memory/state memory/state_per_parameter"
-    for key in [*told.split(), "throughput/tokens_per_second", "optimizer/win_rate", "flops/curvature"]:
+    result = run("optimizer=sophia_g", "target_loss=5.5", "optimizer.lr=1e-3")
+    assert result.status == "finished"
+    row, manifest = result.rows[3], result.manifest
+    expected = (
+        "lr gradient/norm gradient/clipped update/weight_ratio memory/peak memory/state memory/state_per_parameter"
+    )
+    for key in [*expected.split(), "throughput/tokens_per_second", "optimizer/win_rate", "flops/curvature"]:
         assert row[key] is not None, key
     assert row["memory/state_per_parameter"] == 8  # momentum and curvature in fp32
     assert 0 < row["update/weight_ratio"] < 0.1
     assert manifest["data"]["fingerprint"]
     assert manifest["parameters"]["total"] > manifest["parameters"]["matrix"] > 0
-    first = next(r for r in found.rows if r.get("val/loss") is not None and r["val/loss"] <= 5.5)
+    first = next(r for r in result.rows if r.get("val/loss") is not None and r["val/loss"] <= 5.5)
     assert manifest["target"]["step"] == first["step"]
-    assert sorted(p.name for p in (found.folder / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+    assert sorted(p.name for p in (result.folder / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
 
 
 def test_what_an_update_consists_of(run):
@@ -134,12 +136,12 @@ def test_what_an_update_consists_of(run):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(run):
-    found = run("optimizer=sgd", "optimizer.lr=1e30", "grad_clip=null", "steps=50", "log.every=7", "eval.every=50")
-    assert found.status == "diverged"
-    step = int(found.manifest["error"].split("step ")[1].split(";")[0])
+    result = run("optimizer=sgd", "optimizer.lr=1e30", "grad_clip=null", "steps=50", "log.every=7", "eval.every=50")
+    assert result.status == "diverged"
+    step = int(result.manifest["error"].split("step ")[1].split(";")[0])
     assert 0 < step < 8  # found out at the next row, and dated to where it happened
-    assert found.rows[-1]["train/loss"] is None
-    assert "embedding.weight" in found.manifest["error"]
+    assert result.rows[-1]["train/loss"] is None
+    assert "embedding.weight" in result.manifest["error"]
 
 
 def test_a_step_that_never_calls_its_closure_is_refused(run, monkeypatch):

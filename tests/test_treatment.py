@@ -35,19 +35,19 @@ VARIANTS = [
 @pytest.mark.parametrize(("name", "changed"), VARIANTS)
 def test_what_is_announced_of_a_parameter_is_what_it_gets(name, changed):
     """Bytes by parameter, beside the state itself; FLOPs in sum, beside what torch's counter sees in a period."""
-    info, given = optimizers.find(name), {**keywords(name), **changed}
+    info, inputs = optimizers.find(name), {**keywords(name), **changed}
     model = tiny_model(width=64, bias=True)
-    optimizer = info.build(model, **given)
+    optimizer = info.build(model, **inputs)
     announced = info.treatments(optimizer, model, tokens=1)
     assert announced is not None
-    assert all(found.rule for found in announced.values())
+    assert all(result.rule for result in announced.values())
     train(model, optimizer, tiny_objective(model), steps=12)
     for parameter, p in model.named_parameters():
         assert tensor_bytes(optimizer.state.get(p, {})) == announced[parameter].state_bytes, parameter
 
     def build(model):
-        return info.build(model, **given)
+        return info.build(model, **inputs)
 
-    period = math.lcm(*(value for key, value in given.items() if key.startswith("every")))
+    period = math.lcm(*(value for key, value in inputs.items() if key.startswith("every")))
     counted = rehearse(build, model, 2 * period)[0] - rehearse(build, model, period)[0]
-    assert sum(found.flops for found in announced.values()) == pytest.approx(counted / period, rel=0.02, abs=0.1)
+    assert sum(result.flops for result in announced.values()) == pytest.approx(counted / period, rel=0.02, abs=0.1)

@@ -187,8 +187,8 @@ def test_the_report_says_who_got_more_trials(pretended, tmp_path):
     assert not [warning for warning in before.warnings if "unequal tuning" in warning]
 
     tuned("optimizer=lion", "trials=7")
-    told = with_tuning(compared(study), tuning_of(study))
-    (warning,) = [warning for warning in told.warnings if "unequal tuning" in warning]
+    expected = with_tuning(compared(study), tuning_of(study))
+    (warning,) = [warning for warning in expected.warnings if "unequal tuning" in warning]
     assert "lion got 7 trials of 100 updates" in warning
     assert "adamw 4 trials of 100 updates" in warning
     report.main([str(study)])
@@ -216,17 +216,17 @@ def test_what_was_tuned_for_each_may_differ_and_what_was_not_may_not(pretended, 
         write_run(study, "lion", 2000, seed, 1.3, config={"schedule.warmup": 0.05, "schedule.final": 0.0})
     tuned("optimizer=adamw", "trials=3")
     tuned("optimizer=lion", "trials=3")
-    told = with_tuning(compared(study), tuning_of(study))
-    assert [warning.split()[0] for warning in told.warnings if "differs" in warning] == ["schedule.final"]
-    assert any(note.startswith("schedule.warmup was tuned for each: 0.1 for adamw") for note in told.notes)
+    expected = with_tuning(compared(study), tuning_of(study))
+    assert [warning.split()[0] for warning in expected.warnings if "differs" in warning] == ["schedule.final"]
+    assert any(note.startswith("schedule.warmup was tuned for each: 0.1 for adamw") for note in expected.notes)
 
 
 def test_a_seed_that_was_tuned_on_may_not_be_reported(pretended, tmp_path):
     study = write_study(tmp_path / "results/runs/mine", {"lion": 1.3})
     for optimizer in ("adamw", "lion"):
         tuned(f"optimizer={optimizer}", "trials=2", "seed=1")
-    told = with_tuning(compared(study), tuning_of(study))
-    assert "lion was tuned on a seed that is reported: 1" in told.warnings
+    expected = with_tuning(compared(study), tuning_of(study))
+    assert "lion was tuned on a seed that is reported: 1" in expected.warnings
 
 
 def test_a_study_without_trials_says_nothing(tmp_path):
@@ -271,8 +271,8 @@ def test_real_trials_go_through_the_sweep_and_one_that_fails_takes_no_other_alon
     (tuning,) = tuning_of("results/runs/real").values()
     assert [run.status for run in tuning.trials] == ["finished"] * 2
     first = tuner.trials()[0]
-    told = yaml.safe_load((first.folder / "config.yaml").read_text())
-    assert told == {**first.config, "resume": True, "launcher": {"name": "serial"}}
+    expected = yaml.safe_load((first.folder / "config.yaml").read_text())
+    assert expected == {**first.config, "resume": True, "launcher": {"name": "serial"}}
     stamp = (first.folder / "manifest.json").stat().st_mtime_ns
     train_all(tuner.trials(), tuner.folder, ["launcher=serial"])
     assert (first.folder / "manifest.json").stat().st_mtime_ns == stamp

@@ -101,7 +101,7 @@ def sentence(capsys, *arguments: str) -> str:
     return line.removeprefix("halfstep: ")
 
 
-def told(name: str) -> dict:
+def verdict_of(name: str) -> dict:
     return json.loads(Path(f"results/verdicts/{name}/verdict.json").read_text())
 
 
@@ -138,19 +138,19 @@ def test_what_is_typed_is_trusted_and_starts_from_its_own_rate():
 def test_a_newcomer_that_is_faster_is_said_to_be_so_on_a_page_and_in_json(pretended, capsys):
     verdict.main(["lion"])
     out = capsys.readouterr().out
-    found = told("lion")
-    assert found["verdict"] == "faster"
-    (row,) = [row for row in found["rows"] if (row["rule"], row["axis"]) == ("matched", "steps")]
+    result = verdict_of("lion")
+    assert result["verdict"] == "faster"
+    (row,) = [row for row in result["rows"] if (row["rule"], row["axis"]) == ("matched", "steps")]
     speeds = {run.config["optimizer"]["name"]: pretended.speed(run) for run in pretended.trained[-12:]}
     assert row["speedup"] == pytest.approx(speeds["lion"] / speeds["adamw"], rel=0.03)
-    assert found["sentence"] in out
-    assert all(check["passed"] for check in found["conformance"])
-    efforts = {(each["trials"], each["again"]) for each in found["tuning"].values()}
+    assert result["sentence"] in out
+    assert all(check["passed"] for check in result["conformance"])
+    efforts = {(each["trials"], each["again"]) for each in result["tuning"].values()}
     assert efforts == {(2, 3)}
-    assert not [warning for warning in found["warnings"] if "unequal" in warning]
+    assert not [warning for warning in result["warnings"] if "unequal" in warning]
 
     page = Path("results/verdicts/lion/report.html").read_text()
-    assert page.index("<main>") < page.index(found["sentence"]) < page.index("<h2")
+    assert page.index("<main>") < page.index(result["sentence"]) < page.index("<h2")
     assert 'id="conformance"' in page
     assert "next to nothing" in page
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -167,8 +167,8 @@ def test_the_next_verdict_reuses_the_baselines_runs_and_the_same_one_trains_noth
     new = brief.trained[first:]
     assert {run.config["optimizer"].get("_target_") for run in new} == {"tests.test_verdict.Sound"}
     assert len(new) == 2 + 3 + 3
-    assert told("tests.test_verdict.Sound")["verdict"] == "slower"
-    assert told("lion")["verdict"] == "faster"
+    assert verdict_of("tests.test_verdict.Sound")["verdict"] == "slower"
+    assert verdict_of("lion")["verdict"] == "faster"
 
 
 @pytest.fixture
@@ -196,8 +196,8 @@ def test_published_runs_of_the_baseline_are_taken_over_and_counted_as_done(publi
     assert {run.config["optimizer"]["name"] for run in published.trained} == {"lion"}
     assert len(published.trained) == 2 + 3 + 3
     assert "taken over" not in capsys.readouterr().out  # they are here by now
-    assert told("lion")["verdict"] == "faster"
-    assert told("lion")["tuning"]["adamw"]["trials"] == 2
+    assert verdict_of("lion")["verdict"] == "faster"
+    assert verdict_of("lion")["tuning"]["adamw"]["trials"] == 2
 
 
 @pytest.mark.parametrize(("section", "key", "complaint"), [
@@ -233,16 +233,16 @@ def test_what_was_cut_off_goes_on_where_it_was(brief, monkeypatch):
     monkeypatch.setattr(verdict_study, "train_all", brief)
     verdict.main(["lion"])
     assert len(brief.trained) == len({run.folder for run in brief.trained}) == 22
-    assert told("lion")["verdict"] == "faster"
+    assert verdict_of("lion")["verdict"] == "faster"
 
 
 def test_runs_that_are_too_small_decide_nothing_and_say_so(brief, monkeypatch, here):
     scale(monkeypatch, here, 200)
     verdict.main(["lion"])
-    found = told("lion")
-    assert found["verdict"] == "underpowered"
-    assert any("at least 2,000 updates, not 200" in note for note in found["notes"])
-    assert "Runs too small for a verdict, which takes at least 2,000 updates, not 200." in found["sentence"]
+    result = verdict_of("lion")
+    assert result["verdict"] == "underpowered"
+    assert any("at least 2,000 updates, not 200" in note for note in result["notes"])
+    assert "Runs too small for a verdict, which takes at least 2,000 updates, not 200." in result["sentence"]
 
 
 def test_a_divergence_of_the_compared_runs_is_the_verdict(brief):
@@ -255,8 +255,8 @@ def test_a_divergence_of_the_compared_runs_is_the_verdict(brief):
 
     brief.write = diverging
     verdict.main(["lion"])
-    assert told("lion")["verdict"] == "diverged"
-    assert "diverged in steps" in told("lion")["sentence"]
+    assert verdict_of("lion")["verdict"] == "diverged"
+    assert "diverged in steps" in verdict_of("lion")["sentence"]
 
 
 def test_the_plan_comes_first_and_alone_starts_nothing(pretended, capsys):

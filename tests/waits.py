@@ -16,11 +16,11 @@ READS = (
 
 
 class Waits(TorchDispatchMode):
-    """Under it every tensor that comes from a marked one is marked; `found` has the name of each read of one."""
+    """Under it every tensor that comes from a marked one is marked; `reads` has the name of each read of one."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.reads: list[str] = []
         self.storages: dict[int, Any] = {}  # kept alive, so that no address is given out twice
         for tensor in tensors:
             self.mark(tensor)
@@ -33,13 +33,13 @@ class Waits(TorchDispatchMode):
         return tensor.untyped_storage().data_ptr() in self.storages
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         out = function(*args, **(kwargs or {}))
-        if any(map(self.marked, given)):
+        if any(map(self.marked, tensors)):
             name = function.overloadpacket.__name__
-            by_mask = name == "index" and any(each.dtype == torch.bool for each in given[1:])
+            by_mask = name == "index" and any(each.dtype == torch.bool for each in tensors[1:])
             if name in READS or by_mask:
-                self.found.append(name)
+                self.reads.append(name)
             for each in tree_leaves(out):
                 if isinstance(each, Tensor):
                     self.mark(each)

@@ -80,8 +80,8 @@ class WandbStub(ThreadingHTTPServer):
             self.views[str(name)] = view
             return {"upsertView": {"view": {"id": view["id"], "name": name}, "inserted": known is None}}
         if "allViews" in query:
-            found = self.views.get(variables["viewName"])
-            return {"project": {"allViews": {"edges": [{"node": found}] if found else []}}}
+            result = self.views.get(variables["viewName"])
+            return {"project": {"allViews": {"edges": [{"node": result}] if result else []}}}
         if "createRunFiles" in query:
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": []}}
         return {"viewer": VIEWER}

@@ -64,7 +64,7 @@ class ArmPlan:
     tuned: RateTrials | None = None
 
     @property
-    def given(self) -> dict[str, Any]:
+    def overrides(self) -> dict[str, Any]:
         return {**self.chosen, **(self.tuned.rates if self.tuned else {})}
 
 
@@ -136,7 +136,7 @@ def sort_runs(
     strays = []
     for run in runs if configs else []:
         theirs = flatten(run.config)
-        wrong = {arm: list(_disagreements(config, theirs, plan.arms[arm].given)) for arm, config in configs.items()}
+        wrong = {arm: list(_disagreements(config, theirs, plan.arms[arm].overrides)) for arm, config in configs.items()}
         arm = min(wrong, key=lambda arm: len(wrong[arm]))
         if wrong[arm]:
             strays.append(f"{run.name} is of no arm of the claim and left out: nearest is {arm}, but {wrong[arm][0]}")

@@ -79,25 +79,25 @@ Space = dict[str, Range]
 Wanted = Mapping[str, Sequence[float]]
 
 
-def search_space(optimizer: str, values: Mapping[str, Any], given: Wanted | None = None) -> Space:
+def search_space(optimizer: str, values: Mapping[str, Any], wanted: Wanted | None = None) -> Space:
     """Return the ranges of an optimizer's keys, in the order of configs/tuning.yaml.
 
     Args:
         optimizer: a registered name, or the class path of an external one.
         values: what the config or else the constructor's own default gives each key, dotted.
-        given: {key: [low, high]} that a person wants instead.
+        wanted: {key: [low, high]} that a person gives instead.
 
     Raises ValueError for a range that is none, or of a key that is not there.
     """
-    wanted = _ranges(optimizer)
+    entries = _ranges(optimizer)
     space = {}
-    for key, entry in wanted.items():
+    for key, entry in entries.items():
         start = value_of(values, key)
         if entry is None or (start is None and "start" not in entry):
             continue
         space[key] = construct(_range, entry, f"{RANGES.name}: {key}", start)
-    for key, ends in (given or {}).items():
-        if key not in wanted and value_of(values, key) is None:
+    for key, ends in (wanted or {}).items():
+        if key not in entries and value_of(values, key) is None:
             raise ValueError(f"range.{key}: there is no such key to search: {nearest(key, {*space, *values})}")
         try:
             low, high = map(float, list(ends))

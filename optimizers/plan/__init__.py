@@ -140,10 +140,10 @@ def overrides_of(word: str, *own: str) -> list[str]:
     known = any(word.startswith(f"{prefix}.") for prefix in ALLOW_TARGETS)
     trusted = [*ALLOW_TARGETS, *([] if known else [word.partition(".")[0]])]
     info = find("external", word, trusted)
-    given = ["optimizer=external", f"optimizer._target_={word}"]
+    overrides = ["optimizer=external", f"optimizer._target_={word}"]
     rate = _default_rate(info.constructor)
-    given += [f"optimizer.lr={rate}"] if rate else []
-    return [*given, *([] if known else [f"allow_targets=[{','.join(trusted)}]"])]
+    overrides += [f"optimizer.lr={rate}"] if rate else []
+    return [*overrides, *([] if known else [f"allow_targets=[{','.join(trusted)}]"])]
 
 
 def _default_rate(constructor: Any) -> float | None:
@@ -157,5 +157,5 @@ def defaults_of(constructor: Any) -> dict[str, Any]:
     """The defaults in a constructor's own signature: the config of an external class need not name what is searched."""
     parameters = inspect.signature(constructor).parameters.items()
     kinds = (bool, int, float, str, list, tuple)
-    found = {key: each.default for key, each in parameters if isinstance(each.default, kinds)}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+    defaults = {key: each.default for key, each in parameters if isinstance(each.default, kinds)}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}

@@ -94,7 +94,7 @@ class Halfstep(Training):
 
     def facts(self) -> dict[str, Any]:
         return {
-            "period": self.period, "micro": self.objective.micro, "curvature_micro": self.objective.sizes.found,
+            "period": self.period, "micro": self.objective.micro, "curvature_micro": self.objective.sizes.by_kind,
             "flops_per_token": self.objective.flops_per_token, "kernels": self.kernels, "first_loss": self.first_loss,
         }  # fmt: skip
 

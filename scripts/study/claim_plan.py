@@ -42,7 +42,7 @@ def check_device(asked: ClaimRuns) -> None:
         resolve_device(device)
 
 
-def plan_lines(asked: ClaimRuns, found: Mapping[PlanCell, Run | None]) -> Iterator[PlanLine]:
+def plan_lines(asked: ClaimRuns, runs: Mapping[PlanCell, Run | None]) -> Iterator[PlanLine]:
     """Yield each arm and length, with the trials of its rate before; arms that are alike share their trials."""
     shown = set[Path]()
     for part, arm in asked.places:
@@ -52,5 +52,5 @@ def plan_lines(asked: ClaimRuns, found: Mapping[PlanCell, Run | None]) -> Iterat
             shown.add(tuner.folder)
             yield PlanLine(part, f"{arm}: trials", cfg, tuner.steps // 2, [each.ended for each in tuner.trials()])
         for steps in asked.claim.scale(asked.scale).lengths(part, arm):
-            there = [run for cell, run in found.items() if cell[:3] == (part, arm, steps)]
+            there = [run for cell, run in runs.items() if cell[:3] == (part, arm, steps)]
             yield PlanLine(part, arm, cfg, steps, [run is not None and run.status in ENDED for run in there])

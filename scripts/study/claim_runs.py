@@ -119,7 +119,7 @@ class ClaimRuns:
             for part in self.parts
         }
 
-    def found(self, plans: Mapping[str, StudyPlan]) -> dict[PlanCell, Run | None]:
+    def runs_by_cell(self, plans: Mapping[str, StudyPlan]) -> dict[PlanCell, Run | None]:
         """Return every planned run, and what there is of it."""
         scale, studies = self.claim.scale(self.scale), read_studies(self.claim, self.scale, self.parts, self.place)
         filled = [fill(plan, scale, self.seeds, studies[part]) for part, plan in plans.items()]
@@ -185,7 +185,7 @@ def run(asked: ClaimRuns, end: float | None = None) -> int:
     _sweep(asked, [trial for trial in trials if trial not in failed_before], end)
     plans = asked.plans()
     asked.write(plans)
-    by_cell = asked.found(plans)
+    by_cell = asked.runs_by_cell(plans)
     _refuse_other_tokens(asked, by_cell.values())
     left = [cell for cell, each in by_cell.items() if not (each and each.status in (*ENDED, "running"))]
     left.sort(key=lambda cell: -cell.steps if end is None else asked.worth(cell, by_cell[cell]))

@@ -29,7 +29,7 @@ class Tuner:
 
     optimizer: str  # as runs name it
     values: dict[str, Any]  # the composed config
-    given: list[str]  # the overrides that chose the optimizer
+    of_optimizer: list[str]  # the overrides that chose the optimizer
     space: Space
     count: int
     folder: Path
@@ -96,7 +96,10 @@ class Tuner:
         """Return the overrides with which train.py runs the best."""
         assert tuning.best is not None
         changes = apply(self.flat, tuning.best.settings)
-        return [*self.given, *(f"{key}={json.dumps(value).replace(' ', '')}" for key, value in changes.items())]
+        return [
+            *self.of_optimizer,
+            *(f"{key}={json.dumps(value).replace(' ', '')}" for key, value in changes.items()),
+        ]
 
     def plan(self) -> str:
         """Describe its size, before anything starts."""
