@@ -9,6 +9,7 @@ from judge.comparison import compare
 from judge.records import find_runs
 from scripts import adopt
 from tests.foreign import write_mlruns, write_text
+from tests.refusal import refusal
 from tests.study import law, write_run
 
 
@@ -33,16 +34,12 @@ def write_logs(place, seeds=3):
         write_log(place / "logs" / f"muon-2000-s{seed}.log", 2000, 1.4, luck=0.001 * (seed - 1))
 
 
+ADOPTION = ("logs", "--study", "theirs", "--arm", "(adamw|muon)", "--seed", r"s(\d+)")
+
+
 def adopted(*arguments):
-    adopt.main(["logs", "--study", "theirs", "--arm", "(adamw|muon)", "--seed", r"s(\d+)", *arguments])
+    adopt.main([*ADOPTION, *arguments])
     return find_runs("results/runs/theirs")
-
-
-def refused(capsys, *arguments):
-    with pytest.raises(SystemExit) as ended:
-        adopted(*arguments)
-    assert ended.value.code == 2
-    return capsys.readouterr().err
 
 
 def test_a_study_is_adopted_and_judged(place, capsys):
@@ -122,7 +119,9 @@ def test_another_run_in_the_same_place_is_refused(place, capsys):
     write_log(place / "logs" / "adamw-1000-s0.log", 1000)
     adopted()
     write_log(place / "logs" / "adamw-1000-s0.log", 1000, luck=0.1)
-    assert "would stand beside results/runs/theirs/adamw-T1000-s0" in refused(capsys)
+    assert "would stand beside results/runs/theirs/adamw-T1000-s0" in refusal(
+        capsys, adopt.main, *ADOPTION, silent=False
+    )
     assert len(find_runs("results/runs/theirs")) == 1
 
 
@@ -201,7 +200,7 @@ def test_facts_come_from_a_table_beside(place):
 def test_bad_input_is_one_sentence(place, capsys, arguments, sentence):
     for seed in (0, 1):
         write_log(place / "logs" / f"adamw-1000-s{seed}.log", 1000, luck=seed * 0.001)
-    assert sentence in refused(capsys, *arguments)
+    assert sentence in refusal(capsys, adopt.main, *ADOPTION, *arguments)
     assert not (place / "results").exists()
 
 

@@ -14,6 +14,7 @@ from scripts.bench.plan import Plan, book
 from scripts.bench.programs import program, read_rate
 from scripts.bench.steps import Ours, Theirs
 from scripts.bench.training import Halfstep, NanoGPT
+from tests.refusal import refusal
 from tests.test_bench import texts
 
 UNIT = book()["unit"]
@@ -237,10 +238,7 @@ def test_variants_and_ways_stand_beside_what_they_change(tmp_path):
     ],
 )
 def test_bad_input_is_a_sentence(inputs, sentence, tmp_path, capsys):
-    with pytest.raises(SystemExit) as error:
-        main(["train", "--rehearse", "--output", str(tmp_path), *inputs])
-    assert error.value.code == 2
-    assert sentence in capsys.readouterr().err
+    assert sentence in refusal(capsys, main, "train", "--rehearse", "--output", str(tmp_path), *inputs)
     assert not (tmp_path / FILE).exists()
 
 

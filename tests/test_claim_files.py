@@ -16,6 +16,7 @@ from scripts.claims import main
 from scripts.study.claim_plan import check_arms
 from scripts.study.claim_runs import ClaimRuns, compose_arm
 from tests.claimed import OTHER, SPEEDUP, scale, write_claim
+from tests.refusal import refusal
 
 NAMES = sorted(path.stem for path in CLAIMS.glob("*.yaml"))
 WANTED = {"sophia_2x", "sophia_figure4", "sophia_table1_compute", "sophia_540m_beats_770m", "sophia_clipping",
@@ -168,7 +169,7 @@ def test_the_experiment_of_a_run_composes_to_what_was_planned(tmp_path):
 )
 def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, capsys, changes, expected):
     path = write_claim(tmp_path, **changes)
-    assert refusal(capsys, "verify", str(path)).startswith(f"{path}: ")
+    assert refusal(capsys, main, "verify", str(path)).startswith(f"{path}: ")
     with pytest.raises(ValueError, match=r"twice\.yaml: ") as error:
         read_claim(path)
     assert expected in str(error.value)
@@ -191,7 +192,7 @@ def test_an_arm_that_does_not_compose_is_one_sentence(tmp_path, capsys, config, 
     recipes["new"]["config"] = config
     path = write_claim(tmp_path, {"tiny": scale(arms=recipes)})
     for command in ("plan", "run"):
-        output = refusal(capsys, command, str(path))
+        output = refusal(capsys, main, command, str(path))
         assert output.startswith(f"{path}: ")
         assert expected in output
 
@@ -213,7 +214,7 @@ def test_what_is_wrong_with_the_command_is_one_sentence(tmp_path, capsys):
         ("run", str(path), "optimizer.lr=1"): "optimizer.lr=1 would change what",
         ("run", str(path), "seed=7"): "seed=7 would change what",
     }.items():
-        assert expected in refusal(capsys, *arguments)
+        assert expected in refusal(capsys, main, *arguments)
 
 
 def test_a_key_is_a_name_whatever_it_looks_like(tmp_path, capsys):
@@ -229,7 +230,7 @@ def test_a_key_is_a_name_whatever_it_looks_like(tmp_path, capsys):
     assert compose_arm(claim, "tiny", "12", "on")["study"] == "twice-tiny-12"
     path.write_text(plain.replace("against: '5'", "against: 5"))
     sentence = f"{path}: statements[0].against must be a string or null, not 5: put it in quotes"
-    assert refusal(capsys, "verify", str(path)) == sentence
+    assert refusal(capsys, main, "verify", str(path)) == sentence
     for text, expected in {
         "5: 1\n": "5 is no key of the config",
         "on: 1\n": "on is no key of the config",
@@ -237,18 +238,7 @@ def test_a_key_is_a_name_whatever_it_looks_like(tmp_path, capsys):
     }.items():
         line = plain.count("\n") + 1
         path.write_text(plain + text)
-        assert expected.format(line=line) in refusal(capsys, "verify", str(path))
-
-
-def refusal(capsys, *arguments: str) -> str:
-    """The sentence that a command ends in, with exit code 2."""
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    output = capsys.readouterr()
-    assert ended.value.code == 2
-    assert output.err.startswith("halfstep: ")
-    assert (output.out, output.err.count("\n")) == ("", 1)
-    return output.err.removeprefix("halfstep: ").strip()
+        assert expected.format(line=line) in refusal(capsys, main, "verify", str(path))
 
 
 def test_anyones_claim_needs_one_file(tmp_path, capsys):

@@ -12,6 +12,7 @@ from harness.wandb_tracker import group_of
 from judge.records import find_runs, read_run
 from scripts.dashboard import main
 from tests.mirror import bare_client, mirror, open_folder, server
+from tests.refusal import refusal
 from tests.study import compared, write_run, write_study
 
 pytest.importorskip("wandb_workspaces", reason="scripts.dashboard's own requirement")
@@ -108,13 +109,9 @@ def test_print_needs_no_server(study, capsys):
 
 
 def test_without_a_server_it_says_so(study, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main([str(study)])
-    out, err = capsys.readouterr()
-    assert (ended.value.code, out) == (2, "")
-    assert "refused" in err
-    assert "--print shows it" in err
-    assert err.count("\n") == 1
+    sentence = refusal(capsys, main, str(study))
+    assert "refused" in sentence
+    assert "--print shows it" in sentence
 
 
 def test_without_a_key_it_says_so(study, monkeypatch):
@@ -127,10 +124,8 @@ def test_without_a_key_it_says_so(study, monkeypatch):
 
 def test_without_the_package_it_says_what_to_install(study, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    with pytest.raises(SystemExit) as ended:
-        main([str(study), "--print"])
-    assert ended.value.code == 2
-    assert "pip install -c constraints.txt wandb-workspaces" in capsys.readouterr().err
+    sentence = refusal(capsys, main, str(study), "--print")
+    assert "pip install -c constraints.txt wandb-workspaces" in sentence
 
 
 def test_several_studies_are_no_study(tmp_path, capsys):

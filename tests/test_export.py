@@ -20,6 +20,7 @@ transformers = pytest.importorskip("transformers")
 
 from models.hf import from_transformers, to_transformers  # noqa: E402
 from scripts.export import load_run, main  # noqa: E402
+from tests.refusal import refusal  # noqa: E402
 
 SHAPE = {"layers": 3, "heads": 2, "width": 32, "context": 16, "vocabulary": 128}
 
@@ -98,11 +99,8 @@ def test_export_writes_the_newest_checkpoint_and_never_over_anything(tmp_path, c
         assert torch.allclose(theirs(tokens()).logits, model(tokens()), rtol=1e-5, atol=1e-5)
     assert json.loads((tmp_path / "model" / "config.json").read_text())["vocab_size"] == 128
 
-    with pytest.raises(SystemExit) as ended:
-        main([str(tmp_path / "run"), str(tmp_path / "model")])
-    assert ended.value.code == 2
-    complaint = f"halfstep: {tmp_path / 'model'} is there already: give the name of a new folder"
-    assert capsys.readouterr().err.strip().endswith(complaint)
+    sentence = refusal(capsys, main, str(tmp_path / "run"), str(tmp_path / "model"))
+    assert sentence == f"{tmp_path / 'model'} is there already: give the name of a new folder"
 
 
 def test_the_exported_weights_are_the_evaluated_ones(here):
@@ -123,11 +121,9 @@ def test_the_exported_weights_are_the_evaluated_ones(here):
         load_run(here / "run")
 
 
-def test_export_says_in_one_sentence_what_is_missing(tmp_path):
+def test_export_says_in_one_sentence_what_is_missing(tmp_path, capsys):
     (tmp_path / "young").mkdir()
     (tmp_path / "young" / "config.yaml").write_text(yaml.safe_dump({"model": {}}))
     for run in ("nowhere", "young"):
-        with pytest.raises(SystemExit) as ended:
-            main([str(tmp_path / run), str(tmp_path / "model")])
-        assert ended.value.code == 2
+        assert str(tmp_path / run) in refusal(capsys, main, str(tmp_path / run), str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()

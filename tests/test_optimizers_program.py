@@ -10,6 +10,7 @@ from conventions.config_keys import CONFIGS
 from optimizers.registry import REGISTRY
 from scripts.document_optimizers import PAGE, page
 from scripts.optimizers import everyone, main, one
+from tests.refusal import refusal
 
 ROOT = CONFIGS.parent
 PICO = ["model=gpt2_pico", "data=stdlib", "batch.tokens=2048", "context=128"]
@@ -50,11 +51,8 @@ def test_an_external_class_is_tried():
 
 def test_bad_input_gets_its_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(["optimizer=sopa"])
-    out, err = capsys.readouterr()
-    assert (ended.value.code, out) == (2, "")
-    assert err == "halfstep: optimizer=sopa is not there: did you mean soap or sophia_h or sophia_g?\n"
+    sentence = refusal(capsys, main, "optimizer=sopa")
+    assert sentence == "optimizer=sopa is not there: did you mean soap or sophia_h or sophia_g?"
     assert not list(tmp_path.iterdir())
 
 

@@ -17,6 +17,7 @@ from judge.tuning.trials import tuning_of, write_plan
 from scripts.pages.bars import shares
 from scripts.pages.figures import FINEST, SCALES, thinned
 from scripts.plot import drawn, main
+from tests.refusal import refusal
 from tests.study import write_run, write_study
 
 ALL = [
@@ -117,10 +118,8 @@ def test_long_curves_are_thinned_to_what_can_be_seen(scale):
 
 def test_what_cannot_be_drawn_is_said_in_a_sentence(tmp_path, capsys):
     write_run(tmp_path / "study", "adamw", until=0, status="failed")
-    with pytest.raises(SystemExit) as ended:
-        main([str(tmp_path / "study"), "--output", str(tmp_path / "figures")])
-    assert ended.value.code == 2
-    assert "has no finished run of adamw to draw" in capsys.readouterr().err
+    sentence = refusal(capsys, main, str(tmp_path / "study"), "--output", str(tmp_path / "figures"))
+    assert "has no finished run of adamw to draw" in sentence
     assert not (tmp_path / "figures").exists()
 
 

@@ -15,6 +15,7 @@ from judge.scale import figures, trend
 from scripts import adopt, public
 from tests.foreign import write_text
 from tests.published import CELL, LINE, SIZES, loss, write_studies
+from tests.refusal import refusal
 from tests.study import write_run
 
 
@@ -74,11 +75,7 @@ def test_a_cell_has_the_chosen_configuration_and_the_lowest_trial(studies):
 )  # fmt: skip
 def test_a_broken_checkout_is_one_sentence(studies, name, change, sentence, capsys):
     change(studies / "checkout/results")
-    with pytest.raises(SystemExit) as ended:
-        public.main(["collect", name, "checkout"])
-    error = capsys.readouterr().err
-    assert ended.value.code == 2
-    assert sentence in error
+    assert sentence in refusal(capsys, public.main, "collect", name, "checkout")
     assert not (studies / "results").exists()
 
 

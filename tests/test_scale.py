@@ -12,6 +12,7 @@ from judge.public.cell import Cell
 from judge.scale import figures, trend
 from scripts import adopt, public
 from tests.foreign import write_text
+from tests.refusal import refusal
 
 SIZES = {"130m": 1.3e8, "300m": 3e8, "520m": 5.2e8, "1.2b": 1.2e9}
 EXPONENT = -0.08
@@ -118,7 +119,5 @@ def test_the_tables_of_an_adopted_study(tmp_path, monkeypatch):
 def test_a_table_without_a_column_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path / "sweep.csv")
-    with pytest.raises(SystemExit) as ended:
-        public.main(["scale", "sweep.csv", "--name", "x", "--tokens", "token"])
-    assert ended.value.code == 2
-    assert "sweep.csv, line 2, has no token: did you mean tokens" in capsys.readouterr().err
+    sentence = refusal(capsys, public.main, "scale", "sweep.csv", "--name", "x", "--tokens", "token")
+    assert "sweep.csv, line 2, has no token: did you mean tokens" in sentence

@@ -8,6 +8,7 @@ import pytest
 
 from optimizers.take_home import one_file
 from scripts.optimizers import main
+from tests.refusal import refusal
 from tests.test_loop import NAMES, OWN, loop, trained
 from tests.test_optimizers import keywords
 from tests.tiny import tiny_model, tiny_objective, train, weights
@@ -76,10 +77,7 @@ def test_nothing_is_overwritten_and_torchs_own_are_not_ours(tmp_path, monkeypatc
         (["lion", "optimizer.lr=1", "--take-home"], "give the name of one optimizer"),
         (["lyon", "--take-home"], "did you mean lion"),
     ]:
-        with pytest.raises(SystemExit) as ended:
-            main(words)
-        assert ended.value.code == 2
-        assert complaint in capsys.readouterr().err
+        assert complaint in refusal(capsys, main, *words)
     assert (tmp_path / "lion.py").read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["lion.py"]
 

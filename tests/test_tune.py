@@ -22,6 +22,7 @@ from scripts import report, tune
 from scripts.pages import tuning_figure
 from scripts.study.tuner import SEED, Tuner
 from tests.command import ROOT, environment
+from tests.refusal import refusal
 from tests.study import compared, write_run, write_study
 from tests.tuned import Pretended
 
@@ -42,11 +43,7 @@ def tuned(*arguments: str) -> None:
 
 
 def sentence(capsys, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        tuned(*arguments)
-    assert ended.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
-    return line.removeprefix("halfstep: ")
+    return refusal(capsys, tune.main, *SMALL, *arguments)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -17,6 +17,7 @@ from scripts.study.conformance import Check, conformance
 from scripts.study.plan_table import print_costs
 from scripts.study.tuner import Tuner
 from scripts.study.verdict_study import SCALES, Study
+from tests.refusal import refusal
 from tests.tuned import Pretended
 
 
@@ -94,11 +95,7 @@ def rows(optimizer: str) -> dict[str, str]:
 
 
 def sentence(capsys, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        verdict.main(arguments)
-    assert ended.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("probing ")]
-    return line.removeprefix("halfstep: ")
+    return refusal(capsys, verdict.main, *arguments)
 
 
 def verdict_of(name: str) -> dict:
