@@ -21,9 +21,10 @@ from typing import Any
 import torch
 
 from conventions.atomic import write_text
-from conventions.grid import Grid, aligned
+from conventions.grid import Grid
 from conventions.paths import path_argument
 from conventions.sentence import one_sentence
+from conventions.terminal_table import table_text
 from data.hf_tokenizer import as_transformers
 from harness.scoring import Scoring
 from judge.downstream import FILE, metric, read_scores, shown, tasks_of, title
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tasks = tasks_of(list(scored.values()))
     rows = [[name, *(shown(metric(scores, task)) for task in tasks)] for name, scores in scored.items()]
     header = ["run", *(title(task) for task in tasks)]
-    print(aligned(Grid("", header, rows), numbers=range(1, len(header))))
+    print(table_text(Grid("", header, rows)))
 
 
 def score(run: Path, names: list[str], how: Scoring) -> dict[str, dict[str, Any]]:
