@@ -84,10 +84,12 @@ class Optimizer(torch.optim.Optimizer):
         groups: makes the groups of a model.
         mark: a key that each of those groups has and that the optimizer needs; where a group lacks it, `by_shape`
             works it out.
+        takes_shards: whether it steps on parameters that FSDP2 has sharded.
     """
 
     groups = staticmethod(by_decay)
     mark: ClassVar[str | None] = None
+    takes_shards: ClassVar[bool] = False
 
     def __init__(self, params: nn.Module | Iterable[Any], defaults: dict[str, Any]) -> None:
         super().__init__(type(self).groups(params) if isinstance(params, nn.Module) else params, defaults)
@@ -96,6 +98,11 @@ class Optimizer(torch.optim.Optimizer):
         """Add a group as torch's classes do, or several where its parameters want different treatments."""
         for group in self.marked(param_group):
             super().add_param_group(group)
+            if not self.takes_shards and any(hasattr(p, "device_mesh") for p in self.param_groups[-1]["params"]):
+                raise ValueError(
+                    f"params: {type(self).__name__} needs whole parameters, and these are sharded: take "
+                    "DistributedDataParallel, or Lion, Lamb or Shampoo"
+                )
         self.arrange()
 
     def arrange(self) -> None:

@@ -176,6 +176,7 @@ class KFAC(Optimizer):
         else:
             self.activations.rest()
 
+    @torch._disable_dynamo  # which, in torch 2.13, takes the gradient of one key of a dict for that of another
     def _gradient(self, objective: Objective, lr: float | None = None) -> tuple[Any, dict[Tensor, Tensor]]:
         """Return the loss, and V by parameter, clipped."""
         loss, recorded = self.activations.record(objective, objective.step % self.every_factor == 0)

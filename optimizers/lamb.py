@@ -59,6 +59,8 @@ class Lamb(Optimizer):
         max_grad_norm: the whole gradient is scaled down to this 2-norm; null leaves clipping to the run's grad_clip.
     """
 
+    takes_shards = True
+
     def __init__(
         self,
         params: nn.Module | Iterable[Any],

@@ -39,6 +39,8 @@ def update(p: Tensor, grad: Tensor, m: Tensor, lr: Number, share1: Number, share
 class Lion(Optimizer):
     """Each parameter has one state tensor of its shape, the momentum `m`."""
 
+    takes_shards = True
+
     def __init__(
         self,
         params: nn.Module | Iterable[Any],

@@ -5,10 +5,12 @@ benchmark, and everything that nothing in the file asks for. The updates are the
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from .registry import find
 
 FOLDER = Path(__file__).parent
 LEFT_OUT = "register"  # the decorator of the registry
@@ -76,6 +78,26 @@ class _Source:
             elif number not in gone:
                 lines.append(self.lines[number - 1])
         return "\n".join(lines)
+
+
+def take_home(words: Sequence[str]) -> str:
+    """Write the file of one optimizer; return what was written.
+
+    Args:
+        words: optimizer=NAME, and --take-home or --take-home=FILE; NAME.py where there is no FILE.
+
+    Raises:
+        ValueError: there are other words, the optimizer is not ours, or the file is there.
+    """
+    given = dict(word.partition("=")[::2] for word in words)
+    if given.keys() != {"optimizer", "--take-home"}:
+        raise ValueError("--take-home: give the name of one optimizer and nothing else, as in soap --take-home")
+    file = Path(given["--take-home"] or f"{given['optimizer']}.py")
+    text = one_file(find(given["optimizer"]).constructor)  # type: ignore[arg-type]  # a class, as all of them are
+    if file.exists():
+        raise ValueError(f"--take-home: {file} is there already: move it away, or give --take-home=FILE")
+    file.write_text(text, encoding="utf-8")
+    return f"{file}: {len(text.splitlines())} lines, which need torch alone"
 
 
 @cache

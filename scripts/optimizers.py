@@ -14,7 +14,6 @@ charged to nobody. The vocabulary is GPT-2's unless data= is given.
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from harness.config import Config, parse
 from models.base import LanguageModel
 from models.plan import check_model
 from optimizers.plan import check_optimizer
-from optimizers.take_home import one_file
+from optimizers.take_home import take_home
 from scripts.study.cost import UpdateCost, cost
 
 GPT2 = {"model": "gpt2_125m", "batch.tokens": "524288", "data": "synthetic"}  # whose vocabulary is GPT-2's
@@ -39,31 +38,15 @@ NONE = "-"
 
 def main(arguments: Sequence[str]) -> None:
     arguments = [f"optimizer={word}" if word.isidentifier() else word for word in arguments]
-    home = next((word for word in arguments if re.fullmatch(r"--take-home(=.+)?", word)), None)
-    if home:
-        with one_sentence():
-            take_home([word for word in arguments if word != home], home.partition("=")[2])
-        return
     keys = {argument.partition("=")[0].lstrip("+") for argument in arguments}
     defaults = [f"{key}={value}" for key, value in GPT2.items() if key not in keys]
     with one_sentence():
-        if "optimizer" in keys:
+        if any(key == "--take-home" for key in keys):
+            print(take_home(arguments))
+        elif "optimizer" in keys:
             print(one([*defaults, *arguments]))
         else:
             print(everyone([*defaults, *arguments]))
-
-
-def take_home(words: Sequence[str], path: str) -> None:
-    """Write the one file of an optimizer. ValueError: the words name none alone, or the file is there."""
-    if len(words) != 1 or not words[0].startswith("optimizer="):
-        raise ValueError("--take-home: give the name of one optimizer, as in soap --take-home")
-    name = words[0].partition("=")[2]
-    file = Path(path or f"{name}.py")
-    text = one_file(optimizers.find(name).constructor)  # type: ignore[arg-type]
-    if file.exists():
-        raise ValueError(f"--take-home: {file} is there already: move it away, or give --take-home=FILE")
-    file.write_text(text, encoding="utf-8")
-    print(f"{file}: {len(text.splitlines())} lines, which need torch alone")
 
 
 def everyone(arguments: Sequence[str]) -> str:
