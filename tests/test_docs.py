@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import optimizers
 from scripts import adopt
 from tests.command import ROOT, environment, in_process, manifest
 from tests.command_rehearsal import DRAWING, FENCE, PROGRAMS, CommandRehearsal, commands
@@ -166,6 +167,18 @@ def test_code_on_the_pages_runs(monkeypatch, capsys):
     for code in (block for language, block in FENCE.findall(text) if language == "python"):
         exec(code, {})
     assert len(capsys.readouterr().out.splitlines()) == 6
+
+
+def test_the_loops_on_the_page_train(monkeypatch, capsys):
+    """With the folder optimizers/ under the name that it is installed by; tests/test_package.py installs it."""
+    monkeypatch.setitem(sys.modules, "halfstep_optimizers", optimizers)
+    text = (ROOT / "docs" / "your-loop.md").read_text()
+    names: dict = {}
+    for code in (block for language, block in FENCE.findall(text) if language == "python"):
+        exec(code, names)
+    losses = [float(line) for line in capsys.readouterr().out.splitlines() if re.fullmatch(r"[\d.]+", line)]
+    assert len(losses) == 3
+    assert max(losses) < 3.5  # of ln 64 = 4.16 in the beginning
 
 
 @pytest.mark.slow
