@@ -35,7 +35,9 @@ def test_each_parameter_of_one_and_how_it_is_treated():
     width, vocabulary = 64, 256
     assert rows["embedding.weight"][1:3] == [f"{vocabulary} x {width}", "1"]
     assert rows["embedding.weight"][-1] == "Adam in the eigenbasis of its columns (64)"
-    assert rows["blocks.*.attention.qkv.weight"][-1] == "Adam in the eigenbasis of its rows (192) and columns (64)"
+    assert rows["blocks.*.attention.qkv.weight"][-1] == (
+        "Adam in the eigenbasis of its rows (64) and columns (64), as 3 matrices"
+    )
     assert rows["blocks.*.mlp.up.weight"][-1] == "Adam in the eigenbasis of its columns (64)"  # 256 is above max_side
     assert rows["norm.weight"][-1] == "Adam"
     # Momentum and squares, and of 64 x 64 the factor, its eigenvectors and eigenvalues, in fp32; a count.
