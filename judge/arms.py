@@ -121,10 +121,11 @@ def refuse_incomparable(runs: Sequence[Run]) -> None:
     for run, identity in identities[1:]:
         first, other = identities[0]
         for key in differing_keys([other, identity]):
+            by_size = "; python -m scripts.public scale takes several models" * within(key, ["model"])
             raise ValueError(
                 f"{first.folder} and {run.folder} cannot be compared, {key} is {plain(other.get(key))} "
                 f"in one and {plain(identity.get(key))} in the other: keep them in separate folders, or give "
-                "a narrower one"
+                f"a narrower one{by_size}"
             )
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from judge.comparison import compare
 from judge.public.cell import Cell, read_cells, write_cells
 from judge.public.collect import collect, unlike_printed
 from judge.public.study import PublicStudy, list_studies, read_study
 from judge.public.tables import by_choice, study_tables
+from judge.records import find_runs
 from judge.scale import figures, trend
 from scripts import adopt, public
 from tests.foreign import write_text
@@ -135,6 +137,8 @@ def test_runs_of_several_models_give_a_table_by_size(tmp_path, monkeypatch):
                     facts = {"parameters.total": parameters, "tokens_per_step": 1_000_000}
                     own = {"model.name": size}
                     write_run(tmp_path / "runs", name, steps, seed, gain, noise=0.001, config=own, manifest=facts)
+    with pytest.raises(ValueError, match="public scale takes several models"):
+        compare(find_runs(tmp_path / "runs"), "adamw")
     public.main(["scale", "runs", "--name", "sizes"])
     page = (tmp_path / "results/public/sizes.md").read_text()
     assert "| soap | 300m |" in page
