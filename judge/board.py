@@ -12,8 +12,8 @@ from pathlib import Path
 from judge import race
 from judge.claims.public import hull
 from judge.comparison import compare
+from judge.estimate import Speedup
 from judge.fairness import endings
-from judge.ladder import Speedup
 from judge.public.study import PublicStudy, list_studies
 from judge.public.tables import by_choice
 from judge.records import find_runs

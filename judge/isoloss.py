@@ -22,7 +22,8 @@ from scipy.special import stdtr, stdtrit
 
 from judge.arms import Arm
 from judge.declared import NOTHING, Declared, Sigma, Slope
-from judge.ladder import Ladder, Speedup
+from judge.estimate import Speedup
+from judge.ladder import Ladder
 from judge.row import Row, blank, noted, on_axes, too_small, unknown
 from judge.spread import CONFIDENCE, SEEDS, freedom_of, known_spread
 

@@ -20,86 +20,21 @@ docs/statistics.md and tests/test_ladder.py.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import fdtrc
 
 from judge.declared import Sigma
+from judge.estimate import Censored, Speedup
 from judge.law import USUAL, Law, neighbourhood
 from judge.spread import CONFIDENCE, freedom_of, half_width, known_spread, pooled_spread
 
 RUNGS = 3  # lengths that a law of three numbers needs
 FITS = "one power law fits"  # begins a remark that is no caution
 MISFIT = 0.01  # below this p-value one power law through all rungs is rejected
-
-Censored = Literal["above", "below"] | None
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """A speed-up is a ratio of costs, 2.0 for half the cost, with its 95 % interval.
-
-    Censored: the truth lies "above" or "below" `value`, the last ratio that the ladder can show. `value` is
-    None where it is unknown. `low` or `high` is None where the interval runs past the ladder's end; both are
-    None where there is no interval at all, for want of seeds.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    censored: Censored = None
-
-    def inverse(self) -> "Speedup":
-        """Return the speed-up of the other arm over this one."""
-
-        def flip(ratio: float | None) -> float | None:
-            return None if ratio is None else 1 / ratio
-
-        swapped: dict[Censored, Censored] = {"above": "below", "below": "above", None: None}
-        return Speedup(flip(self.value), flip(self.high), flip(self.low), swapped[self.censored])
-
-    def times(self, factor: float, blur: float = 0.0) -> "Speedup":
-        """Return it scaled by a measured factor whose own interval has the half-width `blur` on the log scale.
-
-        The two errors are independent: on each side of the estimate they add in quadrature.
-        """
-
-        def scale(ratio: float | None, side: int) -> float | None:
-            if ratio is None or not blur:
-                return ratio and ratio * factor
-            center = self.value or ratio
-            return center * factor * math.exp(side * math.hypot(math.log(ratio / center), blur))
-
-        value = None if self.value is None else self.value * factor
-        return Speedup(value, scale(self.low, -1), scale(self.high, 1), self.censored)
-
-    def __str__(self) -> str:
-        """Write `1.42`; `>2` or `<0.5` where the ladder ends; a question mark where nothing is known."""
-        if self.value is None:
-            return "?"
-        return {"above": f">{self.value:.3g}", "below": f"<{self.value:.3g}", None: f"{self.value:.2f}"}[self.censored]
-
-    @property
-    def known(self) -> bool:
-        """Return whether the value or an end of its interval is known."""
-        return self.value is not None or self.interval != ""
-
-    @property
-    def figure(self) -> str:
-        """The number and its interval, `1.42 (1.31 to 1.55)`."""
-        return f"{self} ({self.interval})" if self.interval else str(self)
-
-    @property
-    def interval(self) -> str:
-        """The interval as `1.31 to 1.55`, with dots at an open end; empty without one."""
-        if self.low is None and self.high is None:
-            return ""
-        return " to ".join("…" if end is None else f"{end:.2f}" for end in (self.low, self.high))
 
 
 class Ladder:

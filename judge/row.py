@@ -14,7 +14,7 @@ import numpy as np
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from judge.arms import MOST_DIVERGED, Arm, often
-from judge.ladder import Speedup
+from judge.estimate import Speedup
 from judge.records import Run
 from judge.spread import CONFIDENCE, half_width
 from judge.timing import uneven, unsteady, untimed

@@ -17,8 +17,9 @@ from scipy.special import stdtrit
 
 from conventions.sentence import nearest
 from judge.declared import NOTHING, Declared
+from judge.estimate import Speedup
 from judge.isoloss import at_one_loss, isoloss
-from judge.ladder import Ladder, Speedup
+from judge.ladder import Ladder
 from judge.public.cell import Cell
 from judge.readers.log import Line
 from judge.spread import CONFIDENCE

@@ -32,8 +32,9 @@ from conventions.run_format import AXES
 from judge.arms import Arm
 from judge.curve import crossing, mean_curve
 from judge.declared import NOTHING, Declared
+from judge.estimate import Censored, Speedup
 from judge.isoloss import isoloss
-from judge.ladder import RUNGS, Censored, Ladder, Speedup
+from judge.ladder import RUNGS, Ladder
 from judge.row import FEWEST_UPDATES, SMALL, Row, blank, noted, on_axes, too_small, unknown
 from judge.spread import CONFIDENCE, SEEDS
 from judge.timing import unsteady, untimed

@@ -19,7 +19,7 @@ from conventions.config_keys import CONFIGS
 from conventions.grid import Grid, markdown
 from conventions.sentence import one_sentence
 from judge.board import BoardRow, by_speedup, own_rows, public_rows
-from judge.ladder import Speedup
+from judge.estimate import Speedup
 from judge.public.study import list_studies
 from scripts.pages.canvas import INK
 from scripts.report import template

@@ -8,7 +8,7 @@ import pytest
 
 from conventions.config_keys import CONFIGS
 from judge.board import by_speedup, own_rows, public_rows
-from judge.ladder import Speedup
+from judge.estimate import Speedup
 from scripts.board import ENDS, LEFT, WIDE, board_texts, span, x_of
 
 ROOT = CONFIGS.parent

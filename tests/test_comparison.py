@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from judge.ladder import Speedup
+from judge.estimate import Speedup
 from tests.study import compared, row, write_run, write_study
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import ndtri
 
 from judge.correction import comparisons, corrected
-from judge.ladder import Speedup
+from judge.estimate import Speedup
 from judge.row import Row, verdict_on
 
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from judge.ladder import Ladder, Speedup
+from judge.estimate import Speedup
+from judge.ladder import Ladder
 from judge.spread import half_width, pooled_spread
 
 LENGTHS = (500, 1000, 2000)

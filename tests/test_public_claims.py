@@ -10,7 +10,7 @@ import yaml
 from judge.claims.claim_file import find_claim, read_claim
 from judge.claims.public import NOT_SEEN, hull, verify_public
 from judge.claims.tables import render
-from judge.ladder import Speedup
+from judge.estimate import Speedup
 from scripts import claims, public
 from tests.foreign import write_text
 from tests.published import SIZES, write_studies

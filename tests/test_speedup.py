@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from judge.curve import crossing
-from judge.ladder import Speedup
+from judge.estimate import Speedup
 from judge.records import Point
 from judge.row import verdict_on
 from tests.study import compared, law, row, write_run, write_study

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from conventions.sentence import nearest
 from judge.claims.statement import Statement
 from judge.declared import Declared, Sigma
-from judge.ladder import Speedup
+from judge.estimate import Speedup
 from judge.public.cell import Cell, Choice
 from judge.public.study import PublicStudy, read_study
 from judge.scale import Figure, figures

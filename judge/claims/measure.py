@@ -19,7 +19,7 @@ from scipy.special import stdtrit
 from judge.arms import Arm
 from judge.claims.claim import Quantity
 from judge.claims.statement import Statement
-from judge.ladder import Speedup
+from judge.estimate import Speedup
 from judge.records import Run
 from judge.row import UNKNOWN, too_small
 from judge.speedup import RULES

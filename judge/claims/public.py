@@ -16,7 +16,7 @@ from judge.claims.evidence import PUBLIC, Evidence, Shown
 from judge.claims.measure import Measured
 from judge.claims.statement import Statement
 from judge.claims.verdict import Finding, Verdict, judge
-from judge.ladder import Speedup
+from judge.estimate import Speedup
 from judge.public.study import PublicStudy, read_study
 from judge.scale import Figure
 from judge.spread import SEEDS

@@ -18,8 +18,8 @@ from judge.claims.evidence import Shown
 from judge.claims.measure import Measured, Trained, measure
 from judge.claims.plan import StudyPlan, apart, read_plan, read_studies, settled, sort_runs
 from judge.claims.statement import Statement
+from judge.estimate import Speedup
 from judge.fairness import endings, provenance, unlike
-from judge.ladder import Speedup
 from judge.records import Run
 from judge.timing import untimed
 

@@ -15,7 +15,7 @@ from judge.claims.measure import values
 from judge.claims.others import number, subjects, unit
 from judge.claims.statement import Statement
 from judge.claims.verdict import Finding, Verdict
-from judge.ladder import Speedup
+from judge.estimate import Speedup
 
 RECALLED = "* recalled, not found in a source"
 OURS = "† the figure is ours: the paper puts none on it"
