@@ -31,7 +31,8 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constrain
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo verdict test test-slow test-all test-slurm docs site tables lint format bench public board clean
+.PHONY: help install demo verdict test test-slow test-all test-slurm docs site tables coverage lint format bench \
+	public board clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +94,9 @@ site: install ## build docs/ into site/, plain files that a browser opens: site/
 
 tables: install ## write every table in results/, README and docs/ anew, out of the committed runs
 	$(RUN) -m scripts.make_tables
+
+coverage: install ## the table of docs/interval.md anew: how often intervals hold the truth, in made-up studies (minutes)
+	OMP_NUM_THREADS=1 $(RUN) -m tests.coverage
 
 bench: install ## what this device does: PART=all, updates, train, step or drift; NANOGPT=path REFERENCES="soap=../SOAP"
 	$(RUN) -m scripts.bench $(PART) --minutes $(MINUTES) $(if $(NANOGPT),--nanogpt "$(NANOGPT)") $(if $(ONLY),--only "$(ONLY)") \

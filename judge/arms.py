@@ -13,9 +13,11 @@ import numpy as np
 
 from conventions.config_keys import differing_keys, flatten, optimizer_label, plain, within
 from conventions.sentence import nearest
+from judge.contrast import Sample
 from judge.ladder import RUNGS
 from judge.records import Run
 from judge.spread import SEEDS, surely_lower
+from judge.windows import mean_parts
 
 # What varies within an arm, what decides nothing about the weights, and the data (a fingerprint tells it).
 INDIFFERENT = (
@@ -60,6 +62,19 @@ class Arm:
     def losses(self, length: int) -> np.ndarray:
         """Return the final validation losses over seeds, in nats per token."""
         return np.array([run.final_loss for run in self.finished(length)], dtype=float)
+
+    def sample(self, length: int) -> Sample:
+        """Return the final losses with their seeds, where these are known, and the parts of the evaluation."""
+        runs = self.finished(length)
+        seeds = tuple(run.seed for run in runs) if all(run.knows_seed for run in runs) else ()
+        return Sample(self.losses(length), seeds, mean_parts([run.parts for run in runs]))
+
+    @property
+    def warmup(self) -> float:
+        """The updates of warm-up, where all runs have the same fixed number; 0 where it is a share of the length."""
+        stated = {run.section("schedule").get("warmup") for run in self.runs}
+        fixed = stated.pop() if len(stated) == 1 else 0
+        return fixed if isinstance(fixed, int | float) and 1 <= fixed < min(self.lengths, default=0) else 0
 
     def diverged(self, length: int) -> list[Run]:
         """Return the runs of one length that diverged."""

@@ -94,7 +94,7 @@ def _distance(baseline: Arm, newcomer: Arm, lengths: tuple[int, int], declared: 
 
 def _own_slope(arm: Arm, length: int, declared: Declared) -> Slope | None:
     """Return the slope of an arm's own law at a length; None without a law."""
-    ladder = Ladder({each: arm.losses(each).tolist() for each in arm.lengths})
+    ladder = Ladder({each: arm.sample(each) for each in arm.lengths}, arm.warmup)
     if ladder.law is None:
         return None
     slope, error = ladder.law.slope(length)

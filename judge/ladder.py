@@ -7,18 +7,18 @@ to 5 %, and with many seeds its 95 % interval then covers the truth in none of t
 its own, through its neighbours and whatever lies within a factor of 2, and between two rungs the loss goes over from
 one law to the other, linearly in log T. A ladder of three rungs has one law.
 
-The interval is a t-test turned around: it holds every length whose loss, by the laws, does not differ from the
-other arm's by more than chance. It need not be symmetric, and it never looks beyond the ladder: an end that lies out
-there stays open. Where two neighbours' laws differ by more than their noise, half of the rest is allowed for in the
-middle between the rungs: no law is better than the rungs that it passes.
+The interval is a t-test turned around (judge/contrast.py): it holds every length whose loss, by the laws, does not
+differ from the other arm's by more than chance. It need not be symmetric, and it never looks beyond the ladder: an end
+that lies out there stays open. Where the laws of two neighbours differ by more than their noise, the truth may be
+either, and the interval reaches to both: beside a kink only one of them is right.
 
-Each arm has its own sigma, pooled over its lengths, and the degrees of freedom are Welch's. One sigma for both
-arms would make the interval 3 % narrower where they are equal; but where the newcomer's is two or three times
-the baseline's, as near instability, 95 % would cover 88 or 82 %. What covers what, in simulated studies, is in
-docs/statistics.md and tests/test_ladder.py.
+Each arm has its own sigma, pooled over its lengths. One sigma for both arms would make the interval 3 % narrower where
+they are equal; but where the newcomer's is two or three times the baseline's, as near instability, 95 % would cover 88
+or 82 %. What covers what, in simulated studies, is in docs/interval.md and tests/test_coverage.py.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -27,24 +27,37 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import fdtrc
 
+from judge.contrast import Contrast, Sample, sample_of
 from judge.declared import Sigma
 from judge.estimate import Censored, Speedup
-from judge.law import USUAL, Law, neighbourhood
-from judge.spread import CONFIDENCE, freedom_of, half_width, known_spread, pooled_spread
+from judge.law import USUAL, Law, Parabola, neighbourhood
+from judge.spread import CONFIDENCE, SAME, pooled_spread
 
 RUNGS = 3  # lengths that a law of three numbers needs
-FITS = "one power law fits"  # begins a remark that is no caution
+# These begin remarks that are no caution.
+FITS, SECOND, PAIRED, WARMUP = NEUTRAL = ("one power law fits", "a second law", "paired by seed", "the warm-up")
 MISFIT = 0.01  # below this p-value one power law through all rungs is rejected
 
 
-class Ladder:
-    """One arm's final losses by length, {updates: losses over seeds}, and the laws through their means."""
+Losses = Sample | Sequence[float] | np.ndarray  # over seeds, nats per token
 
-    def __init__(self, losses: Mapping[int, Sequence[float]]) -> None:
+
+class Ladder:
+    """One arm's final losses by length, {updates: losses over seeds}, and the laws through their means.
+
+    warmup: updates, where it is a fixed number of them. law: which kind of law.
+    """
+
+    def __init__(self, losses: Mapping[int, Losses], warmup: float = 0.0, law: type[Law] = Law) -> None:
         if not losses:
             raise ValueError("a ladder needs final losses at one length at least")
-        self.cells = [np.asarray(losses[length], dtype=float) for length in sorted(losses)]
+        if warmup >= min(losses):
+            raise ValueError(f"the warm-up, {warmup:g} updates, is as long as a run of {min(losses)} or longer")
+        self.samples = [sample_of(losses[length]) for length in sorted(losses)]
+        self.cells = [each.losses for each in self.samples]
+        self.warmup, self.kind = warmup, law
         self.lengths = np.array(sorted(losses), dtype=float)  # (K,) in updates
+        self._logs = np.log(self.lengths).tolist()
         self.means = np.array([cell.mean() for cell in self.cells])  # (K,)
         self.counts = np.array([len(cell) for cell in self.cells])  # (K,) seeds
 
@@ -53,8 +66,14 @@ class Ladder:
         """The one law of least squares through all rungs; None below three lengths, or if it does not fall."""
         if len(self.lengths) < RUNGS:
             return None
-        law = Law(self.lengths, self.means, self.counts)
+        law = self.kind(self.lengths, self.means, self.counts, self.warmup)
         return law if law.b > 0 else None
+
+    @property
+    def second(self) -> "Ladder":
+        """The same ladder by the second law, parabolas in log T."""
+        samples = {int(length): each for length, each in zip(self.lengths, self.samples, strict=True)}
+        return Ladder(samples, self.warmup, Parabola)
 
     @cached_property
     def _local(self) -> list[tuple[Law, tuple[int, ...]]]:
@@ -66,7 +85,8 @@ class Ladder:
         for rung in everything:
             near = neighbourhood(self.lengths.tolist(), rung)
             if near not in laws:
-                laws[near] = Law(*(each[list(near)] for each in (self.lengths, self.means, self.counts)))
+                rungs = list(near)
+                laws[near] = self.kind(self.lengths[rungs], self.means[rungs], self.counts[rungs], self.warmup)
             fits.append((laws[near], near) if laws[near].b > 0 else (self.law, everything))
         return fits
 
@@ -92,6 +112,8 @@ class Ladder:
     def remarks(self, label: str) -> list[str]:
         """Return sentences on how well one power law fits all rungs, and on an exponent out of the usual."""
         notes, p = [], self.misfit()
+        if self.warmup:
+            notes.append(f"{WARMUP} of {label}, {self.warmup:,g} updates, comes off the length of its runs")
         if p is not None and p < MISFIT:
             notes.append(f"one power law is rejected for the ladder of {label} (p = {p:.2g}): the nearest rungs decide")
         elif p is not None:
@@ -105,9 +127,9 @@ class Ladder:
 
     def _between(self, length: float) -> tuple[int, float]:
         """Return the rung at or below a length, and which share of the way to the next one it lies, in log T."""
-        logs = np.log(self.lengths)
-        rung = int(np.clip(np.searchsorted(logs, math.log(length), side="right") - 1, 0, len(logs) - 2))
-        return rung, float(np.clip((math.log(length) - logs[rung]) / (logs[rung + 1] - logs[rung]), 0, 1))
+        rung = min(max(0, bisect_right(self._logs, math.log(length)) - 1), len(self._logs) - 2)
+        below, above = self._logs[rung : rung + 2]
+        return rung, min(1.0, max(0.0, (math.log(length) - below) / (above - below)))
 
     def loss(self, length: float) -> float:
         """Return the laws' loss after so many updates; without a law, the mean at a rung."""
@@ -117,19 +139,19 @@ class Ladder:
         (below, _), (above, _) = self._local[rung : rung + 2]
         return (1 - share) * below.loss(length) + share * above.loss(length)
 
-    def variance(self, length: float) -> float:
-        """Return the variance of `loss(length)` in units of sigma^2, by the delta method."""
+    def weights(self, length: float) -> np.ndarray:
+        """Return by how much `loss(length)` moves with each rung's mean, (K,), by the delta method."""
         if self.law is None:
-            return float(1 / self.counts[self.lengths == length][0])
+            return (self.lengths == length).astype(float)
         rung, share = self._between(length)
-        weights = sum(part * self._influence(k, length) for k, part in ((rung, 1 - share), (rung + 1, share)) if part)
-        return float((weights**2 / self.counts).sum())
+        parts = [part * self._influence(k, length) for k, part in ((rung, 1 - share), (rung + 1, share)) if part]
+        return np.sum(parts, axis=0)
 
     def slack(self, length: float, sigma: float) -> float:
         """Return how far the loss between two rungs may lie from the truth for want of the right law, nats.
 
-        It is what the laws of the two rungs differ by, less that difference's standard error, halved in the middle
-        between the rungs; 0 at a rung, and where both have one law. sigma: of one run.
+        The truth may be the law of either rung, unless these differ by less than the standard error of that difference.
+        It is 0 at a rung, and where both have one law. sigma: of one run.
         """
         if self.law is None:
             return 0.0
@@ -139,7 +161,7 @@ class Ladder:
             return 0.0
         weights = self._influence(rung, length) - self._influence(rung + 1, length)
         noise = sigma * math.sqrt(float((weights**2 / self.counts).sum()))
-        return 2 * share * (1 - share) * max(0.0, abs(below.loss(length) - above.loss(length)) - noise)
+        return max(share, 1 - share) * max(0.0, abs(below.loss(length) - above.loss(length)) - noise)
 
     def _influence(self, rung: int, length: float) -> np.ndarray:
         """Return by how much a rung's law at a length moves with each of all means, (K,)."""
@@ -148,16 +170,14 @@ class Ladder:
         weights[list(near)] = law.influence(length)
         return weights
 
-    def reach(
-        self, losses: Sequence[float], length: int, sigma: Sigma | None = None, confidence: float = CONFIDENCE
-    ) -> Speedup:
+    def reach(self, losses: Losses, length: int, sigma: Sigma | None = None, confidence: float = CONFIDENCE) -> Speedup:
         """Return how many times `length` this arm would need for the mean of `losses`, another arm's at `length`.
 
         sigma: declared for an arm with fewer than three seeds somewhere; without it there is no interval.
         Below three rungs it says only which rungs lie higher and which lower; between two, `value` is None.
         """
-        other = np.asarray(losses, dtype=float)
-        target, first, last = other.mean(), self.lengths[0], self.lengths[-1]
+        other = sample_of(losses)
+        target, first, last = float(other.losses.mean()), self.lengths[0], self.lengths[-1]
         if not self.falls:
             return Speedup(None)
         value: float | None = None
@@ -171,21 +191,30 @@ class Ladder:
         elif target in self.means:
             value = float(self.lengths[self.means == target][0]) / length
 
-        own, its = known_spread(self.cells, sigma), known_spread([other], sigma)
-        if own is None or its is None:
+        contrast = Contrast(self.samples, other, sigma)
+        if contrast.spread is None or contrast.its is None:
             return Speedup(value, censored=censored)
+        own = contrast.spread.value
+        paired = self.correlation(other, length * (value or 1.0), confidence) is not None
 
         def t(rung: float) -> float:
             """Return Welch's t of this arm's loss at a length against the other's, in quantiles of the confidence."""
-            variances = own.value**2 * self.variance(rung), its.value**2 / len(other)
-            freedom = freedom_of(variances, (own, its))
             difference = self.loss(rung) - target
-            beyond = math.copysign(max(0.0, abs(difference) - self.slack(rung, own.value)), difference)
-            return beyond / half_width((sum(variances), 0.0), (freedom, freedom), confidence)
+            beyond = math.copysign(max(0.0, abs(difference) - self.slack(rung, own)), difference)
+            return beyond / max(contrast.half_width(self.weights(rung), paired, confidence), SAME * abs(target))
 
         low = self._end(self._walk(), lambda rung: t(rung) - 1)  # up to here the ladder is surely higher
         high = self._end(self._walk()[::-1], lambda rung: -t(rung) - 1)  # from here on it is surely lower
         return Speedup(value, low and low / length, high and high / length, censored)
+
+    def correlation(self, losses: Losses, length: float, confidence: float = CONFIDENCE) -> float | None:
+        """Return the correlation over shared seeds of this arm's losses at a length with another's, if surely above 0.
+
+        length: where the interval is centred, in updates. Without a law it is the nearest rung.
+        """
+        if self.law is None:
+            length = min(self.lengths, key=lambda rung: abs(math.log(rung / length)))
+        return Contrast(self.samples, sample_of(losses)).correlation(self.weights(length), confidence)
 
     def _walk(self) -> list[float]:
         """Return lengths from the first rung to the last, close enough to see each change of sign."""

@@ -12,11 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from conventions.config_keys import optimizer_name
 from conventions.older_keys import completed
 from conventions.run_format import SCHEMA, STATUSES, Status, first_line, read_rows, seen_status
 from conventions.yaml_file import read_yaml
 from judge.downstream import PREFIX, metric, read_scores
+from judge.windows import EvaluationParts
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,16 @@ class Run:
     def scores(self) -> dict[str, dict[str, Any]]:
         """What scripts.downstream found of each task, by its name."""
         return read_scores(self.folder)
+
+    @property
+    def parts(self) -> EvaluationParts | None:
+        """The parts of the evaluation of the last weights; None where the run did not log them."""
+        logged = self.rows[-1].get("val/parts") if self.rows else None
+        if not logged:
+            return None
+        windows = self.known("data", "fingerprint"), self.config.get("context"), self.section("eval").get("tokens")
+        targets, losses = np.array(logged, dtype=float).T
+        return EvaluationParts(repr(windows), targets, losses)
 
     def last(self, key: str) -> Any:
         """Return the newest value of a metric that is not null, or a score downstream/<task>; None: there is none."""

@@ -24,17 +24,18 @@ Verdicts, where no claim was made beforehand, by the 95 % interval:
     None                 by `target`; in seconds on a CPU (others may share it) or on unlike hardware; unknown
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from judge.arms import Arm
+from judge.contrast import Sample
 from judge.curve import crossing, mean_curve
 from judge.declared import NOTHING, Declared
 from judge.estimate import Censored, Speedup
 from judge.isoloss import isoloss
-from judge.ladder import RUNGS, Ladder
+from judge.ladder import PAIRED, RUNGS, SECOND, Ladder
 from judge.row import FEWEST_UPDATES, SMALL, Row, blank, noted, on_axes, too_small, unknown
 from judge.spread import CONFIDENCE, SEEDS
 from judge.timing import unsteady, untimed
@@ -44,7 +45,7 @@ SHORTEST_RUNG = FEWEST_UPDATES // 4  # updates
 
 def ladder_of(arm: Arm, lengths: Sequence[int] = ()) -> Ladder:
     """Return the ladder of an arm's lengths, or of some of them."""
-    return Ladder({length: arm.losses(length).tolist() for length in lengths or arm.lengths})
+    return Ladder({length: arm.sample(length) for length in lengths or arm.lengths}, arm.warmup)
 
 
 def rungs_of(arm: Arm, guarded: bool = True) -> tuple[list[int], list[str]]:
@@ -129,17 +130,18 @@ def _by_ladder(
     if length not in point.lengths or not ladder.lengths:
         return unknown(row, f"no finished run of {(ladder if length in point.lengths else point).label}")
     lengths, left_out = rungs_of(ladder, guarded)
-    rungs, losses = ladder_of(ladder, lengths), point.losses(length).tolist()
+    rungs, losses = ladder_of(ladder, lengths), point.sample(length)
     steps = rungs.reach(losses, length, declared.sigma, confidence)
     ladder_runs = [run for rung in lengths for run in ladder.finished(rung)]
-    row = replace(row, seeds=int(min(len(losses), *rungs.counts)), notes=(*row.notes, *left_out))
+    count = len(losses.losses)
+    row = replace(row, seeds=int(min(count, *rungs.counts)), notes=(*row.notes, *left_out))
     full = [rung for rung in lengths if len(ladder.losses(rung)) >= SEEDS]
-    if not steps.interval and 0 < len(full) < len(lengths) and len(losses) >= SEEDS:
+    if not steps.interval and 0 < len(full) < len(lengths) and count >= SEEDS:
         firm = ladder_of(ladder, full).reach(losses, length, None, confidence)
         steps = replace(steps, low=firm.low, high=firm.high)
         at = " and ".join(f"{rung:,}" for rung in full)
         row = noted(row, f"the interval is of the runs of {ladder.label} for {at} updates, which have {SEEDS} seeds")
-    for remark in rungs.remarks(ladder.label):
+    for remark in [*rungs.remarks(ladder.label), *_beside(row, rungs, losses, steps, confidence)]:
         row = noted(row, remark)
     if len(rungs.lengths) < RUNGS:
         needed = f"{RUNGS} lengths or more around {length} updates, not {len(rungs.lengths)}"
@@ -155,6 +157,17 @@ def _by_ladder(
         row = replace(noted(row, small), decides=False)
 
     return on_axes(row, steps, ladder, point, (lengths, [length]), confidence)
+
+
+def _beside(row: Row, rungs: Ladder, losses: Sample, steps: Speedup, confidence: float) -> Iterator[str]:
+    """Yield what the second law answers, and whether shared seeds are paired."""
+    length = row.length or 0
+    second = rungs.second.reach(losses, length)
+    if second.value and not second.censored and len(rungs.lengths) >= RUNGS:
+        ratio = second.inverse() if row.rule == "reverse" else second
+        yield f"{SECOND}, parabolas in log T, gives {row.arm} {ratio} in steps ({row.rule})"
+    if correlation := rungs.correlation(losses, length * (steps.value or 1.0), confidence):
+        yield f"{PAIRED} with {row.arm}: over the seeds that both share, the losses correlate by {correlation:.2f}"
 
 
 def target(baseline: Arm, newcomer: Arm, length: int | None, loss: float) -> list[Row]:

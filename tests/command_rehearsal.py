@@ -30,7 +30,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PROGRAMS = ("make", "python", "torchrun", "source", "git", "pip", "cd", "rm", "apt-get")
 INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)})\s[^`]+)`")
 
-TOOLS = ("pytest", "ruff", "mypy", "mkdocs", "pip", "venv", "tests.slurm")  # `python -m TOOL`: what it does is its own
+# `python -m TOOL`: what it does is its own.
+TOOLS = ("pytest", "ruff", "mypy", "mkdocs", "pip", "venv", "tests.slurm", "tests.coverage")
 READING = ("speedup", "publish", "runs", "adopt")  # they run, on a small study
 DRAWING = ("report", "plot", "dashboard")  # they do so in the slow tests
 LONG = ("demo", "public", "verdict", "claims", "bench", "export", "make_tables", "board", "downstream", "mirror")

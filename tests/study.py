@@ -27,6 +27,7 @@ def write_run(
     seed: int = 0,
     speedup: float = 1.0,
     noise: float = 0.0,  # standard deviation of the final loss over seeds
+    shared: float = 0.0,  # correlation of a seed's luck over optimizers and lengths
     status: str = "finished",
     until: int | None = None,  # the last step that was logged, for a run that did not finish
     flops_per_step: float | None = 1e9,
@@ -89,8 +90,9 @@ def write_run(
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     (folder / "manifest.json").write_text(json.dumps(facts, indent=1))
-    rng = np.random.default_rng([seed, steps, *optimizer.encode()])
-    luck = noise * float(rng.standard_normal())
+    own, common = (np.random.default_rng(key) for key in ([seed, steps, *optimizer.encode()], [seed]))
+    luck = (1 - shared) ** 0.5 * own.standard_normal() + shared**0.5 * common.standard_normal()
+    luck = noise * float(luck)
     final = law(steps, speedup) + luck
     # A cliff from ln 256, a power law, and a straight part that the decay of the learning rate brings in.
     start = math.log(256)

@@ -53,7 +53,7 @@ def test_a_rung_of_few_updates_is_left_out(tmp_path):
     after = row(compared(tmp_path), "soap")
     assert (after.speedup, after.verdict) == (before.speedup, before.verdict)
     why = "the runs of adamw for 100 updates are no rungs of its ladder: they have fewer than 500 updates"
-    assert after.notes == (*before.notes, why)
+    assert after.notes == (why, *before.notes)
 
 
 def test_reverse_can_say_no_difference(tmp_path):

@@ -280,6 +280,6 @@ def test_no_effect_is_seldom_called_one(tmp_path):
     words = []
     for study in range(20):
         folder = write_study(tmp_path / str(study), {f"adam{study}": 1.0}, noise=0.01)
-        words.append(row(compared(folder), f"adam{study}").verdict)
+        words.append(str(row(compared(folder), f"adam{study}").verdict).partition(",")[0])
     assert set(words) <= {"faster", "slower", "no difference seen", "underpowered"}
     assert sum(word in ("faster", "slower") for word in words) <= 4  # 99.7 % of the time, were it 5 %

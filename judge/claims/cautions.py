@@ -3,7 +3,7 @@
 from collections import Counter
 
 from judge.claims.verdict import Verdict
-from judge.ladder import FITS
+from judge.ladder import NEUTRAL
 from judge.timing import untimed
 
 UNEQUAL = "unequal tuning: "  # as verdict.warnings have it
@@ -24,7 +24,7 @@ def cautions(verdict: Verdict) -> list[str]:
         for name in (name for name in names if verdict.scale.arms[name].at_an_end):
             keys = " and ".join(verdict.scale.arms[name].at_an_end)
             sentences.append(f"{name}: the best {keys} lay at an end of what was tried: a better one may lie beyond")
-        sentences += [note for note in each.main.notes if not note.startswith(FITS)]
+        sentences += [note for note in each.main.notes if not note.startswith(NEUTRAL)]
     if verdict.missing:
         sentences.append(f"{len(verdict.missing)} of {len(verdict.missing) + len(runs)} planned runs are not there")
     if lost := Counter(arm.label for _, arm in verdict.every_arm for run in arm.runs if run.status == "diverged"):
