@@ -166,12 +166,17 @@ def find_arms(arms: Sequence[Arm], optimizer: str) -> list[Arm]:
 
 
 def best_arm(arms: Sequence[Arm], length: int | None, ladder: bool = False) -> Arm:
-    """Return the arm with the lowest mean final loss at a length, or else at the longest that any of them finished.
+    """Return the arm with the lowest mean final loss at a length.
 
+    Where none has three seeds there, it is the nearest length at which one has; without any, the longest finished.
     An arm with fewer seeds than its siblings' (three are enough) does not stand: it may only have been lucky.
     ladder: an arm that has a ladder stands, unless the lowest one is lower by more than chance (Welch's t, 95 %).
     """
-    if not any(length in arm.lengths for arm in arms):
+    full = {own for arm in arms for own in arm.seeded if len(arm.losses(own)) >= SEEDS}
+    if length is not None and full and length not in full:
+        wanted = length
+        length = min(full, key=lambda own: abs(math.log(own / wanted)))
+    elif not any(length in arm.lengths for arm in arms):
         length = max((arm.lengths[-1] for arm in arms if arm.lengths), default=0)
     assert length is not None
     enough = min(SEEDS, max(len(arm.losses(length)) for arm in arms))

@@ -6,7 +6,7 @@ for row in comparison.rows:
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -32,6 +32,7 @@ from judge.row import Row
 from judge.spread import CONFIDENCE
 from judge.timing import untimed
 
+Rule = Callable[..., list[Row]]
 CHOSEN = "chosen on the very seeds that are shown"
 
 
@@ -103,11 +104,11 @@ def compare(
         standings.append(_standing(arm, arms, length, target, crossed))
     standings[1:] = sorted(standings[1:], key=lambda each: (each.loss is None, each.loss, each.optimizer))
     rows: list[Row] = []
-    matched, made = _matched(base, [each.arm for each in standings[1:]], arms, declared)
+    deciding, made = _deciding(base, [each.arm for each in standings[1:]], arms, declared)
     for each in standings[1:]:
-        rows += [row for row in matched if row.arm == each.arm.label]
-        for rule in (speedup.reverse, *([speedup.isoloss] if declared.isoloss else [])):
-            rows += rule(base, each.arm, declared=declared)
+        for rule in ("matched", "reverse", "isoloss"):
+            rows += [row for row in deciding if (row.arm, row.rule) == (each.arm.label, rule)]
+            rows += speedup.reverse(base, each.arm, declared=declared) if rule == "reverse" else []
         rows += each.rows.values()
     return Comparison(
         runs=list(runs),
@@ -118,25 +119,27 @@ def compare(
         standings=standings,
         rows=rows,
         warnings=[warning for arm in newcomers for warning in _unfair(base, arm, arms, length)],
-        footnotes=[*([made] if made else []), *_footnotes(runs, arms, [base, *newcomers], length)],
+        footnotes=[*made, *_footnotes(runs, arms, [base, *newcomers], length)],
     )
 
 
-def _matched(
+def _deciding(
     base: Arm, newcomers: Sequence[Arm], arms: Sequence[Arm], declared: Declared
-) -> tuple[list[Row], str | None]:
-    """Return the rows of the rule that decides, corrected for how many there are, and a sentence on that number."""
+) -> tuple[list[Row], list[str]]:
+    """Return the rows of the rules that decide, corrected for how many there are, and sentences on that number."""
     by_label = {arm.label: arm for arm in newcomers}
-    own = {arm.label: tried(arms, arm.optimizer) for arm in newcomers}
-    settings = {label: count if count > tried(arms, base.optimizer) else 1 for label, count in own.items()}
+    settings = {arm.label: (tried(arms, arm.optimizer), tried(arms, base.optimizer)) for arm in newcomers}
+    rows, made = [], []
+    for rule in (speedup.matched, *([speedup.isoloss] if declared.isoloss else [])):
 
-    @cache
-    def at(label: str, confidence: float) -> list[Row]:
-        return speedup.matched(base, by_label[label], declared=declared, confidence=confidence)
+        @cache
+        def at(label: str, confidence: float, rule: Rule = rule) -> list[Row]:
+            return rule(base, by_label[label], declared=declared, confidence=confidence)
 
-    rows = [row for label in by_label for row in at(label, CONFIDENCE)]
-    rows = corrected(rows, settings, at)
-    return rows, comparisons(rows, settings)
+        own = corrected([row for label in by_label for row in at(label, CONFIDENCE)], settings, at)
+        rows += own
+        made += [sentence] if (sentence := comparisons(own, settings)) else []
+    return rows, list(dict.fromkeys(made))
 
 
 def _standing(arm: Arm, arms: Sequence[Arm], length: int | None, target: float | None, rows: Sequence[Row]) -> Standing:
@@ -157,10 +160,10 @@ def _standing(arm: Arm, arms: Sequence[Arm], length: int | None, target: float |
 
 
 def _own_length(arm: Arm, length: int | None) -> int | None:
-    """Return the length if the arm has finished runs of it, or else its own nearest one; None if it has none at all."""
-    if length is None or length in arm.lengths:
+    """Return the arm's length nearest to this one, of those with three seeds or else the most that it has; or None."""
+    if length is None:
         return length
-    return min(arm.lengths, key=lambda own: abs(math.log(own / length)), default=None)
+    return min(arm.seeded, key=lambda own: abs(math.log(own / length)), default=None)
 
 
 def _unfair(base: Arm, arm: Arm, arms: Sequence[Arm], length: int | None) -> Iterator[str]:

@@ -16,8 +16,10 @@ import numpy as np
 from scipy.special import stdtr
 
 from judge.declared import Sigma
-from judge.spread import CONFIDENCE, SAME, SEEDS, freedom_of, half_width, known_spread
+from judge.spread import CONFIDENCE, SAME, SEEDS, freedom_of, half_width, known_spread, welch
 from judge.windows import EvaluationParts, sampling
+
+PAIRED = "paired by seed"  # begins a remark that is no caution
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,17 @@ class Sample:
     parts: EvaluationParts | None = None  # of the evaluation, mean over seeds
 
 
-def sample_of(losses: "Sample | Sequence[float] | np.ndarray") -> Sample:
+Losses = Sample | Sequence[float] | np.ndarray  # over seeds, nats per token
+
+
+def sample_of(losses: Losses) -> Sample:
     """Return bare losses as a sample whose seeds and windows are not known."""
     return losses if isinstance(losses, Sample) else Sample(np.asarray(losses, dtype=float))
+
+
+def paired_by_seed(arm: str, correlation: float) -> str:
+    """Return a sentence on the seeds that an arm shares with the other."""
+    return f"{PAIRED} with {arm}: over the seeds that both share, the losses correlate by {correlation:.2f}"
 
 
 class Contrast:
@@ -63,8 +73,8 @@ class Contrast:
         t = r * math.sqrt(freedom / max(1e-15, 1 - r**2))
         return r if stdtr(freedom, -t) < 1 - confidence else None
 
-    def half_width(self, weights: np.ndarray, paired: bool = False, confidence: float = CONFIDENCE) -> float:
-        """Return half the width of the interval of the difference, in nats.
+    def error(self, weights: np.ndarray, paired: bool = False) -> tuple[float, float]:
+        """Return the variance of the difference, in nats squared, and its degrees of freedom.
 
         weights: (K,) of the lengths. paired: by seed, where `correlation` says so. ValueError without spreads.
         """
@@ -72,13 +82,18 @@ class Contrast:
             raise ValueError("a difference has no interval where an arm has fewer than three seeds and no sigma")
         if paired and self._pairs is not None:
             differences = np.append(weights, -1.0) @ self._pairs
-            terms = [(float(differences.var(ddof=1)) / len(differences), float(len(differences) - 1))]
+            terms = [(float(differences.var(ddof=1)) / len(differences), len(differences) - 1.0)]
         else:
             own = self.spread.value**2 * float((weights**2 / self._counts).sum())
             variances = own, self.its.value**2 / len(self._other.losses)
             terms = [(sum(variances), freedom_of(variances, (self.spread, self.its)))]
         terms += sampling(weights, [each.parts for each in self._own], self._other.parts)
-        return half_width([term[0] for term in terms], [term[1] for term in terms], confidence)
+        return sum(variance for variance, _ in terms), welch(*zip(*terms, strict=True))
+
+    def half_width(self, weights: np.ndarray, paired: bool = False, confidence: float = CONFIDENCE) -> float:
+        """Return half the width of the interval of the difference, in nats."""
+        variance, freedom = self.error(weights, paired)
+        return half_width([variance], [freedom], confidence)
 
     @property
     def _pairs(self) -> np.ndarray | None:

@@ -5,7 +5,9 @@ or slower by chance on up to 1 - .95^12 = 46 % of the pages. Holm (1979) keeps t
 verdicts that hold at 1 - .05 / m stay; if r do, the others are held against 1 - .05 / (m - r), and so on.
 
 A newcomer that is the best of k settings, of more than the baseline tried, makes k comparisons by itself. Unless its
-verdict holds at 1 - .05 / k, it is none.
+verdict holds at 1 - .05 / k, it is none. That is for chance alone. A better setting also is one, and no interval knows
+how much better the other optimizer's best would be: whoever tried more than twice as many settings, or was tuned on
+more than twice as many trials, gets no verdict in his favour.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +18,17 @@ from judge.spread import CONFIDENCE
 
 Judged = Callable[[str, float], Sequence[Row]]  # the rows of an arm, by its label, at a confidence
 DIFFERS = ("faster", "slower")
+UNEQUAL = 2  # times as many settings or trials as the other's, and no verdict is in one's favour any more
+
+Settings = Mapping[str, tuple[int, int]]  # by an arm's label: what it is the best of, and what the baseline is
 
 
-def corrected(rows: Sequence[Row], settings: Mapping[str, int], at: Judged) -> list[Row]:
-    """Return the rows of one rule, each with whether its verdict survives; those of too many settings without theirs.
-
-    settings: how many comparisons each arm makes, by its label.
-    """
-    judged = [_chosen(row, settings[row.arm], at) for row in rows]
+def corrected(rows: Sequence[Row], settings: Settings, at: Judged) -> list[Row]:
+    """Return the rows of one rule, each with whether its verdict survives; those of too many settings have none."""
+    own = {arm: _own_comparisons(settings, arm) for arm in settings}
+    judged = [_chosen(fair(row, *settings[row.arm]), own[row.arm], at) for row in rows]
     for axis in dict.fromkeys(row.axis for row in rows):
-        left = {row.arm: settings[row.arm] for row in rows if row.axis == axis and row.speedup.interval}
+        left = {row.arm: own[row.arm] for row in rows if row.axis == axis and row.speedup.interval}
         count, survived = sum(left.values()), set[str]()
         while left and (firm := {arm for arm in left if _differs(at, arm, axis, sum(left.values()))}):
             survived |= firm
@@ -35,9 +38,20 @@ def corrected(rows: Sequence[Row], settings: Mapping[str, int], at: Judged) -> l
     return judged
 
 
-def comparisons(rows: Sequence[Row], settings: Mapping[str, int]) -> str | None:
+def fair(row: Row, ours: int, theirs: int, what: str = "settings") -> Row:
+    """Return the row without a verdict for whoever is the best of more than twice as many settings, or trials."""
+    favoured = DIFFERS[0] if ours > UNEQUAL * max(1, theirs) else DIFFERS[1] if theirs > UNEQUAL * max(1, ours) else ""
+    if not favoured or not (row.verdict or "").startswith(favoured):
+        return row
+    who = f"{row.arm} is the best of {ours:,} {what}, the baseline of {theirs:,}"
+    return replace(
+        noted(row, f"{who}: no verdict for whoever had more than twice as many"), verdict="underpowered", survives=None
+    )
+
+
+def comparisons(rows: Sequence[Row], settings: Settings) -> str | None:
     """Return a sentence on how many comparisons a page makes and which verdicts stand; None if it makes one."""
-    count = sum(settings[arm] for arm in {row.arm for row in rows if row.speedup.interval})
+    count = sum(_own_comparisons(settings, arm) for arm in {row.arm for row in rows if row.speedup.interval})
     if count < 2:
         return None
     chance = 100 * (1 - CONFIDENCE**count)
@@ -47,6 +61,11 @@ def comparisons(rows: Sequence[Row], settings: Mapping[str, int]) -> str | None:
         f"{count} comparisons stand on this page: were all of them ties, chance alone would call some faster or slower "
         f"on up to {chance:.0f} % of such pages; {tail} Holm's correction for them"
     )
+
+
+def _own_comparisons(settings: Settings, arm: str) -> int:
+    ours, theirs = settings[arm]
+    return ours if ours > theirs else 1
 
 
 def _own(row: Row, axis: str) -> bool:

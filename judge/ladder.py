@@ -27,7 +27,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import fdtrc
 
-from judge.contrast import Contrast, Sample, sample_of
+from judge.contrast import PAIRED, Contrast, Losses, sample_of
 from judge.declared import Sigma
 from judge.estimate import Censored, Speedup
 from judge.law import USUAL, Law, Parabola, neighbourhood
@@ -35,11 +35,9 @@ from judge.spread import CONFIDENCE, SAME, pooled_spread
 
 RUNGS = 3  # lengths that a law of three numbers needs
 # These begin remarks that are no caution.
-FITS, SECOND, PAIRED, WARMUP = NEUTRAL = ("one power law fits", "a second law", "paired by seed", "the warm-up")
+FITS, SECOND, WARMUP = "one power law fits", "a second law", "the warm-up"
+NEUTRAL = (FITS, SECOND, WARMUP, PAIRED)
 MISFIT = 0.01  # below this p-value one power law through all rungs is rejected
-
-
-Losses = Sample | Sequence[float] | np.ndarray  # over seeds, nats per token
 
 
 class Ladder:

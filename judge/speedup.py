@@ -30,12 +30,12 @@ from dataclasses import replace
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from judge.arms import Arm
-from judge.contrast import Sample
+from judge.contrast import Sample, paired_by_seed
 from judge.curve import crossing, mean_curve
 from judge.declared import NOTHING, Declared
 from judge.estimate import Censored, Speedup
 from judge.isoloss import isoloss
-from judge.ladder import PAIRED, RUNGS, SECOND, Ladder
+from judge.ladder import RUNGS, SECOND, Ladder
 from judge.row import FEWEST_UPDATES, SMALL, Row, blank, noted, on_axes, too_small, unknown
 from judge.spread import CONFIDENCE, SEEDS
 from judge.timing import unsteady, untimed
@@ -167,7 +167,7 @@ def _beside(row: Row, rungs: Ladder, losses: Sample, steps: Speedup, confidence:
         ratio = second.inverse() if row.rule == "reverse" else second
         yield f"{SECOND}, parabolas in log T, gives {row.arm} {ratio} in steps ({row.rule})"
     if correlation := rungs.correlation(losses, length * (steps.value or 1.0), confidence):
-        yield f"{PAIRED} with {row.arm}: over the seeds that both share, the losses correlate by {correlation:.2f}"
+        yield paired_by_seed(row.arm, correlation)
 
 
 def target(baseline: Arm, newcomer: Arm, length: int | None, loss: float) -> list[Row]:

@@ -53,14 +53,14 @@ def freedom_of(variances: tuple[float, float], spreads: tuple[Spread, Spread]) -
     """
     if spreads[0].declared and spreads[1].declared:
         return spreads[0].freedom
-    return _welch(variances, (spreads[0].freedom, spreads[1].freedom))
+    return welch(variances, (spreads[0].freedom, spreads[1].freedom))
 
 
 def half_width(variances: Sequence[float], freedoms: Sequence[float], confidence: float = CONFIDENCE) -> float:
     """Return half the width of the interval of a sum of independent errors with these variances."""
     if sum(variances) == 0:
         return 0.0
-    return float(stdtrit(_welch(variances, freedoms), (1 + confidence) / 2)) * math.sqrt(sum(variances))
+    return float(stdtrit(welch(variances, freedoms), (1 + confidence) / 2)) * math.sqrt(sum(variances))
 
 
 def surely_lower(ours: Sequence[float], theirs: Sequence[float]) -> bool:
@@ -73,7 +73,7 @@ def surely_lower(ours: Sequence[float], theirs: Sequence[float]) -> bool:
     return bool(cells[0].mean() + wide < cells[1].mean())
 
 
-def _welch(variances: Sequence[float], freedoms: Sequence[float]) -> float:
+def welch(variances: Sequence[float], freedoms: Sequence[float]) -> float:
     """Return the degrees of freedom of a sum of independent errors with these variances (Welch, 1947)."""
     terms = sum(variance**2 / freedom for variance, freedom in zip(variances, freedoms, strict=True))
     return sum(variances) ** 2 / terms if terms else math.inf

@@ -26,7 +26,7 @@ def judged(logs):
 def corrected_rows(logs, settings=None):
     """Return the rows of arms with these log speed-ups, corrected."""
     at = judged(logs)
-    settings = dict.fromkeys(logs, 1) | (settings or {})
+    settings = dict.fromkeys(logs, (1, 1)) | (settings or {})
     return corrected([row for arm in logs for row in at(arm, 0.95)], settings, at), settings
 
 
@@ -72,10 +72,26 @@ def test_the_best_of_eight_settings_of_a_tie_is_seldom_faster():
     rng = np.random.default_rng(1)
     result = []
     for _ in range(300):
-        rows, _ = corrected_rows({"arm": 0.1 * rng.standard_normal(8).max()}, {"arm": 8})
+        rows, _ = corrected_rows({"arm": 0.1 * rng.standard_normal(8).max()}, {"arm": (8, 5)})
         result += rows
     assert len(differing(result)) / 300 < 0.06  # 2.5 %
     lost = [row for row in result if row.notes]
     assert len(lost) > 20
     assert {row.verdict for row in lost} == {"underpowered"}
     assert "the best of 8 settings, more than the baseline's" in lost[0].notes[0]
+
+
+@pytest.mark.parametrize(
+    ("log", "settings", "verdict"),
+    [
+        (1.0, (8, 1), "underpowered"), (1.0, (3, 1), "underpowered"), (1.0, (2, 1), "faster"), (1.0, (1, 8), "faster"),
+        (-1.0, (8, 1), "slower"), (-1.0, (1, 8), "underpowered"), (-1.0, (4, 8), "slower"), (1.0, (16, 8), "faster"),
+    ],
+)  # fmt: skip
+def test_eight_settings_against_one_give_no_verdict_in_their_favour(log, settings, verdict):
+    """However sure the interval is: the other's best of eight might be as good."""
+    (found,), _ = corrected_rows({"arm": log}, {"arm": settings})
+    assert found.verdict == verdict
+    assert any("no verdict for whoever had more than twice as many" in note for note in found.notes) == (
+        verdict == "underpowered"
+    )

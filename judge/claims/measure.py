@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from judge.arms import Arm
+from judge.arms import MOST_DIVERGED, Arm, often
 from judge.claims.claim import Quantity
 from judge.claims.statement import Statement
 from judge.estimate import Speedup
@@ -99,11 +99,16 @@ def measure(
             return {"": Measured(UNKNOWN, notes=(f"no {quantity.title} of {each.arm.label}: {lacking}",))}
     seeds = min(len(each.finished) for each in pair)
     estimate = _interval(statement.measure, [sample for sample in samples if sample is not None])
-    notes = []
+    notes, rare = list[str](), list[str]()
     if seeds < SEEDS:
         notes.append(f"needs {SEEDS} seeds for an interval, not {seeds}")
-    if diverged := sum(len(each.arm.diverged(each.length)) for each in pair):
-        notes.append(f"{diverged} of these runs diverged: the others alone decide nothing")
+    for each in pair:
+        diverged, finished = len(each.arm.diverged(each.length)), len(each.finished)
+        lost = f"{diverged} of {diverged + finished} runs of {each.arm.label} diverged"
+        if often(diverged, finished):
+            notes.append(f"{lost}: the others alone decide nothing")
+        elif diverged:
+            rare.append(f"{lost}, at most {100 * MOST_DIVERGED:g} %: the others decide without it")
     if guarded and not quantity.per_step and (small := too_small(max(each.length for each in pair), runs)):
         notes.append(small)
     if quantity.metric.startswith("seconds/") and (reason := untimed(runs)):
@@ -112,7 +117,7 @@ def measure(
         if why := unsteady([each.arm for each in pair]):
             estimate = UNKNOWN
             notes.append(why)
-    return {"": Measured(estimate, seeds, not notes, tuple(notes))}
+    return {"": Measured(estimate, seeds, not notes, (*notes, *rare))}
 
 
 def _interval(kind: str, samples: Sequence[np.ndarray]) -> Speedup:

@@ -21,6 +21,7 @@ from conventions.keywords import construct
 from conventions.run_format import ENDED
 from conventions.yaml_file import read_yaml, yaml_text
 from judge.comparison import Comparison
+from judge.correction import fair
 from judge.fairness import unlike
 from judge.records import Run, find_runs
 from judge.tuning.search import EDGE, Range, Space, value_of
@@ -197,7 +198,12 @@ def with_tuning(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Compar
     kept = [warning for warning in comparison.warnings if warning not in meant]
     notes = [meant[warning] for warning in comparison.warnings if warning in meant]
     notes += [tunings[name].unended for name in names if name in tunings and tunings[name].unended]
-    return replace(comparison, warnings=[*warnings, *kept], footnotes=[*notes, *comparison.footnotes])
+    counts = {name: len(tunings[name].trials) if name in tunings else 0 for name in names}
+    rows = [
+        row if row.rule == "target" else fair(row, counts[row.optimizer], counts[base.optimizer], "trials")
+        for row in comparison.rows
+    ]
+    return replace(comparison, rows=rows, warnings=[*warnings, *kept], footnotes=[*notes, *comparison.footnotes])
 
 
 def write_plan(folder: Path, optimizer: str, steps: int, space: Space) -> None:

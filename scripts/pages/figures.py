@@ -108,8 +108,8 @@ def ladder(comparison: Comparison) -> Drawing | None:
         lowest = max(height, lowest + room)
         axes.annotate(text, (right, lowest), xytext=(11, 0), textcoords="offset points", va="center", color=color)
     axes.set_xscale("log")
-    marks = sorted({length for standing in comparison.standings for length in standing.arm.lengths})
-    axes.set_xticks(marks if len(marks) <= 8 else rungs.lengths)
+    marks = sorted({float(length) for standing in comparison.standings for length in standing.arm.lengths})
+    axes.set_xticks(apart(marks, 7))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.margins(x=0.1)
@@ -142,14 +142,19 @@ def learning_rates(comparison: Comparison) -> Drawing | None:
     return Drawing(figure, "learning-rates", "Final validation loss against learning rate")
 
 
+def apart(values: list[float], most: int) -> list[float]:
+    """Keep those of some increasing values whose labels do not run into each other along a log axis that has `most`."""
+    kept = values[:1]
+    for value in values[1:]:
+        if (value / kept[-1]) ** most >= values[-1] / values[0]:
+            kept.append(value)
+    return kept
+
+
 def rates(axes: Axes, tried: list[float]) -> None:
-    """Put learning rates along x, and losses along y; the rates that have a label do not run into each other."""
+    """Put learning rates along x, and losses along y."""
     axes.set_xscale("log")
-    kept = tried[:1]
-    for rate in tried[1:]:
-        if (rate / kept[-1]) ** 6 >= tried[-1] / tried[0]:  # a sixth of the width apart
-            kept.append(rate)
-    axes.set_xticks(kept)
+    axes.set_xticks(apart(tried, 6))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(float(value))))
     axes.margins(x=0.08, y=0.12)
