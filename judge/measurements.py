@@ -1,7 +1,7 @@
 """Reads the bench's store, measurements.jsonl, and says what its rounds come to beside goals and published marks.
 
 A line of the file is a call of the bench, a round of a measurement, a failure, or the size of a pass that fits the
-memory; scripts/bench/store.py adds them. Here a measurement becomes a row of numbers for each of its sides.
+memory; judge/measurement_store.py adds them. Here a measurement becomes a row of numbers for each of its sides.
 """
 
 import json

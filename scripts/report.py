@@ -25,7 +25,7 @@ from conventions.paths import path_argument
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
 from conventions.sentence import one_sentence
-from judge import means, race
+from judge import means, race, report_tables
 from judge.answer import facts, mismatches, missing, verdict
 from judge.arms import Arm
 from judge.comparison import Comparison, compare
@@ -34,7 +34,7 @@ from judge.oddities import badges, oddities
 from judge.records import Run, find_runs
 from judge.timing import device_of
 from judge.tuning.trials import Tuning, tuning_of, with_tuning
-from scripts.pages import bars, figures, tables, tuning_figure
+from scripts.pages import bars, figures, tuning_figure
 from scripts.pages.canvas import Drawing, Style, by_optimizer, style_of
 
 LARGEST = 6_000_000  # bytes of a page that still mails and opens at once
@@ -86,24 +86,24 @@ def render(comparison: Comparison, details: bool = True, tunings: Mapping[str, T
         baseline=comparison.baseline,
         mismatches=differing,
         unequal=unequal,
-        race=tables.race_table(comparison) if racing else None,
+        race=report_tables.race_table(comparison, names) if racing else None,
         verdicts=[] if racing else [verdict(comparison, each) for each in comparison.standings[1:]],
         missing=missing(comparison, names),
         titles=list(TITLE.values()),
         length=comparison.length,
         target=quantity.loss(comparison.target),
-        standings=[tables.standing(each, comparison.after(each)) for each in comparison.standings],
-        speedups=[] if racing else tables.speedups(comparison),
+        standings=[report_tables.standing(each, comparison.after(each)) for each in comparison.standings],
+        speedups=[] if racing else report_tables.speedups(comparison),
         swatch=lambda label: _swatch(styles[label]),
         color=lambda label: styles[label].color,
         patch=_patch,
         legend=[(each.arm.label, styles[each.arm.label].name) for each in comparison.standings if each.seeds],
         curves=_curves(comparison),
-        numbers=tables.numbers(comparison),
+        numbers=report_tables.numbers(comparison, names),
         ladder=_drawn([figures.ladder(comparison)]),
         learning_rates=_drawn([figures.learning_rates(comparison)]),
         tuning=_drawn([tuning_figure.learning_rates(tunings or {}, "tuning", by_optimizer(comparison))]),
-        trials=tables.trials(comparison, tunings or {}),
+        trials=report_tables.trials(comparison, names, tunings or {}),
         scores=means.scores_by_arm(comparison),
         costs=_drawn([bars.parts(comparison, "seconds"), bars.parts(comparison, "flops")]),
         parts={"data": "data", "gradient": "gradient (model)", "curvature": "curvature", "optimizer": "optimizer"},

@@ -14,11 +14,11 @@ import yaml
 
 from conventions.config_keys import CONFIGS
 from judge.hardware import grids, hardware_tables, summary
+from judge.measurement_store import Store
 from judge.measurements import FILE, read, records
 from judge.ratio import ratio
 from scripts.bench.measurement import BESIDE, Measurement, Side
 from scripts.bench.scheduler import Scheduler
-from scripts.bench.store import Store
 from tests.command import environment
 
 STEADY = "tests.bench_sides:Steady"

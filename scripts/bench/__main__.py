@@ -23,11 +23,11 @@ from conventions.yaml_file import parse_yaml
 from harness import device as devices
 from harness.origin import command, git_state, versions
 from judge.hardware import HARDWARE, folder_name, grids
+from judge.measurement_store import Store
 from optimizers import list_optimizers
 from scripts.bench.plan import Plan, book
 from scripts.bench.scheduler import Scheduler
 from scripts.bench.setting import section_of
-from scripts.bench.store import Store
 
 PARTS = {"updates": ("updates",), "train": ("products", "train", "whole"), "step": ("products", "step"),
          "drift": ("drift",)}  # fmt: skip

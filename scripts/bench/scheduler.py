@@ -14,9 +14,9 @@ from typing import Any
 
 from conventions.config_keys import CONFIGS
 from harness.process import Conversation
+from judge.measurement_store import Store
 from judge.measurements import Entry
 from scripts.bench.measurement import Measurement
-from scripts.bench.store import Store
 from scripts.bench.worker import out_of_memory
 
 RESERVE, LEAST = 5.0, 15.0  # seconds that a call keeps for its tables, and that must be left to begin a measurement

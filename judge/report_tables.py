@@ -1,4 +1,4 @@
-"""Makes the rows of a report's tables, which its page lays out."""
+"""The rows of a report's tables, which its page lays out. `names`: what the page calls the arms, by label."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -13,12 +13,11 @@ from judge.comparison_tables import telling
 from judge.means import curves_of
 from judge.oddities import LOST, word
 from judge.tuning.trials import Tuning
-from scripts.pages.canvas import style_of
 
 SHOWN = 20  # evaluations of a curve that stand in a table
 
 
-def race_table(comparison: Comparison) -> dict[str, Any]:
+def race_table(comparison: Comparison, names: Mapping[str, str]) -> dict[str, Any]:
     """Describe a race: who led, a line for each optimizer that finished, in the order of places, and what decides."""
     lines = []
     for each in race.places(comparison):
@@ -27,7 +26,7 @@ def race_table(comparison: Comparison) -> dict[str, Any]:
         lines.append(
             {
                 "label": each.arm.label,
-                "name": style_of(comparison)[each.arm.label].name,
+                "name": names[each.arm.label],
                 "share": min(1.0, updates / comparison.length) if updates and comparison.length else None,
                 "updates": "never" if updates is None else f"{updates:,.0f}",
                 "times": f"{row.speedup}x" if row and row.speedup.known and updates else "",
@@ -82,7 +81,7 @@ def speedups(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def trials(comparison: Comparison, tunings: Mapping[str, Tuning]) -> list[dict[str, Any]]:
+def trials(comparison: Comparison, names: Mapping[str, str], tunings: Mapping[str, Tuning]) -> list[dict[str, Any]]:
     """Make a line for each compared optimizer: what it was tuned on and the best that came of it; empty if none was."""
     base = tunings.get(comparison.baseline)
     fewest = len(base.trials) if base else 0
@@ -92,7 +91,7 @@ def trials(comparison: Comparison, tunings: Mapping[str, Tuning]) -> list[dict[s
         best = tuning.best if tuning else None
         lines.append(
             {
-                "name": style_of(comparison)[each.arm.label].name,
+                "name": names[each.arm.label],
                 "count": len(tuning.trials) if tuning else 0,
                 "more": len(tuning.trials) > fewest if tuning else False,
                 "again": len(tuning.again) if tuning else 0,
@@ -107,17 +106,17 @@ def trials(comparison: Comparison, tunings: Mapping[str, Tuning]) -> list[dict[s
     return lines
 
 
-def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+def numbers(comparison: Comparison, names: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
     """Make a table of the curves: its columns, and some twenty rows of updates, tokens and mean losses there."""
     curves = curves_of(comparison, "steps")
     by_step = [{point.steps: point.loss for point in curve} for _, curve, _ in curves]
     steps = sorted(set().union(*by_step)) if by_step else []
     every = -(-len(steps) // SHOWN) or 1
     kept = [step for i, step in enumerate(steps) if (len(steps) - 1 - i) % every == 0]
-    names = [style_of(comparison)[label].name for label, _, _ in curves]
+    titles = [names[label] for label, _, _ in curves]
     per_step = next((run.known("tokens_per_step") for run in comparison.runs if run.known("tokens_per_step")), None)
     tokens = [f"{step * per_step:,.0f}" if per_step else "unknown" for step in kept]
-    return ["updates", "tokens", *names], [
+    return ["updates", "tokens", *titles], [
         [f"{step:,.0f}", seen, *(quantity.loss(losses.get(step)) for losses in by_step)]
         for step, seen in zip(kept, tokens, strict=True)
     ]
