@@ -9,16 +9,18 @@ import torch
 
 def build_schedule(
     steps: int,
-    kind: Literal["cosine", "linear", "constant", "wsd"],
+    kind: Literal["cosine", "linear", "polynomial", "constant", "wsd"],
     warmup: int | float,
     final: float,
     decay: float = 0.2,
+    power: float = 0.5,
 ) -> Callable[[int], float]:
     """Return the schedule: a function of `step`, 0 <= step < steps, that gives the factor for the update made there.
 
     Args:
         steps: updates of the whole run.
-        kind: cosine, linear and wsd fall to `final`, wsd in the last `decay` share only; constant stays at 1.
+        kind: all but constant fall to `final`, wsd in a straight line over the last `decay` share only, polynomial as
+            what is left of the run to the `power`.
         warmup: updates of linear warm-up (a whole number), or a share of `steps` (below 1). 1 is one update; 1.0 could
             be either, and is refused.
         final: the factor that the decay ends at.
@@ -37,6 +39,8 @@ def build_schedule(
         raise ValueError(f"final must be between 0 and 1, a share of the peak, not {final}")
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be above 0 and at most 1, a share of the steps, not {decay}")
+    if not 0 < power < math.inf:
+        raise ValueError(f"power must be above 0, not {power}")
     start = max(warm, steps - round(decay * steps)) if kind == "wsd" else warm
 
     def factor(step: int) -> float:
@@ -46,6 +50,7 @@ def build_schedule(
             return 1.0
         progress = (step - start) / (steps - start)  # as in nanoGPT, 1 would be reached at `steps`
         fall = 0.5 * (1 + math.cos(math.pi * progress)) if kind == "cosine" else 1 - progress
+        fall = fall**power if kind == "polynomial" else fall
         return final + (1 - final) * fall
 
     return factor

@@ -80,11 +80,13 @@ def to_llama(model: Llama) -> "PreTrainedModel":
         pad_token_id=None,
     )
     theirs = getattr(transformers, f"{name}ForCausalLM")(config)
-    ours = dict(model.named_parameters())
+    weights = dict(theirs.named_parameters())
     with torch.no_grad():
-        weights = dict(theirs.named_parameters())
-        for key, parameter in ours.items():
-            weights[_their_name(key)].copy_(parameter)
+        for key, parameter in model.named_parameters():
+            place, fused, rest = key.partition(".qkv.")
+            parts = parameter.split(attention.rows) if fused else [parameter]
+            for name, part in zip(["query", "key", "value"] if fused else [""], parts, strict=True):
+                weights[_their_name(f"{place}.{name}.{rest}" if fused else key)].copy_(part)
     return theirs.eval()
 
 

@@ -40,14 +40,16 @@ class RotaryAttention(nn.Module):
     """Causal self-attention of `heads` queries over `kv_heads` keys and values, with rotary positions."""
 
     def __init__(
-        self, heads: int, kv_heads: int, width: int, context: int, theta: float, norm: NormKind, eps: float, qk: QKNorm
-    ):
+        self, heads: int, kv_heads: int, width: int, context: int, theta: float, norm: NormKind, eps: float,
+        qk: QKNorm, fused: bool,
+    ):  # fmt: skip
         super().__init__()
         size = width // heads  # Q
         self.heads, self.kv_heads, self.theta, self.qk_norm = heads, kv_heads, theta, qk
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, kv_heads * size, bias=False)
-        self.value = nn.Linear(width, kv_heads * size, bias=False)
+        self.rows = (width, kv_heads * size, kv_heads * size)  # outputs: of queries, keys and values
+        self.qkv = nn.Linear(width, sum(self.rows), bias=False) if fused else None
+        if not fused:
+            self.query, self.key, self.value = (nn.Linear(width, rows, bias=False) for rows in self.rows)
         self.projection = nn.Linear(width, width, bias=False)
         if qk in ("head", "width"):
             self.query_norm = Norm(norm, size if qk == "head" else width, eps)
@@ -59,7 +61,7 @@ class RotaryAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, time, width = x.shape
-        q, k, v = self.query(x), self.key(x), self.value(x)
+        q, k, v = (self.query(x), self.key(x), self.value(x)) if self.qkv is None else self.qkv(x).split(self.rows, -1)
         if self.qk_norm == "width":
             q, k = self.query_norm(q), self.key_norm(k)
         q, k, v = (y.view(batch, time, -1, width // self.heads).transpose(1, 2) for y in (q, k, v))  # (B, H, T, Q)
@@ -113,8 +115,6 @@ class LlamaBlock(nn.Module):
 class Llama(LanguageModel):
     """`model(tokens)` gives logits, `model(tokens, targets)` the loss.
 
-    Queries, keys and values are three matrices, as in Llama: matrix methods see each of them alone.
-
     layers: blocks
     heads: query heads per block; each works on Q = width / heads dimensions
     kv_heads: key and value heads, each shared by heads / kv_heads query heads; null: as many as heads
@@ -129,6 +129,7 @@ class Llama(LanguageModel):
     norm_eps: under the root of a norm
     qk_norm: of queries and keys: none; head, each head's by itself; width, all heads' together; both with a gain and
         before the rotation; l2, to unit length after it, with a learned temperature for each block
+    fused_qkv: queries, keys and values are one matrix, as in OLMo's code; else three, as in Llama's
     rope_theta: base of the rotation's rates
     z_loss: this multiple of log(Z)^2 per token is added to the loss for its gradient alone, Z the softmax's sum
     init_std: of every matrix's first weights
@@ -152,6 +153,7 @@ class Llama(LanguageModel):
         norm_gain: bool = True,
         norm_eps: float = 1e-5,
         qk_norm: QKNorm = "none",
+        fused_qkv: bool = False,
         rope_theta: float = 10000.0,
         z_loss: float = 0.0,
         init_std: float = 0.02,
@@ -178,7 +180,7 @@ class Llama(LanguageModel):
         self.embedding = nn.Embedding(vocabulary, width)
         self.blocks = nn.ModuleList(
             LlamaBlock(
-                RotaryAttention(heads, kv_heads, width, context, rope_theta, norm, norm_eps, qk_norm),
+                RotaryAttention(heads, kv_heads, width, context, rope_theta, norm, norm_eps, qk_norm, fused_qkv),
                 GatedMLP(width, hidden, mlp == "swiglu"),
                 (Norm(norm, width, norm_eps, norm_gain), Norm(norm, width, norm_eps, norm_gain)),
             )
@@ -220,8 +222,9 @@ class Llama(LanguageModel):
         return Losses(*head_loss(x.flatten(0, 1), self.head_weight, targets.flatten(), self.z_loss))
 
     def roles(self) -> dict[Parameter, Role]:
+        rows = next(module.rows for module in self.modules() if isinstance(module, RotaryAttention))
         by_module = {
-            "embedding": Role("embedding"), "head": Role("head"),
+            "embedding": Role("embedding"), "head": Role("head"), "qkv": Role("hidden", "qkv", rows),
             "query": Role("hidden", "qkv"), "key": Role("hidden", "qkv"), "value": Role("hidden", "qkv"),
             "projection": Role("hidden", "projection"),
             "gate": Role("hidden", "gate"), "up": Role("hidden", "up"), "down": Role("hidden", "down"),

@@ -44,7 +44,11 @@ RECIPES = {
     f"{size}_{optimizer}{preset}": sophia(size, optimizer, preset)
     for size, optimizer, preset in product(SIZES, OPTIMIZERS, PRESETS)
 } | {path.stem: (f"experiment={path.stem}",) for path in (CONFIGS / "experiment").glob("*.yaml")}
-PUBLIC = sorted(f"{path.parent.name}/{path.stem}" for path in (CONFIGS / "experiment").glob("[tw]*/*.yaml"))
+PUBLIC = sorted(
+    f"{path.parent.name}/{path.stem}"
+    for path in (CONFIGS / "experiment").glob("*/*.yaml")
+    if path.parent.name != "sophia"
+)
 
 
 @cache
@@ -62,7 +66,7 @@ def test_composes_and_builds(name):
     cfg = parse(composed(name))
     schedule = construct(build_schedule, cfg.schedule, "schedule", cfg.steps)
     assert schedule(0) < 1
-    assert schedule(cfg.steps - 1) == pytest.approx(cfg.schedule["final"], abs=1e-3)
+    assert schedule(cfg.steps) == pytest.approx(cfg.schedule["final"], abs=1e-3)
 
     plan = check_optimizer(cfg.optimizer, cfg.allow_targets)
     assert plan.build(torch.nn.Linear(2, 2)).param_groups[0]["initial_lr"] == cfg.optimizer["lr"]
@@ -169,6 +173,8 @@ def test_what_others_tuned_sets_the_optimizer_alone_and_lies_where_a_tuning_look
     flat = flatten(values)
     for key, each in search_space(values["optimizer"].get("_target_") or optimizer, flat).items():
         value = value_of(flat, key)
+        if (key, flat.get("optimizer.scale")) == ("optimizer.lr", "match_rms"):
+            continue  # it takes AdamW's rate, which is searched with range.optimizer.lr
         if key.startswith("optimizer.") and value:  # a decay of 0 is on no logarithmic scale
             assert 0 <= each.share(value) <= 1, key
 
