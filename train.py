@@ -30,7 +30,7 @@ from harness.attempt import Attempt, Threads
 from harness.clock import Clock
 from harness.config import Config, config_hash, parse, run_dir, whole_numbers
 from harness.distributed import Ranks, join
-from harness.evaluate import evaluate
+from harness.evaluate import MeanLoss, evaluate
 from harness.flops import Ledger
 from harness.initial import initial_weights
 from harness.kernels import choose_kernels
@@ -74,7 +74,7 @@ class Parts:
     objective: TimedObjective
     optimizer: torch.optim.Optimizer
     recorder: Recorder
-    evaluate: Callable[[], float]
+    evaluate: Callable[[], MeanLoss]
     save: Callable[[int], None]
     start: int
 
@@ -91,8 +91,8 @@ def loop(run: Parts) -> str:
                 run.save(step)
         if recorder.due(step):
             with clock.paused("evaluate"):
-                loss = run.evaluate() if recorder.evaluation_due(step) else None
-            if not recorder.open(step, loss):
+                evaluation = run.evaluate() if recorder.evaluation_due(step) else None
+            if not recorder.open(step, evaluation):
                 return "diverged"
         if step == cfg.steps:
             break
@@ -162,7 +162,7 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
         recorder.trackers += [ProgressDisplay(folder.path.name, cfg.steps, start)]  # last: its bar would wrap
         attempt.watch(recorder.trackers)
 
-    def evaluate_now() -> float:
+    def evaluate_now() -> MeanLoss:
         with optimizers.eval_weights(optimizer):
             return evaluate(model, windows, ranks, dtype, objective.forward if compiled else None)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from harness.config import Config
 from harness.device import peak_flops, peak_memory
+from harness.evaluate import MeanLoss
 from harness.micro_batch import StepRecord
 from harness.objective import TimedObjective
 from harness.run_folder import RunFolder
@@ -62,11 +63,13 @@ class Recorder:
     def due(self, step: int) -> bool:
         return step % self.cfg.log.every == 0 or self.evaluation_due(step)
 
-    def open(self, step: int, val_loss: float | None) -> bool:
+    def open(self, step: int, evaluation: MeanLoss | None) -> bool:
         """Begin the row of the weights after `step` updates; False where the run has diverged and must end.
 
-        The last row is written at once: no update is made from its weights.
+        The last row is written at once: no update is made from its weights. The manifest keeps the parts of its
+        evaluation.
         """
+        val_loss = None if evaluation is None else evaluation.loss
         with self.clock.paused("log"):
             row: Row = {"step": step, "tokens": step * self.cfg.batch.tokens}
             if val_loss is not None:
@@ -83,6 +86,9 @@ class Recorder:
                 self._note_target(row)
             if val_loss is not None and not math.isfinite(val_loss):
                 self.diverged_at = step
+            if evaluation is not None and step == self.cfg.steps and self.diverged_at is None:
+                targets, losses = zip(*evaluation.parts, strict=True)
+                self.folder.update(validation={"targets": list(targets), "losses": list(losses)})
             if step == self.cfg.steps or self.diverged_at is not None:
                 self._write()
             else:

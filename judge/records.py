@@ -103,12 +103,11 @@ class Run:
     @property
     def parts(self) -> EvaluationParts | None:
         """The parts of the evaluation of the last weights; None where the run did not log them."""
-        logged = self.rows[-1].get("val/parts") if self.rows else None
-        if not logged:
+        targets, losses = self.known("validation", "targets"), self.known("validation", "losses")
+        if not isinstance(targets, list) or not isinstance(losses, list) or len(targets) != len(losses):
             return None
         windows = self.known("data", "fingerprint"), self.config.get("context"), self.section("eval").get("tokens")
-        targets, losses = np.array(logged, dtype=float).T
-        return EvaluationParts(repr(windows), targets, losses)
+        return EvaluationParts(repr(windows), np.array(targets, dtype=float), np.array(losses, dtype=float))
 
     def last(self, key: str) -> Any:
         """Return the newest value of a metric that is not null, or a score downstream/<task>; None: there is none."""

@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     result["counted"], result["masked loss"] = objective.num_targets, objective()
     result["masked grads"] = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
     result["masked sampled"], result["masked hvp"] = objective.sampled_grads(), objective.hvp(probe)
-    result["masked evaluation"] = torch.tensor(evaluate(model, [(inputs, targets)], ranks))
+    result["masked evaluation"] = torch.tensor(evaluate(model, [(inputs, targets)], ranks).loss)
     own = [torch.full((2,), float(ranks.rank))]
     objective.mean_(own)
     result["mean of ranks"] = own[0] / max(ranks.world - 1, 1)  # of 0 .. world - 1, so that it is .5 for many

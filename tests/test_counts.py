@@ -123,8 +123,8 @@ def test_an_evaluation_weighs_targets_and_not_batches():
     expected = pytest.approx(mean_loss(model, inputs, targets).item(), rel=1e-12)
     for cuts in ([8], [1, 1, 6], [3, 5]):
         batches = list(zip(inputs.split(cuts), targets.split(cuts), strict=True))
-        assert evaluate(model, batches, Ranks()) == expected
-        assert evaluate(model, batches, Ranks(), compiled=model) == expected
+        assert evaluate(model, batches, Ranks()).loss == expected
+        assert evaluate(model, batches, Ranks(), compiled=model).loss == expected
     with pytest.raises(ValueError, match=r"eval\.tokens: no target of the validation windows counts"):
         evaluate(model, [(inputs[1:2], targets[1:2])], Ranks())
 
@@ -166,7 +166,7 @@ def test_what_is_added_to_the_loss_has_a_gradient_and_a_place_of_its_own(micro, 
         assert not torch.allclose(result[key][0], whole[key][0])
         del expected[key], result[key]
     assert_same(result, expected)  # sampled gradients are the likelihood's alone
-    assert evaluate(model, [(inputs, targets)], Ranks()) == pytest.approx(whole["loss"][0].item(), rel=1e-12)
+    assert evaluate(model, [(inputs, targets)], Ranks()).loss == pytest.approx(whole["loss"][0].item(), rel=1e-12)
 
 
 def test_a_run_logs_what_is_added_in_a_column_of_its_own(here, monkeypatch):

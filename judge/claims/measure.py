@@ -25,6 +25,7 @@ from judge.row import UNKNOWN, too_small
 from judge.speedup import RULES
 from judge.spread import CONFIDENCE, SEEDS, half_width
 from judge.timing import unsteady, untimed
+from judge.windows import sampling
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,12 @@ def measure(
             lacking = "some run does not know it" if each.finished else "no finished run"
             return {"": Measured(UNKNOWN, notes=(f"no {quantity.title} of {each.arm.label}: {lacking}",))}
     seeds = min(len(each.finished) for each in pair)
-    estimate = _interval(statement.measure, [sample for sample in samples if sample is not None])
+    terms: list[tuple[float, int]] = []  # by the choice of the validation windows
+    if against and quantity.metric == "val/loss" and (statement.measure == "ratio") == quantity.exponential:
+        ours, theirs = (each.arm.sample(each.length).parts for each in (arm, against))
+        size = 1.0 if quantity.exponential else quantity.scale**2
+        terms = [(size * variance, freedom) for variance, freedom in sampling(np.ones(1), [ours], theirs)]
+    estimate = _interval(statement.measure, [sample for sample in samples if sample is not None], terms)
     notes, rare = list[str](), list[str]()
     if seeds < SEEDS:
         notes.append(f"needs {SEEDS} seeds for an interval, not {seeds}")
@@ -120,7 +126,7 @@ def measure(
     return {"": Measured(estimate, seeds, not notes, (*notes, *rare))}
 
 
-def _interval(kind: str, samples: Sequence[np.ndarray]) -> Speedup:
+def _interval(kind: str, samples: Sequence[np.ndarray], terms: Sequence[tuple[float, int]]) -> Speedup:
     """Estimate one sample's mean, or the difference or ratio of two means; without an interval below three seeds."""
     if kind == "ratio":
         if min(sample.min() for sample in samples) <= 0:
@@ -128,15 +134,15 @@ def _interval(kind: str, samples: Sequence[np.ndarray]) -> Speedup:
             return Speedup(means[0] / means[1]) if means[1] else UNKNOWN
         samples = [np.log(sample) for sample in samples]
     center = float(samples[0].mean()) - (float(samples[1].mean()) if len(samples) > 1 else 0.0)
-    wide = None if min(map(len, samples)) < SEEDS else _half_width(samples)
+    wide = None if min(map(len, samples)) < SEEDS else _half_width(samples, terms)
     ends = (center, None, None) if wide is None else (center, center - wide, center + wide)
     value, low, high = (end if end is None or kind != "ratio" else math.exp(end) for end in ends)
     return Speedup(value, low, high)
 
 
-def _half_width(samples: Sequence[np.ndarray]) -> float:
+def _half_width(samples: Sequence[np.ndarray], terms: Sequence[tuple[float, int]]) -> float:
     variances = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
     freedoms = [len(sample) - 1 for sample in samples]
     if len(samples) == 1:
         return float(stdtrit(freedoms[0], (1 + CONFIDENCE) / 2)) * math.sqrt(variances[0])
-    return half_width((variances[0], variances[1]), (freedoms[0], freedoms[1]))
+    return half_width([*variances, *(each for each, _ in terms)], [*freedoms, *(freedom for _, freedom in terms)])

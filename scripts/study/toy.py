@@ -91,7 +91,7 @@ def train(
 def evaluate_tiny(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
     """Return the loss of one batch at the weights that a run would evaluate."""
     with eval_weights(optimizer):
-        return evaluate(model, [tiny_batch(-1)], Ranks(), torch.float32)
+        return evaluate(model, [tiny_batch(-1)], Ranks(), torch.float32).loss
 
 
 def resumed(build: Build) -> tuple[tuple[nn.Module, list[float]], tuple[nn.Module, list[float]]]:
