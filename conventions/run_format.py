@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+from conventions.form import LARGEST, short
+
 SCHEMA = 1
 Status = Literal["finished", "diverged", "failed", "running", "cut"]
 ENDED = ("finished", "diverged")  # nothing is left to do
@@ -13,7 +15,6 @@ STATUSES = ("finished", "diverged", "failed", "running")  # as manifests say it;
 RUNS = Path("results/runs")  # where train.py puts studies, below the folder that it runs in
 # The three axes a loss is held against: what they are called here, and where a row keeps them (cumulative).
 AXES = {"steps": "step", "flops": "flops/total", "seconds": "seconds/total"}
-LARGEST = 2**1000  # of the counts in a row; beyond it no float is as large
 
 
 def is_locked(path: Path) -> bool:
@@ -38,7 +39,7 @@ def read_status(folder: Path) -> Status | None:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         return seen_status(folder, manifest["status"]) if manifest["status"] in STATUSES else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -57,19 +58,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if not line.strip() and last:
             break
         try:
-            row = json.loads(line, parse_constant=lambda name: None)  # NaN and Infinity, should anyone write them
-        except (ValueError, RecursionError) as error:
+            row = parsed_row(line)
+        except json.JSONDecodeError as error:
             if last:
                 break
             raise _broken(path, number, first_line(error)) from None
-        if problem := _problem_of(row):
-            raise _broken(path, number, problem)
+        except (ValueError, RecursionError) as error:
+            raise _broken(path, number, first_line(error)) from None
         if row.get("schema", SCHEMA) != SCHEMA:
             raise ValueError(f"{path}, line {number}, is of schema {row['schema']!r} and this halfstep reads {SCHEMA}")
         step = row["step"]
-        row = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
-        }
         if rows and step < rows[-1]["step"]:
             raise ValueError(
                 f"{path}, line {number}, goes back from step {rows[-1]['step']} to {step}: two programs "
@@ -82,29 +80,27 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _problem_of(row: Any) -> str | None:
-    """Say what keeps a line of JSON from being a row: its step is a count, every other value a number or null."""
+def parsed_row(line: bytes) -> dict[str, Any]:
+    """Return the row in a line of metrics.jsonl: its step is a count, every other value a number or null.
+
+    Raises ValueError for any other line; JSONDecodeError, which is one, where it is no JSON.
+    """
+    row = json.loads(line, parse_constant=lambda name: None)  # NaN and Infinity, should anyone write them
     if not isinstance(row, dict):
-        return "it holds no keys"
+        raise ValueError("it holds no keys")
     step = row.get("step")
-    if type(step) is not int or step < 0:
-        return f"step is {short(step)}" if "step" in row else "no 'step'"
+    if type(step) is not int or not 0 <= step <= LARGEST:
+        raise ValueError(f"step is {short(step)}" if "step" in row else "no 'step'")
     for key, value in row.items():
         if value is not None and type(value) not in (int, float):
-            return f"{key} must be a number or null, not {short(value)}"
+            raise ValueError(f"{key} must be a number or null, not {short(value)}")
         if type(value) is int and abs(value) > LARGEST:
-            return f"{key} has {len(str(value))} digits"
-    return None
+            raise ValueError(f"{key} has {len(str(value))} digits")
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
 def _broken(path: Path, number: int, why: str) -> ValueError:
     return ValueError(f"{path}, line {number}, is broken ({why}): cut the file there")
-
-
-def short(value: Any) -> str:
-    """Return a value as Python writes it, cut after 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def first_line(error: BaseException) -> str:

@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from conventions.config_keys import optimizer_name
+from conventions.form import CONFIG, MANIFEST, OWN_CONFIG, misfit
 from conventions.older_keys import completed
 from conventions.run_format import SCHEMA, STATUSES, Status, first_line, read_rows, seen_status
 from conventions.yaml_file import read_yaml
 from judge.downstream import PREFIX, metric, read_scores
 from judge.windows import EvaluationParts
+
+REMEDY = "restore it, or move the folder away"
 
 
 @dataclass(frozen=True)
@@ -151,12 +154,19 @@ def read_run(folder: Path) -> Run:
             f"{folder / 'manifest.json'}: status is {manifest.get('status')!r}, not one of {', '.join(STATUSES)}"
         )
     config = _read(folder / "config.yaml", read_yaml)
-    for key, kind in {"steps": int, "seed": int, "optimizer": dict}.items():
-        if not isinstance(config.get(key), kind):
-            raise ValueError(f"{folder / 'config.yaml'} has no usable {key!r}: restore it, or move the folder away")
-    if not {"name", "_target_"} & set(config["optimizer"]):
-        raise ValueError(f"{folder / 'config.yaml'} does not name its optimizer: restore it, or move the folder away")
-    if "origin" not in manifest:  # of a foreign run nothing is known but what its config says
+    for key in ("steps", "seed", "optimizer"):
+        if config.get(key) is None:
+            raise ValueError(f"{folder / 'config.yaml'} has no usable {key!r}: {REMEDY}")
+    foreign = manifest.get("origin") is not None
+    forms = {"manifest.json": (manifest, MANIFEST), "config.yaml": (config, CONFIG if foreign else OWN_CONFIG)}
+    for name, (values, form) in forms.items():
+        if problem := misfit(values, form):
+            raise ValueError(f"{folder / name}: {problem}: {REMEDY}")
+    if config["steps"] < 1:
+        raise ValueError(f"{folder / 'config.yaml'}: steps must be at least 1, not {config['steps']}: {REMEDY}")
+    if not (config["optimizer"].get("name") or config["optimizer"].get("_target_")):
+        raise ValueError(f"{folder / 'config.yaml'} does not name its optimizer: {REMEDY}")
+    if not foreign:  # of a foreign run nothing is known but what its config says
         config = completed(config)
     return Run(folder, config, manifest, read_rows(folder / "metrics.jsonl"))
 
@@ -169,17 +179,16 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _read(path: Path, read: Callable[[Path, str], dict[str, Any]]) -> dict[str, Any]:
-    remedy = "restore it, or move the folder away"
     try:
-        return read(path, remedy)
+        return read(path, REMEDY)
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: {remedy}") from None
+        raise ValueError(f"{path} is missing: {REMEDY}") from None
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is broken ({first_line(error)}): {remedy}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is broken (not a mapping): {remedy}")

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from conventions import quantity
 from conventions.grid import Grid
-from conventions.run_format import Status, seen_status
+from conventions.run_format import Status, parsed_row, seen_status
 from conventions.terminal_table import terminal_table
 from conventions.yaml_file import read_yaml
 
@@ -125,7 +125,7 @@ class RunReader:
             status = seen_status(self.folder, manifest["status"])
             name = str(manifest.get("name") or self.folder.name)
             return RunProgress(name, status, self._steps, self._newest) if status in COLORS else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _fold(self) -> None:
@@ -139,7 +139,7 @@ class RunReader:
             file.seek(self._read)
             whole, newline, _ = file.read().rpartition(b"\n")
         for line in whole.splitlines():
-            self._newest |= {key: value for key, value in json.loads(line).items() if value is not None}
+            self._newest |= {key: value for key, value in parsed_row(line).items() if value is not None}
         self._read += len(whole) + len(newline)
 
 
