@@ -6,15 +6,12 @@ tests/test_fuzz.py makes a few hundred trials of each kind. Bytes in shards and 
 """
 
 import argparse
-import contextlib
-import copy
 import functools
 import io
 import json
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,6 @@ from rich.console import Console
 
 from conventions.config_keys import CONFIGS, flatten
 from conventions.keywords import bind, construct
-from conventions.sentence import sentence as one_line
 from data.plan import check_data
 from harness import tracker
 from harness.command_line import composed
@@ -51,69 +47,9 @@ from scripts.speedup import show
 from tests.foreign import TEXTS, write_trainer_state
 from tests.study import write_run
 from tests.test_data_fuzz import JSON, TEXT, harmed
+from tests.trial import alone, changed, refused
 
 Data = Any  # of hypothesis: draws from strategies
-
-EXTREME = st.sampled_from([0, -1, 1, 10**400, 2**63, 1e308, -1e-320, float("nan"), float("inf"), "", "../x", "a\0b",
-                           "NaN", "1e3", True, None, [], {}, [[]], {"": {}}, "x" * 5000])  # fmt: skip
-VALUE = EXTREME | JSON | st.integers(-5, 5000) | st.floats()
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[Path]:
-    """A folder of its own as the current one, which must keep all that is written."""
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory() as name:
-        home = Path(name, "home")
-        (home / "current").mkdir(parents=True)
-        os.chdir(home / "current")
-        try:
-            yield home / "current"
-            assert [path.name for path in home.iterdir()] == ["current"]
-            assert [path.name for path in Path(name).iterdir()] == ["home"]
-        finally:
-            os.chdir(before)
-
-
-def refused(work: Callable[[], Any]) -> bool:
-    """Whether bad input was refused in one sentence; any other exception goes on."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            work()
-        return False
-    except SystemExit as ended:
-        assert ended.code == 2  # noqa: PT017
-        sentence = said.getvalue().strip()
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        sentence = one_line(error)
-    assert sentence
-    assert len(sentence.splitlines()) == 1, sentence
-    return True
-
-
-@st.composite
-def changed(draw: Any, whole: Any) -> Any:
-    """Nested keys and lists with up to three places that hold something else, are gone, or have another name."""
-    value = copy.deepcopy(whole)
-    for _ in range(draw(st.integers(1, 3))):
-        place = value
-        while isinstance(place, (dict, list)) and place:
-            key = draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
-            inner = place[key]
-            if isinstance(inner, (dict, list)) and inner and draw(st.integers(0, 3)):
-                place = inner
-                continue
-            way = draw(st.integers(0, 5))
-            if way == 0:
-                del place[key]
-            elif way == 1 and isinstance(place, dict):
-                place[draw(TEXT)] = place.pop(key)
-            else:
-                place[key] = draw(VALUE)
-            break
-    return value
-
 
 # Overrides.
 
