@@ -77,19 +77,19 @@ class Curvature(Loop):
 
     Args:
         params: what the optimizer steps on.
-        given: tensors with their graph; an iterator's are taken one at a time, so that one graph is kept at once.
+        tensors: logits or losses with their graph; an iterator gives them one at a time, so that one graph is kept.
         targets: for each tensor of logits, int64, whose places of -100 draw no label; None: every place draws one.
     """
 
     def __init__(
         self,
         params: Iterable[Tensor],
-        given: Tensor | Iterable[Tensor],
+        tensors: Tensor | Iterable[Tensor],
         targets: Tensor | Iterable[Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.params = list(params)
-        self._given = [given] if isinstance(given, Tensor) else given
+        self._tensors = [tensors] if isinstance(tensors, Tensor) else tensors
         self._targets = [targets] if isinstance(targets, Tensor) else targets
         self._seed: int | None = None
         self.num_targets = torch.zeros((), dtype=torch.float64, device=self.params[0].device)
@@ -152,7 +152,7 @@ class Curvature(Loop):
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         targets = None if self._targets is None else iter(self._targets)
-        for tensor in self._given:
+        for tensor in self._tensors:
             if not tensor.requires_grad:
                 raise ValueError("update_curvature needs a tensor with its graph: compute it outside torch.no_grad()")
             yield tensor, None if targets is None else next(targets)
@@ -161,5 +161,5 @@ class Curvature(Loop):
         """Differentiate in each parameter, 0 where it is frozen or unused; the graph stays, for the loop's backward."""
         trained = [p for p in self.params if p.requires_grad]
         grads = iter(torch.autograd.grad(outputs, trained, along, retain_graph=True, allow_unused=True))
-        found = [next(grads) if p.requires_grad else None for p in self.params]
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, found, strict=True)]
+        taken = [next(grads) if p.requires_grad else None for p in self.params]
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, taken, strict=True)]

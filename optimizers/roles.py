@@ -37,8 +37,8 @@ def kinds(model: nn.Module) -> dict[Tensor, str]:
     """
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not callable(getattr(model, "roles", None)):
-        found = _worked_out(model)
-        return {p: found[p] for _, p in trainable}
+        kind_of = _worked_out(model)
+        return {p: kind_of[p] for _, p in trainable}
     roles: Mapping[Parameter, Any] = model.roles()  # type: ignore[operator]
     for name, p in trainable:
         kind = roles[p].kind if p in roles else "none"
@@ -56,15 +56,15 @@ def matrix_kinds(model: nn.Module) -> dict[Tensor, str]:
     Raises:
         ValueError: it names that matrix.
     """
-    found = kinds(model)
+    kind_of = kinds(model)
     for name, p in model.named_parameters():
-        if found.get(p) == UNKNOWN and p.ndim == 2:
+        if kind_of.get(p) == UNKNOWN and p.ndim == 2:
             raise ValueError(
                 f"model: cannot tell whether parameter {name} {tuple(p.shape)} is a hidden matrix, an output head or "
                 "a table; take an optimizer that treats all matrices alike, or give the model a method roles(), as "
                 "optimizers/roles.py describes it"
             )
-    return found
+    return kind_of
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -108,12 +108,12 @@ def _worked_out(model: nn.Module) -> dict[Tensor, str]:
     for name, module in model.named_modules():
         for key, p in module.named_parameters(recurse=False):
             uses[p].append((name, key, module))
-    found = {p: _kind(p, of) for p, of in uses.items()}
+    kind_of = {p: _kind(p, of) for p, of in uses.items()}
     output = getattr(model, "get_output_embeddings", lambda: None)()  # transformers' models know their own
-    if output is not None and found.get(output.weight) in ("hidden", UNKNOWN):
-        found[output.weight] = "head"
-    _doubt(found, uses)
-    return found
+    if output is not None and kind_of.get(output.weight) in ("hidden", UNKNOWN):
+        kind_of[output.weight] = "head"
+    _doubt(kind_of, uses)
+    return kind_of
 
 
 def _kind(p: Tensor, uses: list[tuple[str, str, nn.Module]]) -> str:
@@ -129,13 +129,13 @@ def _kind(p: Tensor, uses: list[tuple[str, str, nn.Module]]) -> str:
     return "hidden" if attention else UNKNOWN
 
 
-def _doubt(found: dict[Tensor, str], uses: Mapping[Tensor, list[tuple[str, str, nn.Module]]]) -> None:
+def _doubt(kind_of: dict[Tensor, str], uses: Mapping[Tensor, list[tuple[str, str, nn.Module]]]) -> None:
     """Mark as UNKNOWN what may be the head where none is known: a linear layer with an output for each token."""
-    tied = any(kind == "embedding" and len(uses[p]) > 1 for p, kind in found.items())
-    if tied or "head" in found.values():
+    tied = any(kind == "embedding" and len(uses[p]) > 1 for p, kind in kind_of.items())
+    if tied or "head" in kind_of.values():
         return
-    tokens = {len(p) for p, kind in found.items() if kind == "embedding"}
-    for p, kind in found.items():
+    tokens = {len(p) for p, kind in kind_of.items() if kind == "embedding"}
+    for p, kind in kind_of.items():
         outputs = p.shape[1] if any(is_transposed(module) for _, _, module in uses[p]) else len(p) if p.ndim else 0
         if kind == "hidden" and outputs in tokens:
-            found[p] = UNKNOWN
+            kind_of[p] = UNKNOWN

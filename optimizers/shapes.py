@@ -82,7 +82,7 @@ def by_shape(group: Group, optimizer: Any) -> list[Group]:
     """
     params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
     named = [each if isinstance(each, tuple) else (str(i), each) for i, each in enumerate(params)]
-    as_given = {p: each for (_, p), each in zip(named, params, strict=True)}
+    as_passed = {p: each for (_, p), each in zip(named, params, strict=True)}
     model = Bare((name, p) for name, p in named if p.requires_grad)
     parts = optimizer.groups(model) if "hidden" in model.kinds.values() else [{"params": list(model.kinds)}]
     frozen = [p for _, p in named if not p.requires_grad]
@@ -90,14 +90,14 @@ def by_shape(group: Group, optimizer: Any) -> list[Group]:
     for part in [*parts, *([{"params": frozen}] if frozen else [])]:
         marks = {optimizer.mark: False, **{k: v for k, v in part.items() if k not in ("params", "weight_decay")}}
         whole = alike.setdefault(repr(sorted(marks.items())), {**group, **marks, "params": []})
-        whole["params"] += [as_given[p] for p in part["params"]]
+        whole["params"] += [as_passed[p] for p in part["params"]]
     _say(optimizer.__name__, model)
     return list(alike.values())
 
 
 def _by_name(named: Iterable[tuple[str, Tensor]]) -> dict[Tensor, str]:
     """Return the kind of each table that its name gives away."""
-    found: dict[Tensor, str] = {}
+    kind_of: dict[Tensor, str] = {}
     outside: list[Tensor] = []  # matrices of no numbered block
     for name, p in named:
         words = [word for word in name.split(".") if word not in WRAPPERS]
@@ -105,17 +105,17 @@ def _by_name(named: Iterable[tuple[str, Tensor]]) -> dict[Tensor, str]:
         if p.ndim != 2:
             continue
         if POSITIONS & set(words):
-            found[p] = "positions"
+            kind_of[p] = "positions"
         elif EMBEDDINGS & set(words):
-            found[p] = "embedding"
+            kind_of[p] = "embedding"
         elif HEADS & set(words) or (words[0] in OUTERMOST_HEADS and not in_block):
-            found[p] = "head"
+            kind_of[p] = "head"
         elif not in_block:
             outside.append(p)
-    if "head" not in found.values():
-        tokens = {len(p) for p, kind in found.items() if kind == "embedding"}
-        found |= {p: "head" for p in outside if len(p) in tokens}  # an output for each token
-    return found
+    if "head" not in kind_of.values():
+        tokens = {len(p) for p, kind in kind_of.items() if kind == "embedding"}
+        kind_of |= {p: "head" for p in outside if len(p) in tokens}  # an output for each token
+    return kind_of
 
 
 def _by_count(named: Iterable[tuple[str, Tensor]]) -> dict[Tensor, str]:
@@ -130,12 +130,12 @@ def _by_count(named: Iterable[tuple[str, Tensor]]) -> dict[Tensor, str]:
     (blocks, most), *others = numbers.most_common()
     if others and others[0][1] == most:  # no number stands out, as where a block has several matrices of one shape
         blocks = math.gcd(*([number for number in numbers if number > 2] or numbers))
-    found: dict[Tensor, str] = {}
+    kind_of: dict[Tensor, str] = {}
     for alike in by_shape.values():
         left = len(alike) % blocks
         # An embedding comes first, a head last.
-        found |= dict.fromkeys([*alike[: left - left // 2], *alike[len(alike) - left // 2 :]], "embedding")
-    return found
+        kind_of |= dict.fromkeys([*alike[: left - left // 2], *alike[len(alike) - left // 2 :]], "embedding")
+    return kind_of
 
 
 def _say(optimizer: str, model: Bare) -> None:

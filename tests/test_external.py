@@ -221,8 +221,8 @@ def test_a_class_in_a_section_needs_trust_as_well():
 
 def test_the_first_step_is_tried_before_the_run_has_a_folder(here):
     target = f"optimizer._target_={STRANGE}.Fails"
-    said = complaint(in_process("optimizer=external", target, "allow_targets=[tests]", "run_dir=run"))
-    assert "cannot run here" in said
+    sentence = complaint(in_process("optimizer=external", target, "allow_targets=[tests]", "run_dir=run"))
+    assert "cannot run here" in sentence
     assert not (here / "run").exists()
 
 
@@ -237,6 +237,6 @@ def test_an_adapter_can_be_copied():
 
 def test_state_that_no_checkpoint_gives_back_safely_is_refused_before_the_first_step(here):
     target = "optimizer._target_=tests.strange_optimizers.KeepsAPath"
-    said = complaint(in_process("optimizer=external", target, "allow_targets=[tests]", "run_dir=run"))
-    assert said.startswith("optimizer: tests keeps pathlib.PosixPath in its state, which cannot be read back")
+    sentence = complaint(in_process("optimizer=external", target, "allow_targets=[tests]", "run_dir=run"))
+    assert sentence.startswith("optimizer: tests keeps pathlib.PosixPath in its state, which cannot be read back")
     assert not (here / "run").exists()

@@ -25,8 +25,8 @@ BEFORE, AFTER = 13, 24  # a refresh lies between
 pytestmark = pytest.mark.filterwarnings("ignore:MKOR-H sees no loss")
 
 
-def make(name: str, params, **given):
-    return optimizers.find(name).constructor(params, **{**keywords(name), **given})
+def make(name: str, params, **keys):
+    return optimizers.find(name).constructor(params, **{**keywords(name), **keys})
 
 
 def loss_of(model, step: int):
@@ -90,16 +90,16 @@ def test_the_loss_falls(name, by_closure):
 @pytest.mark.parametrize("name", sorted({*NAMES} - {*PLAIN}))
 def test_curvature_by_the_loop_is_that_of_the_trainer(name, monkeypatch):
     """With the labels and the probes that the trainer draws, on the whole batch as there."""
-    given = {"share": 1.0, "weight_decay": 0.0} if "sophia" in name else {"weight_decay": 0.0}
+    keys = {"share": 1.0, "weight_decay": 0.0} if "sophia" in name else {"weight_decay": 0.0}
     theirs = tiny_model(dtype=torch.float64)
     objective, drawn = tiny_objective(theirs), []
     draw = torch.searchsorted
     monkeypatch.setattr(torch, "searchsorted", lambda *a, **k: drawn.append(draw(*a, **k)) or drawn[-1])
-    losses = train(theirs, make(name, theirs, **given), objective, STEPS)
+    losses = train(theirs, make(name, theirs, **keys), objective, STEPS)
     labels = iter(drawn)
     monkeypatch.setattr(torch, "multinomial", lambda p, *_, **__: torch.cat([next(labels) for _ in range(8)]))
     model = tiny_model(dtype=torch.float64)
-    optimizer = make(name, model.parameters(), **given)  # in the model's order, as the probes are
+    optimizer = make(name, model.parameters(), **keys)  # in the model's order, as the probes are
 
     def generator(self, key):
         objective.step = optimizer.updates
@@ -114,14 +114,14 @@ def test_curvature_of_micro_batches_is_that_of_the_batch(monkeypatch):
     monkeypatch.setattr(torch, "multinomial", lambda p, *_, **__: p.argmin(-1, keepdim=True))
     inputs, targets = tiny_batch()
     targets[:3, 5:] = -100  # they draw no label
-    found = []
+    states = []
     for cuts in ([8], [3, 5]):
         model = tiny_model(dtype=torch.float64)
         optimizer = SophiaG(model.parameters())
         optimizer.update_curvature((model(x) for x in inputs.split(cuts)), targets.split(cuts))
         assert optimizer.param_groups[0]["num_tokens"] == inputs.numel()
-        found.append([optimizer.state[p]["h"] for p in model.parameters()])
-    assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(*found, strict=True))
+        states.append([optimizer.state[p]["h"] for p in model.parameters()])
+    assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(*states, strict=True))
     hessians = []
     for cuts in ([8], [3, 5]):
         torch.manual_seed(0)
@@ -160,12 +160,12 @@ def test_preconditioned_gradients_go_into_any_optimizer(name, by):
     model = tiny_model(dtype=torch.float64)
     preconditioner = make(name, model)
     optimizer = by(model.parameters(), lr=preconditioner.defaults["lr"])
-    found = []
+    ours = []
     for step in range(STEPS):
-        found.append(one_pass(model, optimizer, step).item())
+        ours.append(one_pass(model, optimizer, step).item())
         preconditioner.precondition()
         optimizer.step()
-    assert found == pytest.approx(losses, rel=1e-10)
+    assert ours == pytest.approx(losses, rel=1e-10)
 
 
 @pytest.mark.parametrize("name", NAMES)
