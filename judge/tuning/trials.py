@@ -24,6 +24,7 @@ from judge.comparison import Comparison
 from judge.correction import fair
 from judge.fairness import unlike
 from judge.records import Run, find_runs
+from judge.tuning.luck import beside
 from judge.tuning.search import EDGE, Range, Space, value_of
 
 SUFFIX = "-tuning"  # of the folder beside the study's
@@ -198,6 +199,10 @@ def with_tuning(comparison: Comparison, tunings: Mapping[str, Tuning]) -> Compar
     kept = [warning for warning in comparison.warnings if warning not in meant]
     notes = [meant[warning] for warning in comparison.warnings if warning in meant]
     notes += [tunings[name].unended for name in names if name in tunings and tunings[name].unended]
+    losses = {name: [trial.loss for trial in tuning.trials] for name, tuning in tunings.items()}
+    for each in newcomers:
+        pair = losses.get(each.optimizer, []), losses.get(base.optimizer, [])
+        notes += filter(None, [beside(*pair, base.arm, comparison.length, each.arm.label)])
     counts = {name: len(tunings[name].trials) if name in tunings else 0 for name in names}
     rows = [
         row if row.rule == "target" else fair(row, counts[row.optimizer], counts[base.optimizer], "trials")
