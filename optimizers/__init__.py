@@ -13,6 +13,7 @@ from .lion import Lion
 from .mkor import Mkor
 from .mkor_h import MkorH
 from .muon import Muon
+from .normuon import NorMuon
 from .registry import OptimizerInfo, build_optimizer, find, list_optimizers, register
 from .shampoo import Shampoo
 from .soap import SOAP
@@ -27,6 +28,7 @@ __all__ = [
     "Mkor",
     "MkorH",
     "Muon",
+    "NorMuon",
     "Objective",
     "Optimizer",
     "OptimizerInfo",

@@ -16,8 +16,8 @@ A fused qkv is three matrices, each orthogonalised by itself, as in the author's
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,15 @@ from .param_groups import Group, by_kind
 from .pieces import pieces
 from .registry import register
 from .treatment import Treatment, treatment
+
+
+class Hidden(NamedTuple):
+    """A hidden matrix: its weight and direction (rows, columns), and its state."""
+
+    weight: Tensor
+    direction: Tensor
+    state: MutableMapping[str, Any]
+
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
@@ -139,24 +148,30 @@ class Muon(Optimizer):
         flops = 0
         for alike in by_shape.values():
             directions = [self._direction(p, group) for p in alike]
-            batches: dict[Any, list[tuple[Tensor, Tensor]]] = defaultdict(list)  # (weight, direction) of one shape
+            batches: dict[Any, list[Hidden]] = defaultdict(list)  # of one shape
             for p, direction in zip(alike, directions, strict=True):
                 for piece in pieces(p, group, self.split_qkv):
-                    batches[piece.shape if p.is_cuda else len(batches)].append((piece.of(p), piece.of(direction)))
+                    hidden = Hidden(piece.of(p), piece.of(direction), piece.state(self.state[p]))
+                    batches[piece.shape if p.is_cuda else len(batches)].append(hidden)
             flops += sum(self._step_alike(batch, group) for batch in batches.values())
         return flops
 
-    def _step_alike(self, alike: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> int:
+    def _step_alike(self, alike: list[Hidden], group: dict[str, Any]) -> int:
         """Update weights (rows, columns) along directions of their shape; return the FLOPs of it."""
-        rows, columns = alike[0][0].shape
-        directions = [direction for _, direction in alike]
+        rows, columns = alike[0].weight.shape
+        directions = [each.direction for each in alike]
         batch = torch.stack(directions) if len(alike) > 1 else directions[0]  # (count, rows, columns), or one
         dtype = self._dtype(batch)
         orthogonal = newton_schulz(batch.to(dtype), group["ns_steps"])
         size = group["lr"] * self._scale(rows, columns, group)
-        for (weight, _), update in zip(alike, orthogonal.reshape(-1, rows, columns), strict=True):
-            weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(state_dtype(weight)), alpha=-size)
+        for each, matrix in zip(alike, orthogonal.reshape(-1, rows, columns), strict=True):
+            update = self._weighed(matrix.to(state_dtype(each.weight)), each.state, group)
+            each.weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-size)
         return len(alike) * newton_schulz_flops((rows, columns), group["ns_steps"], dtype)
+
+    def _weighed(self, update: Tensor, state: MutableMapping[str, Any], group: dict[str, Any]) -> Tensor:
+        """Return an orthogonal update (rows, columns) as a variant of Muon weighs its entries; Muon itself does not."""
+        return update
 
     def _scale(self, rows: int, columns: int, group: dict[str, Any]) -> float:
         """Return s."""
@@ -166,7 +181,7 @@ class Muon(Optimizer):
 
     def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[p]
-        if not state:
+        if "m" not in state:
             state["m"] = torch.zeros_like(p, dtype=state_dtype(p))
         g = p.grad.to(state["m"].dtype)  # type: ignore[union-attr]
         m = state["m"].lerp_(g, 1 - group["momentum"])

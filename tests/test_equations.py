@@ -11,6 +11,7 @@ from torch import Tensor
 
 import optimizers
 from harness.labels import draw
+from optimizers import NorMuon
 from optimizers.curvature import GaussNewtonBartlett
 from optimizers.muon import newton_schulz
 from optimizers.param_groups import decayed
@@ -120,6 +121,64 @@ def test_muon_beside_torch(scale, theirs, monkeypatch):
     keywords = {"momentum": 0.95, "weight_decay": 0.1, "adamw_lr": 1e-3, "split_qkv": False, "scale": scale}
     run = Recording("muon", lr=0.02, **keywords)
     assert distance(run.end, weights(model), START) < 1e-6
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_normuon(split):
+    lr, mu, b2, wd, eps = 0.02, 0.95, 0.9, 0.1, 1e-10
+    m, v, names = {}, {}, [n for n, _ in tiny_model().named_parameters()]
+    hidden = {i for i, n in enumerate(names) if n.startswith("blocks.") and "norm" not in n}
+
+    def update(i, w, g, step):
+        m[i] = mu * m.get(i, 0) + (1 - mu) * g
+        x, steps = (1 - mu) * g + mu * m[i], []
+        for k, part in enumerate(x.chunk(3 if split and "qkv" in names[i] else 1)):
+            o = part / torch.linalg.matrix_norm(part)
+            for _ in range(5):
+                o = 3.4445 * o - 4.775 * o @ o.T @ o + 2.0315 * o @ o.T @ o @ o.T @ o
+            v[i, k] = b2 * v.get((i, k), 0) + (1 - b2) * (o**2).sum(1) / o.shape[1]
+            even = o / (v[i, k][:, None] ** 0.5 + eps)
+            length = (o**2).sum() ** 0.5 / ((even**2).sum() ** 0.5 + eps)
+            steps.append(max(1, o.shape[0] / o.shape[1]) ** 0.5 * even * length)
+        return w - lr * wd * w - lr * torch.cat(steps)
+
+    run = Recording("normuon", lr=lr, momentum=mu, beta2=b2, weight_decay=wd, split_qkv=split, adamw_lr=0.0)
+    assert run.off(lambda i, w, g, step: update(i, w, g, step) if i in hidden else w) < 1e-9
+
+
+def test_normuon_beside_pytorch_optimizer(monkeypatch):
+    """Theirs iterates in bfloat16 and has no split: here it takes our iteration, whose equations Muon's tests hold."""
+    monkeypatch.setattr(
+        "pytorch_optimizer.optimizer.muon.normuon.zero_power_via_newton_schulz_5",
+        lambda update, num_steps, weights: newton_schulz(update, num_steps),
+    )
+    model = tiny_model(dtype=torch.float64)
+    hidden = [p for n, p in model.named_parameters() if n.startswith("blocks.") and p.ndim == 2]
+    theirs = pytorch_optimizer.NorMuon(
+        [{"params": hidden, "use_muon": True}], lr=0.02, momentum=0.95, beta2=0.9, weight_decay=0.1, eps=1e-10,
+        use_adjusted_lr=False, foreach=False,
+    )  # fmt: skip
+    objective = tiny_objective(model, grad_clip=None)
+    for step in range(STEPS):
+        objective.bind(step, tiny_batch(step))()
+        theirs.step()
+    keywords = {"momentum": 0.95, "beta2": 0.9, "weight_decay": 0.1, "adamw_lr": 0.0, "split_qkv": False}
+    run = Recording("normuon", lr=0.02, **keywords)
+    assert distance(run.end, weights(model), START) < 1e-9
+
+
+def test_a_transposed_matrix_has_rows_of_outputs_too():
+    torch.manual_seed(0)
+    plain = torch.nn.Parameter(torch.randn(6, 10, dtype=torch.float64))
+    turned = torch.nn.Parameter(plain.detach().T.clone())
+    pair = [(plain, False), (turned, True)]
+    optimizers_ = [NorMuon([{"params": [p], "hidden": True, "transposed": t}], lr=0.1) for p, t in pair]
+    for _ in range(3):
+        gradient = torch.randn(6, 10, dtype=torch.float64)
+        plain.grad, turned.grad = gradient, gradient.T.clone()
+        for optimizer in optimizers_:
+            optimizer.step()
+    assert torch.allclose(plain, turned.T, rtol=1e-9)
 
 
 def test_queries_and_keys_of_a_fused_qkv_step_as_far_as_values_do():
