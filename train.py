@@ -41,6 +41,7 @@ from harness.recorder import Recorder
 from harness.rehearsal import uncharged_per_step
 from harness.run_folder import RunFolder
 from harness.schedule import build_schedule, set_lr
+from harness.sharding import share_out
 from models.hf import read_folder
 from models.plan import check_model
 from optimizers.plan import check_optimizer
@@ -101,6 +102,7 @@ def loop(run: Parts) -> str:
                 batch = run.loader.batch(step)
             set_lr(optimizer, run.schedule(step))
             optimizer.step(objective.bind(step, batch))  # type: ignore[arg-type]
+            objective.sharding.gather()
         if not recorder.close(step, objective.record):
             return "diverged"
     return "finished"
@@ -127,15 +129,16 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
     model = build_model(dataset.vocabulary).to(place)
     origin = begin(model)
     optimizer = planned.knowing(targets=len(dataset.train)).build(model)
+    sharding = share_out(cfg.shard_optimizer, planned, optimizer, model, cfg.batch.tokens, ranks)
     dtype = device.resolve_dtype(cfg.dtype, place)
     clock = Clock(place)
     attempt.callback(clock.close)
-    ledger = Ledger(uncharged_per_step=0.0 if planned.info.charges else uncharged_per_step(planned.build, model))
+    uncharged = 0.0 if planned.info.charges else uncharged_per_step(planned.build, model)
+    ledger = Ledger(uncharged_per_step=uncharged, total=sharding.total)
     objective = TimedObjective(
         model, sequences=cfg.sequences, flops_per_token=model.flops_per_token(cfg.context), clock=clock, ledger=ledger,
         sampled_flops_per_token=model.sampled_flops_per_token(cfg.context), seed=cfg.seed, ranks=ranks,
-        forward=device.compiled(model) if compiled else model, dtype=dtype, grad_clip=cfg.grad_clip,
-        reserve=planned.state_bytes(optimizer, model, cfg.batch.tokens),
+        forward=device.compiled(model) if compiled else model, dtype=dtype, grad_clip=cfg.grad_clip, sharding=sharding,
     )  # fmt: skip
     # A run that goes on keeps its micro-batches: others would give other bits.
     wanted = before["resolved"]["micro"] if before and before["ranks"] == ranks.world else cfg.batch.micro
@@ -146,15 +149,13 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
     windows = evaluation_batches(dataset.val, cfg.context, cfg.eval.tokens, objective.micro, *spread)
 
     folder = attempt.folder
-    recorder = Recorder(cfg, folder, objective, optimizer, lambda: optimizers.metrics(optimizer))
+    recorder = Recorder(cfg, folder, objective, optimizer, lambda: optimizers.metrics(optimizer, sharding.each))
     saved: list[checkpoint.Stateful] = [Threads(), clock, ledger, recorder, objective.sizes]
-    if newest:
-        checkpoint.restore(saved, newest[1])
-    start = newest[1]["step"] if newest else 0
+    start = checkpoint.restore(saved, newest[1]) if newest else 0
     facts = manifest.facts_of(cfg, folder.digest, objective, dataset.entry(), place, compiled, kernels)
     folder.open({**facts, **planned.facts(), "init_from": origin}, cfg.resume, start)
     if newest:
-        checkpoint.load(newest[0], model, optimizer)
+        checkpoint.load(newest[0], model, optimizer, sharding)
     folder.cut(start, [step for step in range(start) if recorder.due(step)])
     if ranks.first:
         print("".join(f"note: {each}\n" for each in planned.notes(cfg.schedule["kind"])), end="")
@@ -163,15 +164,14 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
         attempt.watch(recorder.trackers)
 
     def evaluate_now() -> MeanLoss:
-        with optimizers.eval_weights(optimizer):
+        with sharding.gathered(optimizers.eval_weights(optimizer)):
             return evaluate(model, windows, ranks, dtype, objective.forward if compiled else None)
 
     def save(step: int) -> None:
-        if ranks.first:
-            folder.sync()
-            state = {"config_hash": folder.digest, **checkpoint.states(saved)}
-            checkpoint.save(checkpoints, step, model, optimizer, state, optimizers.eval_weights(optimizer))
-        ranks.agree(None)
+        folder.sync()
+        state = {"config_hash": folder.digest, **checkpoint.states(saved)}
+        evaluated = sharding.gathered(optimizers.eval_weights(optimizer))
+        checkpoint.save(checkpoints, step, model, optimizer, state, evaluated, sharding)
 
     return Parts(cfg, clock, loader, schedule, objective, optimizer, recorder, evaluate_now, save, start)
 

@@ -2,6 +2,7 @@
 
 checkpoints/step-00000100/ holds model.safetensors (the weights that are trained), optimizer.pt (tensors, read with
 weights_only) and state.json (step, the state of each Stateful part by its key, checksums of all files; written last).
+Where ranks share the optimizer's work out, optimizer-1.pt and so on hold the state of what the other ranks own.
 Where an optimizer has the loss evaluated at other weights, averages say, evaluated.safetensors holds those.
 """
 
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from conventions.sentence import sentence
+from harness.distributed import Ranks
+from harness.sharding import Sharding
 
 
 class Stateful(Protocol):
@@ -56,46 +59,60 @@ def save(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     eval_weights: AbstractContextManager[Any] | None = None,
+    sharding: Sharding | None = None,
 ) -> None:
     """Write the checkpoint of `step` into `folder` and drop the ones before the last; atomic at any moment.
 
+    Every rank calls it. The first writes all but the state of what others own.
+
     Args:
         eval_weights: inside it the model has the weights that are evaluated; None, or a nullcontext: always.
+        sharding: of the optimizer; None: this process is alone.
     """
+    sharding = sharding or Sharding(optimizer, [], Ranks(), None)
+    ranks, first = sharding.ranks, sharding.ranks.first
     final = folder / f"step-{step:08d}"
     new = folder / f".new-{final.name}"
-    for cut_off in folder.glob(".new-*"):
-        _remove(cut_off)
     try:
-        new.mkdir(parents=True)
-        _save_weights(model, new / TRAINED)
-        torch.save(_without_queues(optimizer.state_dict()), new / "optimizer.pt")
-        _own_classes(new / "optimizer.pt", optimizer)
+        if first:
+            for cut_off in folder.glob(".new-*"):
+                _remove(cut_off)
+            new.mkdir(parents=True)
+            _save_weights(model, new / TRAINED)
+        ranks.agree(None)
+        if first or sharding.active:
+            _save_part(new / (f"optimizer-{ranks.rank}.pt" if ranks.rank else "optimizer.pt"), optimizer, sharding)
         if eval_weights is not None and not isinstance(eval_weights, nullcontext):
             with eval_weights:
-                _save_weights(model, new / EVALUATED)
-        sums = {path.name: _checksum(path) for path in sorted(new.iterdir())}
-        state = {"step": step, **state}
-        (new / "state.json").write_text(json.dumps({"sha256": {**sums, "state": _digest(state)}, **state}))
-        for path in (*new.iterdir(), new):
-            _sync(path)
+                if first:
+                    _save_weights(model, new / EVALUATED)
+        ranks.each(None)
+        if first:
+            sums = {path.name: _checksum(path) for path in sorted(new.iterdir())}
+            state = {"step": step, **state}
+            (new / "state.json").write_text(json.dumps({"sha256": {**sums, "state": _digest(state)}, **state}))
+            for path in (*new.iterdir(), new):
+                _sync(path)
     except Exception as error:
-        _remove(new)
-        if isinstance(error, ValueError):
+        if first:
+            _remove(new)
+        if isinstance(error, (ValueError, ConnectionError)):
             raise
         # safetensors and torch wrap the disk's errors in their own
         raise OSError(
             f"the checkpoint of step {step} could not be written to {folder} ({sentence(error)}): "
             "see that there is space, then go on with resume=true"
         ) from error
-    _remove(final)
-    os.replace(new, final)
-    _sync(folder)
-    # Later ones are damaged, or the run would have gone on from them; they must not push out a good one.
-    kept = [path for path in _found(folder) if path.name <= final.name][-KEPT:]
-    for old in _found(folder):
-        if old not in kept:
-            _remove(old)
+    if first:
+        _remove(final)
+        os.replace(new, final)
+        _sync(folder)
+        # Later ones are damaged, or the run would have gone on from them; they must not push out a good one.
+        kept = [path for path in _found(folder) if path.name <= final.name][-KEPT:]
+        for old in _found(folder):
+            if old not in kept:
+                _remove(old)
+    ranks.agree(None)
 
 
 def check_state(optimizer: torch.optim.Optimizer | None) -> None:
@@ -145,15 +162,20 @@ def states(parts: Iterable[Stateful]) -> dict[str, Any]:
     return {part.key: part.state() for part in parts}
 
 
-def restore(parts: Iterable[Stateful], state: dict[str, Any]) -> None:
-    """Give each part its state back; a part that the checkpoint does not know stays as it is."""
+def restore(parts: Iterable[Stateful], state: dict[str, Any]) -> int:
+    """Give each part its state back, and return the step; a part that the checkpoint does not know stays as it is."""
     for part in parts:
         if part.key in state:
             part.restore(state[part.key])
+    return state.get("step", 0)
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint back, weights and the optimizer's state, each tensor in the dtype that it was saved in."""
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sharding: Sharding | None = None) -> None:
+    """Put a checkpoint back, weights and the optimizer's state, each tensor in the dtype that it was saved in.
+
+    However many ranks wrote it, each rank takes the state of what it owns now.
+    """
+    sharding = sharding or Sharding(optimizer, [], Ranks(), None)
     device = next(model.parameters()).device
     model.load_state_dict(load_file(path / TRAINED, device=str(device)))
 
@@ -161,10 +183,21 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
         on_device = location.startswith("cuda") and device.type == "cuda"
         return storage.cuda(device.index) if on_device else storage
 
-    with safe_globals(_own_classes(path / "optimizer.pt", optimizer)):
-        saved = _with_queues(torch.load(path / "optimizer.pt", map_location=place, weights_only=True))
-    optimizer.load_state_dict(copy.deepcopy(saved))
-    _put_back(optimizer, saved)
+    saved: dict[str, Any] = {}
+    for part in [path / "optimizer.pt", *sorted(path.glob("optimizer-*.pt"))]:
+        with safe_globals(_own_classes(part, optimizer)):
+            found = sharding.keep(_with_queues(torch.load(part, map_location=place, weights_only=True)))
+        saved = {**found, "state": {**found["state"], **saved["state"]}} if saved else found
+    with sharding.whole():
+        optimizer.load_state_dict(copy.deepcopy(saved))
+        _put_back(optimizer, saved)
+
+
+def _save_part(path: Path, optimizer: torch.optim.Optimizer, sharding: Sharding) -> None:
+    """Write what this rank keeps of the optimizer."""
+    with sharding.whole():
+        torch.save(_without_queues(sharding.keep(optimizer.state_dict())), path)
+    _own_classes(path, optimizer)
 
 
 def _put_back(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from conventions.paths import expanded
 from conventions.run_format import RUNS
 
 # What a run is does not depend on where it is kept, how it is watched or how often it is saved.
-UNHASHED = ("run_dir", "resume", "tracker", "launcher", "checkpoint", "study")
+UNHASHED = ("run_dir", "resume", "tracker", "launcher", "checkpoint", "study", "shard_optimizer")
 # Where the data lie does not matter either, but before they are read nothing else tells one corpus from another.
 LOCATIONS = tuple(f"data.{key}" for key in ("dir", "files", "val_files", "train", "val", "repository"))
 
@@ -61,6 +61,7 @@ class Config:
     device: str
     dtype: Literal["auto", "float32", "bfloat16"]
     compile: bool | Literal["auto"]
+    shard_optimizer: bool
     allow_targets: list[str]
     model: dict[str, Any]
     data: dict[str, Any]

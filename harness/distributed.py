@@ -21,7 +21,11 @@ BUCKET = 2**25  # bytes that one collective operation carries at most, but for a
 
 
 class Pending(NamedTuple):
-    """A collective operation on its way, and where its result will go."""
+    """A collective operation on its way.
+
+    tensors: its result goes to these; none where it is in place.
+    flat: what it works on.
+    """
 
     tensors: Sequence[Tensor]
     flat: Tensor | None
@@ -33,7 +37,7 @@ class Pending(NamedTuple):
             return
         with lost_ranks_named():
             self.work.wait()
-        if self.flat is not None:
+        if self.flat is not None and self.tensors:
             parts = self.flat.split([t.numel() for t in self.tensors])
             torch._foreach_copy_(
                 list(self.tensors), [x.view(t.shape) for x, t in zip(parts, self.tensors, strict=True)]
@@ -63,15 +67,18 @@ class Ranks:
 
     def start_copy(self, tensors: Sequence[Tensor], source: int) -> Pending:
         """Begin to copy tensors of one dtype from the rank `source` to the others, as one."""
-        return self._start(tensors, functools.partial(dist.broadcast, src=source))
+        copy = functools.partial(dist.broadcast, src=source)
+        pending = self._start(tensors, copy, new=source != self.rank)
+        return pending._replace(tensors=[]) if source == self.rank else pending
 
-    def _start(self, tensors: Sequence[Tensor], operation: Callable[..., Any]) -> Pending:
+    def _start(self, tensors: Sequence[Tensor], operation: Callable[..., Any], new: bool = False) -> Pending:
         if self.world == 1 or not tensors:
             return Pending(tensors, None, None)
         alone = len(tensors) == 1 and tensors[0].is_contiguous()
-        flat = tensors[0].detach() if alone else torch.cat([t.detach().reshape(-1) for t in tensors])
+        parts = [t.detach().reshape(-1) for t in tensors]
+        flat = parts[0] if alone else parts[0].new_empty(sum(map(len, parts))) if new else torch.cat(parts)
         with lost_ranks_named():
-            return Pending(tensors, None if alone else flat, operation(flat, async_op=True))
+            return Pending([] if alone else tensors, flat, operation(flat, async_op=True))
 
     def each(self, value: T) -> list[T]:
         """Return the values of all ranks, on every rank; also a barrier. They come by pickle: no tensors on a GPU."""

@@ -23,15 +23,19 @@ class Ledger:
     curvature: int = 0
     optimizer: int | None = 0
     uncharged_per_step: float | None = 0.0  # of a class that never charges, counted beforehand; None: unknown
+    total: Callable[[int], int] = int  # sums what the ranks charged for the parameters that each of them owns
+    unsummed: int = 0  # of `optimizer`, this rank's own since the last sum
 
     def charge(self, kind: str, flops: int) -> None:
         """Add FLOPs to "model", "curvature" or "optimizer"."""
-        if kind == "optimizer" and self.optimizer is None:
-            return
-        setattr(self, kind, getattr(self, kind) + flops)
+        if kind == "optimizer":
+            self.unsummed += flops
+        if kind != "optimizer" or self.optimizer is not None:
+            setattr(self, kind, getattr(self, kind) + flops)
 
     def at(self, step: int) -> dict[str, int | None]:
         """Return the cumulative FLOPs after `step` updates, by kind, and their total."""
+        self._sum()
         optimizer = None
         if self.optimizer is not None and self.uncharged_per_step is not None:
             optimizer = self.optimizer + round(self.uncharged_per_step * step)
@@ -39,10 +43,19 @@ class Ledger:
         return {"model": self.model, "curvature": self.curvature, "optimizer": optimizer, "total": total}
 
     def state(self) -> dict[str, Any]:
+        self._sum()
         return {"model": self.model, "curvature": self.curvature, "optimizer": self.optimizer}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.model, self.curvature, self.optimizer = state["model"], state["curvature"], state["optimizer"]
+        self.unsummed = 0
+
+    def _sum(self) -> None:
+        """Add to `optimizer` what the ranks have charged; all of them must come here."""
+        charged, self.unsummed = self.unsummed, 0
+        by_others = self.total(charged) - charged
+        if self.optimizer is not None:
+            self.optimizer += by_others
 
 
 def _square(n_cubed: float) -> Callable[..., int]:

@@ -25,6 +25,7 @@ def facts_of(
         kernels: as choose_kernels names them.
     """
     model: Any = objective.model
+    sharded = objective.sharding.facts()
     return {
         "study": cfg.study,
         "config_hash": digest,
@@ -43,6 +44,7 @@ def facts_of(
         "parameters": {"total": sum(p.numel() for p in model.parameters()), "matrix": model.matrix_parameters()},
         "flops_per_token": objective.flops_per_token,
         "tokens_per_step": cfg.batch.tokens,
+        **({} if sharded is None else {"optimizer_work": sharded}),
     }
 
 
@@ -93,7 +95,8 @@ def now() -> str:
 
 def _stretch(facts: Manifest, step: int) -> Manifest:
     """Say from which step on a run goes on, and on what: its seconds are those of this device."""
-    return {"step": step, **{key: facts.get(key) for key in ("device", "ranks", "resolved")}}
+    own = ["optimizer_work"] if "optimizer_work" in facts else []
+    return {"step": step, **{key: facts.get(key) for key in ("device", "ranks", "resolved", *own)}}
 
 
 def _head(name: str) -> Manifest:

@@ -59,6 +59,13 @@ def count_targets(targets: Tensor) -> Tensor:
     return (targets >= 0).sum().double()
 
 
+def zeros(sequences: int, context: int, device: torch.device) -> MicroBatch:
+    """Make a micro-batch of zeros, to try a pass on."""
+    tokens = torch.zeros(sequences, context, dtype=torch.int64, device=device)
+    # The targets are a copy: of one and the same tensor the compiler makes another graph.
+    return MicroBatch(tokens, tokens.clone(), count_targets(tokens))
+
+
 class Total:
     """The sum of the shares of micro-batches: the mean loss so far, and what the model adds to it."""
 

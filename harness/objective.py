@@ -16,8 +16,9 @@ from harness.flops import Ledger
 from harness.gradient import GradientSum, clip_gradient
 from harness.hessian import Hessian
 from harness.labels import DrawnLoss
-from harness.micro_batch import MicroBatch, StepRecord, Total, count_targets
+from harness.micro_batch import MicroBatch, StepRecord, Total, count_targets, zeros
 from harness.pass_sizes import PassSizes
+from harness.sharding import Sharding
 
 Batch = tuple[Tensor, Tensor]
 
@@ -36,7 +37,8 @@ class TimedObjective:
         forward: the model, compiled perhaps; the loss on drawn labels is compiled then, too.
         dtype: of the passes; float32 runs them without autocast.
         grad_clip: largest 2-norm of the gradient that `__call__` leaves; None: no clipping.
-        reserve: bytes that passes must leave free on a CUDA device, for the optimizer's state.
+        reserve: bytes that passes must leave free on a CUDA device; None: the state to come, as the sharding has it.
+        sharding: of the optimizer; None: every rank steps on all parameters.
     """
 
     def __init__(
@@ -54,7 +56,8 @@ class TimedObjective:
         forward: Callable[..., Any] | None = None,
         dtype: torch.dtype = torch.float32,
         grad_clip: float | None = None,
-        reserve: int = 0,
+        reserve: int | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
         self.model = model
         self.forward = model if forward is None else forward
@@ -69,6 +72,7 @@ class TimedObjective:
         self.ledger = ledger
         self.seed = seed
         self.ranks = ranks or Ranks()
+        self.sharding = sharding or Sharding(None, [], self.ranks, "")
         self.gradient_sum = GradientSum(self.params, self.ranks)
         self.dtype = dtype
         self.grad_clip = grad_clip
@@ -78,7 +82,8 @@ class TimedObjective:
         self._counted: Tensor | None = None
         self.hessian = Hessian(model, self.params, self._autocast)
         self.drawn = DrawnLoss(model, self._autocast)
-        self.sizes = PassSizes(self.params, self.ranks, clock, reserve)
+        later = self.sharding.state_bytes if reserve is None else reserve
+        self.sizes = PassSizes(self.params, self.ranks, clock, later)
 
     @property
     def num_tokens(self) -> int:
@@ -211,13 +216,16 @@ class TimedObjective:
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         self.ranks.mean_(tensors)
 
+    def join_(self, tensor: Tensor) -> None:
+        self.sharding.join_(tensor)
+
     def charge(self, flops: int) -> None:
         self.ledger.charge("optimizer", flops)
 
     def attempt(self, micro: int, context: int) -> None:
         """Try one training pass on `micro` sequences of zeros, for nothing but to see that the memory holds it."""
         later = self.sizes.room()
-        batch = self._zeros(micro, context)
+        batch = zeros(micro, context, self.device)
         with self._autocast():
             losses = self.forward(batch.inputs, batch.targets)
         batch.share(losses).whole.backward()
@@ -233,19 +241,13 @@ class TimedObjective:
         for i in range(0, len(inputs), size):
             yield MicroBatch(inputs[i : i + size], targets[i : i + size], self.num_targets)
 
-    def _zeros(self, sequences: int, context: int) -> MicroBatch:
-        tokens = torch.zeros(sequences, context, dtype=torch.int64, device=self.device)
-        return MicroBatch(
-            tokens, tokens.clone(), count_targets(tokens)
-        )  # of one tensor twice it compiles another graph
-
     def _size(self, kind: str, attempt: Callable[[MicroBatch], Any]) -> int:
         """Return the sequences of a pass for the curvature, found by attempts on micro-batches of zeros."""
         assert self._batch is not None, "bind a batch first"
         sequences, context = self._batch[0].shape
 
         def on_zeros(size: int) -> None:
-            attempt(self._zeros(size, context))
+            attempt(zeros(size, context, self.device))
 
         return self.sizes.of(kind, self.micro, sequences, on_zeros)
 

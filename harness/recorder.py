@@ -45,6 +45,7 @@ class Recorder:
         self.cfg, self.folder, self.optimizer, self.own_metrics = cfg, folder, optimizer, own_metrics
         self.model, self.clock, self.ledger = objective.model, objective.clock, objective.ledger
         self.device = str(objective.device)
+        self.each = objective.sharding.each
         self.parameters = objective.params
         self.kinds = [layer_kind(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         self.trackers: list[Tracker] = []
@@ -114,8 +115,10 @@ class Recorder:
             if record.auxiliary is not None:
                 row["train/auxiliary"] = record.auxiliary.item()
             row |= self._update_sizes()
-            state = state_bytes(self.optimizer)
-            row["memory/state"] = state
+            kept = self.each(state_bytes(self.optimizer))
+            row["memory/state"] = state = sum(kept)
+            if len(kept) > 1:
+                row["memory/state_of_rank"] = max(kept)
             row["memory/state_per_parameter"] = state / sum(p.numel() for p in self.parameters)
             row |= {f"optimizer/{name}": float(value) for name, value in self.own_metrics().items()}
             healthy = self.healthy()

@@ -28,6 +28,7 @@ class Rehearsal:
         step: set it before each step, or let `steps` do so.
         passes: how often each was asked for so far, in whole batches; `joint_hvp` is a product in the gradient's pass.
         charges: FLOPs that the optimizer charged, by the number of the step.
+        scale: of random gradients.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Rehearsal:
     ) -> None:
         self.params = list(params)
         self.num_tokens = num_tokens
-        self.step = 0
+        self.step, self.scale = 0, 1.0
         self.passes = {"gradient": 0.0, "sampled_grads": 0.0, "hvp": 0.0, "joint_hvp": 0.0}
         self.charges: Counter[int] = Counter()
         self._gradient = gradient or self._draw_gradient
@@ -114,6 +115,9 @@ class Rehearsal:
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         """Leave the tensors as they are: one rank's mean is its own."""
 
+    def join_(self, tensor: Tensor) -> None:
+        """Leave the tensor as it is: there are no other ranks."""
+
     def charge(self, flops: int) -> None:
         self.charges[self.step] += flops
 
@@ -122,7 +126,7 @@ class Rehearsal:
 
     def _draw_gradient(self, step: int) -> None:
         for p, g in zip(self.params, self._random(), strict=True):
-            p.grad = g
+            p.grad = g.mul_(self.scale)
 
     def _random(self) -> list[Tensor]:
         return [torch.randn(p.shape, device=p.device, dtype=p.dtype) for p in self.params]
@@ -159,7 +163,7 @@ def uncharged_per_step(build: Callable[[nn.Module], torch.optim.Optimizer], mode
     """
     try:
         probe = build(copy.deepcopy(model))
-        period = max([1, *(_periods(probe.param_groups[0]))])
+        period = max(periods(probe))
         counted, charged = rehearse(build, model, 2 * period)
         if charged:
             return 0.0
@@ -183,10 +187,11 @@ def passes_per_step(build: Callable[[nn.Module], torch.optim.Optimizer], model: 
     return {kind: (number - before[kind]) / steps for kind, number in objective.passes.items()}
 
 
-def _periods(group: dict[str, Any]) -> list[int]:
+def periods(optimizer: torch.optim.Optimizer) -> list[int]:
+    """List the whole numbers up to 100 among an optimizer's keywords that speak of a period; 1 is one of them."""
     words = ("freq", "every", "interval", "update_step", "period")
-    return [
+    return [1] + [
         value
-        for key, value in group.items()
+        for key, value in [*vars(optimizer).items(), *optimizer.param_groups[0].items()]
         if any(word in key for word in words) and isinstance(value, int) and 1 < value <= 100
     ]

@@ -22,7 +22,7 @@ from judge.windows import mean_parts
 # What varies within an arm, what decides nothing about the weights, and the data (a fingerprint tells it).
 INDIFFERENT = (
     *("seed", "steps"),
-    *("run_dir", "resume", "tracker", "launcher", "checkpoint", "study"),
+    *("run_dir", "resume", "tracker", "launcher", "checkpoint", "study", "shard_optimizer"),
     *("log", "eval.every", "target_loss", "allow_targets", "data"),
 )
 # How a run is computed: these change its last bits and its seconds, and are no setting.

@@ -8,7 +8,7 @@ into its graphs (one with the sums and one without), provided that the hooks are
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -180,6 +180,15 @@ class Activations:
         self.lost = False  # the last statistics were not finite
         self.arm()  # a loop without an Objective makes its first pass before it calls anything here
 
+    def of(self, groups: Iterable[Mapping[str, Any]]) -> list[Layer]:
+        """Return the layers whose weight is in one of an optimizer's groups."""
+        there = {p for group in groups for p in group["params"]}
+        return [layer for layer in self.layers if layer.weight in there]
+
+    def together(self) -> list[list[Tensor]]:
+        """Return the parameters of each layer: only one rank can update them, since they are one matrix."""
+        return [[layer.weight] if layer.bias is None else [layer.weight, layer.bias] for layer in self.layers]
+
     def layer_of(self, p: Tensor) -> Layer | None:
         """Return the layer that a parameter is the weight or the joined bias of."""
         return next((layer for layer in self.layers if p is layer.weight or p is layer.bias), None)
@@ -224,8 +233,12 @@ class Activations:
         if waits(objective) and (due or self.lost):
             self.arm(bounds)
 
-    def means(self, objective: Objective) -> Iterator[tuple[Layer, Tensor, list[Tensor]]]:
-        """Yield each layer that has a gradient, and its means over all micro-batches and ranks; once for each record.
+    def means(
+        self, objective: Objective, groups: Iterable[Mapping[str, Any]] | None = None
+    ) -> Iterator[tuple[Layer, Tensor, list[Tensor]]]:
+        """Yield each layer of the groups that has a gradient, and its means over all micro-batches and ranks.
+
+        groups: an optimizer's; None: all layers. Call it once for each record, on every rank, whatever its groups hold.
 
         There is one mean of its inputs, and of its outputs' gradients one of each piece. The gradients are those of the
         global batch's mean loss, neither clipped nor scaled up by its tokens. In a loop without an Objective there are
@@ -242,7 +255,8 @@ class Activations:
             self.lost = not bool(torch.stack([kept.total.isfinite().all() for kept in sums]).all())
             rows = [layer.inputs.rows / layer.uses for layer in used if layer.inputs]
             objective.num_tokens = round(torch.cat(rows).max().item() * world())
-        for layer in used if not self.lost else []:
+        mine = set(self.layers if groups is None else self.of(groups))
+        for layer in [each for each in used if each in mine] if not self.lost else []:
             assert layer.inputs is not None
             a, gs = layer.inputs.mean(), [each.mean() for each in layer.gradients]
             if isinstance(objective, Loop):

@@ -1,8 +1,9 @@
 """An Objective shows a model to its optimizer; an Optimizer may offer more than `step`."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -69,8 +70,15 @@ class Objective(Protocol):
         """Average tensors over the ranks, in place."""
         ...
 
+    def join_(self, tensor: Tensor) -> None:
+        """Add, in place, what other ranks found of the parameters that they step on; here their entries are 0.
+
+        Where every rank steps on all parameters, nothing is added.
+        """
+        ...
+
     def charge(self, flops: int) -> None:
-        """Count the optimizer's own matrix work, once for all ranks, although each of them repeats it."""
+        """Count the optimizer's own matrix work on the parameters that it steps on; work that ranks repeat, once."""
         ...
 
 
@@ -101,7 +109,7 @@ class Optimizer(torch.optim.Optimizer):
             if not self.takes_shards and any(hasattr(p, "device_mesh") for p in self.param_groups[-1]["params"]):
                 raise ValueError(
                     f"params: {type(self).__name__} needs whole parameters, and these are sharded: take "
-                    "DistributedDataParallel, or Lion or Lamb"
+                    "DistributedDataParallel, or Lion, Lamb or Shampoo"
                 )
         self.arrange()
 
@@ -152,9 +160,60 @@ class Optimizer(torch.optim.Optimizer):
         """Return a context inside which the parameters hold the weights to be evaluated (averages, say)."""
         return nullcontext()
 
-    def metrics(self) -> dict[str, Tensor | float]:
-        """Return scalars worth a curve, by short name; logged as optimizer/<name>."""
+    def together(self) -> list[list[Tensor]]:
+        """Return the sets of parameters that only one and the same rank can update; the others stand alone.
+
+        A rank may take all other parameters out of `param_groups` before a step. Their gradients and weights stay
+        right, and what the step needs of their state comes by `objective.join_`.
+        """
+        return []
+
+    def readings(self) -> dict[str, "Reading | float"]:
+        """Return what is worth a curve, by short name; logged as optimizer/<name>."""
         return {}
+
+    def metrics(self) -> dict[str, Tensor | float]:
+        """Return the readings of this optimizer's own state as scalars."""
+        return condense([self.readings()])
+
+
+class Reading(NamedTuple):
+    """Numbers of which one is made once those of all ranks are there.
+
+    values: (n, ...), an entry for each parameter or factor.
+    condense: makes a scalar of them; a function that pickle finds by its name.
+    """
+
+    values: Tensor
+    condense: Callable[[Tensor], Tensor]
+
+
+def condense(readings: Iterable[Mapping[str, Reading | float]]) -> dict[str, Tensor | float]:
+    """Make one scalar of each name's readings, over all ranks; of plain numbers the first rank's counts."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    for each in readings:
+        for name, sample in each.items():
+            found[name].append(sample)
+    return {name: _condensed(parts) for name, parts in found.items()}
+
+
+def _condensed(parts: list[Any]) -> Tensor | float:
+    first = parts[0]
+    return first.condense(torch.cat([part.values for part in parts])) if isinstance(first, Reading) else first
+
+
+def median(values: Tensor) -> Tensor:
+    return values.median()
+
+
+def largest(values: Tensor) -> Tensor:
+    return values.max()
+
+
+def ratio(values: Tensor) -> Tensor:
+    """Return the sum of the first column over that of the second; values: (n, 2)."""
+    first, second = values.sum(0)
+    return first / second
 
 
 class _Switched(AbstractContextManager[None]):
@@ -194,10 +253,17 @@ def eval_weights(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Any
     return _Switched(optimizer) if switches_weights(optimizer) else nullcontext()
 
 
-def metrics(optimizer: torch.optim.Optimizer) -> dict[str, Tensor | float]:
-    """Return the scalars that any optimizer offers for the log; most offer none."""
-    own = getattr(optimizer, "metrics", None)
-    return own() if callable(own) else {}
+def metrics(optimizer: torch.optim.Optimizer, each: Callable[[Any], list[Any]] | None = None) -> dict[str, Any]:
+    """Return the scalars that any optimizer offers for the log; most offer none.
+
+    each: returns what all ranks give it, where they share the parameters out.
+    """
+    if isinstance(optimizer, Optimizer):
+        own = optimizer.readings()
+        return condense(each({k: s._replace(values=s.values.cpu()) if isinstance(s, Reading) else s
+                              for k, s in own.items()}) if each else [own])  # fmt: skip
+    scalars = getattr(optimizer, "metrics", None)
+    return scalars() if callable(scalars) else {}
 
 
 def state_dtype(parameter: Tensor) -> torch.dtype:

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from .activations import Activations, Layer, whole_model
 from .backends import BACKENDS, BY_MOMENTS
-from .base import Objective, Optimizer, state_dtype
+from .base import Objective, Optimizer, Reading, largest, median, state_dtype
 from .checks import check_at_least, check_betas, check_common
 from .kronecker import eigh, eigh_flops, gram_flops, spread
 from .param_groups import by_decay
@@ -183,8 +183,9 @@ class KFAC(Optimizer):
         if recorded:
             self._update_factors(objective)
         directions: dict[Tensor, Tensor] = {}
+        mine = set(self.activations.of(self.param_groups))
         for layer, turn in zip(self.activations.layers, self.due_at, strict=True):
-            if layer.weight.grad is None:
+            if layer.weight.grad is None or layer not in mine:
                 continue
             if objective.step % self.every_inverse == turn and "A" in self.state[layer.weight]:
                 self._invert(layer)
@@ -192,12 +193,12 @@ class KFAC(Optimizer):
             if self._inverted(layer):
                 directions |= layer.parts(self._precondition(layer))
                 objective.charge(self._product_flops(layer))
-        scale = self._clip(directions, lr)
+        scale = self._clip(directions, objective, lr)
         self.activations.listen(objective, (objective.step + 1) % self.every_factor == 0)
         return loss, {p: direction.mul_(scale) for p, direction in directions.items()}
 
     def _update_factors(self, objective: Objective) -> None:
-        for layer, a, g in self.activations.means(objective):
+        for layer, a, g in self.activations.means(objective, self.param_groups):
             state = self.state[layer.weight]
             gs = [(piece.state(state), "G", mean) for piece, mean in zip(layer.pieces, g, strict=True)]
             for own, name, mean in [(state, "A", a), *gs]:
@@ -246,16 +247,30 @@ class KFAC(Optimizer):
         rotated.div_(torch.outer(outputs["G_values"], inputs["A_values"]).add_(self.damping))
         return left @ rotated @ right.T
 
-    def _clip(self, directions: dict[Tensor, Tensor], rate: float | None = None) -> Tensor | float:
-        """Return kl_clip's factor on the preconditioned gradients; a tensor, so that nothing waits for the device."""
-        if self.kl_clip is None or not directions:
+    def together(self) -> list[list[Tensor]]:
+        return self.activations.together()
+
+    def _clip(
+        self, directions: dict[Tensor, Tensor], objective: Objective, rate: float | None = None
+    ) -> Tensor | float:
+        """Return kl_clip's factor on the preconditioned gradients; a tensor, so that nothing waits for the device.
+
+        Of layers that other ranks step on, they have the products.
+        """
+        if self.kl_clip is None:
             return 1.0
         lr = {p: group["lr"] if rate is None else rate for group in self.param_groups for p in group["params"]}
-        products = [(v * p.grad).sum() * lr[p] ** 2 for p, v in directions.items()]  # type: ignore[operator]
-        return (self.kl_clip / torch.stack(products).sum().abs()).sqrt().clamp(max=1.0)
+        first = self.activations.layers[0]
+        nothing = torch.zeros((), dtype=first.dtype, device=first.weight.device)
+        products = torch.stack([
+            (directions[p] * p.grad).sum() * lr[p] ** 2 if p in directions else nothing  # type: ignore[operator]
+            for unit in self.together() for p in unit
+        ])  # fmt: skip
+        objective.join_(products)
+        return (self.kl_clip / products.sum().abs()).sqrt().clamp(max=1.0)
 
     @torch.no_grad()
-    def metrics(self) -> dict[str, Tensor | float]:
+    def readings(self) -> dict[str, Reading | float]:
         """Return the condition of what multiplies the layers' gradients, the median and the largest.
 
         Method eigen has it in the 2-norm, inverse in the 1-norm, where it takes no eigenvalues.
@@ -274,4 +289,4 @@ class KFAC(Optimizer):
         if not conditions:
             return {}
         both = torch.stack(conditions)
-        return {"condition": both.median(), "condition_max": both.max()}
+        return {"condition": Reading(both, median), "condition_max": Reading(both, largest)}

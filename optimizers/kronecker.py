@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from .base import Reading, median
+
 STRIPS, HEIGHT = 6, 96  # so many at most, no lower than that: more would save FLOPs and cost time
 
 
@@ -73,8 +75,8 @@ def spread(costs: Sequence[int], every: int) -> list[int]:
     return steps
 
 
-def spectrum_metrics(spectra: Iterable[Tensor]) -> dict[str, Tensor | float]:
-    """Return the medians over factors of two measures of their eigenvalues (n,).
+def spectrum_readings(spectra: Iterable[Tensor]) -> dict[str, Reading | float]:
+    """Return two measures of each factor's eigenvalues (n,), to take the medians of.
 
     condition: largest over smallest, as far as the dtype can tell (fp32: 8e6). Many factors are singular: LayerNorm
     takes the direction of the mean from whatever is read from the residual stream.
@@ -88,4 +90,4 @@ def spectrum_metrics(spectra: Iterable[Tensor]) -> dict[str, Tensor | float]:
         shares.append(scaled.sum().square() / (len(scaled) * scaled.square().sum()).clamp(min=eps))
     if not ratios:
         return {}
-    return {"condition": torch.stack(ratios).median(), "effective_rank": torch.stack(shares).median()}
+    return {"condition": Reading(torch.stack(ratios), median), "effective_rank": Reading(torch.stack(shares), median)}

@@ -77,6 +77,7 @@ class Lamb(Optimizer):
         if max_grad_norm is not None and max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm must be above 0, not {max_grad_norm}; null turns it off")
         self.max_grad_norm = max_grad_norm
+        self.everything: list[Tensor]  # whose gradient is clipped, also those that another rank steps on
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -106,9 +107,12 @@ class Lamb(Optimizer):
                 update_lamb(rows, shrink, group["lr"], *seen, group["eps"], group["weight_decay"])
         return loss
 
+    def arrange(self) -> None:
+        self.everything = [p for group in self.param_groups for p in group["params"]]
+
     def _shrink(self) -> Tensor | float:
         """Return max_grad_norm's factor on every gradient; a tensor, so that nothing waits for the device."""
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        grads = [p.grad for p in self.everything if p.grad is not None]
         if self.max_grad_norm is None or not grads:
             return 1.0
         return (self.max_grad_norm / torch.nn.utils.get_total_norm(grads)).clamp(max=1.0)

@@ -68,6 +68,9 @@ class Loop:
         for tensor in tensors:
             tensor.div_(world())
 
+    def join_(self, tensor: Tensor) -> None:
+        """Leave the tensor as it is: every rank of such a loop steps on all parameters."""
+
     def charge(self, flops: int) -> None:
         """Count nothing: nobody asks."""
 

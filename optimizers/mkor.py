@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from .activations import Activations, Layer, whole_model
 from .backends import BACKENDS
-from .base import Objective, Optimizer, state_dtype
+from .base import Objective, Optimizer, Reading, largest, median, state_dtype
 from .checks import check_at_least, check_betas, check_common
 from .loop import Loop
 from .param_groups import by_decay
@@ -192,14 +192,17 @@ class Mkor(Optimizer):
                 group["num_tokens"] = objective.num_tokens
         self.activations.listen(objective, (objective.step + 1) % self.every == 0, self._bounds(objective.num_tokens))
         directions: dict[Tensor, Tensor] = {}
-        for layer in self.activations.layers:
+        for layer in self.activations.of(self.param_groups):
             if layer.weight.grad is not None and "right" in self.state[layer.weight]:
                 directions |= layer.parts(self._precondition(layer))
                 objective.charge(self._product_flops(layer))
         return loss, directions
 
+    def together(self) -> list[list[Tensor]]:
+        return self.activations.together()
+
     def _update_factors(self, objective: Objective) -> None:
-        for layer, a, g in self.activations.means(objective):
+        for layer, a, g in self.activations.means(objective, self.param_groups):
             state = self.state[layer.weight]
             new = "right" not in state
             lefts = [
@@ -241,11 +244,11 @@ class Mkor(Optimizer):
         return sum(2 * m * n * (m + n) + 4 * m * n for m, n in (piece.shape for piece in layer.pieces))
 
     @torch.no_grad()
-    def metrics(self) -> dict[str, Tensor | float]:
+    def readings(self) -> dict[str, Reading | float]:
         """Return the factors' condition, median and largest, in the 1-norm, which takes no eigenvalues."""
         states = [self.state.get(layer.weight, {}) for layer in self.activations.layers]
         factors = [factor for state in states for name, factor in state.items() if name.startswith(("left", "right"))]
         if not factors:
             return {}
         conditions = torch.stack([torch.linalg.cond(factor, 1) for factor in factors])
-        return {"condition": conditions.median(), "condition_max": conditions.max()}
+        return {"condition": Reading(conditions, median), "condition_max": Reading(conditions, largest)}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .activations import whole_model
-from .base import Objective
+from .base import Objective, Reading
 from .checks import check_at_least
 from .mkor import Mkor
 from .registry import register
@@ -36,9 +36,8 @@ from .treatment import Treatment
     proof="tests/test_mkor.py",
 )
 class MkorH(Mkor):
-    """MKOR's state, and the window's summed `loss` with that of the first layer's weight.
-
-    In the first group stand `second_order`, `last_loss`, `best_rate` and `slow_windows`.
+    """MKOR's state; in the first group also `second_order`, the window's summed `loss`, `last_loss`, `best_rate` and
+    `slow_windows`.
 
     Args:
         lr, ..., weight_decay: MKOR's.
@@ -74,13 +73,11 @@ class MkorH(Mkor):
             backend=backend, betas=betas, eps=eps, momentum=momentum, weight_decay=weight_decay,
         )  # fmt: skip
         self.window, self.share, self.patience = window, threshold, patience
-        self.param_groups[0].update(second_order=True, last_loss=None, best_rate=0.0, slow_windows=0)
+        self.param_groups[0].update(second_order=True, loss=None, last_loss=None, best_rate=0.0, slow_windows=0)
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
         """Announce MKOR's cost, which holds until MKOR-H leaves it."""
-        mkors = super().treat(p, tokens)
-        first = p is self.activations.layers[0].weight  # which keeps the window's loss
-        return mkors._replace(state_bytes=mkors.state_bytes + 4) if first else mkors
+        return super().treat(p, tokens)
 
     def _gradient(self, objective: Objective) -> tuple[Any, dict[Tensor, Tensor]]:
         if not self.param_groups[0]["second_order"]:
@@ -94,14 +91,12 @@ class MkorH(Mkor):
 
     def _watch(self, loss: Tensor, step: int) -> None:
         """Follow the loss and decide on the switch; this waits for the device once in a window."""
-        group, state = self.param_groups[0], self.state[self.activations.layers[0].weight]
-        if "loss" not in state:
-            state["loss"] = torch.zeros_like(loss)
-        state["loss"] += loss
+        group = self.param_groups[0]
+        before = torch.zeros_like(loss) if group["loss"] is None else group["loss"].to(loss.device)
+        group["loss"] = before + loss
         if (step + 1) % self.window:
             return
-        mean = state["loss"].item() / self.window
-        state["loss"].zero_()
+        mean, group["loss"] = group["loss"].item() / self.window, None
         if group["last_loss"] is not None:
             rate = group["last_loss"] - mean
             group["best_rate"] = max(group["best_rate"], rate)
@@ -110,11 +105,11 @@ class MkorH(Mkor):
         if group["slow_windows"] >= self.patience:
             group["second_order"] = False
             self.activations.rest()
-            for layer in self.activations.layers:
+            for layer in self.activations.of(self.param_groups):
                 state = self.state[layer.weight]
                 for name in [name for name in state if name.startswith(("left", "right"))]:
                     del state[name]
 
-    def metrics(self) -> dict[str, Tensor | float]:
-        """Return MKOR's metrics, and whether it is still at work: 1 or 0."""
-        return {"second_order": float(self.param_groups[0]["second_order"]), **super().metrics()}
+    def readings(self) -> dict[str, Reading | float]:
+        """Return MKOR's readings, and whether it is still at work: 1 or 0."""
+        return {"second_order": float(self.param_groups[0]["second_order"]), **super().readings()}

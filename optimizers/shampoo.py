@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import Optimizer, state_dtype
+from .base import Optimizer, Reading, state_dtype
 from .checks import check_at_least, check_betas, check_common
-from .kronecker import average_gram_, complete_, eigh, eigh_flops, gram_flops, spectrum_metrics
+from .kronecker import average_gram_, complete_, eigh, eigh_flops, gram_flops, spectrum_readings
 from .param_groups import by_table
 from .pieces import Matrix, matrices
 from .registry import register
@@ -72,7 +72,7 @@ class Shampoo(Optimizer):
         stagger: refresh different matrices on different steps, so that no step takes much longer than another.
     """
 
-    groups, mark = staticmethod(by_table), "table"
+    groups, mark, takes_shards = staticmethod(by_table), "table", True
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class Shampoo(Optimizer):
         return momentum / (state["v"] / correction).sqrt_().add_(GRAFT_EPS)
 
     @torch.no_grad()
-    def metrics(self) -> dict[str, Tensor | float]:
+    def readings(self) -> dict[str, Reading | float]:
         """Return condition and effective rank of L + eps I and R + eps I as of their last refresh."""
         states = self.state.values()
-        return spectrum_metrics(value for s in states for key, value in s.items() if "_values" in key)
+        return spectrum_readings(value for s in states for key, value in s.items() if "_values" in key)

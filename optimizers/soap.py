@@ -33,7 +33,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .base import Optimizer, state_dtype
+from .base import Optimizer, Reading, state_dtype
 from .checks import check_at_least, check_betas, check_common
 from .eigenbasis import (
     cholesky_orthonormal,
@@ -43,7 +43,7 @@ from .eigenbasis import (
     next_power,
     orthonormal,
 )
-from .kronecker import average_gram_, complete_, gram_flops, spectrum_metrics
+from .kronecker import average_gram_, complete_, gram_flops, spectrum_readings
 from .param_groups import by_table
 from .pieces import Matrix, matrices
 from .registry import register
@@ -294,7 +294,7 @@ class SOAP(Optimizer):
         return sum(next_basis_flops(shape[axis], qr or self.qr) for axis in axes)
 
     @torch.no_grad()
-    def metrics(self) -> dict[str, Tensor | float]:
+    def readings(self) -> dict[str, Reading | float]:
         """Return condition and effective rank of the factors L and R as of their last refresh."""
         states = self.state.values()
-        return spectrum_metrics(value for s in states for key, value in s.items() if "_values" in key)
+        return spectrum_readings(value for s in states for key, value in s.items() if "_values" in key)

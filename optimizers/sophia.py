@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .base import Objective, Optimizer, state_dtype
+from .base import Objective, Optimizer, Reading, ratio, state_dtype
 from .checks import check_at_least, check_betas, check_common
 from .curvature import GaussNewtonBartlett, Hutchinson
 from .kernels import Number, average_, descend_, kernel
@@ -154,19 +154,19 @@ class Sophia(Optimizer):
         return state
 
     @torch.no_grad()
-    def metrics(self) -> dict[str, Tensor | float]:
+    def readings(self) -> dict[str, Reading | float]:
         """Return the win rate, as the authors' code has it: the share of coordinates that the last update did not clip.
 
         Their README says so in one place, and the opposite in another; .1 to .5 is healthy, and a larger rho raises it.
         """
-        free, count = [], 0
+        counts = []
         for group in self.param_groups:
             for p in group["params"]:
                 if state := self.state.get(p):
                     limit = bound(state["h"], self._scale(group), group["eps"], self._floored)
-                    free.append((state["m"].abs() < limit).sum())
-                    count += p.numel()
-        return {"win_rate": torch.stack(free).sum() / count} if count else {}
+                    free = (state["m"].abs() < limit).sum()
+                    counts.append(torch.stack([free, torch.full_like(free, p.numel())]))
+        return {"win_rate": Reading(torch.stack(counts), ratio)} if counts else {}
 
 
 PRESETS = (

@@ -37,11 +37,18 @@ def assert_same_curve(one, other):
 
 def assert_same_run(one, two):
     """One process's run and that of two ranks."""
-    assert_same_curve(rows(two), rows(one))
+    both = rows(two)
+    shares = [row.pop("memory/state_of_rank", None) for row in both]
+    assert_same_curve(both, rows(one))
+    assert all(2 * share <= 1.2 * row["memory/state"] for share, row in zip(shares, both, strict=True) if share)
+    assert any(shares)
     assert (manifest(one)["ranks"], manifest(two)["ranks"]) == (1, 2)
     assert manifest(one)["config_hash"] == manifest(two)["config_hash"]
     names = [sorted(str(path.relative_to(run)) for path in run.rglob("*")) for run in (one, two)]
-    assert names[0] == names[1]
+    assert [name for name in names[1] if not name.endswith("optimizer-1.pt")] == names[0]
+    assert len(names[1]) == len(names[0]) + len(list((two / "checkpoints").iterdir()))
+    assert manifest(two)["optimizer_work"]["shared"]
+    assert "optimizer_work" not in manifest(one)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +178,9 @@ def test_ranks_may_come_and_go(here):
     interrupted(run_dir="cut", at=5)
     done = torchrun(*SMALL, "run_dir=cut", "resume=true", cwd=here)
     assert (done.returncode, done.stderr) == (0, "")
-    assert_same_curve(rows(here / "cut"), rows(here / "one"))
+    cut = rows(here / "cut")
+    assert [row.pop("memory/state_of_rank", 0) > 0 for row in cut] == [False] * 4 + [True, True, False]
+    assert_same_curve(cut, rows(here / "one"))
     assert manifest(here / "one")["resolved"]["micro"] == 4
     assert manifest(here / "cut")["resolved"]["micro"] == 2  # four do not fit in the half of four
     before = contents(here / "cut")

@@ -17,7 +17,10 @@ from harness.sweep.jobs import outcomes, sweep_name
 from harness.words import CONFIG_DIR, own_configs, search_path
 
 # What a person may choose for runs whose file fixes the rest: where and how they are computed, kept and watched.
-FREE = ("launcher", "tracker", "checkpoint", "device", "dtype", "compile", "batch.micro", "data.dir", "hydra")
+FREE = (
+    *("launcher", "tracker", "checkpoint", "device", "dtype", "compile", "shard_optimizer", "batch.micro"),
+    *("data.dir", "hydra"),
+)
 
 CHECKPOINT = 250  # updates
 CLOSING, LEAST = 15, 10  # seconds of a call: kept for its end; that must be left before it for a sweep to begin

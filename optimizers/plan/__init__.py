@@ -18,6 +18,7 @@ from conventions.sentence import nearest
 
 from ..external import External
 from ..registry import ALLOW_TARGETS, OptimizerInfo, find
+from ..units import Unit, units
 
 EVERYONES = ("decay_embeddings",)  # keys that OptimizerInfo.build takes, whatever the optimizer
 SECTIONS = ("base", "rest", "hidden")  # of an external class: see External.build
@@ -69,12 +70,9 @@ class OptimizerPlan:
             said.append(f"{name} schedules itself ({facts['own_schedule']}): give schedule=constant, or two multiply")
         return said
 
-    def state_bytes(self, optimizer: optim.Optimizer, model: nn.Module, tokens: int) -> int:
-        """Return the bytes of state to come for a batch of so many tokens, two tensors each for an external class."""
-        announced = self.info.treatments(optimizer, model, tokens)
-        if announced is None:
-            return 2 * sum(p.numel() * max(4, p.element_size()) for p in model.parameters())
-        return sum(each.state_bytes for each in announced.values())
+    def units(self, optimizer: optim.Optimizer, model: nn.Module, tokens: int) -> list[Unit]:
+        """Return the units that ranks may share out, for a batch of so many tokens."""
+        return units(self.info, optimizer, model, tokens)
 
 
 def check_optimizer(

@@ -86,7 +86,7 @@ class Halfstep(Training):
         self.objective = TimedObjective(
             model, sequences=sequences, flops_per_token=model.flops_per_token(s.context), clock=self.clock,
             ledger=Ledger(), forward=s.forward(model), dtype=s.dtype, grad_clip=s.grad_clip,
-            reserve=plan.state_bytes(self.optimizer, model, s.tokens),
+            reserve=sum(unit.state_bytes for unit in plan.units(self.optimizer, model, s.tokens)),
         )  # fmt: skip
         self.objective.micro = s.sequences_per_pass(self.objective.attempt)
         self.loader = Loader([Shard(Path(file)) for file in s.files], s.context, sequences, seed=0, device=s.device)
