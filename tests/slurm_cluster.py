@@ -1,4 +1,7 @@
-"""A SLURM of one node, in a folder of its own, for as long as a `with` lasts: no systemd, nothing in /etc touched."""
+"""A SLURM of two nodes, both this machine, in a folder of its own, for as long as a `with` lasts.
+
+It needs no systemd and touches nothing in /etc.
+"""
 
 import os
 import secrets
@@ -22,13 +25,12 @@ AuthType=auth/munge
 CredType=cred/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 SlurmctldPort={port}
-SlurmdPort={other}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -42,7 +44,8 @@ MpiDefault=none
 ReturnToService=2
 SwitchType=switch/none
 KillWait=5
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs={cpus} State=UNKNOWN
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs={cpus} State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -57,15 +60,15 @@ def missing() -> list[str]:
 def cluster(folder: Path) -> Iterator[dict[str, str]]:
     """Start it; the environment in which SLURM's commands find it. Whatever happens, nothing of it is left running."""
     folder.chmod(0o755)  # munged insists
-    for name in ("state", "spool"):
+    for name in ("state", "spool.one", "spool.two"):
         (folder / name).mkdir()
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
     config = folder / "slurm.conf"
-    port, other = free_ports(2)
+    port, first, second = free_ports(3)
     host, user = socket.gethostname().split(".")[0], getuser()
-    names = {"folder": folder, "host": host, "user": user, "port": port, "other": other}
+    names = {"folder": folder, "host": host, "user": user, "port": port, "first": first, "second": second}
     config.write_text(CONFIG.format(cpus=os.cpu_count(), **names))
     environment = {**os.environ, "SLURM_CONF": str(config), "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     daemons: list[subprocess.Popen[bytes]] = []
@@ -83,8 +86,9 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
         start("munged", "--foreground", "--force", *places)
         wait_until(lambda: (folder / "munge.socket").exists(), folder)
         start("slurmctld", "-D", "-f", str(config))
-        start("slurmd", "-D", "-f", str(config))
-        wait_until(lambda: "idle" in ask(environment, "sinfo", "--noheader", "--format=%t"), folder)
+        for node in ("one", "two"):
+            start("slurmd", "-D", "-f", str(config), "-N", node)
+        wait_until(lambda: ask(environment, "sinfo", "--noheader", "--format=%D %t").split() == ["2", "idle"], folder)
         yield environment
     finally:
         ask(environment, "scancel", "--user", user)

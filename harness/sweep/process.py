@@ -9,6 +9,7 @@ from conventions.config_keys import CONFIGS
 from conventions.run_format import ENDED, read_status
 from harness.process import Process
 from harness.sweep.jobs import Job
+from harness.sweep.nodes import Nodes
 
 
 class JobProcess(Process):
@@ -16,19 +17,28 @@ class JobProcess(Process):
 
     Args:
         environment: variables on top of this process's own.
-        ranks: processes of the run; torchrun starts them where there are several.
+        ranks: processes of the run on this node; torchrun starts them where the run has several.
+        nodes: of the run.
         resume: go on from the newest checkpoint, whatever the overrides say.
     """
 
-    def __init__(self, job: Job, environment: Mapping[str, str], ranks: int = 1, resume: bool = False) -> None:
-        self.job, self.ranks = job, ranks
+    def __init__(
+        self,
+        job: Job,
+        environment: Mapping[str, str],
+        ranks: int = 1,
+        resume: bool = False,
+        nodes: Nodes = Nodes(),  # noqa: B008 (it is frozen)
+    ) -> None:
+        self.job, self.ranks = job, ranks * nodes.count
         line = [sys.executable]
-        if ranks > 1:
-            line += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        if self.ranks > 1:
+            line += ["-m", "torch.distributed.run", *nodes.torchrun, f"--nproc_per_node={ranks}"]
         overrides = job.overrides
         if resume:
             overrides = [o for o in overrides if not o.startswith("resume=")] + ["resume=true"]
-        super().__init__([*line, str(CONFIGS.parent / "train.py"), *overrides], job.log, environment)
+        log = job.log.with_suffix(f".{nodes.number}.log") if nodes.number else job.log
+        super().__init__([*line, str(CONFIGS.parent / "train.py"), *overrides], log, environment)
 
     def outcome(self) -> tuple[str, str | None]:
         """Return a job's status once it has ended, as jobs.jsonl has it, and a sentence on what went wrong, or None."""

@@ -21,21 +21,26 @@ from conventions.config_keys import CONFIGS
 from conventions.sentence import sentence
 from harness.sweep.board import Board
 from harness.sweep.jobs import Job, outcomes
+from harness.sweep.nodes import Nodes
 from harness.sweep.process import JobProcess
 
 POLL = 0.2  # seconds between two looks at a run, or at jobs.jsonl
 ASK_EVERY = 5.0  # seconds between two questions to SLURM, whose controller serves a whole cluster
 PATIENCE = 4  # answers in a row that a job is gone before they are believed: shared file systems lag
+WITH_OTHERS = 30.0  # seconds that the ranks of a node have to end by themselves, once those of another have
 WARNING = 120  # seconds from SLURM's signal to the end of the time limit
 GONE = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 
 
 @dataclass
 class Guard:
-    """A callable that runs on the node: it begins the run, and requeues the job where the run was cut off."""
+    """A callable that runs on each node: it begins the run there, and requeues the job where the run was cut off.
+
+    Of several nodes the first speaks for all of them.
+    """
 
     job: Job
-    ranks: int
+    ranks: int  # on each node
     threads: str
     requeue: int
     resume: bool = False
@@ -43,21 +48,38 @@ class Guard:
     def __call__(self) -> None:
         from submitit.core.utils import UncompletedJobError
 
-        attempt = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        self._process = JobProcess(self.job, {"OMP_NUM_THREADS": self.threads}, self.ranks, self.resume or attempt > 0)
+        task = array_task(os.environ)
+        nodes = Nodes.of_slurm(os.environ, self.job.folder / "slurm" / task)
+        resume = self.resume or nodes.attempt > 0
+        self._process = JobProcess(self.job, {"OMP_NUM_THREADS": self.threads}, self.ranks, resume, nodes)
         # SLURM ends the job, to requeue it itself or for good: either way that is not ours to undo.
         signal.signal(signal.SIGTERM, self._leave)
         try:
-            while not self._process.ended():
-                time.sleep(POLL)
+            by_itself = self._watch(nodes)
         except UncompletedJobError:  # out of time once more than it may be, says submitit
             self._process.stop()
-            self.job.record("cut", f"out of time in {attempt + 1} attempts (launcher.timeout_min, launcher.requeue)")
+            attempts = nodes.attempt + 1
+            self.job.record("cut", f"out of time in {attempts} attempts (launcher.timeout_min, launcher.requeue)")
             return
-        status, error = self._process.outcome()
-        if status == "cut" and attempt < self.requeue and requeue_job(array_task(os.environ)):
+        nodes.tell(*(self._process.outcome() if by_itself else nodes.heard()[0]))
+        if nodes.number:
+            return
+        status, error = self._process.outcome() if nodes.count == 1 else nodes.agreed(2 * WITH_OTHERS)
+        if status == "cut" and nodes.attempt < self.requeue and requeue_job(task):
             raise SystemExit(1)
         self.job.record(status, error)
+
+    def _watch(self, nodes: Nodes) -> bool:
+        """Wait for the end of this node's ranks; False if they were stopped, long after the end of another node's."""
+        since = None
+        while not self._process.ended():
+            time.sleep(POLL)
+            if nodes.heard():
+                since = since or time.monotonic()
+                if time.monotonic() > since + WITH_OTHERS:
+                    self._process.stop()
+                    return False
+        return True
 
     def checkpoint(self) -> Any:
         """Stop the run, and return what the next attempt runs: submitit calls this when SLURM warns of the end."""
@@ -88,6 +110,7 @@ class SlurmArray:
         partition: str | None = None,
         account: str | None = None,
         timeout_min: int = 1440,
+        nodes: int = 1,
         gpus: int = 1,
         cpus: int = 8,
         memory: float | None = None,
@@ -97,12 +120,10 @@ class SlurmArray:
         setup: list[str] | None = None,
         sbatch: dict[str, Any] | None = None,
     ) -> None:
-        for key, value, least in (
-            ("timeout_min", timeout_min, 1), ("cpus", cpus, 1), ("parallel", parallel, 1), ("gpus", gpus, 0),
-            ("requeue", requeue, 0),
-        ):  # fmt: skip
-            if value < least:
-                raise ValueError(f"{key} must be at least {least}, not {value}")
+        least = {"timeout_min": (timeout_min, 1), "nodes": (nodes, 1), "cpus": (cpus, 1), "parallel": (parallel, 1)}
+        for key, (value, lowest) in {**least, "gpus": (gpus, 0), "requeue": (requeue, 0)}.items():
+            if value < lowest:
+                raise ValueError(f"{key} must be at least {lowest}, not {value}")
         if memory is not None and memory <= 0:
             raise ValueError(f"memory must be above 0 GB, not {memory}; null takes the partition's default")
         if shutil.which("sbatch") is None:
@@ -117,7 +138,8 @@ class SlurmArray:
         self.guards = [Guard(job, ranks, threads, requeue) for job in work]
         root = f"export PYTHONPATH={CONFIGS.parent}:$PYTHONPATH"
         parameters = {
-            "name": "halfstep", "timeout_min": timeout_min, "cpus_per_task": cpus, "mem_gb": memory,
+            "name": "halfstep", "timeout_min": timeout_min, "mem_gb": memory,
+            "nodes": nodes, "tasks_per_node": 1, "cpus_per_task": cpus,
             "gpus_per_node": gpus or None, "slurm_partition": partition, "slurm_account": account,
             "slurm_array_parallelism": parallel, "slurm_setup": [root, *(setup or [])],
             "slurm_signal_delay_s": min(WARNING, 30 * timeout_min),
