@@ -5,6 +5,7 @@
     python -m scripts.optimizers model=gpt2_125m optimizer=soap           one of them, parameter by parameter
     python -m scripts.optimizers optimizer=soap optimizer.one_sided=true
     python -m scripts.optimizers soap --take-home                         writes soap.py, all of it in one file
+    python -m scripts.optimizers soap --ranks=8,64                        what its work would gain from so many GPUs
 
 The arguments are train.py's, and a word alone is an optimizer. `--take-home=FILE` writes that file; nothing is
 overwritten. FLOPs are those of an update, its refreshes spread over their period; elementwise work is
@@ -26,9 +27,10 @@ from conventions.terminal_table import table_text
 from data.plan import vocabulary
 from harness.command_line import answer_help, composed
 from harness.config import Config, parse
+from harness.shares import table
 from models.base import LanguageModel
 from models.plan import check_model
-from optimizers.plan import check_optimizer
+from optimizers.plan import OptimizerPlan, check_optimizer
 from optimizers.take_home import take_home
 from scripts.study.cost import UpdateCost, cost
 
@@ -38,15 +40,29 @@ NONE = "-"
 
 def main(arguments: Sequence[str]) -> None:
     arguments = [f"optimizer={word}" if word.isidentifier() else word for word in arguments]
+    over = [word for word in arguments if word.startswith("--ranks")]
+    arguments = [word for word in arguments if word not in over]
     keys = {argument.partition("=")[0].lstrip("+") for argument in arguments}
     defaults = [f"{key}={value}" for key, value in GPT2.items() if key not in keys]
     with one_sentence():
         if any(key == "--take-home" for key in keys):
             print(take_home(arguments))
+        elif over:
+            print(over_ranks([*defaults, *arguments], over[0]))
         elif "optimizer" in keys:
             print(one([*defaults, *arguments]))
         else:
             print(everyone([*defaults, *arguments]))
+
+
+def over_ranks(arguments: Sequence[str], word: str) -> str:
+    """Make a table of what sharing the work out brings. ValueError: the word is no --ranks=8,64."""
+    if not re.fullmatch(r"--ranks=[1-9]\d*(,[1-9]\d*)*", word):
+        raise ValueError(f"{word} must be numbers of ranks, as in --ranks=8,64")
+    cfg, model, planned = planned_on(arguments)
+    units = planned.units(planned.build(model), model, cfg.batch.tokens)
+    grid = table(units, [int(number) for number in word.partition("=")[2].split(",")])
+    return f"{optimizer_name(cfg.optimizer)} on {headline(cfg, model)}\n\n{table_text(grid, ())}"
 
 
 def everyone(arguments: Sequence[str]) -> str:
@@ -92,16 +108,20 @@ def one(arguments: Sequence[str]) -> str:
     ])  # fmt: skip
 
 
-def costed(arguments: Sequence[str]) -> tuple[Config, LanguageModel, UpdateCost]:
-    """Find what an update of a run with these arguments costs. ValueError says what is wrong with them."""
+def planned_on(arguments: Sequence[str]) -> tuple[Config, LanguageModel, OptimizerPlan]:
+    """Return the config of these arguments, its model and its optimizer. ValueError says what is wrong with them."""
     cfg = parse(composed(arguments))
     build_model = check_model(cfg.model, cfg.context, cfg.seed)
     planned = check_optimizer(cfg.optimizer, cfg.allow_targets, "meta")
-    info, build = planned.info, planned.build
     # What announces its own cost needs no memory; an external class has to be tried on a real model.
-    with torch.device("cpu" if info.treat is None else "meta"):
-        model = build_model(vocabulary(cfg.data))
-    return cfg, model, cost(info, build, model, cfg.batch.tokens)
+    with torch.device("cpu" if planned.info.treat is None else "meta"):
+        return cfg, build_model(vocabulary(cfg.data)), planned
+
+
+def costed(arguments: Sequence[str]) -> tuple[Config, LanguageModel, UpdateCost]:
+    """Find what an update of a run with these arguments costs, with its config and its model."""
+    cfg, model, planned = planned_on(arguments)
+    return cfg, model, cost(planned.info, planned.build, model, cfg.batch.tokens)
 
 
 def model_flops(cfg: Config, model: LanguageModel) -> int:
