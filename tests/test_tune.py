@@ -130,7 +130,8 @@ def test_a_divergence_is_a_row_a_mark_and_no_choice(pretended, capsys):
 
 def test_when_every_trial_diverged_it_says_which_range_to_lower(pretended, capsys):
     pretended.limit = 0.0
-    assert sentence(capsys, "optimizer=lion", "trials=2") == (
+    # Its plan stands on standard output by then.
+    assert refusal(capsys, tune.main, *SMALL, "optimizer=lion", "trials=2", silent=False) == (
         "every trial of lion diverged: give a lower range.optimizer.lr=[low,high]"
     )
 
