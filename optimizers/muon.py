@@ -53,7 +53,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch
     "gives queries and keys a fraction of the values' step: with momenta a tenth as large .39 each, against .89. "
     "Newton-Schulz in bfloat16 is as good as in fp32 for the loss, but two implementations agree in fp32 only. "
     "Singular values end between .7 and 1.2, not at 1.",
-    proof="tests/test_equations.py",
+    proof="tests/test_muon.py",
 )
 class Muon(Optimizer):
     """The state is the momentum `m` of a hidden matrix, and `m`, `v` and `step` of everything else.

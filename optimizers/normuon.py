@@ -27,7 +27,7 @@ from .treatment import Treatment, treatment
     presets="`scale` and `split_qkv` as Muon has them.",
     pitfalls="Tuned at 124M its rate is above Muon's: .035 against .025 in modded-nanogpt's track 3, where both need "
     "3,250 updates.",
-    proof="tests/test_equations.py",
+    proof="tests/test_muon.py",
 )
 class NorMuon(Muon):
     """The state is Muon's, and `v`, a number per output, of each hidden matrix.
