@@ -30,7 +30,7 @@ def terminal_table(grid: Grid, left: Collection[str] = (), colors: Mapping[str, 
     title = Text(grid.title, "table.title") if grid.title else None
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for number, name in enumerate(grid.header):
-        words = " ".join([name, *(row[number] for row in grid.rows if row)]).split()
+        words = " ".join([name, *(row[number] for row in grid.rows if number < len(row))]).split()
         longest, text = max(map(len, words), default=0), number == 0 or name in left
         width = min(longest, NARROW) if text else longest
         table.add_column(name, justify="left" if text else "right", overflow="fold", min_width=width)
