@@ -78,7 +78,8 @@ def with_slurm(here: Path) -> None:
             check(len(manifest(run)["resumes"]), int(seed < 4), f"resumes of seed {seed}")
             check(compared(run), compared(same), f"rows of seed {seed}")
         print("one run on both nodes, a rank of which is killed")
-        two = (*SLURM, "launcher.nodes=2", "optimizer=soap")
+        soap = ("optimizer=soap", f"steps={5 * STEPS}")
+        two = (*SLURM, "launcher.nodes=2", *soap)
         waiting = sweep(here, env, "-m", *two, "study=nodes")
         try:
             wait_for(lambda: last_step(here, "nodes", 0) > 0.3 * STEPS, 120)
@@ -89,7 +90,7 @@ def with_slurm(here: Path) -> None:
         run = folder(here, "nodes", 0)
         check((manifest(run)["status"], manifest(run)["ranks"]), ("finished", 2), "status and ranks of the run")
         check(len(manifest(run)["resumes"]), 1, "resumes of the run on two nodes")
-        check(compared(run), compared(torchrun(here, data, "optimizer=soap")), "rows of the run on two nodes")
+        check(compared(run), compared(torchrun(here, data, *soap)), "rows of the run on two nodes")
         print("one on both nodes that cannot work")
         check(sweep(here, env, "-m", *two, "study=wrong", "batch.tokens=384").wait(120), 1, "exit code of the sweep")
         (jobs,) = here.glob("results/runs/wrong/.sweeps/*/jobs.jsonl")
