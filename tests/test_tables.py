@@ -98,3 +98,10 @@ def test_a_terminal_shows_a_grid_as_wide_as_it_is(monkeypatch):
     assert any("1,234,567" in line for line in narrow)
     colored = terminal_table(grid, colors={"faster": "green"}).columns[1]
     assert [span.style for span in list(colored.cells)[-1].spans if span.style] == ["dim", "green"]
+
+
+def test_the_name_of_a_part_is_a_row_of_one_cell():
+    rows = [[], ["a part of the study"], ["short", "1"]]
+    lines = table_text(Grid("", ["arm", "runs"], rows)).splitlines()
+    assert [line.split() for line in lines if "short" in line] == [["short", "1"]]
+    assert any(line.split() == ["a", "part", "of", "the", "study"] for line in lines)
