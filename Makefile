@@ -31,8 +31,8 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constrain
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo verdict test test-slow test-all test-slurm docs site tables coverage lint format bench \
-	public board clean
+.PHONY: help install demo verdict test test-slow test-all test-slurm test-external docs site tables coverage lint \
+	format bench public board clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,14 @@ test-all: install ## every test, the exhaustive ones too
 
 test-slurm: install ## sweeps on a real SLURM of one node, started for it (Debian's slurm-wlm and munge)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.slurm
+
+# Apart from .venv: these packages are no requirement. What they depend on is in .venv already.
+.external/installed: requirements-external.txt $(INSTALLED)
+	$(PIP) --no-deps --upgrade --target .external -r requirements-external.txt
+	@touch $@
+
+test-external: .external/installed ## try every optimizer class of eight packages, each in its own process: docs/external.md
+	OMP_NUM_THREADS=1 PYTHONPATH=.external $(RUN) -m tests.external
 
 lint: install ## ruff's rules and layout, and mypy's types
 	$(RUN) -m ruff check .

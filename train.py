@@ -122,7 +122,7 @@ def build(cfg: Config, attempt: Attempt, before: dict[str, Any] | None, ranks: R
     make_tracker = tracker.find(cfg.tracker["name"])
     tracker_keywords = bind(make_tracker, cfg.tracker, "tracker", ["folder", "config", "manifest"])
     compiled = device.resolve_compile(cfg.compile, place)
-    attempt.callback(optimizers.compile_kernels, False)
+    attempt.callback(optimizers.compile_kernels, None)
     optimizers.compile_kernels(compiled)
     dataset = ranks.first_before_others(lambda: load_data(quiet=not ranks.first))
     kernels = choose_kernels(place, cfg.context)

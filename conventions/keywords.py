@@ -105,6 +105,8 @@ def _fits(value: Any, annotation: Any) -> bool | None:
         return isinstance(value, (list, tuple)) and (not counted or len(value) == len(arguments))
     if annotation in (dict, Mapping) or origin in (dict, Mapping):
         return isinstance(value, Mapping)
+    if Callable in (annotation, origin):
+        return callable(value)
     if annotation is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if annotation is int:
@@ -145,7 +147,9 @@ def _describe(annotation: Any) -> str:
         return " or ".join(str(a) for a in arguments)
     if origin in (Union, types.UnionType):
         kinds = dict.fromkeys(_describe(a) for a in arguments if a in names or typing.get_origin(a))
-        return " or ".join(kind for kind in kinds if not (kind == names[int] and names[float] in kinds))
+        return " or ".join(k for k in kinds if not (k == names[int] and names[float] in kinds)) or "a value"
+    if origin is Callable or annotation is Callable:
+        return "a function, which no config can hold: leave it out"
     if origin is tuple and Ellipsis not in arguments:
         return f"a list of {len(arguments)} values"
     if origin in (list, tuple):

@@ -3,6 +3,7 @@
 import atexit
 import os
 import platform
+import random
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -10,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -143,3 +145,10 @@ def peak_memory(device: str) -> int:
 
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes * (1 if platform.system() == "Darwin" else 1024)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of torch, numpy and Python, from which classes of other packages draw."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

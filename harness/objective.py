@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from conventions.targets import UNCOUNTED
 from harness.clock import Clock
+from harness.device import seed_everything
 from harness.distributed import Ranks
 from harness.flops import Ledger
 from harness.gradient import GradientSum, clip_gradient
@@ -105,8 +106,8 @@ class TimedObjective:
         self.step = step
         self.record = StepRecord()
         self._batch, self._counted = batch, None
-        # An external optimizer may draw from the global generator: its draws too depend on (seed, step) alone.
-        torch.manual_seed(self._entropy("global"))
+        # An external optimizer may draw from the global generators: its draws too depend on (seed, step) alone.
+        seed_everything(self._entropy("global"))
         return self
 
     @torch.enable_grad()

@@ -5,6 +5,7 @@ weights, the update's size). Device tensors are read when a row closes, and at n
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, ValuesView
 from typing import Any
 
@@ -224,7 +225,7 @@ def tensor_bytes(held: Any) -> int:
         elif isinstance(value, Mapping):
             for item in value.values():
                 walk(item)
-        elif isinstance(value, (list, tuple, ValuesView)):
+        elif isinstance(value, (list, tuple, deque, ValuesView)):
             for item in value:
                 walk(item)
 

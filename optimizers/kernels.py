@@ -9,6 +9,7 @@ share 1 - beta and not beta (which would lose digits besides), a factor and not 
 """
 
 import shutil
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from types import FunctionType
@@ -25,8 +26,11 @@ Row = tuple[Tensor | None, ...]
 _compiling = False
 
 
-def compile_kernels(wanted: bool) -> None:
+def compile_kernels(wanted: bool | None) -> None:
     """Choose whether rules run compiled from now on, in this process; the results differ by rounding alone.
+
+    Classes of other packages that compile themselves follow: on a CPU they may compile for minutes, a kernel for each
+    shape. None: rules run uncompiled, and such classes do as they like, as when the process began.
 
     Raises:
         ValueError: there is no C++ compiler, and no GPU to do without one.
@@ -41,7 +45,9 @@ def compile_kernels(wanted: bool) -> None:
                 f"compile=true needs a C++ compiler on a CPU, and there is no {' or '.join(compilers)}: "
                 "install g++, name yours in the environment variable CXX, or give compile=false"
             )
-    _compiling = wanted
+    _compiling = bool(wanted)
+    if "torch._dynamo" in sys.modules:  # else nobody has compiled anything yet, and its import takes seconds
+        torch.compiler.set_stance("force_eager" if wanted is False else "default")
 
 
 def kernels_run() -> int:

@@ -31,7 +31,7 @@ PROGRAMS = ("make", "python", "torchrun", "source", "git", "pip", "cd", "rm", "a
 INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)})\s[^`]+)`")
 
 # `python -m TOOL`: what it does is its own.
-TOOLS = ("pytest", "ruff", "mypy", "mkdocs", "pip", "venv", "tests.slurm", "tests.coverage")
+TOOLS = ("pytest", "ruff", "mypy", "mkdocs", "pip", "venv", "tests.slurm", "tests.coverage", "tests.external")
 READING = ("speedup", "publish", "runs", "adopt")  # they run, on a small study
 DRAWING = ("report", "plot", "dashboard")  # they do so in the slow tests
 LONG = ("demo", "public", "verdict", "claims", "bench", "export", "make_tables", "board", "downstream", "mirror")

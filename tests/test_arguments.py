@@ -117,7 +117,7 @@ WRONG = {
     f"{EXTERNAL}pytorch_optimizer.Lion optimizer.lr=-1": r"optimizer\.lr must be at least 0",
     f"{EXTERNAL}pytorch_optimizer.Lion optimizer.lr=abc": r"optimizer\.lr must be a number",
     f"{EXTERNAL}pytorch_optimizer.SOAP optimizer.weight_dacay=1": r"weight_dacay is no key .*did you mean weight_decay",
-    f"{EXTERNAL}pytorch_optimizer.SAM": r"optimizer\.base_optimizer is missing",
+    f"{EXTERNAL}pytorch_optimizer.SAM": r"wraps another optimizer: give optimizer\.base\._target_=",
     # files
     "run_dir=/proc/nothing/run": "run_dir=/proc/nothing/run cannot be made .*: give another",
     "data.dir=/proc/nothing": r"data\.dir: /proc/nothing/.* cannot be written .*; choose another",

@@ -26,7 +26,7 @@ RULES = [
 @pytest.fixture(autouse=True)
 def _leave_the_process_as_it_was():
     yield
-    compile_kernels(False)
+    compile_kernels(None)
 
 
 def ends(name: str, compiled: bool, keywords: dict, dtype: torch.dtype) -> list[torch.Tensor]:

@@ -10,6 +10,7 @@ import optimizers
 from optimizers.external.adapter import Adapter
 from optimizers.plan import check_optimizer
 from optimizers.roles import kinds
+from tests import strange_optimizers
 from tests.command import complaint, in_process, manifest, rows
 from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
 
@@ -240,3 +241,13 @@ def test_state_that_no_checkpoint_gives_back_safely_is_refused_before_the_first_
     sentence = complaint(in_process("optimizer=external", target, "allow_targets=[tests]", "run_dir=run"))
     assert sentence.startswith("optimizer: tests keeps pathlib.PosixPath in its state, which cannot be read back")
     assert not (here / "run").exists()
+
+
+def test_a_class_that_compiles_itself_runs_uncompiled_where_the_run_does(here):
+    """On a CPU such a class compiled for minutes, a kernel for each shape."""
+    target = f"optimizer._target_={STRANGE}.Compiles"
+    run = ("optimizer=external", target, "allow_targets=[tests]", "steps=3", "compile=false", "run_dir=run")
+    assert in_process(*run).code == 0
+    assert strange_optimizers.GRAPHS == []
+    strange_optimizers.descend(torch.ones(2), torch.ones(2))  # and afterwards it compiles as it likes
+    assert len(strange_optimizers.GRAPHS) == 1

@@ -31,17 +31,18 @@ from tests.command import (
 from tests.tiny import tiny_model, tiny_objective
 from tests.tiny import train as train_tiny
 
-EXTERNAL = ("optimizer=external", "optimizer.lr=1e-2")
-WRAPPER = ("optimizer=external", "optimizer._target_=pytorch_optimizer.Lookahead", "optimizer.k=2")
-WRAPPED = ("optimizer.base._target_=pytorch_optimizer.SAM", "optimizer.base.base._target_=torch.optim.AdamW")
-OPTIMIZERS = {info.name: (f"optimizer={info.name}",) for info in list_optimizers()} | {
-    "LBFGS": (*EXTERNAL, "optimizer._target_=torch.optim.LBFGS", "optimizer.max_iter=3", "optimizer.history_size=2"),
-    "schedule-free": (*EXTERNAL, "optimizer._target_=pytorch_optimizer.ScheduleFreeAdamW"),
-    "a queue": (*EXTERNAL, "optimizer._target_=pytorch_optimizer.AdaShift"),
-    "two": (*EXTERNAL, "optimizer._target_=torch.optim.Muon", "optimizer.rest._target_=torch.optim.NAdam"),
-    "a wrapper": (*WRAPPER, *WRAPPED),
-    "its own classes": (*EXTERNAL, "optimizer._target_=pytorch_optimizer.Conda"),  # projectors in its state
+SAM = "optimizer.base._target_=pytorch_optimizer.SAM optimizer.base.base._target_=torch.optim.AdamW"
+CLASSES = {  # and what is given to them
+    "LBFGS": "torch.optim.LBFGS optimizer.lr=1e-2 optimizer.max_iter=3 optimizer.history_size=2",
+    "schedule-free": "pytorch_optimizer.ScheduleFreeAdamW optimizer.lr=1e-2",
+    "a queue": "pytorch_optimizer.AdaShift optimizer.lr=1e-2",
+    "two": "torch.optim.Muon optimizer.lr=1e-2 optimizer.rest._target_=torch.optim.NAdam",
+    "a wrapper": f"pytorch_optimizer.Lookahead optimizer.k=2 {SAM}",
+    "averages": "pytorch_optimizer.ScheduleFreeWrapper optimizer.base._target_=torch.optim.SGD",
+    "its own classes": "pytorch_optimizer.Conda optimizer.lr=1e-2",  # projectors in its state
 }
+OPTIMIZERS = {info.name: (f"optimizer={info.name}",) for info in list_optimizers()}
+OPTIMIZERS |= {name: ("optimizer=external", *f"optimizer._target_={text}".split()) for name, text in CLASSES.items()}
 EVERY_THREE = ("steps=8", "checkpoint.every=3", "eval.every=4", "target_loss=5.4")
 
 
@@ -64,7 +65,7 @@ def assert_same_run(one, other):
 
 
 # One of each kind of state; the other optimizers are slow.
-KINDS = ("adamw", "soap", "sophia_g", "mkor", "muon", "schedule-free", "its own classes", "a queue", "two", "a wrapper")
+KINDS = ("adamw", "soap", "sophia_g", "mkor", "muon", *CLASSES.keys() - {"LBFGS"})
 
 
 @pytest.mark.parametrize(

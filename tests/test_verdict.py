@@ -110,10 +110,10 @@ def test_an_optimizer_that_behaves_passes_every_check(optimizer):
 def test_each_misbehaviour_is_a_row_of_its_own():
     failed = rows("tests.test_verdict.Forgetful")
     assert failed.keys() == {
-        "its state survives a file", "a rate of zero moves nothing", "frozen and unused parameters stay",
+        "its state survives a file", "its updates follow the rate", "frozen and unused parameters stay",
     }  # fmt: skip
     assert "some state is not in `state`" in failed["its state survives a file"]
-    assert "schedule" in failed["a rate of zero moves nothing"]
+    assert "schedule" in failed["its updates follow the rate"]
 
 
 def test_a_class_that_cannot_step_ends_in_one_sentence_before_anything_trains(pretended, capsys):

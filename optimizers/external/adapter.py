@@ -1,7 +1,7 @@
 """An adapter steps optimizers of other packages on an Objective, each in the manner that its class wants."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -85,13 +85,14 @@ class Adapter(torch.optim.Optimizer):
                     p.grad = None if p.grad is None else p.grad.detach()
         return loss
 
-    def eval_weights(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def eval_weights(self) -> Iterator[None]:
         """Return a context inside which the parameters hold the weights to be evaluated."""
-        stack = ExitStack()
-        for part in self._parts:
-            if part.manner.switches:
-                stack.enter_context(eval_weights(part.optimizer))
-        return stack
+        with ExitStack() as stack:
+            for part in self._parts:
+                if part.manner.switches:
+                    stack.enter_context(eval_weights(part.optimizer))
+            yield
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -129,6 +130,9 @@ def _step(part: Member, closure: Any) -> Any:
         return None
     if manner.pair:
         return optimizer.step(lambda: (None, closure()))  # type: ignore[arg-type, return-value]
+    if manner.gradient_exists:
+        for p in (p for group in optimizer.param_groups for p in group["params"] if p.grad is None):
+            p.grad = torch.zeros_like(p)
     if manner.gradient_before:
         loss = closure()
         optimizer.step(closure)

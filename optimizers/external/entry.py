@@ -108,6 +108,7 @@ class External(OptimizerInfo):
         said += [f"{base['_target_']} as {'a class' if manner.base == 'class' else 'an instance'}"] if base else []
         said += [] if manner.takes_closure else ["no closure"]
         said += ["the gradient before step()"] if manner.gradient_before else []
+        said += ["a gradient of zero before the first step"] if manner.gradient_exists else []
         return [each for each in said if each] + (["a gradient with its graph"] if manner.graph else [])
 
 

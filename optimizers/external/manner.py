@@ -15,6 +15,7 @@ class Manner:
     base: whether it takes the optimizer that it wraps as an instance or as a class; None: it wraps none.
     takes_closure: its step() takes a closure.
     gradient_before: its step(closure) uses the gradient that is there before it calls the closure, as SAM does.
+    gradient_exists: it fails in its first step unless there is a gradient, of whatever value.
     graph: it differentiates the gradient once more by itself, and so needs the gradient's graph.
     pair: it expects a pair from the closure.
     switches: it keeps two sets of weights, and its eval() and train() work.
@@ -26,6 +27,7 @@ class Manner:
     base: Literal["instance", "class"] | None = None
     takes_closure: bool = True
     gradient_before: bool = False
+    gradient_exists: bool = False
     graph: bool = False
     pair: bool = False
     switches: bool = False
@@ -41,4 +43,4 @@ class Manner:
     @property
     def plain(self) -> bool:
         """Tell whether the class steps as torch's own do, on an Objective in the place of the closure."""
-        return self.takes_closure and not (self.gradient_before or self.graph or self.pair)
+        return self.takes_closure and not (self.gradient_before or self.gradient_exists or self.graph or self.pair)

@@ -115,7 +115,7 @@ def _changed(manner: Manner, error: Exception) -> Manner | None:
         return manner
     if "does not require grad" in str(error) and not manner.graph:
         return replace(manner, graph=True)
-    return None
+    return replace(manner, gradient_exists=True) if manner.takes_closure and not manner.gradient_exists else None
 
 
 def _stepped(build: Build, manner: Manner, device: str) -> Tryout:

@@ -5,6 +5,8 @@ It makes no claim on the class: what the tryout cannot tell is left to the run. 
 
 import io
 import linecache
+import random
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -74,12 +76,12 @@ class Tryout:
     """A class on a fresh tryout model, with all random draws fixed; the caller's generators are left as they were."""
 
     def __init__(self, build: Build, device: str = "cpu") -> None:
-        with _alone(0):
+        with _alone(0, device):
             self.model = TryoutModel().to(device)
         self.objective = TryoutObjective(self.model)
-        with _alone(0):
+        with _alone(0, device):
             self.optimizer = build(self.model)
-        self.made = 0
+        self.made, self.device = 0, device
 
     def steps(self, number: int = 1, rate: float = 1.0, before: Callable[[nn.Module], None] | None = None) -> None:
         """Make so many steps at a factor on the rate; `before` each of them may touch the model."""
@@ -89,7 +91,7 @@ class Tryout:
                 if "lr" in group:
                     group.setdefault("initial_lr", group["lr"])
                     group["lr"] = rate * group["initial_lr"]
-            with _alone(self.made):
+            with _alone(self.made, self.device):
                 if before:
                     before(self.model)
                 calls = self.objective.calls
@@ -102,13 +104,24 @@ class Tryout:
 
 
 @contextmanager
-def _alone(seed: int) -> Iterator[None]:
+def _alone(seed: int, device: str) -> Iterator[None]:
     """Keep what a class draws, prints and warns of within the tryout; nothing is compiled."""
-    with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+    drawn = [device] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=drawn), torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        kept, numpy = random.getstate(), sys.modules.get("numpy")  # numpy, if anybody draws from it
+        kept_of_numpy = numpy.random.get_state() if numpy else None
         torch.manual_seed(seed)
-        with redirect_stdout(io.StringIO()):
-            yield
+        random.seed(seed)
+        if numpy:
+            numpy.random.seed(seed)
+        try:
+            with redirect_stdout(io.StringIO()):
+                yield
+        finally:
+            random.setstate(kept)
+            if numpy:
+                numpy.random.set_state(kept_of_numpy)
 
 
 def uses_earlier_gradient(build: Build, device: str = "cpu") -> bool:

@@ -1,11 +1,13 @@
 """A GPT of two layers, patterned tokens and an Objective: small enough to train a hundred steps in a blink."""
 
-import io
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
 
+from harness import checkpoint
 from harness.clock import Clock
 from harness.distributed import Ranks
 from harness.evaluate import evaluate
@@ -95,21 +97,14 @@ def evaluate_tiny(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
 
 
 def resumed(build: Build) -> tuple[tuple[nn.Module, list[float]], tuple[nn.Module, list[float]]]:
-    """Return (model, its last losses), and those of a fresh optimizer that had nothing but the state dict.
-
-    It goes through a file.
-    """
+    """Return (model, its last losses), and those of a fresh optimizer that went on from a checkpoint, as runs do."""
     model = tiny_model()
     optimizer, objective = build(model), tiny_objective(model)
     train(model, optimizer, objective, BEFORE)
-    file = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    losses = train(model, optimizer, objective, AFTER - BEFORE, start=BEFORE)
-
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
     again = tiny_model(seed=1)
-    again.load_state_dict(saved["model"])
     fresh = build(again)
-    fresh.load_state_dict(saved["optimizer"])
+    with TemporaryDirectory() as place:
+        checkpoint.save(Path(place), BEFORE, model, optimizer, {})
+        checkpoint.load(Path(place, f"step-{BEFORE:08d}"), again, fresh)
+    losses = train(model, optimizer, objective, AFTER - BEFORE, start=BEFORE)
     return (model, losses), (again, train(again, fresh, tiny_objective(again), AFTER - BEFORE, start=BEFORE))
