@@ -10,7 +10,8 @@ results/claims/<claim>-<scale>.md, .tex and .csv, out of the studies results/<cl
 configs/claim, or in results/claims (<claim>.<word>.yaml: a claim on another corpus, say). results/claims/verdicts.md
 has a line on each of them, conclusions.md what the papers and others found beside it. Of each study in configs/public
 its page and figures are in results/public; scripts/board.py draws the board out of them and of our studies. In README
-and docs/ a table stands between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`.
+and docs/ a table stands between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`; with `, 12 lines`
+after its name, only its first 12 lines.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from scripts.pages.size_figures import study_figures
 
 ROOT = CONFIGS.parent
 FORMS = {"md": "markdown", "tex": "latex", "csv": "csv"}
-BLOCK = re.compile(r"<!-- (results/\S+\.md) -->\n.*?<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- (results/\S+\.md)(?:, (\d+) lines)? -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,7 +135,9 @@ def with_tables(text: str, path: Path, root: Path, texts: Mapping[Path, str]) ->
         name, here = match[1], path.relative_to(root)
         if root / name not in texts:
             raise ValueError(f"{here} wants {name}, which no study makes: publish its runs, or take the block away")
-        return f"<!-- {name} -->\n{texts[root / name]}<!-- end -->"
+        lines = texts[root / name].splitlines(keepends=True)
+        head, part = ("", lines) if match[2] is None else (f", {match[2]} lines", lines[: int(match[2])])
+        return f"<!-- {name}{head} -->\n{''.join(part)}<!-- end -->"
 
     return BLOCK.sub(block, text)
 

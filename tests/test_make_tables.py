@@ -62,6 +62,14 @@ def test_a_page_of_the_documentation_has_its_tables_too(copied):
     assert result[page] == f"Above.\n<!-- results/study/table.md -->\n{table}<!-- end -->\nBelow.\n"
 
 
+def test_a_page_may_hold_the_first_lines_of_a_table_alone(copied):
+    readme = copied / "README.md"
+    readme.write_text("<!-- results/study/table.md, 3 lines -->\n<!-- end -->\n")
+    result = tables(copied)
+    first = "".join(result[copied / "results" / "study" / "table.md"].splitlines(keepends=True)[:3])
+    assert result[readme] == f"<!-- results/study/table.md, 3 lines -->\n{first}<!-- end -->\n"
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/page.md"])
 def test_a_table_that_no_study_makes_is_refused(copied, page):
     (copied / "README.md").write_text("No table.\n")
