@@ -108,7 +108,7 @@ coverage: install ## the table of docs/interval.md anew: how often intervals hol
 
 bench: install ## what this device does: PART=all, updates, train, step or drift; NANOGPT=path REFERENCES="soap=../SOAP"
 	$(RUN) -m scripts.bench $(PART) --minutes $(MINUTES) $(if $(NANOGPT),--nanogpt "$(NANOGPT)") $(if $(ONLY),--only "$(ONLY)") \
-		$(foreach given,$(REFERENCES),--reference "$(given)") $(OPTIONS)
+		$(foreach checkout,$(REFERENCES),--reference "$(checkout)") $(OPTIONS)
 
 public: install ## collect runs that others published: TRACK3=checkout of modded-nanogpt MARIN=checkout of WhenWen/marin
 	@test -n "$(MARIN)$(TRACK3)" || { echo "halfstep: give TRACK3=FOLDER or MARIN=FOLDER, checkouts of what configs/public names" >&2; exit 2; }

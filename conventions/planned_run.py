@@ -30,12 +30,12 @@ class PlannedRun:
 
     @property
     def steps(self) -> int:
-        """Updates, in all."""
+        """Return how many updates the run makes."""
         return int(self.config["steps"])
 
     @property
     def tokens(self) -> int:
-        """Trained on, in all."""
+        """Return how many tokens the run trains on."""
         return self.steps * int(self.config["batch"]["tokens"])
 
     @property

@@ -68,7 +68,7 @@ def _square(n_cubed: float) -> Callable[..., int]:
 
 
 def _qr(shape: Sequence[int], *_: Any, **__: Any) -> int:
-    """R and the explicit Q of (..., m, n): 4 m n k - 4/3 k^3, k = min(m, n); 8/3 n^3 for squares."""
+    """Return the FLOPs of R and the explicit Q of (..., m, n): 4 m n k - 4/3 k^3, k = min(m, n); of squares 8/3 n^3."""
     m, n = shape[-2:]
     k = min(m, n)
     return round(prod(shape[:-2]) * (4 * m * n * k - 4 * k**3 / 3))

@@ -18,7 +18,7 @@ MEAN = "mean"  # over tasks, of the score above chance
 
 @dataclass(frozen=True)
 class Score:
-    """A score, and half the width of its 95 % interval over what is told: seeds, or with one run a task's samples."""
+    """A score, and half the width of its 95 % interval over seeds, or with one run over a task's samples."""
 
     value: float
     half_width: float | None

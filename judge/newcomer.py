@@ -55,7 +55,7 @@ class NewcomerVerdict:
 
     @property
     def sentence(self) -> str:
-        """`lion, held against adamw at the scale tiny: slower in steps, .71 (.65 to .78); ...`."""
+        """Return a sentence: `lion, held against adamw at the scale tiny: slower in steps, .71 (.65 to .78); ...`."""
         verdicts = "; ".join(
             f"{row.words or 'no verdict'} in {TITLE[axis]}" + (f", {row.speedup.figure}" if row.speedup.known else "")
             for axis, row in self.rows.items()

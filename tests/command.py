@@ -78,7 +78,7 @@ def trained(*arguments: str, run_dir: str | None = None, resume: bool = False) -
 
 
 def interrupted(*arguments: str, at: int, **where: Any) -> None:
-    """`trained`, stopped by Ctrl-C where it asks for the batch of step `at`."""
+    """Train, stopped by Ctrl-C where the run asks for the batch of step `at`."""
 
     def batch(loader: train.Loader, step: int) -> Any:
         if step == at:
@@ -130,7 +130,7 @@ def complaint(ended: Ended) -> str:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what the clock and the machine's load decide."""
+    """Return the rows of metrics.jsonl without what the clock and the machine's load decide."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{key: v for key, v in json.loads(line).items() if not key.startswith(TIMED)} for line in lines]
 

@@ -172,6 +172,6 @@ def check(keys: Sequence[str]) -> None:
 
 
 def values(key: str) -> list[str]:
-    """`seed=0,1,2` as three settings; commas inside brackets separate nothing."""
+    """Return `seed=0,1,2` as three settings; commas inside brackets separate nothing."""
     name, _, value = key.partition("=")
     return [f"{name}={each}" for each in re.split(r",(?![^\[{]*[\]}])", value)]

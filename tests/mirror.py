@@ -57,7 +57,7 @@ def server(monkeypatch):
 
 
 def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing is away and nothing hangs, no bound may decide: the machine may be slow."""
+    """Raise the bounds on time, for tests in which nothing is away or hangs: the machine may be slow."""
     for bound in ("START", "LOG", "FINISH", "GRACE"):
         monkeypatch.setattr(wandb_tracker, bound, LONG)
 

@@ -44,7 +44,7 @@ class Run:
         return self.optimizer.state[dict(self.model.named_parameters())[weight]]
 
     def rows(self, step: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """By weight: inputs (tokens, in), a last column of 1 for a bias; the mean loss's gradients (tokens, out)."""
+        """Return by weight the inputs (tokens, in), a last column of 1 for a bias, and the gradients (tokens, out)."""
         model = small_model(self.bias)
         model.load_state_dict(self.weights[step], strict=False)
         return layer_rows(model, lambda: model(*tiny_batch(step)).mean)
@@ -89,7 +89,7 @@ def joined(values: Named, weight: str) -> Tensor:
 
 
 def put(values: Named, weight: str, matrix: Tensor) -> None:
-    """`joined` undone."""
+    """Undo `joined`."""
     bias = weight.replace("weight", "bias")
     if bias in values:
         values[weight], values[bias] = matrix[:, :-1], matrix[:, -1]

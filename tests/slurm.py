@@ -123,7 +123,7 @@ def compared(run: Path) -> list[dict]:
 
 
 def last_step(here: Path, study: str, seed: int) -> int:
-    """Of the run in SLURM; 0 while there is none."""
+    """Return the last step of the run in SLURM; 0 while there is none."""
     result = list(here.glob(f"results/runs/{study}/*-s{seed}-*/metrics.jsonl"))
     lines = result[0].read_text().count("\n") if result else 0
     return max(0, lines - 1) * 5

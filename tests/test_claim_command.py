@@ -160,7 +160,7 @@ def test_a_plan_counts_a_product_in_the_gradients_pass(here, probes):
 
 @pytest.mark.slow
 def test_run_trains_what_is_missing_as_planned(here, probes, capfd, monkeypatch):
-    """Through train.py's own sweep: the smoke, and then what it left; the costs are those that plan foretold."""
+    """train.py's own sweep trains the smoke, and then what it left; the costs are those that plan foretold."""
     small = {"eval.tokens": 256, "eval.every": 4, "log.every": 4, "checkpoint.every": None, "batch.tokens": 256}
     arms = {
         "old": {"config": {"optimizer": "adamw"}, "lengths": [0.5, 1]},

@@ -52,7 +52,7 @@ def test_a_claim_says_where_it_is_from_and_what_its_verdict_may_mean(name):
 
 
 def test_every_kind_of_arm_composes():
-    """Once for each set of keys and choices of groups; the slow test composes them all."""
+    """Each set of keys and choices of groups is composed once; the slow test composes them all."""
     seen = set()
     for claim in list_claims():
         for name, part, arm in arms(claim):

@@ -94,7 +94,7 @@ def test_the_reverse_rule_reads_the_newcomers_ladder(tmp_path):
 
 
 def test_quantities_by_value_difference_and_ratio(tmp_path):
-    """Against numpy and Student's and Welch's t, on numbers that every row carries."""
+    """They equal those of numpy and of Student's and Welch's t, on numbers that every row carries."""
     quantities = {
         "loss": {"metric": "val/loss", "title": "loss"},
         "clipped": {"metric": "gradient/clipped", "title": "clipped", "scale": 100},

@@ -215,7 +215,7 @@ def test_two_that_start_at_once_do_not_share_a_folder(here):
 
 
 def limited(kilobytes):
-    """For preexec_fn: no file may grow larger. The kernel then fails a write as it does on a full disk."""
+    """Let no file grow larger, as a preexec_fn. The kernel then fails a write as it does on a full disk."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024 * kilobytes, 1024 * kilobytes))
 
 

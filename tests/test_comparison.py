@@ -139,7 +139,7 @@ def test_a_divergence_is_a_row_and_decides_nothing(tmp_path):
 
 @pytest.mark.parametrize(("seeds", "verdict"), [(20, "faster"), (18, "diverged")])
 def test_one_divergence_in_twenty_runs_is_left_out(tmp_path, seeds, verdict):
-    """By share: one in 20 runs of an arm may diverge, and the row says so; one in 19 is too many."""
+    """The share decides: one in 20 runs of an arm may diverge, and the row says so; one in 19 is too many."""
     write_study(tmp_path, {}, noise=0.002)
     for seed in range(seeds - 1):
         write_run(tmp_path, "soap", 2000, seed, 1.5, noise=0.002)

@@ -25,7 +25,7 @@ from tests.tiny import CONTEXT, SEQUENCES, VOCABULARY, masked_batch, tiny_batch,
 
 
 def mean_loss(model, inputs, targets):
-    """By the definition, from the logits."""
+    """Return the mean loss by its definition, from the logits."""
     logits = model(inputs).flatten(0, 1)
     counted = targets.flatten() != UNCOUNTED
     return -logits.log_softmax(-1)[counted].gather(-1, targets.flatten()[counted, None]).mean()
@@ -55,7 +55,7 @@ def assert_same(result, expected):
 
 @pytest.fixture(scope="module")
 def whole():
-    """All of one pass."""
+    """Return what every method says of a batch in one pass."""
     return everything(tiny_objective(tiny_model(dtype=torch.float64), grad_clip=None), masked_batch())
 
 

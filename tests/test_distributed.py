@@ -90,7 +90,7 @@ def test_every_method_of_the_objective_on_two_ranks(computed):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_train_as_one_does_under_every_optimizer(computed, name):
-    """In float64; what the sums over ranks round differently grows from update to update."""
+    """The runs are in float64; what the sums over ranks round differently grows from update to update."""
     alone, first, second = (result[f"curve of {name}"] for result in computed[1:])
     assert torch.equal(first, second)
     assert torch.allclose(first, alone, rtol=1e-6)
@@ -98,7 +98,7 @@ def test_two_ranks_train_as_one_does_under_every_optimizer(computed, name):
 
 
 def test_most_of_the_gradient_travels_during_the_backward_pass(computed):
-    """In buckets of a few tensors each; those that were on their way when the last backward pass was over."""
+    """The buckets hold a few tensors each; those are counted that were sent before the last backward pass was over."""
     _, alone, first, second = computed
     buckets, sent = first["buckets"].tolist()
     assert second["buckets"].tolist() == [buckets, sent]

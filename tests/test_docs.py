@@ -27,7 +27,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def examples() -> list[tuple[str, str]]:
-    """(page, command) of all pages, each command once."""
+    """Return the pairs (page, command) of all pages, each command once."""
     seen: dict[str, str] = {}
     for page in PAGES:
         for command in commands(page.read_text(encoding="utf-8")):
@@ -171,7 +171,7 @@ def test_code_on_the_pages_runs(monkeypatch, capsys):
 
 
 def test_the_loops_on_the_page_train(monkeypatch, capsys):
-    """With the folder optimizers/ under the name that it is installed by; tests/test_package.py installs it."""
+    """The folder optimizers/ stands under the name that it is installed by; tests/test_package.py installs it."""
     monkeypatch.setitem(sys.modules, "halfstep_optimizers", optimizers)
     text = (ROOT / "docs" / "your-loop.md").read_text()
     names: dict = {}

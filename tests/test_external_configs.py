@@ -46,7 +46,7 @@ def test_it_goes_on_to_the_same_bits(name):
 
 
 def test_nadamw_is_adamw_with_nesterovs_momentum():
-    """As optax has it: m^ = b1 m_t / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)."""
+    """The momentum is that of optax: m^ = b1 m_t / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)."""
     generator, (b1, b2) = torch.Generator().manual_seed(0), SECTIONS["nadamw"]["betas"]
     grads = torch.randn(12, 5, 3, dtype=torch.float64, generator=generator)
     lr, decay = SECTIONS["nadamw"]["lr"], SECTIONS["nadamw"]["weight_decay"]

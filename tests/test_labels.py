@@ -146,7 +146,7 @@ def test_a_model_that_gives_nothing_but_logits(graphs):
 
 @pytest.mark.slow
 def test_compiled_no_logits_are_kept_in_fp32():
-    """By Inductor's own code: of the passes' dtype alone, and their gradient in the same place or one more of it."""
+    """Inductor's code has them in the passes' dtype alone, and their gradient in the same place or one more of it."""
     vocabulary = 640
     model = logits_alone(vocabulary)
     objective = tiny_objective(model, dtype=torch.bfloat16).bind(0, tiny_batch())

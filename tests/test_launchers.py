@@ -82,7 +82,7 @@ def test_an_interrupted_queue_stops_its_jobs(here):
 
 @pytest.mark.slow
 def test_a_killed_queue_takes_its_jobs_along(here):
-    """And the same sweep with resume=true ends as if nothing had been."""
+    """The same sweep with resume=true then ends as if nothing had been."""
     small = ("launcher.jobs=2", "seed=0,1", "steps=100", "eval.every=50")
     launcher = start(*LOCAL, *small, cwd=here)
     runs = wait_for(lambda: list(here.glob("results/runs/two/*/checkpoints/step-*")), 2)

@@ -47,7 +47,7 @@ def test_a_single_run_of_another_rate_at_the_common_length_does_not_stand_for_it
 
 
 def test_every_arm_of_a_study_of_many_lengths_has_a_line(tmp_path):
-    """As in modded-nanogpt's track 3, where ten of eleven arms read `no run`."""
+    """modded-nanogpt's track 3 is such a study, and ten of its eleven arms read `no run`."""
     for number, steps in enumerate((3000, 3150, 3350, 3500, 3600)):
         for seed in range(3):
             write_run(tmp_path, f"entry{number}", steps, seed, speedup=3250 / steps, noise=0.002)

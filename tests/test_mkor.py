@@ -161,7 +161,7 @@ def test_a_gradient_keeps_its_norm_and_a_gradient_of_zero_stays_zero():
 
 
 def test_the_condition_of_the_factors_is_logged():
-    """In the 1-norm; a matrix and its inverse have the same."""
+    """The condition is in the 1-norm; a matrix and its inverse have the same."""
     run = Run("mkor", steps=5, every=1, split_qkv=False)
     factors = [run.state(name)[key] for name in run.rows(0) for key in ("left", "right")]
     expected = [(f.abs().sum(0).max() * torch.linalg.inv(f).abs().sum(0).max()).item() for f in factors]

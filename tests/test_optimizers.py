@@ -110,7 +110,7 @@ def test_frozen_and_unused_parameters_stay_as_they_are(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_flops_charged_are_those_counted(name):
-    """Against torch's counter, taught the linear algebra it misses: an oracle that is not the optimizer's formula."""
+    """The oracle is torch's counter, taught the linear algebra it misses, and not the optimizer's own formula."""
     info, model = optimizers.find(name), tiny_model(width=64)
     counted, charged = rehearse(lambda twin: build(name, twin), model, steps=20)
     if not info.charges:

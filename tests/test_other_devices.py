@@ -27,7 +27,7 @@ NAMES = sorted(info.name for info in list_optimizers())
 
 
 def trained(name):
-    """(optimizer, per step the reads of marked tensors, the Waits)."""
+    """Return the optimizer, the reads of marked tensors in each step, and the Waits."""
     model = tiny_model()
     keywords = bind(find(name).constructor, section_of("optimizer", name), "optimizer", ["params"])
     optimizer, objective = build_optimizer(name, model, **keywords), tiny_objective(model, micro=SEQUENCES // 2)

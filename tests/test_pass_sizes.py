@@ -31,7 +31,7 @@ def crowded(monkeypatch, fits: int):
 
 
 def passes(objective):
-    """(sequences, part of the clock) of every pass from now on."""
+    """Return a list that grows by (sequences, part of the clock) with every pass from now on."""
     made, marks = [], objective.clock._marks
     objective.model.register_forward_pre_hook(lambda _, args: made.append((len(args[0]), marks[-1][0])))
     return made

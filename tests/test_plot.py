@@ -70,7 +70,7 @@ def test_a_figure_that_stands_alone_names_its_lines(study, tmp_path):
 
 
 def digests(study: Path, folder: Path) -> dict[str, str]:
-    """Of every figure's SVG, and of one in each format."""
+    """Return the digests of every figure's SVG, and of one figure in each format."""
     result = {}
     for drawing in drawn(compare(find_runs(study), "adamw"), tuning_of(study)):
         for kind in ("svg", "pdf", "png") if drawing.name == "ladder" else ("svg",):

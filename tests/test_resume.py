@@ -157,7 +157,7 @@ DAMAGE = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, corpus):
-    """Of one config, `whole`, a run of 8 steps, and `cut`, stopped at step 7, with checkpoints of 3 and 6."""
+    """Train one config twice: `whole` makes 8 steps, `cut` is stopped at step 7, with checkpoints of 3 and 6."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -225,7 +225,7 @@ def test_what_a_kill_or_an_editor_left_in_the_metrics_is_computed_again(made, cu
 
 @pytest.mark.slow
 def test_the_number_of_threads_is_the_runs_own(here, made, monkeypatch):
-    """And not the next one's in a sweep."""
+    """The next run of a sweep does not take it over."""
     arguments = (*EVERY_THREE, "study=threads")
     interrupted(*arguments, "seed=0", at=5)
     monkeypatch.setattr("tests.command.THREADS", 2)

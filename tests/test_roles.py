@@ -226,10 +226,10 @@ class Plain:
         return loss.detach()
 
     def mean_(self, tensors) -> None:
-        """One rank's mean is its own."""
+        """Leave the tensors as they are: there is one rank."""
 
     def charge(self, flops: int) -> None:
-        """Nobody counts."""
+        """Count nothing."""
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "soap", "kfac", "sophia_g", "adafactor"])

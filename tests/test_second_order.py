@@ -117,7 +117,7 @@ def test_adahessian_given_the_hessian_beside_pytorch_optimizer():
 
 @pytest.mark.slow
 def test_hutchinson_is_unbiased():
-    """Against the exact diagonal, for both probes; the error falls as one over the root of the samples."""
+    """Its mean is the exact diagonal, for both probes; the error falls as one over the root of the samples."""
     model = tiny_model(dtype=torch.float64, layers=1, heads=1, width=4, vocabulary=8)
     generator = torch.Generator().manual_seed(0)
     batch = tuple(torch.randint(0, 8, (SEQUENCES, 3), generator=generator) for _ in range(2))
@@ -190,7 +190,7 @@ def test_lamb(bias_correction, max_grad_norm):
 
 
 def test_lamb_beside_pytorch_optimizer():
-    """Without bias corrections, which theirs has none of; theirs scales vectors too, so only matrices are compared."""
+    """There are no bias corrections, for theirs has none; theirs scales vectors too, so only matrices are compared."""
     run = Recording("lamb", lr=5e-3, betas=(0.9, 0.99), eps=1e-12, weight_decay=0.05, bias_correction=False,
                     max_grad_norm=None)  # fmt: skip
     model = tiny_model(dtype=torch.float64)

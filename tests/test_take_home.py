@@ -41,7 +41,7 @@ def test_the_bits_are_the_packages(name, files):
 
 
 def test_they_need_torch_alone(files):
-    """In a process of their own, in which nothing of the project is found."""
+    """They are imported in a process of their own, in which nothing of the project is found."""
     program = f"""
 import importlib, sys
 import torch

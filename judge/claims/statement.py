@@ -51,7 +51,7 @@ class Statement:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """(arm, against) whose numbers it takes: the first is held against the second's. A value's is (arm, "")."""
+        """Return the pairs (arm, against) whose numbers count, the first's held against the second's; or (arm, "")."""
         return [(self.arm, self.against or ""), *([(self.than[0], self.than[1])] if self.than else [])]
 
     @property

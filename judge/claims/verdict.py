@@ -71,7 +71,7 @@ class Verdict:
 
     @property
     def every_arm(self) -> list[tuple[str, Arm]]:
-        """(part, arm), as the claim's file orders them."""
+        """Return every pair (part, arm), as the claim's file orders them."""
         return [(part, arm) for part in self.parts for arm in self.arms[part].values()]
 
     def paper_figure(self, part: str, arm: str, quantity: str) -> PaperFigure | None:

@@ -179,7 +179,7 @@ def _written(
 
 
 def _check(texts: Sequence[str], known: set[str]) -> None:
-    """Raises ValueError where a text names a fact that is known of no run."""
+    """Raise ValueError where a text names a fact that is known of no run."""
     for key in [key for text in texts for key in FACT.findall(text)]:
         if key not in known:
             raise ValueError(f"nothing is known of {{{key}}} for any run; {nearest(key, known)}")

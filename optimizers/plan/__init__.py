@@ -125,7 +125,7 @@ def _of_external(entry: External, section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overrides_of(word: str, *own: str) -> list[str]:
-    """train.py's overrides for what a person calls an optimizer: a name of configs/optimizer, or a class path.
+    """Return train.py's overrides for what a person calls an optimizer: a name of configs/optimizer, or a class path.
 
     own: folders of the user's, with configs like ours.
     """

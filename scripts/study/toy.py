@@ -41,7 +41,7 @@ class Unused(GPT):
 
 
 def tiny_batch(step: int = 0) -> Batch:
-    """Patterned, so that there is something to learn: every token follows from the one before it, mostly."""
+    """Return tokens with a pattern to learn: every token follows from the one before it, mostly."""
     generator = torch.Generator().manual_seed(step)
     start = torch.randint(0, VOCABULARY, (SEQUENCES, 1), generator=generator)
     tokens = (start + 3 * torch.arange(CONTEXT + 1)) % VOCABULARY

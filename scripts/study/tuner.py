@@ -61,12 +61,12 @@ class Tuner:
 
     @property
     def steps(self) -> int:
-        """T."""
+        """Return T, the number of updates of the final runs."""
         return self.values["steps"]
 
     @property
     def flat(self) -> dict[str, Any]:
-        """The config before any choice, dotted."""
+        """Return the config before any choice, by dotted keys."""
         return flatten(self.values)
 
     def begin(self) -> None:
