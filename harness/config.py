@@ -112,7 +112,7 @@ class Config:
 
     @property
     def sequences(self) -> int:
-        """Sequences per update, over all ranks."""
+        """Return the sequences per update, over all ranks."""
         return self.batch.tokens // self.context
 
 

@@ -19,7 +19,7 @@ class Share(NamedTuple):
 
     @property
     def whole(self) -> Tensor:
-        """The loss and what is added to it: this is minimized."""
+        """Return the loss and what is added to it: this is minimized."""
         return self.loss if self.auxiliary is None else self.loss + self.auxiliary
 
 

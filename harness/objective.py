@@ -88,13 +88,13 @@ class TimedObjective:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the global batch."""
+        """Return the tokens of the global batch."""
         assert self._batch is not None, "bind a batch first"
         return self.sequences * self._batch[0].shape[1]
 
     @property
     def num_targets(self) -> Tensor:
-        """Counted targets of the global batch, a scalar; the first call after `bind` sums over the ranks."""
+        """Return the counted targets of the global batch, a scalar; the first call after `bind` sums over the ranks."""
         assert self._batch is not None, "bind a batch first"
         if self._counted is None:
             self._counted = count_targets(self._batch[1])

@@ -62,7 +62,7 @@ class Rehearsal:
 
     @property
     def charged(self) -> int:
-        """FLOPs that the optimizer charged in all steps."""
+        """Return the FLOPs that the optimizer charged in all steps."""
         return self.charges.total()
 
     def steps(self, optimizer: torch.optim.Optimizer, number: int) -> None:

@@ -80,7 +80,7 @@ class Sharding:
 
     @property
     def state_bytes(self) -> int:
-        """The bytes of state to come on this rank."""
+        """Return the bytes of state to come on this rank."""
         return self._of_ranks(lambda unit: unit.state_bytes)[self.ranks.rank]
 
     def gather(self) -> None:

@@ -124,7 +124,7 @@ class WandbTracker:
 
     @property
     def _files(self) -> Path:
-        """The folder in which the client keeps the files of this start."""
+        """Return the folder in which the client keeps the files of this start."""
         return Path(self._run.dir).parent
 
     @property

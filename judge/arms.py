@@ -44,12 +44,12 @@ class Arm:
 
     @property
     def lengths(self) -> list[int]:
-        """The lengths, in updates, that have a final loss."""
+        """Return the lengths, in updates, that have a final loss."""
         return sorted({run.steps for run in self.runs if run.final_loss is not None})
 
     @property
     def seeded(self) -> list[int]:
-        """The lengths with three seeds or more; where none has three, those with the most that any has."""
+        """Return the lengths with three seeds or more; where none has three, those with the most that any has."""
         counts = {length: len(self.losses(length)) for length in self.lengths}
         enough = min(SEEDS, max(counts.values(), default=0))
         return [length for length, count in counts.items() if count >= enough]
@@ -71,7 +71,7 @@ class Arm:
 
     @property
     def warmup(self) -> float:
-        """The updates of warm-up, where all runs have the same fixed number; 0 where it is a share of the length."""
+        """Return the updates of warm-up, where all runs have the same number; 0 where it is a share of the length."""
         stated = {run.section("schedule").get("warmup") for run in self.runs}
         fixed = stated.pop() if len(stated) == 1 else 0
         return fixed if isinstance(fixed, int | float) and 1 <= fixed < min(self.lengths, default=0) else 0

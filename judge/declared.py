@@ -48,7 +48,7 @@ class Slope:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the greatest slope, in nats for an e-fold of the length."""
+        """Return the least and the greatest slope, in nats for an e-fold of the length."""
         slope = self.per_doubling / math.log(2)
         return slope / self.factor, slope * self.factor
 

@@ -58,12 +58,12 @@ class Speedup:
 
     @property
     def figure(self) -> str:
-        """The number and its interval, `1.42 (1.31 to 1.55)`."""
+        """Return the number and its interval, `1.42 (1.31 to 1.55)`."""
         return f"{self} ({self.interval})" if self.interval else str(self)
 
     @property
     def interval(self) -> str:
-        """The interval as `1.31 to 1.55`, with dots at an open end; empty without one."""
+        """Return the interval as `1.31 to 1.55`, with dots at an open end; empty without one."""
         if self.low is None and self.high is None:
             return ""
         return " to ".join("…" if end is None else f"{end:.2f}" for end in (self.low, self.high))

@@ -61,7 +61,7 @@ class Ladder:
 
     @cached_property
     def law(self) -> Law | None:
-        """The one law of least squares through all rungs; None below three lengths, or if it does not fall."""
+        """Return the one law of least squares through all rungs; None below three lengths, or if it does not fall."""
         if len(self.lengths) < RUNGS:
             return None
         law = self.kind(self.lengths, self.means, self.counts, self.warmup)
@@ -69,13 +69,13 @@ class Ladder:
 
     @property
     def second(self) -> "Ladder":
-        """The same ladder by the second law, parabolas in log T."""
+        """Return the same ladder by the second law, parabolas in log T."""
         samples = {int(length): each for length, each in zip(self.lengths, self.samples, strict=True)}
         return Ladder(samples, self.warmup, Parabola)
 
     @cached_property
     def _local(self) -> list[tuple[Law, tuple[int, ...]]]:
-        """The law at each rung, and the rungs that it is fitted to; the one of all where a local one does not fall."""
+        """Return each rung's law, and the rungs it is fitted to; that of all where a local one does not fall."""
         assert self.law is not None
         everything = tuple(range(len(self.lengths)))
         laws = {everything: self.law}

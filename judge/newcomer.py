@@ -50,7 +50,7 @@ class NewcomerVerdict:
 
     @cached_property
     def rows(self) -> dict[str, Row]:
-        """The rows of the rule that decides, by axis."""
+        """Return the rows of the rule that decides, by axis."""
         return {row.axis: row for row in self.comparison.rows if row.rule == "matched"}
 
     @property

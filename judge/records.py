@@ -59,17 +59,17 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """The length that the run was planned for, in updates."""
+        """Return the length that the run was planned for, in updates."""
         return self.config["steps"]
 
     @property
     def step(self) -> int:
-        """Updates made so far, as far as metrics.jsonl tells."""
+        """Return the updates made so far, as far as metrics.jsonl tells."""
         return self.rows[-1]["step"] if self.rows else 0
 
     @property
     def optimizer(self) -> str:
-        """The registry's name, or the class path where it came by `optimizer._target_`."""
+        """Return the registry's name, or the class path where it came by `optimizer._target_`."""
         return optimizer_name(self.config["optimizer"])
 
     def section(self, key: str) -> dict[str, Any]:
@@ -79,12 +79,12 @@ class Run:
 
     @cached_property
     def status(self) -> Status:
-        """The manifest's word, but "cut" for a run that says "running" while nobody holds its lock."""
+        """Return the manifest's word, but "cut" for a run that says "running" while nobody holds its lock."""
         return seen_status(self.folder, self.manifest["status"])
 
     @cached_property
     def points(self) -> list[Point]:
-        """The evaluations, in order."""
+        """Return the evaluations, in order."""
         return [
             Point(row["val/loss"], row["step"], row.get("flops/total"), row.get("seconds/total"))
             for row in self.rows
@@ -93,7 +93,7 @@ class Run:
 
     @property
     def final_loss(self) -> float | None:
-        """Validation loss of the last weights, in nats per token; None unless the run finished and has it."""
+        """Return the validation loss of the last weights, in nats per token; None unless it finished and has one."""
         if self.status == "finished" and self.points and self.points[-1].steps == self.steps:
             return self.points[-1].loss
         return None
@@ -105,7 +105,7 @@ class Run:
 
     @property
     def parts(self) -> EvaluationParts | None:
-        """The parts of the evaluation of the last weights; None where the run did not log them."""
+        """Return the parts of the evaluation of the last weights; None where the run did not log them."""
         targets, losses = self.known("validation", "targets"), self.known("validation", "losses")
         if not isinstance(targets, list) or not isinstance(losses, list) or len(targets) != len(losses):
             return None

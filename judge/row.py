@@ -50,7 +50,7 @@ class Row:
 
     @property
     def words(self) -> str:
-        """The verdict, with a dagger where it does not survive; empty without one."""
+        """Return the verdict, with a dagger where it does not survive; empty without one."""
         return (self.verdict or "") + " †" * (self.survives is False)
 
     def json(self) -> dict[str, Any]:

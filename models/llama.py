@@ -206,7 +206,7 @@ class Llama(LanguageModel):
 
     @property
     def head_weight(self) -> Tensor:
-        """The output head's matrix (V, width)."""
+        """Return the output head's matrix (V, width)."""
         return self.embedding.weight if self.head is None else self.head.weight
 
     def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor | Losses:

@@ -133,7 +133,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def updates(self) -> int:
-        """Updates made so far in a loop without an Objective."""
+        """Return the updates made so far in a loop without an Objective."""
         return self.param_groups[0].get("updates", 0)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """The file that has what the job prints, where it is a process of its own."""
+        """Return the file that has what the job prints, where it is a process of its own."""
         return self.folder / f"{self.number}.log"
 
     def record(self, status: str, error: str | None = None) -> None:

@@ -47,7 +47,7 @@ class Nodes:
 
     @property
     def torchrun(self) -> list[str]:
-        """The arguments by which torchrun finds the other nodes."""
+        """Return the arguments by which torchrun finds the other nodes."""
         if self.count == 1:
             return ["--standalone"]
         return [

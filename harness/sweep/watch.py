@@ -78,17 +78,17 @@ class RunProgress:
 
     @property
     def step(self) -> int:
-        """Updates made so far."""
+        """Return the updates made so far."""
         return int(self.newest.get("step", 0))
 
     @property
     def last_loss(self) -> float | None:
-        """The newest validation loss, or for want of one the newest training loss; nats per token."""
+        """Return the newest validation loss, or for want of one the newest training loss; nats per token."""
         return self.newest.get("val/loss", self.newest.get("train/loss"))
 
     @property
     def time_left(self) -> float | None:
-        """Seconds until a running run ends, if it goes on as it has; None where there is nothing to tell it by."""
+        """Return the seconds until a running run ends, at its pace so far; None where that is unknown."""
         spent = [self.newest.get(f"seconds/{part}", 0.0) for part in ("total", "evaluate", "checkpoint")]
         if self.status != "running" or not self.step or not any(spent):
             return None

@@ -37,7 +37,7 @@ class Finding:
 
     @property
     def main(self) -> Measured:
-        """The number on the axis that decides."""
+        """Return the number on the axis that decides."""
         return self.measured.get("") or self.measured[self.statement.axis]
 
 
@@ -66,7 +66,7 @@ class Verdict:
 
     @property
     def words(self) -> dict[str, str]:
-        """The verdict of each part, or ("") across parts."""
+        """Return the verdict of each part, or ("") across parts."""
         return {each.part: each.verdict for each in self.deciding}
 
     @property

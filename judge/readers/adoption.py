@@ -61,14 +61,14 @@ class Adopted:
 
     @property
     def folder(self) -> str:
-        """The name of its folder; the hash is over everything that the folder holds."""
+        """Return the name of its folder; the hash is over everything that the folder holds."""
         own = json.dumps([self.config, self.manifest], sort_keys=True)
         slug = re.sub(r"[^A-Za-z0-9.]+", "_", self.arm).strip("_")[:60]
         return f"{slug}-T{self.steps}-s{self.seed}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
 
     @property
     def loss(self) -> float | None:
-        """The run's final validation loss, nats per token; None if it did not finish."""
+        """Return the run's final validation loss, nats per token; None if it did not finish."""
         return self.run.evaluations[-1]["val/loss"] if self.status == "finished" else None
 
 

@@ -47,7 +47,7 @@ class Log:
 
     @property
     def columns(self) -> list[str]:
-        """The names of all columns, in order of appearance."""
+        """Return the names of all columns, in order of appearance."""
         return list(dict.fromkeys(column for line in self.lines for column in line.values))
 
     def at(self, number: int) -> str:

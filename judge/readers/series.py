@@ -40,7 +40,7 @@ class ForeignRun:
 
     @property
     def last(self) -> int:
-        """The step of the last validation loss."""
+        """Return the step of the last validation loss."""
         return int(self.evaluations[-1]["step"])
 
     @property

@@ -63,17 +63,17 @@ class Tuning:
 
     @cached_property
     def trials(self) -> list[Trial]:
-        """The runs of less than T, in the order of their loss; those without a loss come last."""
+        """Return the runs of less than T, in the order of their loss; those without a loss come last."""
         return _ranked(run for run in self.runs if run.steps != self.steps)
 
     @cached_property
     def again(self) -> list[Trial]:
-        """The best and its neighbours, run again at T."""
+        """Return the best and its neighbours, run again at T."""
         return _ranked(run for run in self.runs if run.steps == self.steps)
 
     @property
     def best(self) -> Trial | None:
-        """The lowest loss at T, or as long as there is none among the trials."""
+        """Return the lowest loss at T, or as long as there is none among the trials."""
         return next((run for run in [*self.again, *self.trials] if run.loss is not None), None)
 
     @property
@@ -86,7 +86,7 @@ class Tuning:
 
     @property
     def flops(self) -> float | None:
-        """The FLOPs of all runs together; None where one of them does not know its own."""
+        """Return the FLOPs of all runs together; None where one of them does not know its own."""
         counted = [run.flops for run in self.runs if run.counts]
         return None if None in counted else float(sum(flops for flops in counted if flops is not None))
 
@@ -101,7 +101,7 @@ class Tuning:
 
     @property
     def unended(self) -> str:
-        """A sentence on the trials that were cut off, failed or still run; empty if all ended."""
+        """Return a sentence on the trials that were cut off, failed or still run; empty if all ended."""
         counted = [run for run in self.runs if run.counts]
         states = Counter(WORDS.get(run.status, run.status) for run in counted if run.status not in ENDED)
         listed = ", ".join(f"{count} {state}" for state, count in states.items())
@@ -118,7 +118,7 @@ class Tuning:
 
     @property
     def edges(self) -> list[str]:
-        """A sentence on each key whose best value lies at an end of its range: a better one may lie beyond."""
+        """Return a sentence on each key whose best value lies at an end of its range: a better one may lie beyond."""
         sentences = []
         for key, each in self.space.items():
             value = self.best.settings.get(key) if self.best else None

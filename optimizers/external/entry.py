@@ -48,7 +48,7 @@ class External(OptimizerInfo):
 
     @property
     def target(self) -> str:
-        """The path of the class, as it was given."""
+        """Return the path of the class, as the config has it."""
         return self.paper
 
     @property

@@ -145,14 +145,14 @@ def overrides_of(word: str, *own: str) -> list[str]:
 
 
 def _default_rate(constructor: Any) -> float | None:
-    """The rate that a class itself starts from: what its range is laid round."""
+    """Return the rate that a class itself starts from: what its range is laid round."""
     parameter = inspect.signature(constructor).parameters.get("lr")
     rate = parameter.default if parameter else None
     return float(rate) if isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0 else None
 
 
 def defaults_of(constructor: Any) -> dict[str, Any]:
-    """The defaults in a constructor's own signature: the config of an external class need not name what is searched."""
+    """Return the defaults of a constructor's signature: an external class's config need not name what is searched."""
     parameters = inspect.signature(constructor).parameters.items()
     kinds = (bool, int, float, str, list, tuple)
     defaults = {key: each.default for key, each in parameters if isinstance(each.default, kinds)}

@@ -44,6 +44,6 @@ class Measurement:
 
     @property
     def what(self) -> str:
-        """The key of its lines in the store."""
+        """Return the key of its lines in the store."""
         words = [self.part, *(f"{key}={value}" for key, value in self.about.items())]
         return f"{' '.join(words)}: {' beside '.join(side.name for side in self.sides)}"

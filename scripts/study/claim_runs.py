@@ -79,12 +79,12 @@ class ClaimRuns:
 
     @property
     def of_runs(self) -> list[str]:
-        """The overrides that are not the sweep's."""
+        """Return the overrides that are not the sweep's."""
         return [word for word in self.overrides if not word.lstrip("+").startswith(("launcher", "hydra"))]
 
     @property
     def flags(self) -> list[str]:
-        """The flag of the user's own configs, in which an arm's optimizer may be."""
+        """Return the flag of the user's own configs, in which an arm's optimizer may be."""
         return own_configs(self.overrides)[0]
 
     def write(self, plans: Mapping[str, StudyPlan]) -> None:
@@ -97,7 +97,7 @@ class ClaimRuns:
 
     @functools.cached_property
     def tuners(self) -> dict[tuple[str, str], Tuner]:
-        """The trials of each arm's rate, where the scale asks for them; arms that are alike share theirs."""
+        """Return the trials of each arm's rate, where the scale asks for them; arms that are alike share theirs."""
         scale = self.claim.scale(self.scale)
         return {place: self._tuner(*place, scale.rate_trials) for place in self.places if scale.rate_trials}
 
