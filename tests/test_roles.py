@@ -228,6 +228,9 @@ class Plain:
     def mean_(self, tensors) -> None:
         """Leave the tensors as they are: there is one rank."""
 
+    def join_(self, tensor) -> None:
+        """Leave the tensor as it is: there is one rank."""
+
     def charge(self, flops: int) -> None:
         """Count nothing."""
 
