@@ -92,7 +92,7 @@ def with_slurm(here: Path) -> None:
         check(len(manifest(run)["resumes"]), 1, "resumes of the run on two nodes")
         check(compared(run), compared(torchrun(here, data, *soap)), "rows of the run on two nodes")
         print("one on both nodes that cannot work")
-        check(sweep(here, env, "-m", *two, "study=wrong", "batch.tokens=384").wait(120), 1, "exit code of the sweep")
+        check(sweep(here, env, "-m", *two, "study=wrong", "batch.tokens=384").wait(120), 2, "exit code of the sweep")
         (jobs,) = here.glob("results/runs/wrong/.sweeps/*/jobs.jsonl")
         check("do not divide over 2 ranks" in jobs.read_text(), True, "that it says why it fails")
         print("one more, without waiting")
@@ -148,7 +148,7 @@ def processes(words: set[str]) -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = (process / "cmdline").read_bytes().decode().split("\0")
+            line = (process / "cmdline").read_bytes().decode().replace("'", "").split("\0")  # Hydra quotes some
         except (OSError, UnicodeDecodeError):
             continue
         if str(ROOT / "train.py") in line and words <= set(line):
