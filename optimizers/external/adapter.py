@@ -103,24 +103,29 @@ class Adapter(torch.optim.Optimizer):
 
 def inside(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
     """Yield the optimizers that an optimizer holds in its attributes, and those inside them."""
+    for each in _held(optimizer):
+        yield each
+        yield from inside(each)
+
+
+def _held(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
     for value in vars(optimizer).values():
         for each in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(each, torch.optim.Optimizer):
-                yield each
-                yield from inside(each)
-            elif isinstance(each, Member):
+            if isinstance(each, Member):
                 yield each.optimizer
-                yield from inside(each.optimizer)
+            elif isinstance(each, torch.optim.Optimizer):
+                yield each
 
 
 def _rated_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Return an optimizer's groups; where they have no rate, those of the optimizers inside it, if these have one."""
+    """Return the groups whose rate counts: those of the optimizers inside, where these have all the parameters.
+
+    A wrapper may begin with the very groups of what it wraps, and be left with old ones after load_state_dict.
+    """
     own = optimizer.param_groups
-    if all("lr" in group for group in own):
-        return own
-    inner = [group for each in inside(optimizer) for group in each.param_groups if "lr" in group]
-    held = {p for group in inner for p in group["params"]}
-    return inner if held == {p for group in own for p in group["params"]} else own
+    inner = [group for each in _held(optimizer) for group in _rated_groups(each)]
+    rated = {p for group in inner if "lr" in group for p in group["params"]}
+    return inner if rated == {p for group in own for p in group["params"]} else own
 
 
 def _step(part: Member, closure: Any) -> Any:

@@ -102,7 +102,7 @@ def _candidates(entry: Any, keywords: Mapping[str, Any]) -> Iterator[Manner]:
         shapes = ("hidden groups", "hidden list")
     elif request.flag:
         shapes = ("flags", *shapes)
-    bases: tuple[Any, ...] = request.bases if keywords.get("base") else (None,)
+    bases: tuple[Any, ...] = (request.bases if keywords.get("base") else ()) or (None,)
     for base, shape in itertools.product(bases, shapes):
         yield Manner(shape, base, request.takes_closure, pair=request.pair)
 
