@@ -154,8 +154,8 @@ def test_the_schema_of_a_run_is_described(place):
     written = {key for row in rows for key in row}
     patterns = {key for key in known if "*" in key}
     assert {key for key in written - known if not any(fnmatch(key, each) for each in patterns)} == set()
-    # Of compiled runs, of Hessians, on GPUs, of models with a z-loss.
-    rare = {"seconds/compile", "seconds/counting", "throughput/mfu", "train/auxiliary"}
+    # Of compiled runs, of Hessians, on GPUs, of models with a z-loss, on several ranks.
+    rare = {"seconds/compile", "seconds/counting", "throughput/mfu", "train/auxiliary", "memory/state_of_rank"}
     assert known - written - patterns == rare
     assert keys_of("manifest.json") == set(manifest(folder)) - {"target"}
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "manifest.json", "metrics.jsonl", "checkpoints",
