@@ -114,8 +114,9 @@ class CommandRehearsal:
             module = importlib.import_module(f"{name}.__main__")
         if "--take-home" in arguments:
             module.main(arguments)
-        elif program in COMPOSING:
-            check([word for word in arguments if not OWN.match(word)])
+        elif program in COMPOSING:  # a word alone is an optimizer, to the program that lists them
+            words = [word if "=" in word else f"optimizer={word}" for word in arguments if not word.startswith("--")]
+            check([word for word in words if not OWN.match(word)])
         elif program == "prepare":
             recipe, *keys = arguments
             bind(module.data.find(recipe), module.section(recipe, keys), "data")
