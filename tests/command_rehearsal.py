@@ -112,7 +112,7 @@ class CommandRehearsal:
         module = importlib.import_module(name)
         if hasattr(module, "__path__"):  # a program of several files
             module = importlib.import_module(f"{name}.__main__")
-        if "--take-home" in arguments:
+        if any(word.startswith(("--take-home", "--ranks=")) for word in arguments):
             module.main(arguments)
         elif program in COMPOSING:  # a word alone is an optimizer, to the program that lists them
             words = [word if "=" in word else f"optimizer={word}" for word in arguments if not word.startswith("--")]
