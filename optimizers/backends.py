@@ -4,7 +4,7 @@ State is kept in the wider of float32 and the parameter's dtype, beside whatever
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -49,7 +49,16 @@ def lamb(updates: Iterable[Update], group: Group) -> None:
         update_lamb(rows, 1.0, *_numbers(steps, group))
 
 
-BACKENDS: dict[str, Callable[[Iterable[Update], Group], None]] = {"adamw": adamw, "lamb": lamb, "sgd": sgd}
+Backend = Callable[[Iterable[Update], Group], None]
+BACKENDS: dict[str, Backend] = {"adamw": adamw, "lamb": lamb, "sgd": sgd}
+
+
+def step_along(directions: Mapping[Tensor, Tensor], optimizer: torch.optim.Optimizer, backend: Backend) -> None:
+    """Step an optimizer's parameters by a backend, each along its direction, or along its gradient if it has none."""
+    for group in optimizer.param_groups:
+        used = [p for p in group["params"] if p.grad is not None]
+        along = [directions[p] if p in directions else p.grad.to(state_dtype(p)) for p in used]
+        backend([(p, g, optimizer.state[p]) for p, g in zip(used, along, strict=True)], group)
 
 
 def _rows(updates: Iterable[Update]) -> dict[float, list[Row]]:

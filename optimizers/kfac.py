@@ -35,8 +35,8 @@ import torch
 from torch import Tensor, nn
 
 from .activations import Activations, Layer, whole_model
-from .backends import BACKENDS, BY_MOMENTS
-from .base import Objective, Optimizer, Reading, largest, median, state_dtype
+from .backends import BACKENDS, BY_MOMENTS, step_along
+from .base import Objective, Optimizer, Reading, largest, median
 from .checks import check_at_least, check_betas, check_common
 from .kronecker import eigh, eigh_flops, gram_flops, spread
 from .param_groups import by_decay
@@ -150,10 +150,7 @@ class KFAC(Optimizer):
                 see gradients as they are: scaler.step(optimizer, loss_scale=scaler.get_scale()).
         """
         loss, directions = self._gradient(self.objective(closure, loss_scale))
-        for group in self.param_groups:
-            used = [p for p in group["params"] if p.grad is not None]
-            along = [directions[p] if p in directions else p.grad.to(state_dtype(p)) for p in used]
-            self.backend([(p, g, self.state[p]) for p, g in zip(used, along, strict=True)], group)
+        step_along(directions, self, self.backend)
         return loss
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from models import MODELS, build_model
 from models.hf import from_transformers, to_transformers
 from scripts import export
 from tests.command import complaint, in_process, interrupted, manifest, rows
+from tests.meta_model import on_meta
 from tests.test_optimizers import build
 from tests.test_resume import assert_same_run
 from tests.tiny import tiny_objective
@@ -123,13 +124,6 @@ def test_every_position_sees_every_other():
     changed[0, 9] = (changed[0, 9] + 1) % TOKENS
     with torch.no_grad():
         assert ((model(inputs) - model(changed)).abs().amax(2) > 1e-6).all()
-
-
-def on_meta(config: str, vocabulary: int):
-    section = composed([f"model={config}"])["model"]
-    with torch.device("meta"):
-        keywords = {key: value for key, value in section.items() if key not in ("name", "family", "vocabulary")}
-        return MODELS[section["family"]](**keywords, vocabulary=vocabulary)
 
 
 # transformers' BertForPreTraining of the same shape, whose decoder's bias is one with the head's.

@@ -5,21 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from data import load
-from data.shards import Stream
+from tests.documents import documents_of
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def documents_of(paths):
-    """The documents of a byte-level split; every one must end in NUL."""
-    stream = Stream(paths)
-    text = bytes(stream.read(0, len(stream)).astype(np.uint8)).decode()
-    assert text.endswith("\0")
-    return text[:-1].split("\0")
 
 
 @pytest.fixture

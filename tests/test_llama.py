@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import optimizers
-from harness.command_line import composed
 from harness.flops import count
-from models import MODELS, build_model
+from models import build_model
 from models.hf import from_transformers, to_transformers
+from tests.meta_model import on_meta
 from tests.test_optimizers import build
 from tests.tiny import CONTEXT, VOCABULARY, tiny_batch, tiny_objective, train
 
@@ -49,13 +49,6 @@ def model_of(**changes):
 
 def tokens() -> torch.Tensor:
     return torch.randint(VOCABULARY, (2, CONTEXT), generator=torch.Generator().manual_seed(2))
-
-
-def on_meta(config: str, vocabulary: int):
-    section = composed([f"model={config}"])["model"]
-    with torch.device("meta"):
-        keywords = {key: value for key, value in section.items() if key not in ("name", "family", "vocabulary")}
-        return MODELS[section["family"]](**keywords, vocabulary=vocabulary)
 
 
 def normed(x, kind, gain, eps):

@@ -7,26 +7,18 @@ import json
 import lzma
 import os
 
-import numpy as np
 import pytest
 
 from data import load
 from data.rows import read
 from data.shards import Stream
+from tests.documents import documents_of
 
 POEM = "".join(f"line {n} of a poem\n" + "\n" * (n % 3 == 0) for n in range(400))
 
 
 def local(folder, **keywords):
     return load("local", quiet=True, dir=str(folder / "tokens"), **({"tokenizer": "bytes"} | keywords))
-
-
-def documents_of(paths):
-    """The documents of a byte-level split; every one must end in NUL."""
-    stream = Stream(paths)
-    text = bytes(stream.read(0, len(stream)).astype(np.uint8)).decode()
-    assert text.endswith("\0")
-    return text[:-1].split("\0")
 
 
 def refused(sentence, folder, kind=ValueError, **keywords):

@@ -14,16 +14,9 @@ from omegaconf import OmegaConf
 from data import RECIPES, find, load
 from data.shards import Stream
 from data.stdlib import source_files
+from tests.documents import documents_of
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def documents_of(paths):
-    """The documents of a byte-level split; every one must end in NUL."""
-    stream = Stream(paths)
-    text = bytes(stream.read(0, len(stream)).astype(np.uint8)).decode()
-    assert text.endswith("\0")
-    return text[:-1].split("\0")
 
 
 @pytest.mark.parametrize("name", RECIPES)
