@@ -125,7 +125,7 @@ def test_the_papers_headlines_come_out_of_the_public_sweep():
     soap = trend([each for each in own if each.cell.arm == "SOAP"])
     assert soap.exponent == pytest.approx(-0.079, abs=1e-3)
     assert soap.exponent < 0 < soap.interval[1]  # four sizes do not show that it shrinks
-    assert len(study_tables(sweep)) == 4
+    assert len(study_tables(sweep)) == 6
 
 
 def test_runs_of_several_models_give_a_table_by_size(tmp_path, monkeypatch):

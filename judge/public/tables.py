@@ -8,11 +8,13 @@ from conventions.grid import Grid
 from conventions.quantity import loss
 from judge.public.cell import Cell, Choice
 from judge.public.collect import unlike_printed
+from judge.public.lowest import least, lucky_figures
 from judge.public.study import PublicStudy
 from judge.row import verdict_on
 from judge.scale import FARTHEST, Figure, Trend, figures, trend
 
 LOSSES = {"lowest": "the lowest of all trials", "chosen": "of the chosen configurations"}
+LUCK = "the lowest of all trials, corrected for its luck"
 
 
 def study_tables(study: PublicStudy) -> list[Grid]:
@@ -23,7 +25,14 @@ def study_tables(study: PublicStudy) -> list[Grid]:
     for choice in (study.losses, *(each for each in LOSSES if each != study.losses)):
         own = figures(by_choice(study.cells, choice), study.baseline, study.declared)
         tables += scale_tables(own, study.baseline, study.budget, f"losses: {LOSSES[choice]}")
+    if _most_trials(study) > 1:
+        own = lucky_figures(by_choice(study.cells, "lowest"), study.baseline, study.declared)
+        tables += scale_tables(own, study.baseline, study.budget, f"losses: {LUCK}")
     return tables
+
+
+def _most_trials(study: PublicStudy) -> int:
+    return max((cell.trials for cell in study.cells if cell.lowest is not None), default=1)
 
 
 def by_choice(cells: Sequence[Cell], choice: Choice | str) -> list[Cell]:
@@ -46,6 +55,13 @@ def notes(study: PublicStudy) -> list[str]:
         lines.append(f"a difference in loss is worth {study.slope}")
     arms = zip(study.logs.arms, study.cells, strict=True) if study.logs else []
     lines += [text for arm, cell in arms if (text := unlike_printed(arm, cell))]
+    if (most := _most_trials(study)) > 1:
+        lines.append(
+            "luck of the lowest: by noise alone the lowest of n trials lies below a fresh run by 0 nats (one trial is "
+            f"far better) up to what n equally good trials give, {-study.sigma.value * least(most):.4f} at {most} "
+            "trials. The losses of single trials are not in the table, so that the truth between the two is unknown: "
+            "the last tables add half of it to both arms, and their intervals hold both ends"
+        )
     return [*lines, *([study.beware.strip()] if study.beware else [])]
 
 

@@ -233,10 +233,13 @@ def _endings(rows: Sequence[LoggedRow], meaning: Mapping[str, str]) -> list[str]
 
 
 def _remarks(rows: Sequence[LoggedRow], known: set[str]) -> list[str]:
-    """Say that the last evaluation's line has a mark that was absent or another in all of the first half."""
+    """Say that the last evaluation's line has a mark that was absent or another in all of the first half.
+
+    One line is no habit: below two in the first half nothing is said.
+    """
     early = rows[: len(rows) // 2]
     odd = []
-    for key, value in rows[-1].line.values.items() if early else []:
+    for key, value in rows[-1].line.values.items() if len(early) > 1 else []:
         usual = {row.line.values.get(key) for row in early}
         if key not in known and len(usual) == 1 and value not in usual and value == value:
             odd.append(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}")

@@ -85,7 +85,9 @@ def meaning_of(log: Log, chosen: Mapping[str, str], bytes_per_token: float | Non
         both = [quantity for quantity in group if quantity in meaning]
         if len(both) > 1:
             raise ValueError(f"{' and '.join(both)} are both of {log.source.path}, which has one {what}: choose one")
-    if "val/bpb" in meaning and not bytes_per_token:
+    if bytes_per_token is not None and not 0 < bytes_per_token < math.inf:
+        raise ValueError(f"--bytes-per-token {bytes_per_token:g}: a token has a number of bytes above 0")
+    if "val/bpb" in meaning and bytes_per_token is None:
         raise ValueError(
             f"{log.source.path} gives bits per byte ({meaning['val/bpb']}): give --bytes-per-token, the mean bytes "
             "of a token in its validation text (nats per token = bits per byte x ln 2 x bytes per token)"
