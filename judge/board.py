@@ -6,7 +6,7 @@ them. Runs of others and our own never share a row.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from judge import race
@@ -14,6 +14,7 @@ from judge.claims.public import hull
 from judge.comparison import compare
 from judge.estimate import Speedup
 from judge.fairness import endings
+from judge.public.collect import place
 from judge.public.study import PublicStudy, list_studies
 from judge.public.tables import by_choice
 from judge.records import find_runs
@@ -77,7 +78,7 @@ def _public_row(study: PublicStudy, baseline: str, own: Sequence[Figure]) -> Boa
         baseline=baseline,
         study=study.name,
         ours=False,
-        address=study.address(cell).rpartition("/")[0] if budgets else study.address(cell),
+        address=study.address(replace(cell, source=place([each.cell.source for each in kept]))),
         command=study.command,
         beware=study.beware_of_adamw,
         pictured=not study.pictured or cell.arm in study.pictured,

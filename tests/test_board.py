@@ -51,6 +51,14 @@ def test_runs_of_others_and_ours_are_apart():
     assert {row.rule for row in theirs} == {"matched", "isoloss"}
 
 
+def test_a_number_of_several_budgets_is_linked_to_the_folder_of_all_of_them():
+    [soap] = [row for row in public_rows() if (row.optimizer, row.size) == ("SOAP", "130M")]
+    [sophia] = [row for row in public_rows() if (row.optimizer, row.size) == ("Sophia-H", "300M")]
+    assert soap.at == "1, 2, 4, 8 x Chinchilla"
+    assert re.search(r"/tree/.*/soape/130m$", soap.address)
+    assert re.search(r"/blob/.*/sophia/300m/1/result\.json$", sophia.address)
+
+
 def test_every_number_has_its_source_its_rule_and_its_command(texts):
     page = Page(texts["board.html"])
     rows = [*public_rows(), *own_rows(ROOT / "results")]

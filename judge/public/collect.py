@@ -75,9 +75,10 @@ def _logged(folder: Path, logs: Logs, arm: LoggedArm) -> Cell:
     if not losses or not all(map(math.isfinite, losses)):
         raise ValueError(f"{files[0]}: {arm.name} has no finite loss at step {arm.updates}")
     tokens = arm.updates * logs.tokens_per_update
+    source = place([file.relative_to(folder).as_posix() for file in files])
     return Cell(
         *(arm.name, logs.size, logs.parameters, tokens, tuple(losses)),
-        updates=arm.updates, source=_place(files, folder), sha256=_checksum(files, folder),
+        updates=arm.updates, source=source, sha256=_checksum(files, folder),
     )  # fmt: skip
 
 
@@ -135,9 +136,9 @@ def _number(values: Mapping[str, Any], key: str, file: Path) -> float | None:
     return None if value is None else float(value)
 
 
-def _place(files: Sequence[Path], folder: Path) -> str:
-    """Return the path of one file below the folder; of several that of the folder they share, with a star."""
-    paths = [file.relative_to(folder) for file in files]
+def place(files: Sequence[str]) -> str:
+    """Return the path of one file below the study's folder; of several that of the folder they share, with a star."""
+    paths = [Path(file) for file in files]
     if len(paths) == 1:
         return paths[0].as_posix()
     shared = next(parent for parent in paths[0].parents if all(parent in path.parents for path in paths))
