@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
+from harness.device import seed_everything
 from harness.flops import count, counter
 from harness.micro_batch import MicroBatch, count_targets
 
@@ -145,6 +146,7 @@ def rehearse(build: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Modu
 
     What its hooks do during the model's passes counts, the passes themselves do not.
     """
+    seed_everything(0)  # the work of some classes depends on their gradients, and a run that goes on counts again
     twin = copy.deepcopy(model)
     optimizer = build(twin)
     objective = Rehearsal.on(twin)

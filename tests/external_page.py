@@ -53,7 +53,9 @@ def page(outcomes: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> 
     """Return docs/external.md for the outcomes of tests/external.py."""
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     counts = Counter(each["verdict"] for each in outcomes)
-    text = f"{len(outcomes)} classes: " + ", ".join(f"{number} {verdict}" for verdict, number in counts.most_common())
+    verbs = {"trains": "train", "refused": "are refused", "diverged": "diverge", "fails": "fail"}
+    parts = [f"{number} {verbs[verdict]}" for verdict, number in counts.most_common()]
+    text = f"Of {len(outcomes)} classes {', '.join(parts)}"
     header = ["class", "verdict", "given", "handed over", "resumes", "schedule", "weight decay", "FLOPs", "bytes", "s"]
     table = Grid("", header, [_row(each) for each in outcomes if each["verdict"] in ("trains", "diverged")])
     left = [each for each in outcomes if each["verdict"] not in ("trains", "diverged")]

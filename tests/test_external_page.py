@@ -19,7 +19,7 @@ REFUSED = {"target": SPARSE, "verdict": "refused", "overrides": {}, "seconds": 0
 def test_a_row_says_what_was_given_and_what_was_handed_over():
     other = {**TRAINS, "target": "a.B", "own_schedule": "it averages its weights", "counted": False}
     text = page([TRAINS, other, REFUSED], {"torch": "2.13"})
-    assert "3 classes: 2 trains, 1 refused." in text
+    assert "Of 3 classes 2 train, 1 are refused." in text
     given = "| `optimizer.rest.lr=1e-3` | hidden matrices |"
     assert f"| `{MUON}` | trains {given} yes | followed | once | counted | 4.8 | 1 |" in text
     assert "| own | once | unknown |" in text

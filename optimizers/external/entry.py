@@ -100,8 +100,10 @@ class External(OptimizerInfo):
     def handed(self, base: Any = None, rest: Any = None, **_: Any) -> list[str]:
         """Say what the class was handed beside its keywords, in a few words each."""
         asked, manner = self.request.asked, self.manner or Manner()
-        words = {"model": "the model", "named": "parameters with their names", "specs": "classes with parameters",
+        words = {"model": "the model", "named": "parameters with their names",
                  "steps": "the number of updates", "data": "the number of targets"}  # fmt: skip
+        if base and rest and "specs" in asked:
+            return [f"hidden matrices with {base['_target_']}", f"the rest with {rest['_target_']}"]
         said = [manner.shown(self.request.flag)] if "params" in asked else []
         said += [word for kind, word in words.items() if kind in asked]
         said += [f"the rest to {rest['_target_']}"] if rest and "_target_" in rest else []
