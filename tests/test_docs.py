@@ -43,7 +43,7 @@ def place(tmp_path_factory, corpus):
     for seed, (optimizer, steps) in itertools.product(range(3), [("adamw", 1000), ("adamw", 2000), ("adamw", 4000),
                                                                  ("soap", 2000)]):  # fmt: skip
         write_run(study, optimizer, steps, seed, speedup=1.3 if optimizer == "soap" else 1.0, noise=0.002)
-    for other in ("results/runs/earnest", "results/demo"):
+    for other in ("results/runs/earnest", "results/runs/my_study", "results/demo"):
         shutil.copytree(study, here / other)
     (block,) = (
         each for language, each in FENCE.findall((ROOT / "docs" / "claims.md").read_text()) if language == "yaml"
@@ -188,6 +188,6 @@ def test_the_site_builds_and_needs_no_network(tmp_path):
     done = subprocess.run(line, cwd=ROOT, env=environment(NO_MKDOCS_2_WARNING="1"), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     pages = {path.stem for path in (tmp_path / "site").glob("*.html")} - {"404"}
-    assert pages == {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert pages == {path.stem for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".html")}
     for path in (tmp_path / "site").glob("*.html"):
         assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=.?https?:", path.read_text()), path

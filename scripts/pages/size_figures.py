@@ -40,9 +40,10 @@ def size_figures(speedups: Sequence[Figure], baseline: str) -> list[Drawing]:
         tokens = [each.cell.tokens for each in speedups]
         _finish(by_tokens, name, "tokens", min(tokens), max(tokens))
     whole, ahead = f"Speed-up over {baseline} in tokens over", f"dashed: a PROJECTION to {FARTHEST} times the largest"
+    hollow = f"hollow: the truth lies beyond the lengths of {baseline}"
     return [
-        Drawing(over_size[0], "parameters", f"{whole} parameters, a mark for each budget; {ahead}"),
-        Drawing(over_tokens[0], "tokens", f"{whole} tokens, a mark for each size"),
+        Drawing(over_size[0], "parameters", f"{whole} parameters, a mark for each budget; {hollow}; {ahead}"),
+        Drawing(over_tokens[0], "tokens", f"{whole} tokens, a mark for each size; {hollow}"),
     ]
 
 
