@@ -32,8 +32,12 @@ def plain(value: Any) -> str:
 
 
 def optimizer_name(section: Mapping[str, Any]) -> str:
-    """Return the name by which runs call their optimizer: the registered one, or an external class's path."""
-    return str(section.get("_target_") or section["name"])
+    """Return the name by which runs call their optimizer: the registered one, or an external class's path.
+
+    A class that wraps another is another optimizer with each base: `package.Lookahead over torch.optim.AdamW`.
+    """
+    name, base = str(section.get("_target_") or section["name"]), section.get("base")
+    return f"{name} over {optimizer_name(base)}" if isinstance(base, Mapping) and "_target_" in base else name
 
 
 def optimizer_label(section: Mapping[str, Any]) -> str:

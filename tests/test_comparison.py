@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from judge.estimate import Speedup
+from judge.records import find_runs
 from tests.study import compared, row, write_run, write_study
 
 
@@ -264,3 +265,13 @@ def test_spread_over_seeds_is_the_sample_standard_deviation(tmp_path):
     losses = [run.final_loss for run in comparison.standings[1].arm.runs]
     assert comparison.standings[1].loss == pytest.approx(np.mean(losses))
     assert comparison.standings[1].spread == pytest.approx(math.sqrt(np.var(losses) * 3 / 2))
+
+
+def test_a_wrapper_is_another_optimizer_with_each_base(tmp_path):
+    for base in ("torch.optim.AdamW", "pytorch_optimizer.Lion"):
+        section = {"_target_": "pytorch_optimizer.Lookahead", "base": {"_target_": base}}
+        write_run(tmp_path, seed=len(base), config={f"optimizer.{key}": value for key, value in section.items()})
+    write_run(tmp_path, "adamw")
+    names = {run.optimizer for run in find_runs(tmp_path)}
+    lookahead = "pytorch_optimizer.Lookahead over"
+    assert names == {"adamw", f"{lookahead} torch.optim.AdamW", f"{lookahead} pytorch_optimizer.Lion"}
