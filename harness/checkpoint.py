@@ -186,8 +186,8 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, shardin
     saved: dict[str, Any] = {}
     for part in [path / "optimizer.pt", *sorted(path.glob("optimizer-*.pt"))]:
         with safe_globals(_own_classes(part, optimizer)):
-            found = sharding.keep(_with_queues(torch.load(part, map_location=place, weights_only=True)))
-        saved = {**found, "state": {**found["state"], **saved["state"]}} if saved else found
+            stored = sharding.keep(_with_queues(torch.load(part, map_location=place, weights_only=True)))
+        saved = {**stored, "state": {**stored["state"], **saved["state"]}} if saved else stored
     with sharding.whole():
         optimizer.load_state_dict(copy.deepcopy(saved))
         _put_back(optimizer, saved)

@@ -61,13 +61,13 @@ class Scoring:
 
 def _outcome(results: dict[str, Any], name: str) -> dict[str, Any]:
     """Return a task's score, with its error and hash, and the score of a guess."""
-    found = results["results"][name]
-    metrics = [key for key in found if "," in key and "_stderr" not in key]
+    scores = results["results"][name]
+    metrics = [key for key in scores if "," in key and "_stderr" not in key]
     chosen = min(metrics, key=lambda key: (*(key.partition(",")[0] != best for best in BEST), metrics.index(key)))
     short, _, kind = chosen.partition(",")
     samples = results.get("samples", {}).get(name, [])
-    error = found.get(f"{short}_stderr,{kind}")
-    value = float(found[chosen])
+    error = scores.get(f"{short}_stderr,{kind}")
+    value = float(scores[chosen])
     if not isinstance(error, float) and short == "acc" and samples:
         error = (value * (1 - value) / max(len(samples) - 1, 1)) ** 0.5
     choices = [len(sample["arguments"]) for sample in samples]

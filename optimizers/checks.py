@@ -12,8 +12,8 @@ def check_common(lr: float, weight_decay: float) -> None:
 
 def check_betas(betas: Sequence[float], name: str = "betas") -> None:
     if not all(0 <= beta < 1 for beta in betas):
-        each, given = ("", betas[0]) if len(betas) == 1 else (" each", list(betas))
-        raise ValueError(f"{name} must{each} be at least 0 and below 1, not {given}")
+        each, value = ("", betas[0]) if len(betas) == 1 else (" each", list(betas))
+        raise ValueError(f"{name} must{each} be at least 0 and below 1, not {value}")
 
 
 def check_at_least(name: str, value: float, least: float) -> None:

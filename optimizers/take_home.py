@@ -89,11 +89,11 @@ def take_home(words: Sequence[str]) -> str:
     Raises:
         ValueError: there are other words, the optimizer is not ours, or the file is there.
     """
-    given = dict(word.partition("=")[::2] for word in words)
-    if given.keys() != {"optimizer", "--take-home"}:
+    options = dict(word.partition("=")[::2] for word in words)
+    if options.keys() != {"optimizer", "--take-home"}:
         raise ValueError("--take-home: give the name of one optimizer and nothing else, as in soap --take-home")
-    file = Path(given["--take-home"] or f"{given['optimizer']}.py")
-    text = one_file(find(given["optimizer"]).constructor)  # type: ignore[arg-type]  # a class, as all of them are
+    file = Path(options["--take-home"] or f"{options['optimizer']}.py")
+    text = one_file(find(options["optimizer"]).constructor)  # type: ignore[arg-type]  # a class, as all of them are
     if file.exists():
         raise ValueError(f"--take-home: {file} is there already: move it away, or give --take-home=FILE")
     file.write_text(text, encoding="utf-8")

@@ -63,8 +63,8 @@ def score(run: Path, names: list[str], how: Scoring) -> dict[str, dict[str, Any]
     known, held = how.known(step), read_scores(run)
     lacking = [name for name in names if any(held.get(name, {}).get(key, known) != known[key] for key in known)]
     if lacking:
-        found = how.score(lacking, to_transformers(model), as_transformers(tokenizer), model.context)
-        held = {**held, **{name: {**known, **found[name]} for name in lacking}}
+        scores = how.score(lacking, to_transformers(model), as_transformers(tokenizer), model.context)
+        held = {**held, **{name: {**known, **scores[name]} for name in lacking}}
         write_text(run / FILE, json.dumps({"schema": 1, "tasks": held}, indent=1) + "\n")
     return held
 

@@ -43,7 +43,7 @@ class Training:
         self.optimizer = plan.build(self.model)
         with contextlib.redirect_stdout(io.StringIO()) as out:
             self.sharding: Sharding = share_out(wanted, plan, self.optimizer, self.model, TOKENS, ranks)
-        self.said = out.getvalue()
+        self.printed = out.getvalue()
         self.objective = tiny_objective(self.model, micro=2, ranks=ranks)
         self.objective.sharding, self.objective.ledger.total = self.sharding, self.sharding.total
         self.losses: list[float] = []
@@ -70,7 +70,7 @@ class Training:
             "state": self.sharding.total(kept),
             "kept": kept,
             "facts": self.sharding.facts(),
-            "said": self.said,
+            "printed": self.printed,
         }
 
     def save(self, folder: Path, step: int) -> None:

@@ -55,7 +55,7 @@ def assert_shared(found, name):
     assert_same_bits(other_shared, other_alone)
     assert all(map(math.isfinite, shared["losses"]))
     assert shared["kept"] + other_shared["kept"] == shared["state"] == alone["kept"]
-    assert shared["said"] == ""
+    assert shared["printed"] == ""
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -80,8 +80,8 @@ def test_a_method_that_couples_its_parameters_is_repeated_on_every_rank_and_says
     (alone, repeated), (_, other) = (rank["prodigy"] for rank in quick.values())
     why = "Prodigy's groups keep what depends on their parameters"
     assert repeated["facts"] == {"shared": False, "reason": why}
-    assert repeated["said"] == f"every one of the 2 ranks repeats the optimizer's work: {why}\n"
-    assert other["said"] == ""
+    assert repeated["printed"] == f"every one of the 2 ranks repeats the optimizer's work: {why}\n"
+    assert other["printed"] == ""
     assert_same_bits(repeated, alone)
 
 

@@ -37,14 +37,14 @@ def alone() -> Iterator[Path]:
 
 def refused(work: Callable[[], Any]) -> bool:
     """Whether bad input was refused in one sentence; any other exception goes on."""
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
             work()
         return False
     except SystemExit as ended:
         assert ended.code == 2  # noqa: PT017
-        sentence = said.getvalue().strip()
+        sentence = printed.getvalue().strip()
     except (ValueError, OSError, ModuleNotFoundError) as error:
         sentence = one_line(error)
     assert sentence

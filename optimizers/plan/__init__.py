@@ -41,13 +41,13 @@ class OptimizerPlan:
         return replace(self, info=replace(self.info, targets=targets)) if isinstance(self.info, External) else self
 
     def facts(self) -> dict[str, Any]:
-        """Return what a tryout of an external class told, for the manifest as `external`; {}: it is registered here."""
+        """Return what a tryout of an external class showed, as the manifest's `external`; {}: it is registered here."""
         manner = self.info.manner if isinstance(self.info, External) else None
         if manner is None:
             return {}
         assert isinstance(self.info, External)
-        told = {"heeds_schedule": manner.heeds_schedule, "own_schedule": manner.own_schedule or None}
-        return {"external": {"handed": self.info.handed(**self.keywords), **told}}
+        schedule = {"heeds_schedule": manner.heeds_schedule, "own_schedule": manner.own_schedule or None}
+        return {"external": {"handed": self.info.handed(**self.keywords), **schedule}}
 
     def tryout(self, device: str) -> optim.Optimizer | None:
         """Return an external class after two steps on a small model, or None: it is one of ours.
@@ -63,12 +63,12 @@ class OptimizerPlan:
         """
         facts = self.facts().get("external", {})
         name = getattr(self.info.constructor, "__name__", self.info.name)
-        said = [f"{name} is handed {', '.join(facts['handed'])}"] if facts.get("handed") else []
+        notes = [f"{name} is handed {', '.join(facts['handed'])}"] if facts.get("handed") else []
         if facts.get("heeds_schedule") is False:
-            said.append(f"{name} follows no schedule: a change of its rate changed nothing in a tryout; none is logged")
+            notes += [f"{name} follows no schedule: a change of its rate changed nothing in a tryout; none is logged"]
         elif facts.get("own_schedule") and schedule != "constant":
-            said.append(f"{name} schedules itself ({facts['own_schedule']}): give schedule=constant, or two multiply")
-        return said
+            notes += [f"{name} schedules itself ({facts['own_schedule']}): give schedule=constant, or two multiply"]
+        return notes
 
     def units(self, optimizer: optim.Optimizer, model: nn.Module, tokens: int) -> list[Unit]:
         """Return the units that ranks may share out, for a batch of so many tokens."""
