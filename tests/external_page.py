@@ -36,7 +36,7 @@ method, a fused QKV is one matrix.
 `make test-external` writes this page. It tries every optimizer class of {packages}. Each class trains gpt2_pico for 12
 updates at its own learning rate, in a process of its own. {counts}
 
-- **given**: the keys that the class needs beside its path, where it needs any. The sentence that refuses it names them.
+- **keys**: what the class needs beside its path, where it needs any. The sentence that refuses it names them.
 - **handed over**: what halfstep hands to the class beside its groups of parameters.
 - **resumes**: whether an interrupted run ends in the same bits.
 - **schedule**: whether updates depend on the scheduled rate; *own*: the class schedules itself, so give
@@ -56,7 +56,7 @@ def page(outcomes: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> 
     verbs = {"trains": "train", "refused": "are refused", "diverged": "diverge", "fails": "fail"}
     parts = [f"{number} {verbs[verdict]}" for verdict, number in counts.most_common()]
     text = f"Of {len(outcomes)} classes {', '.join(parts)}"
-    header = ["class", "verdict", "given", "handed over", "resumes", "schedule", "weight decay", "FLOPs", "bytes", "s"]
+    header = ["class", "verdict", "keys", "handed over", "resumes", "schedule", "weight decay", "FLOPs", "bytes", "s"]
     table = Grid("", header, [_row(each) for each in outcomes if each["verdict"] in ("trains", "diverged")])
     left = [each for each in outcomes if each["verdict"] not in ("trains", "diverged")]
     rest = "\n".join(f"- `{each['target']}` {each['verdict']}. {_reason(each)}" for each in left)
@@ -65,11 +65,11 @@ def page(outcomes: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> 
 
 
 def _row(each: Mapping[str, Any]) -> list[str]:
-    given = "<br>".join(f"`{key}={value}`" for key, value in each["overrides"].items())
+    keys = "<br>".join(f"`{key}={value}`" for key, value in each["overrides"].items())
     schedule = {True: "followed", False: "not followed", None: "unknown"}[each["heeds_schedule"]]
     schedule = "own" if each["own_schedule"] and each["heeds_schedule"] else schedule
     counted = "counted" if each["counted"] else "unknown"
-    return [f"`{each['target']}`", each["verdict"], given, ", ".join(each["handed"]), each["resumes"], schedule,
+    return [f"`{each['target']}`", each["verdict"], keys, ", ".join(each["handed"]), each["resumes"], schedule,
             each["decay"], counted, f"{each['bytes']:.1f}", f"{each['seconds']:.0f}"]  # fmt: skip
 
 

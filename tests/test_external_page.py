@@ -16,12 +16,12 @@ REASON = f"optimizer._target_={SPARSE} is refused: SparseAdam takes sparse gradi
 REFUSED = {"target": SPARSE, "verdict": "refused", "overrides": {}, "seconds": 0.1, "reason": REASON}
 
 
-def test_a_row_says_what_was_given_and_what_was_handed_over():
+def test_a_row_says_which_keys_it_takes_and_what_is_handed_over():
     other = {**TRAINS, "target": "a.B", "own_schedule": "it averages its weights", "counted": False}
     text = page([TRAINS, other, REFUSED], {"torch": "2.13"})
     assert "Of 3 classes 2 train, 1 are refused." in text
-    given = "| `optimizer.rest.lr=1e-3` | hidden matrices |"
-    assert f"| `{MUON}` | trains {given} yes | followed | once | counted | 4.8 | 1 |" in text
+    keys = "| `optimizer.rest.lr=1e-3` | hidden matrices |"
+    assert f"| `{MUON}` | trains {keys} yes | followed | once | counted | 4.8 | 1 |" in text
     assert "| own | once | unknown |" in text
     assert f"- `{SPARSE}` refused. SparseAdam takes sparse gradients alone: take torch.optim.Adam." in text
 
