@@ -47,30 +47,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("\n".join([*remarks, f"{RESULTS / options.name}.csv; next: make tables"]))
             return
         if options.what == "scale":
-            grids, sources = scale(options)
+            grids, sources, drawn = scale(options)
         else:
             runs = find_runs(options.source)
             grids, sources = adopted_tables(compare(runs, options.baseline, options.target, declared(options)))
+            drawn = []
         short = [Path(each).name if Path(each).name == options.source.name else each for each in arguments]
-        tell = f"`python -m scripts.public {shlex.join(short)}`, of what other people published:"
-        about = [options.title or options.name, tell, "\n".join(f"- {each}" for each in sources)]
+        tell = f"`python -m scripts.public {shlex.join(short)}` makes this page of:"
+        about = [options.title or options.name, tell, "\n".join(f"- {each}" for each in sources), *drawn]
         atomic.write_text(RESULTS / f"{options.name}.md", page(about, grids))
         table = "\n".join(comma_separated(grid) for grid in grids)
         atomic.write_text(RESULTS / f"{options.name}.csv", table)
     print(f"{RESULTS / options.name}.md and .csv")
 
 
-def scale(options: argparse.Namespace) -> tuple[list[Grid], list[str]]:
-    """Return tables of size and budget, for each column of losses, and where they are from; draw the figures."""
+def scale(options: argparse.Namespace) -> tuple[list[Grid], list[str], list[str]]:
+    """Draw figures; return tables of size and budget for each column of losses, their source and the figures' links."""
     columns, place = cells_by_column(options.source, vars(options))
     tables: list[Grid] = []
+    drawn: list[str] = []
     RESULTS.mkdir(parents=True, exist_ok=True)
     for column, cells in columns.items():
         speedups = figures(cells, options.baseline, declared(options))
         tables += scale_tables(speedups, options.baseline, options.budget, f"losses: {column}")
         for drawing in size_figures(speedups, options.baseline) if column == next(iter(columns)) else []:
-            drawing.save(RESULTS / f"{options.name}-{drawing.name}.svg")
-    return tables, [place]
+            file = f"{options.name}-{drawing.name}.svg"
+            drawing.save(RESULTS / file)
+            drawn.append(f"![{drawing.title}]({file})")
+    return tables, [place], drawn
 
 
 def _parser() -> argparse.ArgumentParser:

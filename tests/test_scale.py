@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import math
+import re
 
 import numpy as np
 import pytest
@@ -99,6 +100,9 @@ def test_the_tables_of_a_sweep_are_the_same_bytes_again(tmp_path, monkeypatch):
     assert f"sweep.csv, github:a/b, sha256 {hashlib.sha256((tmp_path / 'sweep.csv').read_bytes()).hexdigest()}" in page
     assert "| soap | 130m | 1.30 | 1.30 | 1.30 | >1 |" in page
     assert "PROJECTION: at 4 times that" in page
+    for figure in re.findall(r"\]\((.*?)\)", page):
+        assert (tmp_path / "results/public" / figure).is_file()
+    assert page.count("](theirs-") == 2
     assert str(tmp_path) not in page
 
 
