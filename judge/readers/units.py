@@ -106,6 +106,8 @@ def rows_of(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None 
         for quantity, column in meaning.items():
             if quantity != "run" and (value := _number(log, line, column)) is not None:
                 key, factor = QUANTITIES[quantity]
+                if quantity == "val/ppl" and value <= 0:
+                    raise ValueError(f"{log.at(line.number)}: {column} is {value:g}, and a perplexity is above 0")
                 values[key] = value * factor if factor is not None else _nats(quantity, value, bytes_per_token)
         step = values.get("step")
         if step is None or not {"val/loss", "train/loss"} & set(values):
@@ -120,7 +122,7 @@ def rows_of(log: Log, meaning: Mapping[str, str], bytes_per_token: float | None 
 def _nats(quantity: str, value: float, bytes_per_token: float | None) -> float:
     """Return a validation loss in nats per token."""
     if quantity == "val/ppl":
-        return math.log(value) if value > 0 else math.nan
+        return math.log(value)
     assert bytes_per_token
     return value * math.log(2) * bytes_per_token
 
