@@ -121,7 +121,7 @@ def test_broken_bytes_never_raise_anything_but_a_sentence(tmp_path, name):
 
 def test_a_perplexity_and_bytes_of_a_token_are_above_0(tmp_path):
     path = write_text(tmp_path / "run.csv", "step,ppl\n0,50000\n100,-1\n")
-    with pytest.raises(ValueError, match="run.csv, line 3: ppl is -1, and a perplexity is above 0"):
+    with pytest.raises(ValueError, match=r"run\.csv, line 3: ppl is -1, and a perplexity is above 0"):
         foreign(path, "step=step,val/ppl=ppl")
     with pytest.raises(ValueError, match="--bytes-per-token -3: a token has a number of bytes above 0"):
         foreign(path, "step=step,val/bpb=ppl", bytes_per_token=-3)
