@@ -58,8 +58,8 @@ def comparisons(rows: Sequence[Row], settings: Settings) -> str | None:
     lost = any(row.survives is False for row in rows)
     tail = "† marks a verdict that does not survive" if lost else "every verdict of faster or slower survives"
     return (
-        f"{count} comparisons stand on this page: were all of them ties, chance alone would call some faster or slower "
-        f"on up to {chance:.0f} % of such pages; {tail} Holm's correction for them"
+        f"{count} comparisons by the rule {rows[0].rule} stand on this page: were all of them ties, chance alone would "
+        f"call some faster or slower on up to {chance:.0f} % of such pages; {tail} Holm's correction for them"
     )
 
 

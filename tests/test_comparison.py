@@ -213,7 +213,7 @@ def test_a_page_of_many_comparisons_says_how_many(tmp_path):
     comparison = compared(write_study(tmp_path, {"tie": 1.0, "lion": 1.01, "soap": 1.5}, noise=0.002))
     assert row(comparison, "soap").survives is True
     assert row(comparison, "tie").survives is None  # it has no verdict that could
-    note = "3 comparisons stand on this page: were all of them ties, chance alone would call some faster or slower"
+    note = "3 comparisons by the rule matched stand on this page: were all of them ties, chance alone would call some"
     assert sum(each.startswith(note) for each in comparison.notes) == 1
 
 

@@ -52,7 +52,7 @@ def test_holms_steps(values, survive):
     sentence = comparisons(rows, settings)
     assert (sentence is None) == (len(values) == 1)
     if sentence:
-        assert sentence.startswith(f"{len(values)} comparisons stand on this page")
+        assert sentence.startswith(f"{len(values)} comparisons by the rule matched stand on this page")
         assert ("† marks" in sentence) == (False in survive)
 
 

@@ -63,7 +63,8 @@ def test_every_arm_of_a_study_of_many_lengths_has_a_line(tmp_path):
 
 @pytest.mark.parametrize("bare", [{"model": "gpt2", "data": "fineweb"}, {"batch": None}, {"batch": {}, "eval": None}])
 def test_a_report_needs_no_key_that_a_foreign_run_lacks(tmp_path, bare):
-    write_study(tmp_path, {"soap": 1.3}, noise=0.002, config=bare)
+    origin = {"format": "modded-nanogpt", "sources": [], "unknown": []}
+    write_study(tmp_path, {"soap": 1.3}, noise=0.002, config=bare, manifest={"origin": origin})
     assert "soap" in page(compared(tmp_path))
 
 
