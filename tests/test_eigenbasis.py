@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from harness.flops import count
+from optimizers.base import condense
 from optimizers.eigenbasis import (
     cholesky_orthonormal,
     cholesky_orthonormal_flops,
@@ -13,7 +14,7 @@ from optimizers.eigenbasis import (
     orthonormal,
     orthonormal_flops,
 )
-from optimizers.kronecker import average_gram_, complete_, eigh, gram_flops, spectrum_metrics, spread
+from optimizers.kronecker import average_gram_, complete_, eigh, gram_flops, spectrum_readings, spread
 
 
 def drawn(shape: tuple[int, ...], steps: int, seed: int = 0) -> list[Tensor]:
@@ -129,12 +130,17 @@ def test_costs_are_spread_evenly():
     assert spread(costs, 1) == [0] * 8
 
 
+def metrics_of(spectra):
+    """Return the scalars that are logged of such eigenvalues."""
+    return condense([spectrum_readings(spectra)])
+
+
 def test_what_spectra_tell():
-    result = spectrum_metrics([torch.tensor([4.0, 2.0]), torch.tensor([9.0, 1.0]), torch.tensor([1.0, 0.0])])
+    result = metrics_of([torch.tensor([4.0, 2.0]), torch.tensor([9.0, 1.0]), torch.tensor([1.0, 0.0])])
     assert float(result["condition"]) == pytest.approx(9)
     assert float(result["effective_rank"]) == pytest.approx(10**2 / (2 * 82))
-    singular = spectrum_metrics([torch.tensor([1e-30, 0.0, -1e-38])])
+    singular = metrics_of([torch.tensor([1e-30, 0.0, -1e-38])])
     assert float(singular["condition"]) == pytest.approx(1 / torch.finfo(torch.float32).eps)
     assert float(singular["effective_rank"]) == pytest.approx(1 / 3)
-    assert spectrum_metrics([torch.zeros(3)])["effective_rank"] == 0
-    assert spectrum_metrics([]) == {}
+    assert metrics_of([torch.zeros(3)])["effective_rank"] == 0
+    assert metrics_of([]) == {}
