@@ -146,7 +146,11 @@ class Optimizer(torch.optim.Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"]]
         for index, p in zip(indices, parameters, strict=True):
             for key, value in state_dict["state"].get(index, {}).items():
-                if isinstance(value, Tensor) and value.dtype != self.state[p][key].dtype:
+                if not isinstance(value, Tensor):
+                    continue
+                if key.partition(".")[0] == "step":  # counted by the host: on a GPU every step would wait for it
+                    self.state[p][key] = value.clone()
+                elif value.dtype != self.state[p][key].dtype:
                     self.state[p][key] = value.to(self.state[p][key].device)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ WRONG = {
     "optimizer.betas=[.9]": r"optimizer\.betas takes 2 values, not 1: \[0\.9\]",
     "optimizer.betas=[.9,.95,.99]": r"optimizer\.betas takes 2 values, not 3",
     "optimizer.betas=[.9,abc]": r"optimizer\.betas\[1\] must be a number, not 'abc'",
-    "schedule.kind=foo": r"schedule\.kind must be cosine or linear or constant or wsd, not 'foo'",
+    "schedule.kind=foo": r"schedule\.kind must be cosine or linear or polynomial or constant or wsd, not 'foo'",
     # values
     "steps=0": "steps must be at least 1, not 0",
     "log.every=0": r"log\.every must be at least 1",

@@ -137,7 +137,9 @@ def test_a_device_without_room_for_the_state(monkeypatch):
 )  # fmt: skip
 def test_a_run_knows_its_state_beforehand(optimizer, tensors, here, monkeypatch):
     built = []
-    monkeypatch.setattr(train, "TimedObjective", lambda *a, **k: built.append(k["reserve"]) or TimedObjective(*a, **k))
+    monkeypatch.setattr(
+        train, "TimedObjective", lambda *a, **k: built.append(k["sharding"].state_bytes) or TimedObjective(*a, **k)
+    )
     trained(*optimizer, "steps=1", run_dir="run")
     total = manifest(here / "run")["parameters"]["total"]
     assert built == [pytest.approx(tensors * 4 * total, rel=0.01)]

@@ -101,7 +101,7 @@ def test_unknown_and_missing_tokenizers(monkeypatch):
         ("gpt-4", "did you mean cl100k_base"),
         ("llama", "choose from bytes, cl100k_base"),
     ]:
-        with pytest.raises(ValueError, match=rf"tokenizer must be bytes or .* not '{name}': {hint}"):
+        with pytest.raises(ValueError, match=rf"tokenizer must be bytes, .* not '{name}': {hint}"):
             build(name)
     monkeypatch.setitem(sys.modules, "tiktoken", None)
     with pytest.raises(ModuleNotFoundError, match="pip install tiktoken, or take data=stdlib"):
