@@ -16,7 +16,7 @@ OPTIONS ?=
 OPTIMIZER ?=
 SCALE ?= tiny
 
-# For install: downstream, the evaluation harness of scripts.downstream.
+# For install: downstream, the evaluation harness of scripts.downstream; tensorboard, for scripts.adopt; or both in quotes.
 EXTRAS ?=
 # For public: checkouts of what configs/public names.
 MARIN ?=
@@ -24,7 +24,8 @@ TRACK3 ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-INSTALLED := $(VENV)/installed$(addprefix -,$(EXTRAS))
+NOTHING :=
+INSTALLED := $(VENV)/installed$(subst $(NOTHING) $(NOTHING),,$(addprefix -,$(EXTRAS)))
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input install -c constraints.txt
 # One thread per process: two processes of two threads each on two cores take three times as long. A file's tests stay
 # in one process, so that what they share is computed once.
@@ -38,7 +39,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Settings, as in make install PYTHON=python3.12:"
 	@echo "  PYTHON            the interpreter that .venv is made with, 3.11 to 3.13 ($(PYTHON))"
-	@echo "  EXTRAS            downstream, for make install: the evaluation harness of scripts.downstream (360 MB more)"
+	@echo "  EXTRAS            for make install: downstream (the harness of scripts.downstream, 360 MB more), tensorboard (scripts.adopt)"
 	@echo "  TORCH_INDEX       another package index for torch alone: for its CPU build, or your CUDA's (make clean first)"
 	@echo "  WORKERS           processes that run the tests ($(WORKERS))"
 
