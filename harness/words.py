@@ -124,6 +124,8 @@ def readable(overrides: Sequence[str], sweep: bool = False) -> list[str]:
 
 def _readable(override: str, sweep: bool) -> str:
     key, equals, value = override.partition("=")
+    if equals and not key.strip("+~ "):
+        raise ValueError(f"cannot read {override!r}: keys are given as key=value")
     if not equals or re.search(r"^$|^null$|^['\"\[{]|^\w+\(.*\)$", value):
         return override
     if key.lstrip("+") in TEXT:

@@ -109,7 +109,7 @@ class Optimizer(torch.optim.Optimizer):
             if not self.takes_shards and any(hasattr(p, "device_mesh") for p in self.param_groups[-1]["params"]):
                 raise ValueError(
                     f"params: {type(self).__name__} needs whole parameters, and these are sharded: take "
-                    "DistributedDataParallel, or Lion, Lamb or Shampoo"
+                    "DistributedDataParallel, or Lion or Lamb"
                 )
         self.arrange()
 

@@ -176,6 +176,7 @@ class Mkor(Optimizer):
         """Return the bounds of statistics; none before a loop's first, which `repo` leaves out anyway."""
         return (CLAMP, CLAMP / num_tokens) if self.formula == "repo" and num_tokens else None
 
+    @torch._disable_dynamo  # whose graph of it has NaN in torch 2.13
     def _gradient(self, objective: Objective) -> tuple[Any, dict[Tensor, Tensor]]:
         """Return the loss, and V by parameter."""
         group = self.param_groups[0]

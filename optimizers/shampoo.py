@@ -72,7 +72,7 @@ class Shampoo(Optimizer):
         stagger: refresh different matrices on different steps, so that no step takes much longer than another.
     """
 
-    groups, mark, takes_shards = staticmethod(by_table), "table", True
+    groups, mark = staticmethod(by_table), "table"
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ WRONG = {
     # names
     "optimizer=adamm": "optimizer=adamm is not there: did you mean adamw",
     "model=gpt3": "model=gpt3 is not there: did you mean gpt2_",
-    "schedule=foo": "schedule=foo is not there: choose from constant, cosine, linear, wsd",
+    "schedule=foo": "schedule=foo is not there: choose from constant, cosine, linear, polynomial, wsd",
     "tracker=foo": "tracker=foo is not there: choose from none, wandb",
     "launcher=foo": "launcher=foo is not there: choose from .*serial",
     "experiment=foo": "experiment=foo is not there",
@@ -29,7 +29,7 @@ WRONG = {
     "schedule.decay=0.3": r"schedule\.decay is no key of schedule=cosine: it belongs to schedule=wsd",
     "data.files=a.txt": r"data\.files is no key of data=stdlib: it belongs to .*data=local",
     "tracker.mode=offline": r"tracker\.mode is no key of tracker=none: it belongs to tracker=wandb",
-    "data.name=foo": "no recipe named foo: choose from fineweb_edu",
+    "data.name=foo": "no recipe named foo: choose from c4, .*fineweb_edu",
     "+foo=1": "foo is no key of the config: choose from .*steps",
     "+schedule.steps=3": r"schedule\.steps is no key of schedule: choose from .*warmup",
     "+data.foo=3": r"data\.foo is no key of data: choose from dir, tokenizer",
