@@ -2,10 +2,12 @@
 
 import gc
 import os
+import sys
 import tempfile
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 OWN = pytest.StashKey[tempfile.TemporaryDirectory]()
 
@@ -55,3 +57,11 @@ def here(tmp_path, monkeypatch, corpus):
     """An empty folder to run the command in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def compiling_as_a_process_begins():
+    """No test leaves the next one in its process without a compiler, as a program that measures eager steps would."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.set_stance("default")

@@ -153,6 +153,7 @@ def test_out_of_memory_beside_another_side_takes_smaller_passes_and_keeps_them(t
     assert store(tmp_path).record(one.what).sizes == {"large": 2}
 
 
+@pytest.mark.slow
 def test_what_does_not_end_within_a_whole_call_is_not_begun_again(tmp_path):
     held, one = store(tmp_path), beside("endless", how="hangs", limit=600.0)
     assert run(held, [one], seconds=12)[0] == 0

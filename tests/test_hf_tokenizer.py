@@ -74,7 +74,7 @@ def test_what_is_no_tokenizer_gets_a_sentence(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"^data\.tokenizer=hf:.*empty: the folder holds no tokenizer"):
         build(f"hf:{tmp_path / 'empty'}")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match=r"^data\.tokenizer=hf:nobody/nothing: there is no such folder"):
         build("hf:nobody/nothing")
     with pytest.raises(ValueError, match=r"^tokenizer must be bytes, an encoding of tiktoken's or hf:FOLDER"):

@@ -48,6 +48,7 @@ def test_the_luck_lies_between_none_and_that_of_equal_trials(apart):
     assert fresh == pytest.approx(none if apart == APART else fresh, abs=chance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trials", "apart"),
     [

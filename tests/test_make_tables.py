@@ -196,6 +196,7 @@ def test_a_table_of_runs_that_are_gone_is_told(copied, monkeypatch, capsys):
         path.unlink()
 
 
+@pytest.mark.slow
 def test_the_committed_tables_pass_the_check():
     line = [sys.executable, "-m", "scripts.make_tables", "--check"]
     done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)

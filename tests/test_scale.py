@@ -52,6 +52,7 @@ def test_cells_beyond_the_ladder_take_no_part():
     assert trend(result, over_cells=True).points == len(result) - len(beyond)
 
 
+@pytest.mark.slow
 def test_the_intervals_of_exponent_and_cells_cover():
     rng = np.random.default_rng(0)
     over_sizes = over_cells = held = count = 0

@@ -111,6 +111,7 @@ def resumed(tmp_path_factory):
     return folder, computed(folder, "resume", WORLDS, RESUMED), torch.load(folder / "straight-0.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESUMED)
 def test_two_ranks_go_on_from_their_checkpoint_to_the_same_bits(resumed, name):
     _, _, (again, straight) = resumed

@@ -37,6 +37,7 @@ from tests.mirror import (
 from tests.wandb_stub import WandbStub
 
 
+@pytest.mark.slow
 def test_the_server_dies_in_the_middle(tmp_path, server, capfd, monkeypatch):
     folder = open_folder(tmp_path / "run")
     to = mirror(folder)
