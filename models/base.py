@@ -87,9 +87,23 @@ class LanguageModel(nn.Module, ABC):
     def initialize(self, generator: Generator | None = None) -> None:
         """Draw every weight anew."""
 
+    def check_length(self, inputs: Tensor) -> None:
+        """Raise ValueError where sequences (B, T) are longer than the context."""
+        if (time := inputs.size(1)) > self.context:
+            raise ValueError(f"context must be at least {time} for {time} tokens in a row, not {self.context}")
+
     def matrix_parameters(self) -> int:
         """Return N: entries of every matrix in a matrix product, a tied head once; no table that is only looked up."""
         by_kind: dict[str, int] = {}
         for parameter, role in self.roles().items():
             by_kind[role.kind] = by_kind.get(role.kind, 0) + parameter.numel()
         return by_kind.get("hidden", 0) + by_kind.get("head", by_kind.get("embedding", 0))
+
+
+def check_sizes(vocabulary: int, **sizes: int | None) -> None:
+    """Raise ValueError for the first size below 1, by its name; None is none."""
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    if vocabulary < 1:
+        raise ValueError(f"vocabulary must be at least 1 or auto, not {vocabulary}")

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from conventions.masking import EXTRA_TOKENS, NEXT, RANDOM, Masking
 from conventions.targets import UNCOUNTED
-from models.base import LanguageModel, Losses, Role
+from models.base import LanguageModel, Losses, Role, check_sizes
 from models.head import head_loss
 
 EPS = 1e-12
@@ -80,11 +80,7 @@ class BERT(LanguageModel):
     ):
         hidden = 4 * width if hidden is None else hidden
         sizes = {"layers": layers, "heads": heads, "width": width, "hidden": hidden, "context": context}
-        for name, value in {**sizes, "max_predictions": max_predictions}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if vocabulary < 1:
-            raise ValueError(f"vocabulary must be at least 1 or auto, not {vocabulary}")
+        check_sizes(vocabulary, **sizes, max_predictions=max_predictions)
         if width % heads:
             raise ValueError(f"width must be a multiple of heads, but {width} is not one of {heads}")
         if not 0 < mask_share <= 1:
@@ -126,10 +122,8 @@ class BERT(LanguageModel):
 
     def encode(self, inputs: Tensor) -> Tensor:
         """Return the last block's output (B, T, width). Raises ValueError where T exceeds the context."""
-        time = inputs.size(1)
-        if time > self.context:
-            raise ValueError(f"context must be at least {time} for {time} tokens in a row, not {self.context}")
-        x = self.embedding(inputs) + self.positions.weight[:time] + self.segments(self._segment(inputs))
+        self.check_length(inputs)
+        x = self.embedding(inputs) + self.positions.weight[: inputs.size(1)] + self.segments(self._segment(inputs))
         x = self.embedding_norm(x)
         for block in self.blocks:
             x = block(x)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
-from models.base import LanguageModel, Losses, Role
+from models.base import LanguageModel, Losses, Role, check_sizes
 from models.head import head_loss
 
 
@@ -84,11 +84,7 @@ class GPT(LanguageModel):
         bias: bool = False,
         scale_attention_by_layer: bool = False,
     ):
-        for name, value in [("layers", layers), ("heads", heads), ("width", width), ("context", context)]:
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if vocabulary < 1:
-            raise ValueError(f"vocabulary must be at least 1 or auto, not {vocabulary}")
+        check_sizes(vocabulary, layers=layers, heads=heads, width=width, context=context)
         if width % heads:
             raise ValueError(f"width must be a multiple of heads, but {width} is not one of {heads}")
         super().__init__()
@@ -114,10 +110,8 @@ class GPT(LanguageModel):
                 parameter.normal_(0, 0.02, generator=generator)
 
     def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor | Losses:
-        time = inputs.size(1)
-        if time > self.context:
-            raise ValueError(f"context must be at least {time} for {time} tokens in a row, not {self.context}")
-        x = self.embedding(inputs) + self.positions.weight[:time]  # (B, T, width)
+        self.check_length(inputs)
+        x = self.embedding(inputs) + self.positions.weight[: inputs.size(1)]  # (B, T, width)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)

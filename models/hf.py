@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -42,10 +43,7 @@ def to_transformers(model: LanguageModel) -> "PreTrainedModel":
         ModuleNotFoundError: transformers is not installed.
         ValueError: transformers has no class that computes what this model does.
     """
-    try:
-        import transformers  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("transformers is not installed: pip install transformers") from error
+    _transformers()
     check_converts(type(model))
     return TO[type(model)](model)
 
@@ -66,10 +64,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 
     Raises ValueError for a class or an option that no model here can represent, or where transformers cannot load it.
     """
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("transformers is not installed: pip install transformers") from error
+    transformers = _transformers()
     try:
         names = transformers.AutoConfig.from_pretrained(folder).architectures or []
         name = next((name for name in names if name in FROM), None)
@@ -81,3 +76,11 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"init_from={folder} cannot be loaded: {sentence(error)}") from None
     return from_transformers(theirs).state_dict()
+
+
+def _transformers() -> ModuleType:
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("transformers is not installed: pip install transformers") from error
+    return transformers

@@ -9,30 +9,34 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.bert import BERT, EPS, EncoderBlock
+from models.hf_names import Names, refuse_other
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-OUTSIDE = {
-    "embedding": "bert.embeddings.word_embeddings",
-    "positions": "bert.embeddings.position_embeddings",
-    "segments": "bert.embeddings.token_type_embeddings",
-    "embedding_norm": "bert.embeddings.LayerNorm",
-    "transform": "cls.predictions.transform.dense",
-    "transform_norm": "cls.predictions.transform.LayerNorm",
-    "pooler": "bert.pooler.dense",
-    "follows": "cls.seq_relationship",
-}
-INSIDE = {
-    "attention.query": "attention.self.query",
-    "attention.key": "attention.self.key",
-    "attention.value": "attention.self.value",
-    "attention.projection": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "up": "intermediate.dense",
-    "down": "output.dense",
-    "mlp_norm": "output.LayerNorm",
-}
+NAMES = Names(
+    outside={
+        "embedding": "bert.embeddings.word_embeddings",
+        "positions": "bert.embeddings.position_embeddings",
+        "segments": "bert.embeddings.token_type_embeddings",
+        "embedding_norm": "bert.embeddings.LayerNorm",
+        "transform": "cls.predictions.transform.dense",
+        "transform_norm": "cls.predictions.transform.LayerNorm",
+        "pooler": "bert.pooler.dense",
+        "follows": "cls.seq_relationship",
+    },
+    inside={
+        "attention.query": "attention.self.query",
+        "attention.key": "attention.self.key",
+        "attention.value": "attention.self.value",
+        "attention.projection": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm",
+        "up": "intermediate.dense",
+        "down": "output.dense",
+        "mlp_norm": "output.LayerNorm",
+    },
+    blocks="bert.encoder.layer",
+)
 
 
 def to_bert(model: BERT) -> "PreTrainedModel":
@@ -70,15 +74,10 @@ def from_bert(theirs: "PreTrainedModel") -> BERT:
     """
     config = theirs.config
     wanted = {
-        "hidden_act": "gelu", "type_vocab_size": 2, "layer_norm_eps": EPS, "tie_word_embeddings": True,
-        "is_decoder": False,
+        "hidden_act": ("gelu",), "type_vocab_size": (2,), "layer_norm_eps": (EPS,), "tie_word_embeddings": (True,),
+        "is_decoder": (False,),
     }  # fmt: skip
-    for key, right in wanted.items():
-        if getattr(config, key) != right:
-            raise ValueError(
-                f"{key}={getattr(config, key)} of the transformers model has no counterpart here: "
-                f"only {key}={right} converts with equal logits"
-            )
+    refuse_other({key: getattr(config, key) for key in wanted}, wanted)
     weights = dict(theirs.named_parameters())
     model = BERT(
         layers=config.num_hidden_layers,
@@ -87,7 +86,7 @@ def from_bert(theirs: "PreTrainedModel") -> BERT:
         hidden=config.intermediate_size,
         context=config.max_position_embeddings,
         vocabulary=config.vocab_size,
-        next_sentence=OUTSIDE["follows"] + ".weight" in weights,
+        next_sentence=NAMES.outside["follows"] + ".weight" in weights,
     )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -96,11 +95,4 @@ def from_bert(theirs: "PreTrainedModel") -> BERT:
 
 
 def _their_name(name: str) -> str:
-    """Translate a name: blocks.3.up.bias becomes bert.encoder.layer.3.intermediate.dense.bias."""
-    if name == "head_bias":
-        return "cls.predictions.bias"
-    module, _, kind = name.rpartition(".")
-    if module in OUTSIDE:
-        return f"{OUTSIDE[module]}.{kind}"
-    _, index, inside = module.split(".", 2)
-    return f"bert.encoder.layer.{index}.{INSIDE[inside]}.{kind}"
+    return "cls.predictions.bias" if name == "head_bias" else NAMES.theirs(name)

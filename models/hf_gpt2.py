@@ -11,21 +11,25 @@ import torch
 from torch import Tensor
 
 from models.gpt import GPT
+from models.hf_names import Names, refuse_other
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, GPT2LMHeadModel
 
 END_OF_TEXT = 50256  # in GPT-2's BPE; smaller vocabularies are not that
 
-OUTSIDE = {"embedding": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f"}
-INSIDE = {
-    "attention_norm": "ln_1",
-    "attention.qkv": "attn.c_attn",
-    "attention.projection": "attn.c_proj",
-    "mlp_norm": "ln_2",
-    "mlp.up": "mlp.c_fc",
-    "mlp.down": "mlp.c_proj",
-}
+NAMES = Names(
+    outside={"embedding": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f"},
+    inside={
+        "attention_norm": "ln_1",
+        "attention.qkv": "attn.c_attn",
+        "attention.projection": "attn.c_proj",
+        "mlp_norm": "ln_2",
+        "mlp.up": "mlp.c_fc",
+        "mlp.down": "mlp.c_proj",
+    },
+    blocks="transformer.h",
+)
 
 
 def to_gpt2(model: GPT) -> "GPT2LMHeadModel":
@@ -52,7 +56,7 @@ def to_gpt2(model: GPT) -> "GPT2LMHeadModel":
         eos_token_id=end,
     )
     theirs = transformers.GPT2LMHeadModel(config)
-    ours = {_their_name(name): tensor for name, tensor in model.state_dict().items()}
+    ours = {NAMES.theirs(name): tensor for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             parameter.copy_(_transposed(name, ours[name]) if name in ours else torch.zeros(()))
@@ -78,7 +82,7 @@ def from_gpt2(theirs: "GPT2LMHeadModel") -> GPT:
     )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(_transposed(_their_name(name), weights[_their_name(name)]))
+            parameter.copy_(_transposed(NAMES.theirs(name), weights[NAMES.theirs(name)]))
     return model
 
 
@@ -91,21 +95,7 @@ def _check(config: "GPT2Config") -> None:
         "tie_word_embeddings": (True,),
         "add_cross_attention": (False,),
     }
-    for key, values in wanted.items():
-        if getattr(config, key) not in values:
-            raise ValueError(
-                f"{key}={getattr(config, key)} of the transformers model has no counterpart here: "
-                f"only {key}={' or '.join(map(str, values))} converts with equal logits"
-            )
-
-
-def _their_name(name: str) -> str:
-    """Translate a name: blocks.3.mlp.up.bias becomes transformer.h.3.mlp.c_fc.bias."""
-    module, _, kind = name.rpartition(".")
-    if module in OUTSIDE:
-        return f"{OUTSIDE[module]}.{kind}"
-    _, index, inside = module.split(".", 2)
-    return f"transformer.h.{index}.{INSIDE[inside]}.{kind}"
+    refuse_other({key: getattr(config, key) for key in wanted}, wanted)
 
 
 def _transposed(name: str, tensor: Tensor) -> Tensor:

@@ -8,25 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from models.hf_names import Names, refuse_other
 from models.llama import Llama, LlamaBlock
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-OUTSIDE = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
-INSIDE = {
-    "attention_norm": "input_layernorm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.query_norm": "self_attn.q_norm",
-    "attention.key_norm": "self_attn.k_norm",
-    "attention.projection": "self_attn.o_proj",
-    "mlp_norm": "post_attention_layernorm",
-    "mlp.gate": "mlp.gate_proj",
-    "mlp.up": "mlp.up_proj",
-    "mlp.down": "mlp.down_proj",
-}
+NAMES = Names(
+    outside={"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"},
+    inside={
+        "attention_norm": "input_layernorm",
+        "attention.query": "self_attn.q_proj",
+        "attention.key": "self_attn.k_proj",
+        "attention.value": "self_attn.v_proj",
+        "attention.query_norm": "self_attn.q_norm",
+        "attention.key_norm": "self_attn.k_norm",
+        "attention.projection": "self_attn.o_proj",
+        "mlp_norm": "post_attention_layernorm",
+        "mlp.gate": "mlp.gate_proj",
+        "mlp.up": "mlp.up_proj",
+        "mlp.down": "mlp.down_proj",
+    },
+    blocks="model.layers",
+)
 # transformers' name of the class, and what our keywords must be for it.
 CLASSES: dict[str, dict[str, Any]] = {
     "Llama": {"mlp": "swiglu", "norm": "rms", "norm_gain": True, "qk_norm": "none"},
@@ -72,7 +76,7 @@ def to_llama(model: Llama) -> "PreTrainedModel":
         hidden_act="silu",
         max_position_embeddings=model.context,
         rms_norm_eps=norm.eps,
-        rope_parameters={"rope_type": "default", "rope_theta": attention.theta},
+        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
         tie_word_embeddings=model.head is None,
         attention_bias=False,
         bos_token_id=None,
@@ -86,7 +90,7 @@ def to_llama(model: Llama) -> "PreTrainedModel":
             place, fused, rest = key.partition(".qkv.")
             parts = parameter.split(attention.rows) if fused else [parameter]
             for name, part in zip(["query", "key", "value"] if fused else [""], parts, strict=True):
-                weights[_their_name(f"{place}.{name}.{rest}" if fused else key)].copy_(part)
+                weights[NAMES.theirs(f"{place}.{name}.{rest}" if fused else key)].copy_(part)
     return theirs.eval()
 
 
@@ -114,7 +118,7 @@ def from_llama(theirs: "PreTrainedModel") -> Llama:
     weights = dict(theirs.named_parameters())
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            parameter.copy_(weights[_their_name(key)])
+            parameter.copy_(weights[NAMES.theirs(key)])
     return model
 
 
@@ -129,18 +133,4 @@ def _check(config: "PretrainedConfig") -> None:
     }
     values = {key: getattr(config, key, None) for key in wanted}
     kind = (config.rope_parameters or {}).get("rope_type", "default")
-    for key, value, right in [*((k, values[k], r) for k, r in wanted.items()), ("rope_type", kind, ("default",))]:
-        if value not in right:
-            raise ValueError(
-                f"{key}={value} of the transformers model has no counterpart here: "
-                f"only {key}={' or '.join(map(str, right))} converts with equal logits"
-            )
-
-
-def _their_name(name: str) -> str:
-    """Translate a name: blocks.3.mlp.up.weight becomes model.layers.3.mlp.up_proj.weight."""
-    module, _, kind = name.rpartition(".")
-    if module in OUTSIDE:
-        return f"{OUTSIDE[module]}.{kind}"
-    _, index, inside = module.split(".", 2)
-    return f"model.layers.{index}.{INSIDE[inside]}.{kind}"
+    refuse_other({**values, "rope_type": kind}, {**wanted, "rope_type": ("default",)})

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
-from models.base import LanguageModel, Losses, Role
+from models.base import LanguageModel, Losses, Role, check_sizes
 from models.head import head_loss
 
 NormKind = Literal["rms", "layer"]
 QKNorm = Literal["none", "head", "width", "l2"]
+Turns = tuple[Tensor, Tensor]  # cosine and sine of the rotation at each place, (T, Q/2)
 
 
 class Norm(nn.Module):
@@ -40,12 +41,12 @@ class RotaryAttention(nn.Module):
     """Causal self-attention of `heads` queries over `kv_heads` keys and values, with rotary positions."""
 
     def __init__(
-        self, heads: int, kv_heads: int, width: int, context: int, theta: float, norm: NormKind, eps: float,
-        qk: QKNorm, fused: bool,
+        self, heads: int, kv_heads: int, width: int, context: int, norm: NormKind, eps: float, qk: QKNorm,
+        fused: bool,
     ):  # fmt: skip
         super().__init__()
         size = width // heads  # Q
-        self.heads, self.kv_heads, self.theta, self.qk_norm = heads, kv_heads, theta, qk
+        self.heads, self.kv_heads, self.qk_norm = heads, kv_heads, qk
         self.rows = (width, kv_heads * size, kv_heads * size)  # outputs: of queries, keys and values
         self.qkv = nn.Linear(width, sum(self.rows), bias=False) if fused else None
         if not fused:
@@ -59,7 +60,7 @@ class RotaryAttention(nn.Module):
             self.start = math.log2(max(context**2 - context, 2))
             self.temperature = Parameter(torch.empty(()))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turns: Turns) -> Tensor:
         batch, time, width = x.shape
         q, k, v = (self.query(x), self.key(x), self.value(x)) if self.qkv is None else self.qkv(x).split(self.rows, -1)
         if self.qk_norm == "width":
@@ -67,7 +68,7 @@ class RotaryAttention(nn.Module):
         q, k, v = (y.view(batch, time, -1, width // self.heads).transpose(1, 2) for y in (q, k, v))  # (B, H, T, Q)
         if self.qk_norm == "head":
             q, k = self.query_norm(q), self.key_norm(k)
-        q, k = rotate(q, self.theta), rotate(k, self.theta)
+        q, k = rotate(q, turns), rotate(k, turns)
         scale = None  # 1 / sqrt(Q)
         if self.qk_norm == "l2":
             q, k, scale = F.normalize(q, dim=-1) * self.temperature.to(q.dtype), F.normalize(k, dim=-1), 1.0
@@ -77,13 +78,17 @@ class RotaryAttention(nn.Module):
         return self.projection(y.transpose(1, 2).reshape(batch, time, width))
 
 
-def rotate(x: Tensor, theta: float) -> Tensor:
-    """Turn the pairs (i, i + Q/2) of x (B, H, T, Q) at place t by the angle t theta^(-2i/Q), as transformers does."""
-    time, size = x.shape[-2:]
-    wide = torch.promote_types(x.dtype, torch.float32)
-    rates = theta ** (torch.arange(0, size, 2, device=x.device, dtype=wide) / -size)
-    angles = torch.arange(time, device=x.device, dtype=wide)[:, None] * rates  # (T, Q/2)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+def turns_of(time: int, size: int, theta: float, device: torch.device, dtype: torch.dtype) -> Turns:
+    """Return cosine and sine (T, Q/2) of the angles t theta^(-2i/Q), in fp32 at least, for all blocks of a pass."""
+    wide = torch.promote_types(dtype, torch.float32)
+    rates = theta ** (torch.arange(0, size, 2, device=device, dtype=wide) / -size)
+    angles = torch.arange(time, device=device, dtype=wide)[:, None] * rates
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, turns: Turns) -> Tensor:
+    """Turn the pairs (i, i + Q/2) of x (B, H, T, Q) by their angles, as transformers does."""
+    cos, sin = (each.to(x.dtype) for each in turns)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
@@ -107,8 +112,8 @@ class LlamaBlock(nn.Module):
         self.attention_norm, self.mlp_norm = norms
         self.attention, self.mlp = attention, mlp
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x))
+    def forward(self, x: Tensor, turns: Turns) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), turns)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -160,12 +165,8 @@ class Llama(LanguageModel):
         scale_residual: bool = False,
     ):
         kv_heads, hidden = heads if kv_heads is None else kv_heads, 4 * width if hidden is None else hidden
-        sizes = {"layers": layers, "heads": heads, "width": width, "context": context, "kv_heads": kv_heads}
-        for name, value in {**sizes, "hidden": hidden}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if vocabulary < 1:
-            raise ValueError(f"vocabulary must be at least 1 or auto, not {vocabulary}")
+        sizes = {"layers": layers, "heads": heads, "width": width, "context": context}
+        check_sizes(vocabulary, **sizes, kv_heads=kv_heads, hidden=hidden)
         if width % heads or width // heads % 2:
             raise ValueError(f"width must be an even multiple of heads, but {width} is not one of {heads}")
         if heads % kv_heads:
@@ -176,11 +177,12 @@ class Llama(LanguageModel):
         if not 0 <= z_loss < math.inf:
             raise ValueError(f"z_loss must be at least 0, not {z_loss}")
         super().__init__()
-        self.context, self.z_loss, self.init_std, self.scale_residual = context, z_loss, init_std, scale_residual
+        self.heads, self.context, self.rope_theta = heads, context, rope_theta
+        self.z_loss, self.init_std, self.scale_residual = z_loss, init_std, scale_residual
         self.embedding = nn.Embedding(vocabulary, width)
         self.blocks = nn.ModuleList(
             LlamaBlock(
-                RotaryAttention(heads, kv_heads, width, context, rope_theta, norm, norm_eps, qk_norm, fused_qkv),
+                RotaryAttention(heads, kv_heads, width, context, norm, norm_eps, qk_norm, fused_qkv),
                 GatedMLP(width, hidden, mlp == "swiglu"),
                 (Norm(norm, width, norm_eps, norm_gain), Norm(norm, width, norm_eps, norm_gain)),
             )
@@ -210,12 +212,11 @@ class Llama(LanguageModel):
         return self.embedding.weight if self.head is None else self.head.weight
 
     def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor | Losses:
-        if inputs.size(1) > self.context:
-            time = inputs.size(1)
-            raise ValueError(f"context must be at least {time} for {time} tokens in a row, not {self.context}")
+        self.check_length(inputs)
         x = self.embedding(inputs)  # (B, T, width)
+        turns = turns_of(inputs.size(1), x.size(2) // self.heads, self.rope_theta, x.device, x.dtype)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, turns)
         x = self.norm(x)
         if targets is None:
             return F.linear(x, self.head_weight)
