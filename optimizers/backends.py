@@ -4,14 +4,14 @@ State is kept in the wider of float32 and the parameter's dtype, beside whatever
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .adam import adam_, averages
-from .base import state_dtype
+from .base import Objective, Optimizer, state_dtype
 from .kernels import Number, Row, kernel
 from .lamb import update_lamb
 from .param_groups import Group
@@ -53,12 +53,30 @@ Backend = Callable[[Iterable[Update], Group], None]
 BACKENDS: dict[str, Backend] = {"adamw": adamw, "lamb": lamb, "sgd": sgd}
 
 
-def step_along(directions: Mapping[Tensor, Tensor], optimizer: torch.optim.Optimizer, backend: Backend) -> None:
-    """Step an optimizer's parameters by a backend, each along its direction, or along its gradient if it has none."""
-    for group in optimizer.param_groups:
-        used = [p for p in group["params"] if p.grad is not None]
-        along = [directions[p] if p in directions else p.grad.to(state_dtype(p)) for p in used]
-        backend([(p, g, optimizer.state[p]) for p, g in zip(used, along, strict=True)], group)
+class Preconditioner(Optimizer):
+    """K-FAC and MKOR step by a backend: along preconditioned gradients where there are any, else along plain ones."""
+
+    backend: Backend
+
+    @torch.no_grad()
+    def step(self, closure: Any = None, loss_scale: float = 1.0) -> Any:
+        """Make an update.
+
+        Args:
+            closure: an Objective, an ordinary closure, or None where the gradient is in `.grad`.
+            loss_scale: what such a loop multiplied its loss with; its gradients must be divided by it already. Hooks
+                see gradients as they are: scaler.step(optimizer, loss_scale=scaler.get_scale()).
+        """
+        loss, directions = self._gradient(self.objective(closure, loss_scale))
+        for group in self.param_groups:
+            used = [p for p in group["params"] if p.grad is not None]
+            along = [directions[p] if p in directions else p.grad.to(state_dtype(p)) for p in used]
+            self.backend([(p, g, self.state[p]) for p, g in zip(used, along, strict=True)], group)
+        return loss
+
+    def _gradient(self, objective: Objective) -> tuple[Any, dict[Tensor, Tensor]]:
+        """Return the loss, and the directions of those parameters that are preconditioned."""
+        raise NotImplementedError
 
 
 def _rows(updates: Iterable[Update]) -> dict[float, list[Row]]:

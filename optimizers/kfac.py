@@ -35,8 +35,8 @@ import torch
 from torch import Tensor, nn
 
 from .activations import Activations, Layer, whole_model
-from .backends import BACKENDS, BY_MOMENTS, step_along
-from .base import Objective, Optimizer, Reading, largest, median
+from .backends import BACKENDS, BY_MOMENTS, Preconditioner
+from .base import Objective, Reading, largest, median
 from .checks import check_at_least, check_betas, check_common
 from .kronecker import eigh, eigh_flops, gram_flops, spread
 from .param_groups import by_decay
@@ -58,7 +58,7 @@ State = MutableMapping[str, Tensor]
     "not precondition, embeddings above all, gets the backend alone.",
     proof="tests/test_kfac.py",
 )
-class KFAC(Optimizer):
+class KFAC(Preconditioner):
     """The state of a layer's weight (out, in) is `A` (in, in), `G` (out, out) and what was last made of them.
 
     With a bias, `in` is one more. Of a layer in pieces each has its own `G.0`, `G.1` and so on. Method eigen keeps
@@ -139,19 +139,6 @@ class KFAC(Optimizer):
         rule = f"times inverse factors of its outputs ({layer.pieces[0].shape[0]}) and inputs ({layer.into})"
         rule += f", as {len(layer.pieces)} matrices" if len(layer.pieces) > 1 else ""
         return treatment(p, rule, numbers, counts, flops, moved=2 * buffer)
-
-    @torch.no_grad()
-    def step(self, closure: Any = None, loss_scale: float = 1.0) -> Any:
-        """Make an update.
-
-        Args:
-            closure: an Objective, an ordinary closure, or None where the gradient is in `.grad`.
-            loss_scale: what such a loop multiplied its loss with; its gradients must be divided by it already. Hooks
-                see gradients as they are: scaler.step(optimizer, loss_scale=scaler.get_scale()).
-        """
-        loss, directions = self._gradient(self.objective(closure, loss_scale))
-        step_along(directions, self, self.backend)
-        return loss
 
     @torch.no_grad()
     def precondition(self, lr: float | None = None, loss_scale: float = 1.0) -> None:

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from .activations import Activations, Layer, whole_model
-from .backends import BACKENDS, step_along
-from .base import Objective, Optimizer, Reading, largest, median
+from .backends import BACKENDS, Preconditioner
+from .base import Objective, Reading, largest, median
 from .checks import check_at_least, check_betas, check_common
 from .loop import Loop
 from .param_groups import by_decay
@@ -72,7 +72,7 @@ def update_inverse(inverse: Tensor, x: Tensor, decay: float, formula: str) -> No
     "decides much of the outcome.",
     proof="tests/test_mkor.py",
 )
-class Mkor(Optimizer):
+class Mkor(Preconditioner):
     """The state of a layer's weight (out, in) is the inverse factors `left` (out, out) and `right` (in, in).
 
     With a bias, `in` is one more. Of a layer in pieces each has its own `left.0`, `left.1` and so on. Beside them is
@@ -140,19 +140,6 @@ class Mkor(Optimizer):
         rule = f"the backend's, behind rank-1 factors of its outputs ({layer.pieces[0].shape[0]}) and inputs "
         rule += f"({layer.into})" + (f", as {len(layer.pieces)} matrices" if len(layer.pieces) > 1 else "")
         return treatment(p, rule, moments + entries, counts, flops, moved=2 * moments)
-
-    @torch.no_grad()
-    def step(self, closure: Any = None, loss_scale: float = 1.0) -> Any:
-        """Make an update.
-
-        Args:
-            closure: an Objective, an ordinary closure, or None where the gradient is in `.grad`.
-            loss_scale: what such a loop multiplied its loss with; its gradients must be divided by it already. Hooks
-                see gradients as they are: scaler.step(optimizer, loss_scale=scaler.get_scale()).
-        """
-        loss, directions = self._gradient(self.objective(closure, loss_scale))
-        step_along(directions, self, self.backend)
-        return loss
 
     @torch.no_grad()
     def precondition(self, loss_scale: float = 1.0) -> None:
