@@ -157,6 +157,12 @@ def newest(folder: Path, config_hash: str | None = None) -> tuple[Path, dict[str
     return None
 
 
+def evaluated_file(path: Path) -> tuple[Path, str]:
+    """Return the file of a checkpoint with the weights that val/loss speaks of, and its SHA-256, as it was recorded."""
+    file = path / (EVALUATED if (path / EVALUATED).is_file() else TRAINED)
+    return file, json.loads((path / "state.json").read_text())["sha256"][file.name]
+
+
 def states(parts: Iterable[Stateful]) -> dict[str, Any]:
     """Collect the state of each part, by its key."""
     return {part.key: part.state() for part in parts}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from conventions.paths import expanded
 from conventions.sentence import sentence
-from harness.checkpoint import EVALUATED, TRAINED, newest
+from harness.checkpoint import evaluated_file, newest
 
 Weights = dict[str, Tensor]
 Provenance = dict[str, Any]
@@ -40,8 +40,8 @@ def initial_weights(
         if checkpoint is None:
             raise FileNotFoundError(f"init_from={source} holds no checkpoint: let that run come to one")
         path, state = checkpoint
-        file = path / (EVALUATED if (path / EVALUATED).is_file() else TRAINED)
-        facts = {"kind": "run", "step": state["step"], "config_hash": state.get("config_hash"), "sha256": _digest(file)}
+        file, digest = evaluated_file(path)  # which `newest` has just checked
+        facts = {"kind": "run", "step": state["step"], "config_hash": state.get("config_hash"), "sha256": digest}
 
         def read() -> Weights:
             return load_file(file)

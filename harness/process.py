@@ -49,7 +49,7 @@ class Ending:
 
 
 class Process:
-    """A program that runs in a session of its own and ends when this process does.
+    """A program that runs apart from this terminal and ends when this process does.
 
     As a context manager it is killed at the end of the block, with whatever it started.
 

@@ -25,7 +25,7 @@ from conventions.grid import Grid
 from conventions.paths import path_argument
 from conventions.sentence import one_sentence
 from conventions.terminal_table import table_text
-from data.hf_tokenizer import as_transformers
+from data.tokenizer_export import as_transformers
 from harness.scoring import Scoring
 from judge.downstream import FILE, metric, read_scores, shown, tasks_of, title
 from judge.records import find_runs

@@ -20,8 +20,8 @@ from conventions.keywords import bind
 from conventions.paths import path_argument
 from conventions.sentence import one_sentence, sentence
 from conventions.yaml_file import read_yaml
-from data.hf_tokenizer import as_transformers
-from harness.checkpoint import EVALUATED, TRAINED, newest
+from data.tokenizer_export import as_transformers
+from harness.checkpoint import EVALUATED, evaluated_file, newest
 from models import build_model, find
 from models.base import LanguageModel
 from models.hf import check_converts, to_transformers
@@ -63,13 +63,13 @@ def load_run(run: Path) -> tuple[LanguageModel, int]:
         raise FileNotFoundError(f"{run} holds no checkpoint yet: let it run on to one, or set checkpoint.every lower")
     check_converts(find(section["family"]))
     path, state = checkpoint
-    evaluated = path / EVALUATED
-    if not evaluated.is_file() and _two_sets(config.get("optimizer", {})):
+    file, _ = evaluated_file(path)
+    if file.name != EVALUATED and _two_sets(config.get("optimizer", {})):
         raise ValueError(
             f"{path} is older than {EVALUATED}: it lacks the averaged weights that this optimizer is evaluated at; "
             "train the run again"
         )
-    weights = load_file(evaluated if evaluated.is_file() else path / TRAINED)
+    weights = load_file(file)
     vocabulary = len(weights["embedding.weight"])  # the config may say auto
     keywords = bind(find(section["family"]), {**section, "vocabulary": vocabulary}, "model")
     model = build_model(section["family"], 0, **keywords)

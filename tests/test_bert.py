@@ -20,6 +20,7 @@ from models.hf import from_transformers, to_transformers
 from scripts import export
 from tests.command import complaint, in_process, interrupted, manifest, rows
 from tests.meta_model import on_meta
+from tests.perturbed import perturbed_model
 from tests.test_optimizers import build
 from tests.test_resume import assert_same_run
 from tests.tiny import tiny_objective
@@ -42,12 +43,7 @@ class Row:
 
 def model_of(**changes):
     """The small model with weights large enough that every part of it shows in the logits."""
-    model = build_model("bert", 0, **{**SMALL, **changes})
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += 0.15 * torch.randn(p.shape, generator=generator)
-    return model
+    return perturbed_model("bert", 0.15, **{**SMALL, **changes})
 
 
 def batch(masking: Masking, step: int = 0, sequences: int = 8):

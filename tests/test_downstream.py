@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from data.hf_tokenizer import as_transformers
+from data.tokenizer_export import as_transformers
 from harness.scoring import MISSING
 from judge.comparison import compare
 from judge.downstream import FILE, mean_above_chance, metric, over_seeds, read_scores

@@ -13,13 +13,13 @@ from data.loader import evaluation_batches
 from harness import checkpoint
 from harness.distributed import Ranks
 from harness.evaluate import evaluate
-from models import build_model
 from tests.command import rows, trained
 
 transformers = pytest.importorskip("transformers")
 
 from models.hf import from_transformers, to_transformers  # noqa: E402
 from scripts.export import load_run, main  # noqa: E402
+from tests.perturbed import perturbed_model  # noqa: E402
 from tests.refusal import refusal  # noqa: E402
 
 SHAPE = {"layers": 3, "heads": 2, "width": 32, "context": 16, "vocabulary": 128}
@@ -27,12 +27,7 @@ SHAPE = {"layers": 3, "heads": 2, "width": 32, "context": 16, "vocabulary": 128}
 
 def perturbed(**keywords) -> nn.Module:
     """Weights far enough from their start that every one of them shows in the logits."""
-    model = build_model("gpt2", 0, **SHAPE, **keywords)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=generator)
-    return model
+    return perturbed_model("gpt2", 0.1, **SHAPE, **keywords)
 
 
 def tokens() -> torch.Tensor:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data import load
-from data.hf_tokenizer import as_transformers
 from data.shards import Stream
 from data.tokenizer import build
+from data.tokenizer_export import as_transformers
 
 pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

@@ -1,5 +1,6 @@
 """A run that begins with another's weights: the same weights, where they are from, and what is refused."""
 
+import hashlib
 import json
 
 import pytest
@@ -26,6 +27,8 @@ def test_it_begins_where_the_other_is_evaluated(here, first):
     assert (origin["kind"], origin["step"], origin["source"]) == ("run", 12, str(first))
     assert origin["config_hash"] == manifest(first)["config_hash"]
     assert len(origin["sha256"]) == 64
+    (evaluated,) = (first / "checkpoints").glob("step-00000012/evaluated.safetensors")
+    assert origin["sha256"] == hashlib.sha256(evaluated.read_bytes()).hexdigest()
     assert manifest(first)["init_from"] is None
 
 

@@ -12,6 +12,7 @@ from harness.flops import count
 from models import build_model
 from models.hf import from_transformers, to_transformers
 from tests.meta_model import on_meta
+from tests.perturbed import perturbed_model
 from tests.test_optimizers import build
 from tests.tiny import CONTEXT, VOCABULARY, tiny_batch, tiny_objective, train
 
@@ -39,12 +40,7 @@ PARAMETERS = {
 
 def model_of(**changes):
     """The small model with weights large enough that every part of it shows in the logits."""
-    model = build_model("llama", 0, **{**SMALL, **changes})
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += 0.15 * torch.randn(p.shape, generator=generator)
-    return model
+    return perturbed_model("llama", 0.15, **{**SMALL, **changes})
 
 
 def tokens() -> torch.Tensor:
