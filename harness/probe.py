@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from conventions import atomic
+from conventions.config_keys import optimizer_name
 from harness.config import Config
 from harness.device import device_name, resolve_device, resolve_dtype
 from harness.memory import bounded
@@ -62,7 +63,7 @@ class Probes:
 
     def step(self, optimizer: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module, cfg: Config) -> Any:
         """Return the seconds of a step of the optimizer itself, on random gradients; None where it fails on these."""
-        name = cfg.optimizer.get("_target_") or cfg.optimizer["name"]
+        name = optimizer_name(cfg.optimizer)
         setting = {"optimizer": cfg.optimizer, "model": cfg.model, "tokens": cfg.batch.tokens}
         return self._kept(f"a step of {name}", setting, cfg, lambda: step_seconds(optimizer, model))
 

@@ -17,7 +17,7 @@ from judge.fairness import endings
 from judge.public.collect import place
 from judge.public.study import PublicStudy, list_studies
 from judge.public.tables import by_choice
-from judge.records import find_runs
+from judge.records import find_runs, has_runs
 from judge.row import Row, verdict_on
 from judge.scale import Figure, figures
 from judge.tuning.trials import SUFFIX
@@ -92,7 +92,7 @@ def own_rows(results: Path, baseline: str = "adamw") -> list[BoardRow]:
     """
     rows: list[BoardRow] = []
     for study in sorted(path for path in results.iterdir() if path.is_dir() and not path.name.endswith(SUFFIX)):
-        runs = [run for run in find_runs(study) if not run.known("origin")] if _has_runs(study) else []
+        runs = [run for run in find_runs(study) if not run.known("origin")] if has_runs(study) else []
         if baseline not in {run.optimizer for run in runs}:
             continue
         comparison = compare(runs, baseline)
@@ -130,10 +130,6 @@ def _vague(row: Row) -> tuple[bool, float]:
     """Return how little a rule's row says: whether it ends beyond the ladder, then how little it excludes."""
     low, high = row.speedup.low or 0.0, row.speedup.high or math.inf
     return row.speedup.censored is not None, -max(low, 1 / high)
-
-
-def _has_runs(study: Path) -> bool:
-    return any(study.glob("*/manifest.json"))
 
 
 def by_speedup(rows: Sequence[BoardRow]) -> Iterator[tuple[str, list[BoardRow]]]:

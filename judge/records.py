@@ -141,6 +141,11 @@ def find_runs(folder: str | Path) -> list[Run]:
     return runs
 
 
+def has_runs(folder: Path) -> bool:
+    """Return whether there is a run below a folder."""
+    return any(_run_folders(folder))
+
+
 def read_run(folder: Path) -> Run:
     """Read one run folder; ValueError names the file that is missing or broken."""
     manifest = _read(folder / "manifest.json", _read_json)

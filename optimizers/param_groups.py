@@ -110,19 +110,31 @@ def spare_embeddings(model: nn.Module, optimizer: Optimizer) -> None:
     Raises:
         ValueError: the optimizer has no weight decay.
     """
-    by_parameter = kinds(model)
     if not any("weight_decay" in group for group in optimizer.param_groups):
-        raise ValueError(
-            f"decay_embeddings is for optimizers with a weight_decay, which {type(optimizer).__name__} has not: "
-            "leave it out"
-        )
-    for group in list(optimizer.param_groups):
-        spared = [p for p in group["params"] if by_parameter[p] in ("embedding", "positions")]
-        if not spared or not group.get("weight_decay"):
+        raise no_weight_decay(type(optimizer))
+    tables_apart(optimizer.param_groups, model)
+
+
+def tables_apart(groups: list[Group], model: nn.Module, decayed_by_default: bool = False) -> None:
+    """Move embeddings and learned positions out of groups with a weight decay, to groups at the end without one.
+
+    decayed_by_default: a group that names no weight decay has one.
+    """
+    tables = {p for p, kind in kinds(model).items() if kind in ("embedding", "positions")}
+    for group in list(groups):
+        spared = [p for p in group["params"] if p in tables]
+        if not spared or not group.get("weight_decay", decayed_by_default):
             continue
-        group["params"] = [p for p in group["params"] if by_parameter[p] not in ("embedding", "positions")]
-        optimizer.param_groups.append({**group, "params": spared, "weight_decay": 0.0})
-    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        group["params"] = [p for p in group["params"] if p not in tables]
+        groups.append({**group, "params": spared, "weight_decay": 0.0})
+    groups[:] = [group for group in groups if group["params"]]
+
+
+def no_weight_decay(kind: type) -> ValueError:
+    """Make the sentence on decay_embeddings for a class that decays nothing."""
+    return ValueError(
+        f"decay_embeddings is for optimizers with a weight_decay, which {kind.__name__} has not: leave it out"
+    )
 
 
 def check_cover(model: nn.Module, groups: Iterable[Group]) -> None:

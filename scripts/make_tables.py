@@ -37,7 +37,7 @@ from judge.measurements import FILE
 from judge.public.page import study_page
 from judge.public.study import list_studies
 from judge.publication import UNKEPT
-from judge.records import find_runs
+from judge.records import find_runs, has_runs
 from judge.tuning.table import tuning_table
 from judge.tuning.trials import SUFFIX, tuning_of, with_tuning
 from scripts.board import board_texts
@@ -122,10 +122,6 @@ def claim_tables(results: Path) -> tuple[dict[Path, str], set[str]]:
 
 def published(study: Path) -> bool:
     return study.name not in (*UNKEPT, HARDWARE) and not study.name.startswith(".")
-
-
-def has_runs(study: Path) -> bool:
-    return any(study.rglob("manifest.json"))
 
 
 def with_tables(text: str, path: Path, root: Path, texts: Mapping[Path, str]) -> str:

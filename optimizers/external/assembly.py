@@ -9,8 +9,15 @@ from torch import nn
 from torch.nn import Parameter
 
 from ..base import switches_weights
-from ..param_groups import Group, all_in_one, by_decay, hidden_matrices, trainable
-from ..roles import kinds
+from ..param_groups import (
+    Group,
+    all_in_one,
+    by_decay,
+    hidden_matrices,
+    no_weight_decay,
+    tables_apart,
+    trainable,
+)
 from .adapter import Adapter, Member, inside
 from .manner import Manner
 from .request import names_by_role, request_of, shape_of
@@ -70,14 +77,10 @@ def _groups(entry: Any, model: nn.Module, decay_embeddings: bool, base: Mapping[
     if decay_embeddings:
         return by_decay(model) if decays else all_in_one(model)
     if not decays:
-        name = entry.constructor.__name__
-        raise ValueError(f"decay_embeddings is for optimizers with a weight_decay, which {name} has not: leave it out")
-    tables = {p for p, kind in kinds(model).items() if kind in ("embedding", "positions")}
-    parted = []
-    for group in by_decay(model):
-        parted.append({**group, "params": [p for p in group["params"] if p not in tables]})
-        parted.append({**group, "params": [p for p in group["params"] if p in tables], "weight_decay": 0.0})
-    return [group for group in parted if group["params"]]
+        raise no_weight_decay(entry.constructor)
+    groups = by_decay(model)
+    tables_apart(groups, model, decayed_by_default=True)
+    return groups
 
 
 def _facts(entry: Any, model: nn.Module) -> dict[str, Any]:
