@@ -27,32 +27,22 @@ Which sides are rotated:
 """
 
 import math
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .base import Optimizer, Reading, state_dtype
+from .bases import Bases, State
 from .checks import check_at_least, check_betas, check_common
-from .eigenbasis import (
-    cholesky_orthonormal,
-    first_basis,
-    first_basis_flops,
-    next_basis_flops,
-    next_power,
-    orthonormal,
-)
-from .kronecker import average_gram_, complete_, gram_flops, spectrum_readings
+from .kronecker import spectrum_readings
 from .param_groups import by_table
-from .pieces import Matrix, matrices
+from .pieces import Matrix
 from .registry import register
-from .rotation import DTYPES, rotate, rotate_back, rotation_flops
 from .treatment import Treatment, treatment
 
-SIDES = ("left", "right")
 NOTHING = 1e-30  # a root mean square is never divided by less, in the authors' code
-State = MutableMapping[str, Tensor]
 
 
 @register(
@@ -124,54 +114,34 @@ class SOAP(Optimizer):
         check_betas(betas)
         check_betas([betas[1] if shampoo_beta is None else shampoo_beta], "shampoo_beta")
         check_at_least("eps", eps, 0)
-        check_at_least("every", every, 1)
-        check_at_least("max_side", max_side, 1)
-        if block is not None:
-            check_at_least("block", block, 1)
-        if projection_dtype not in DTYPES:
-            raise ValueError(f"projection_dtype must be {', '.join(DTYPES)}, not {projection_dtype!r}")
-        if qr not in ("householder", "cholesky"):
-            raise ValueError(f"qr must be householder or cholesky, not {qr!r}")
-        self.every, self.max_side, self.one_sided, self.factorized = every, max_side, one_sided, factorized
-        if gram not in ("strips", "triton"):
-            raise ValueError(f"gram must be strips or triton, not {gram!r}")
-        self.projection_dtype, self.qr, self.gram = projection_dtype, qr, gram
-        self.cutting: dict[str, Any] = {"split": split_qkv, "block": block, "every": every, "stagger": stagger}
+        self.bases = self.bases_of(
+            every=every, max_side=max_side, split_qkv=split_qkv, block=block, one_sided=one_sided, stagger=stagger,
+            projection_dtype=projection_dtype, qr=qr, gram=gram,
+        )  # fmt: skip
+        self.factorized = factorized
         self.shampoo_beta, self.normalize_grads, self.correct_bias = shampoo_beta, normalize_grads, correct_bias
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "table": False}
         super().__init__(params, defaults)
-        if any(p.device.type == "cpu" for group in self.param_groups for p in group["params"]):
-            if projection_dtype == "tf32":
-                raise ValueError("projection_dtype must be float32 or bfloat16 where the model is on no CUDA device")
-            if gram == "triton":
-                raise ValueError("gram must be strips where the model is on no CUDA device")
-        self.unsure: list[tuple[State, Matrix, int, Tensor]] = []  # refreshed in this step, if Cholesky's factor exists
+
+    def bases_of(self, **settings: Any) -> Bases:
+        """Return the rules of the eigenbases; a variant of SOAP may have others."""
+        return Bases(**settings)
 
     def arrange(self) -> None:
-        self.matrices = matrices(self.param_groups, self._axes, self._qr_flops, **self.cutting)
-
-    def _axes(self, shape: Sequence[int], table: bool) -> list[int]:
-        """Return the sides that are rotated: 0 the rows, 1 the columns."""
-        if len(shape) != 2:
-            return []
-        axes = [1] if table else [0, 1]
-        if self.one_sided and not table:
-            axes = [0] if shape[0] < shape[1] else [1]
-        return [axis for axis in axes if shape[axis] <= self.max_side]
+        self.matrices = self.bases.lay_out(self.param_groups)
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
         own = self.matrices[p]
-        named = [f"{('rows', 'columns')[axis]} ({own[0].piece.shape[axis]})" for axis in own[0].sides]
-        rule = f"Adam in the eigenbasis of its {' and '.join(named)}" if named else "Adam"
-        rule += f", as {len(own)} matrices" if len(own) > 1 else ""
-        moments, numbers, flops, rotations = 0, 0, 0.0, 0
-        for (_, shape, _), axes, _ in own:
-            moments += math.prod(shape) + (sum(shape) if self.factorized and len(shape) == 2 else math.prod(shape))
-            numbers += sum(2 * shape[axis] ** 2 + shape[axis] for axis in axes)
-            turns = 2 * rotation_flops(shape, axes)  # in and out; a refresh makes as many for the momentum
-            rotations += turns
-            flops += turns + self._gram_flops(shape, axes) + (turns + self._qr_flops(shape, axes)) / self.every
-        return treatment(p, rule, moments + numbers, len(own), flops, 2 * moments, self.projection_dtype, rotations)
+        rule = f"Adam {self.bases.rule(own[0])}".strip() + (f", as {len(own)} matrices" if len(own) > 1 else "")
+        shapes = [each.piece.shape for each in own]
+        moments = p.numel() + sum(
+            sum(shape) if self.factorized and len(shape) == 2 else math.prod(shape) for shape in shapes
+        )
+        numbers = moments + sum(self.bases.numbers(each) for each in own)
+        flops = sum(self.bases.mean_flops(each) for each in own)
+        rotations = sum(self.bases.projection_flops(each) for each in own)
+        precision = self.bases.projection_dtype
+        return treatment(p, rule, numbers, len(own), flops, 2 * moments, precision, rotations)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -181,7 +151,7 @@ class SOAP(Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     charge(self._update(p, group))
-        charge(self._mend())
+        charge(self.bases.mend())
         return loss
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> int:
@@ -193,37 +163,32 @@ class SOAP(Optimizer):
     def _update_matrix(self, p: Tensor, g: Tensor, state: State, matrix: Matrix, group: dict[str, Any]) -> int:
         beta1, beta2 = group["betas"]
         beta3 = beta2 if self.shampoo_beta is None else self.shampoo_beta
-        axes, shape = matrix.sides, matrix.piece.shape
+        axes = matrix.sides
         if "step" not in state:
-            self._begin(g, state, axes)
-            return self._average_factors(g, state, axes, beta3) + self._find_basis(state, axes)
+            self._begin(g, state)
+            return self.bases.begin(g, state, axes, beta3)
         state["step"] += 1
         t = state["step"].item()
-        rotated = rotate(g, state, self.projection_dtype)
+        rotated = self.bases.enter(g, state, axes, beta3)
         m = state["m"].lerp_(rotated, 1 - beta1)
         squared = rotated.square_() if axes else rotated.square()  # what is not rotated is the gradient itself
         root = self._root_of_v(squared, state, beta2)
         update = torch.div(m, root.add_(group["eps"]), out=root)
         correction = (1 - beta2**t) ** 0.5 / (1 - beta1**t) if self.correct_bias else 1.0
         size = group["lr"] * correction
-        update = rotate_back(update, state, self.projection_dtype)
+        update = self.bases.leave(update, state)
         if self.normalize_grads:
             update = update / (update.square().mean().sqrt_() + NOTHING)
         p.add_(update, alpha=-size).mul_(1 - group["lr"] * group["weight_decay"])
-        flops = 2 * rotation_flops(shape, axes) + self._average_factors(g, state, axes, beta3)
-        if t % self.every == matrix.due:
-            flops += self._follow_basis(state, matrix, axes)
-        return flops
+        return self.bases.step_flops(matrix.piece.shape, axes) + self.bases.refresh(state, matrix, t)
 
-    def _begin(self, g: Tensor, state: State, axes: list[int]) -> None:
+    def _begin(self, g: Tensor, state: State) -> None:
         state["step"] = torch.zeros((), dtype=torch.float32)  # on the CPU: read without waiting for the device
         state["m"] = torch.zeros_like(g)
         if self.factorized and g.ndim == 2:
             state["rows"], state["columns"] = torch.zeros_like(g[:, 0]), torch.zeros_like(g[0])
         else:
             state["v"] = torch.zeros_like(g)
-        for axis in axes:
-            state[SIDES[axis]] = g.new_zeros(g.shape[axis], g.shape[axis])
 
     def _root_of_v(self, squared: Tensor, state: State, beta2: float) -> Tensor:
         """Average V and return its root, which takes the squares' memory."""
@@ -233,65 +198,6 @@ class SOAP(Optimizer):
         columns = state["columns"].lerp_(squared.sum(0), 1 - beta2)
         share = rows / rows.sum().clamp(min=torch.finfo(rows.dtype).tiny)
         return torch.outer(share.sqrt(), columns.sqrt(), out=squared)
-
-    def _average_factors(self, g: Tensor, state: State, axes: list[int], beta: float) -> int:
-        average = self._gram_kernel()[0]
-        for axis in axes:
-            average(state[SIDES[axis]], g if axis == 0 else g.mT, beta)
-        return self._gram_flops(g.shape, axes)
-
-    def _gram_flops(self, shape: Sequence[int], axes: list[int]) -> int:
-        return sum(self._gram_kernel()[1](shape[axis], shape[1 - axis]) for axis in axes)
-
-    def _gram_kernel(self) -> tuple[Callable[[Tensor, Tensor, float], Tensor], Callable[[int, int], int]]:
-        """Return the function that averages x x^T into a factor, and one that counts its FLOPs."""
-        if self.gram == "triton":
-            from . import gram_triton
-
-            return gram_triton.average_gram_, gram_triton.gram_flops
-        return average_gram_, gram_flops
-
-    def _find_basis(self, state: State, axes: list[int]) -> int:
-        for side in (SIDES[axis] for axis in axes):
-            state[f"{side}_basis"], state[f"{side}_values"] = first_basis(complete_(state[side]))
-        return sum(first_basis_flops(len(state[SIDES[axis]])) for axis in axes)
-
-    def _follow_basis(self, state: State, matrix: Matrix, axes: list[int], qr: str = "") -> int:
-        """Refresh the bases of some of a matrix's sides; return the FLOPs of it."""
-        qr = qr or self.qr
-        momentum = rotate_back(state["m"], state)
-        for axis in axes:
-            side = SIDES[axis]
-            power, order, values = next_power(complete_(state[side]), state[f"{side}_basis"])
-            if qr == "cholesky":
-                basis, sound = cholesky_orthonormal(power)
-                # Where it failed the basis stays as it is; the choice is made on the device, and read by _mend.
-                basis = torch.where(sound, basis, state[f"{side}_basis"])
-                order = torch.where(sound, order, torch.arange(len(order), device=order.device))
-                self.unsure.append((state, matrix, axis, sound))
-            else:
-                basis = orthonormal(power)
-            state[f"{side}_basis"], state[f"{side}_values"] = basis, values
-            if "v" in state:
-                state["v"] = state["v"].index_select(axis, order)
-            else:
-                sums = ("rows", "columns")[axis]
-                state[sums] = state[sums][order]
-        state["m"] = rotate(momentum, state)
-        shape = matrix.piece.shape
-        return 2 * rotation_flops(shape, matrix.sides) + self._qr_flops(shape, axes, qr)
-
-    def _mend(self) -> int:
-        """Follow by Householder's reflections where Cholesky's factor did not exist; one wait for the device."""
-        if not self.unsure:
-            return 0
-        unsure, self.unsure = self.unsure, []
-        sound = torch.stack([each for *_, each in unsure]).tolist()
-        failed = [each for each, fine in zip(unsure, sound, strict=True) if not fine]
-        return sum(self._follow_basis(state, matrix, [axis], "householder") for state, matrix, axis, _ in failed)
-
-    def _qr_flops(self, shape: Sequence[int], axes: list[int], qr: str = "") -> int:
-        return sum(next_basis_flops(shape[axis], qr or self.qr) for axis in axes)
 
     @torch.no_grad()
     def readings(self) -> dict[str, Reading | float]:

@@ -14,8 +14,8 @@ from conventions.keywords import bind
 from harness import objective as objectives
 from optimizers import build_optimizer, find, list_optimizers
 from optimizers.activations import Activations
+from optimizers.bases import Bases
 from optimizers.mkor_h import MkorH
-from optimizers.soap import SOAP
 from scripts.bench.setting import section_of
 from tests.tiny import SEQUENCES, tiny_batch, tiny_model, tiny_objective
 from tests.waits import Waits
@@ -81,7 +81,7 @@ def meta(monkeypatch):
     monkeypatch.setattr(objectives.TimedObjective, "_autocast", lambda _: nullcontext())
     monkeypatch.setattr(objectives, "Generator", lambda _: torch.Generator())
     monkeypatch.setattr(Activations, "_check", lambda *_: None)  # of the first step
-    monkeypatch.setattr(SOAP, "_mend", lambda _: 0)  # of a refresh by Cholesky's factor
+    monkeypatch.setattr(Bases, "mend", lambda _: 0)  # of a refresh by Cholesky's factor
     monkeypatch.setattr(MkorH, "_watch", lambda *_: None)  # of a window
     library = torch.library.Library("aten", "IMPL", "Meta")
     library.impl("geqrf", lambda a: (torch.empty_like(a), a.new_empty((*a.shape[:-2], min(a.shape[-2:])))))
