@@ -23,7 +23,7 @@ MANIFEST: Form = {
     "seed": int, "parameters": {"total": int, "matrix": int}, "flops_per_token": float, "tokens_per_step": int,
     "data": {"name": str, "fingerprint": str, "vocabulary": int, "train_tokens": int, "val_tokens": int},
     "began": STRETCH, "resumes": [STRETCH], "origin": ORIGIN,
-    "target": {"loss": float, "step": int},
+    "target": {"loss": float, "step": int}, "validation": {"targets": [float], "losses": [float]},
 }  # fmt: skip
 # Of any run, a foreign one too: whose sections may be plain words.
 CONFIG: Form = {
@@ -46,16 +46,17 @@ def misfit(value: Any, form: Form, key: str = "") -> str | None:
             return f"{key} must be a list, not {short(value)}"
         inner = ((each, form[0], f"{key}[{number}]") for number, each in enumerate(value))
     else:
-        return None if _is_a(value, form) else f"{key} must be {NAMES[form]}, not {short(value)}"
+        return None if is_a(value, form) else f"{key} must be {NAMES[form]}, not {short(value)}"
     return next((problem for each in inner if (problem := misfit(*each))), None)
 
 
 NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def _is_a(value: Any, kind: type) -> bool:
+def is_a(value: Any, kind: type) -> bool:
+    """Return whether a value is of a type of `NAMES`, a number also finite and not larger than any float."""
     if kind is float:
-        return _is_a(value, int) or (isinstance(value, float) and math.isfinite(value))
+        return is_a(value, int) or (isinstance(value, float) and math.isfinite(value))
     return type(value) is kind and not (isinstance(value, int) and abs(value) > LARGEST)
 
 

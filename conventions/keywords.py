@@ -3,17 +3,18 @@
 import dataclasses
 import difflib
 import inspect
-import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Union
 
+from conventions.form import is_a, short
 from conventions.sentence import bare, nearest
 
 # Keys that choose the callable of a section, and are not for it.
 CHOOSERS = {"model": ("name", "family"), "data": ("name",), "optimizer": ("name", "_target_"), "tracker": ("name",)}
+BEYOND = 2**63  # no integer of torch and NumPy is as large
 REQUIRED = inspect.Parameter.empty
 
 
@@ -70,7 +71,7 @@ def _convert(value: Any, annotation: Any, path: str) -> Any:
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         if not isinstance(value, Mapping):
             keys = ", ".join(field.name for field in dataclasses.fields(annotation))
-            raise ValueError(f"{path} holds keys ({keys}), not the value {value!r}")
+            raise ValueError(f"{path} holds keys ({keys}), not the value {short(value)}")
         return construct(annotation, value, path)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
@@ -108,10 +109,10 @@ def _fits(value: Any, annotation: Any) -> bool | None:
     if Callable in (annotation, origin):
         return callable(value)
     if annotation is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return is_a(value, float)
     if annotation is int:
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # 1e5 and 10.0, too
-        return whole and not isinstance(value, bool)
+        whole = is_a(value, int) or (isinstance(value, float) and value.is_integer())  # 1e5 and 10.0, too
+        return whole and abs(value) < BEYOND
     if annotation in (bool, str):
         return isinstance(value, annotation)
     if annotation is None or annotation is type(None):
@@ -127,7 +128,9 @@ def _fits(value: Any, annotation: Any) -> bool | None:
 
 def _mismatch(value: Any, annotation: Any, path: str) -> ValueError:
     """Make the sentence on a value of the wrong type, with the nearest word where words may be given."""
-    text = f"{path} must be {_describe(annotation)}, not {value!r}"
+    text = f"{path} must be {_describe(annotation)}, not {short(value)}"
+    if type(value) in (int, float) and abs(value) >= BEYOND:
+        return ValueError(f"{text}, which is too large")
     choices = typing.get_args(annotation) if typing.get_origin(annotation) in (Union, types.UnionType) else [annotation]
     words = [str(w) for a in choices if typing.get_origin(a) is Literal for w in typing.get_args(a)]
     if isinstance(value, str) and (near := nearest(value, words)).startswith("did"):

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from conventions.form import LARGEST, short
+from conventions.form import short
+from conventions.json_text import parse_json
 
 SCHEMA = 1
 Status = Literal["finished", "diverged", "failed", "running", "cut"]
@@ -37,9 +38,9 @@ def seen_status(folder: Path, status: Status) -> Status:
 def read_status(folder: Path) -> Status | None:
     """Return the status of the run in a folder; None while there is none, or nothing that reads."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = parse_json((folder / "manifest.json").read_text(encoding="utf-8"))
         return seen_status(folder, manifest["status"]) if manifest["status"] in STATUSES else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -63,7 +64,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             if last:
                 break
             raise _broken(path, number, first_line(error)) from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise _broken(path, number, first_line(error)) from None
         if row.get("schema", SCHEMA) != SCHEMA:
             raise ValueError(f"{path}, line {number}, is of schema {row['schema']!r} and this halfstep reads {SCHEMA}")
@@ -85,17 +86,15 @@ def parsed_row(line: bytes) -> dict[str, Any]:
 
     Raises ValueError for any other line; JSONDecodeError, which is one, where it is no JSON.
     """
-    row = json.loads(line, parse_constant=lambda name: None)  # NaN and Infinity, should anyone write them
+    row = parse_json(line, finite=True)
     if not isinstance(row, dict):
         raise ValueError("it holds no keys")
     step = row.get("step")
-    if type(step) is not int or not 0 <= step <= LARGEST:
+    if type(step) is not int or step < 0:
         raise ValueError(f"step is {short(step)}" if "step" in row else "no 'step'")
     for key, value in row.items():
         if value is not None and type(value) not in (int, float):
             raise ValueError(f"{key} must be a number or null, not {short(value)}")
-        if type(value) is int and abs(value) > LARGEST:
-            raise ValueError(f"{key} has {len(str(value))} digits")
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 

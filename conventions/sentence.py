@@ -1,5 +1,6 @@
 """Bad input ends in one sentence on stderr and exit code 2; HALFSTEP_TRACEBACK=1 shows the traceback."""
 
+import argparse
 import difflib
 import errno
 import fcntl
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-import conventions.terminal  # noqa: F401 (so that every program prints what its terminal can show)
+from conventions.terminal import one_line  # which also lets every program print what its terminal can show
 
 # By contract a ValueError's message is a whole sentence that names the key or the file, and the remedy.
 BAD_INPUT = (ValueError, OSError, ModuleNotFoundError)
@@ -20,7 +21,11 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def sentence(error: BaseException) -> str:
-    """Write what went wrong, on one line."""
+    """Write what went wrong, on one line, with control characters as their escapes."""
+    return one_line(_words(error))
+
+
+def _words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return (
             f"no space left to write {error.filename or 'the files of this run'}: free some, "
@@ -28,7 +33,7 @@ def sentence(error: BaseException) -> str:
         )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror.lower()}"
-    return " ".join(bare(error).split())
+    return bare(error)
 
 
 def bare(error: BaseException) -> str:
@@ -44,6 +49,11 @@ def on_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def say(text: str) -> None:
+    """Print a sentence of this program on stderr, on one line."""
+    print(f"halfstep: {one_line(text)}", file=sys.stderr, flush=True)
+
+
 def complain(text: str) -> NoReturn:
     """End with that sentence on stderr and exit code 2.
 
@@ -52,8 +62,17 @@ def complain(text: str) -> NoReturn:
     """
     with _turn() as first:
         if first:
-            print(f"halfstep: {text}", file=sys.stderr, flush=True)
+            say(text)
     raise SystemExit(2)
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser of a command line that refuses it in one sentence, and does not print its usage."""
+
+    remedy = "--help lists what may be given"
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message}; {self.remedy}")
 
 
 @contextmanager

@@ -1,13 +1,25 @@
 # ruff: noqa: RUF001 (the characters that look like others are what this is about)
-"""The nearest characters to those that a terminal lacks, so that no program fails for a character."""
+"""What a terminal can show: the nearest characters to those that it lacks, and escapes of those that would move it."""
 
 import codecs
+import re
 import sys
 import unicodedata
 from contextlib import suppress
 
 NEAREST = {"…": "...", "×": "x", "±": "+/-", "→": "->", "≥": ">=", "≤": "<=", "–": "-", "—": "-", "·": "*", "−": "-",
            "’": "'", "‘": "'", "“": '"', "”": '"', "σ": "sigma", "µ": "u", "─": "-", "━": "-", "│": "|"}  # fmt: skip
+
+CONTROL = {"Cc", "Zl", "Zp"}  # Unicode's categories of characters that move a terminal, or end a line
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line: a space takes the place of its line ends and tabs, escapes that of control characters.
+
+    Any character that `str.splitlines` splits at is either, so that a file's name or a key adds no line to a sentence.
+    """
+    line = re.sub(r"[ \t\r\n]*[\t\r\n][ \t\r\n]*", " ", text.strip(" \t\r\n"))
+    return "".join(ascii(each)[1:-1] if unicodedata.category(each) in CONTROL else each for each in line)
 
 
 def nearest_text(error: UnicodeError) -> tuple[str | bytes, int]:

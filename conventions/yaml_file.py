@@ -15,6 +15,8 @@ from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode
 from yaml.reader import Reader
 
+from conventions.form import LARGEST
+
 TAG = "tag:yaml.org,2002:"
 DIGITS = r"[0-9]+(?:_[0-9]+)*"
 PLAIN = {  # what plain text is read as, and the characters that it may begin with
@@ -131,7 +133,7 @@ def _scalar(tag: str, convert: Callable[[str], Any]) -> Callable[[Any, Node], An
             if PLAIN[tag][0].match(text):
                 return convert(text.replace("_", ""))
             why = f"{text!r} is no {tag}"
-        except ValueError:  # Python reads no whole number of more than 4,300 digits
+        except ValueError:  # larger than any float, or of more than the 4,300 digits that Python reads
             why = "a number has too many digits"
         raise ConstructorError(problem=why, problem_mark=node.start_mark)
 
@@ -139,7 +141,10 @@ def _scalar(tag: str, convert: Callable[[str], Any]) -> Callable[[Any, Node], An
 
 
 def _whole(text: str) -> int:
-    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    value = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if abs(value) > LARGEST:
+        raise ValueError
+    return value
 
 
 def _number(text: str) -> float:

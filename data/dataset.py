@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from conventions.json_text import parse_json
 from conventions.paths import as_text, from_text
 from data.shards import Dtype, Shard, inspect, measure
 
@@ -63,9 +64,9 @@ def seal(folder: Path, name: str, identity: dict[str, Any], splits: Splits) -> D
         raise ValueError(f"there is no text for the training split of {name}; give more text, or a smaller val_share")
     if not splits.val:
         raise ValueError(
-            f"there is no text for the validation split of {name}: a share of its documents, or of a long text's "
-            "passages of 8 kB, is held out by hash, and there are too few of them; give more text, a larger val_share, "
-            "or a validation text of its own"
+            f"there is no text for the validation split of {name}: of its documents, or of a long text's passages of "
+            "8 kB, a share is held out by a hash of their text, so that equal ones fall into one split, and there are "
+            "too few different ones; give more text, a larger val_share, or a validation text of its own"
         )
     shards = [*splits.train, *splits.val]
     before = [shard.path.stat() for shard in shards if measure(shard)]
@@ -118,12 +119,12 @@ def reopen(folder: Path) -> Dataset | None:
     """
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         entries = [*record["train"], *record["val"]]
         dataset = _dataset(folder, record)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise ValueError(f"{path} is damaged; delete {folder} and run again to prepare it anew") from None
     touched = False
     for entry in entries:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from conventions.json_text import parse_json
 from conventions.paths import expanded
 from conventions.sentence import DISK_FULL
 from data.dataset import LOCK, PROGRESS, Dataset, Splits, reopen, seal, write_json
@@ -155,11 +156,11 @@ def _digest(state: dict[str, Any]) -> str:
 def _state(folder: Path, dtype: Dtype) -> tuple[Any, Writer, Writer]:
     """Return the place where an earlier run stopped (None: none did), and writers that go on from there."""
     try:
-        record = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        record = parse_json((folder / PROGRESS).read_text(encoding="utf-8"))
         state = record["state"]
         if record["sha256"] == _digest(state):
             train, val = (Writer(folder, split, state[split], dtype) for split in ("train", "val"))
             return state["after"], train, val
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
     return None, Writer(folder, "train", 0, dtype), Writer(folder, "val", 0, dtype)

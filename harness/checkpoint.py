@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from conventions.json_text import parse_json
 from conventions.sentence import sentence
 from harness.distributed import Ranks
 from harness.sharding import Sharding
@@ -141,7 +142,7 @@ def newest(folder: Path, config_hash: str | None = None) -> tuple[Path, dict[str
     broken = []
     for path in reversed(_found(folder)):
         try:
-            state = json.loads((path / "state.json").read_text())
+            state = parse_json((path / "state.json").read_text())
             sums = state.pop("sha256")
             whole = sums.pop("state") == _digest(state)
             whole = whole and all(_checksum(path / name) == digest for name, digest in sums.items())
@@ -160,7 +161,7 @@ def newest(folder: Path, config_hash: str | None = None) -> tuple[Path, dict[str
 def evaluated_file(path: Path) -> tuple[Path, str]:
     """Return the file of a checkpoint with the weights that val/loss speaks of, and its SHA-256, as it was recorded."""
     file = path / (EVALUATED if (path / EVALUATED).is_file() else TRAINED)
-    return file, json.loads((path / "state.json").read_text())["sha256"][file.name]
+    return file, parse_json((path / "state.json").read_text())["sha256"][file.name]
 
 
 def states(parts: Iterable[Stateful]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conventions.config_keys import CONFIGS
 from conventions.paths import forget_empty
-from conventions.sentence import BAD_INPUT, complain, nearest, on_first_rank, sentence
+from conventions.sentence import BAD_INPUT, complain, nearest, on_first_rank, say, sentence
 from conventions.yaml_file import read_yaml
 from harness.sweep import jobs
 from harness.words import flags_first, own_configs, readable, search_path
@@ -122,7 +122,7 @@ def _job(program: Callable[[dict[str, Any]], str], composed: DictConfig) -> None
         failed = f"job {hydra_config.job.num} failed: {explain(error)}"
         if os.environ.get("WORLD_SIZE", "1") != "1":
             complain(failed)  # the other ranks may be waiting for this one in the middle of the job
-        print(f"halfstep: {failed}", file=sys.stderr)
+        say(failed)
 
 
 def _shows_tracebacks() -> bool:

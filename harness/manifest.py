@@ -1,10 +1,10 @@
 """A run's manifest: what is computed, from which data and code, on what, and how it has ended."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from conventions.json_text import parse_json
 from conventions.run_format import SCHEMA
 from harness.config import Config
 from harness.device import describe
@@ -69,7 +69,7 @@ def resumed(old: Manifest, name: str, facts: Manifest, step: int) -> Manifest:
 def read(path: Path) -> Manifest | None:
     """Read the manifest in a file, None where there is none; a ValueError says that it is broken."""
     try:
-        manifest = json.loads(path.read_text())
+        manifest = parse_json(path.read_text())
         words = {
             "status": manifest["status"],
             "config_hash": manifest["config_hash"],

@@ -18,6 +18,7 @@ from torch import nn
 
 from conventions import atomic
 from conventions.config_keys import optimizer_name
+from conventions.json_text import parse_json
 from harness.config import Config
 from harness.device import device_name, resolve_device, resolve_dtype
 from harness.memory import bounded
@@ -137,7 +138,7 @@ def _fastest(function: Callable[[], Any]) -> float:
 def _read(file: Path | None) -> dict[str, Any]:
     """Return what a file of probes holds; nothing where there is none, or none that reads: it is only kept time."""
     try:
-        entries = json.loads(file.read_text(encoding="utf-8")) if file else {}
+        entries = parse_json(file.read_text(encoding="utf-8")) if file else {}
         return {key: each for key, each in entries.items() if {"measured", "day"} <= each.keys()}
     except (OSError, ValueError, AttributeError):
         return {}

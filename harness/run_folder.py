@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conventions.config_keys import differing_keys, flatten, within
+from conventions.json_text import parse_json
 from conventions.older_keys import completed
 from conventions.run_format import SCHEMA, is_locked
 from conventions.sentence import DISK_FULL
@@ -177,7 +178,7 @@ class RunFolder:
         kept, steps = [], []
         for number, line in enumerate(lines, 1):
             try:
-                at = json.loads(line)["step"]
+                at = parse_json(line)["step"]
                 if at < step:
                     kept.append(line + "\n")
                     steps.append(at)

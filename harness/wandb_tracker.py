@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 from conventions.config_keys import optimizer_label
 from conventions.run_format import read_rows
-from conventions.sentence import sentence
+from conventions.sentence import say, sentence
 from harness.config import config_hash
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class WandbTracker:
             )
         except FAILURES as error:
             _tear_down()
-            _say(f"W&B did not take the whole run ({_reason(error)}); upload the rest with: {command}")
+            say(f"W&B did not take the whole run ({_reason(error)}); upload the rest with: {command}")
         self._run = None
         atexit.unregister(self._cut)
 
@@ -156,11 +156,11 @@ class WandbTracker:
         for row in read_rows(self.folder / "metrics.jsonl"):
             self._send(row)
         if self._mode == "online":
-            _say(f"W&B shows this run at {self._run.url}")
+            say(f"W&B shows this run at {self._run.url}")
         elif self._trouble:
-            _say(f"W&B is kept offline ({self._trouble}); upload it later with: {self._sync_command}")
+            say(f"W&B is kept offline ({self._trouble}); upload it later with: {self._sync_command}")
         else:
-            _say(f"W&B is offline; upload it with: {self._sync_command}")
+            say(f"W&B is offline; upload it with: {self._sync_command}")
 
     def _send(self, row: Row) -> None:
         step = row["step"]
@@ -177,7 +177,7 @@ class WandbTracker:
             self._mode, self._trouble = "offline", _reason(error)
             self._start()
         else:
-            _say(f"W&B failed ({_reason(error)}); the run goes on without it, metrics.jsonl has every row")
+            say(f"W&B failed ({_reason(error)}); the run goes on without it, metrics.jsonl has every row")
 
 
 def group_of(config: dict[str, Any], study: str) -> str:
@@ -286,7 +286,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed: pip install {error.name}"
     return sentence(error)[:300]
-
-
-def _say(text: str) -> None:
-    print(f"halfstep: {text}", file=sys.stderr, flush=True)

@@ -1,17 +1,16 @@
 """The words of a command line as Hydra wants them: flags first, and in quotes what it would misread."""
 
-import argparse
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from conventions.paths import expanded
-from conventions.sentence import complain
+from conventions.sentence import Arguments
 from conventions.yaml_file import parse_yaml
 from harness.config import LOCATIONS
 
@@ -30,8 +29,10 @@ VALUED = [("--config-dir", "-cd"), ("--config-name", "-cn"), ("--config-path", "
           ("--experimental-rerun",)]  # fmt: skip
 
 
-class _Flags(argparse.ArgumentParser):
+class _Flags(Arguments):
     """A parser of Hydra's flags that runs before Hydra's own, which would answer a wrong one with its usage."""
+
+    remedy = "keys are given as key=value, and --help lists them"
 
     def __init__(self) -> None:
         super().__init__(add_help=False)
@@ -42,9 +43,6 @@ class _Flags(argparse.ArgumentParser):
             self.add_argument(*names)
         self.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
         self.add_argument("--info", "-i", nargs="?")
-
-    def error(self, message: str) -> NoReturn:
-        complain(f"{message}; keys are given as key=value, and --help lists them")
 
 
 def flags_first(words: Sequence[str]) -> list[str]:
@@ -61,7 +59,7 @@ def own_configs(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
     Raises ValueError where the folder is not there.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Arguments(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd")
     options, rest = parser.parse_known_args(words)
     if options.config_dir is None:

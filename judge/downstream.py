@@ -1,6 +1,5 @@
 """Scores of a run's last weights on downstream tasks, as scripts.downstream leaves them in its folder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from conventions.json_text import parse_json
 from conventions.run_format import first_line
 from judge.spread import CONFIDENCE, SEEDS
 
@@ -31,7 +31,7 @@ def read_scores(folder: Path) -> dict[str, dict[str, Any]]:
     """
     path = folder / FILE
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))["tasks"]
+        tasks = parse_json(path.read_text(encoding="utf-8"))["tasks"]
         if not all(isinstance(task["value"], float | int) for task in tasks.values()):
             raise TypeError("a score is no number")
         return tasks

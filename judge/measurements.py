@@ -4,13 +4,13 @@ A line of the file is a call of the bench, a round of a measurement, a failure, 
 memory; judge/measurement_store.py adds them. Here a measurement becomes a row of numbers for each of its sides.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from conventions.json_text import parse_json
 from judge.ratio import ratio
 
 Entry = dict[str, Any]
@@ -54,7 +54,7 @@ def read(path: Path) -> list[Entry]:
     Raises ValueError for a line that is none of the bench's.
     """
     try:
-        lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        lines = [parse_json(line) for line in path.read_bytes().split(b"\n")[:-1]]
         assert all(line["what"] and line["device"] for line in lines)
     except FileNotFoundError:
         return []

@@ -4,7 +4,6 @@ for run in find_runs("results/runs/my_study"):
     print(run.name, run.status, run.final_loss)
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from conventions.config_keys import optimizer_name
 from conventions.form import CONFIG, MANIFEST, OWN_CONFIG, misfit
+from conventions.json_text import parse_json
 from conventions.older_keys import completed
 from conventions.run_format import SCHEMA, STATUSES, Status, first_line, read_rows, seen_status
 from conventions.yaml_file import read_yaml
@@ -192,8 +192,8 @@ def _read(path: Path, read: Callable[[Path, str], dict[str, Any]]) -> dict[str, 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is broken ({first_line(error)}): {remedy}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is broken (not a mapping): {remedy}")

@@ -21,7 +21,7 @@ from rich.console import Console
 from conventions.grid import Grid
 from conventions.paths import expanded
 from conventions.quantity import loss, seconds
-from conventions.sentence import cut_short, one_sentence
+from conventions.sentence import Arguments, cut_short, one_sentence
 from conventions.terminal_table import console, terminal_table
 from judge.readers import read
 from judge.readers.adoption import Adopted, Wish, adopt, described, write
@@ -87,8 +87,8 @@ def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Arguments:
+    parser = Arguments(
         prog="python -m scripts.adopt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", nargs="+", help="a file, a folder, or wandb:ENTITY/PROJECT[/RUN]")

@@ -6,7 +6,6 @@ The page needs no network, and its table reads without a script; a script sorts 
 top of README, and results/board.md is the table under it. make tables writes and checks all three.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from markupsafe import Markup
 from conventions import atomic
 from conventions.config_keys import CONFIGS
 from conventions.grid import Grid, markdown
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from judge.board import BoardRow, by_speedup, own_rows, public_rows
 from judge.estimate import Speedup
 from judge.public.study import list_studies
@@ -31,7 +30,7 @@ STEP, GAP = 13, 5  # the height of a row, and what parts two optimizers
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(prog="python -m scripts.board", description=__doc__).parse_args(arguments)
+    Arguments(prog="python -m scripts.board", description=__doc__).parse_args(arguments)
     with one_sentence():
         for path, text in board_texts(ROOT).items():
             atomic.write_text(path, text)

@@ -28,7 +28,7 @@ from rich.text import Text
 
 from conventions.paths import path_argument
 from conventions.run_format import RUNS
-from conventions.sentence import cut_short, nearest, one_sentence
+from conventions.sentence import Arguments, cut_short, nearest, one_sentence
 from conventions.terminal_table import console
 from judge.claims.claim import Claim
 from judge.claims.claim_file import SCALES, find_claim, list_claims
@@ -133,8 +133,8 @@ def _chosen(claim: Claim, options: argparse.Namespace) -> tuple[list[str], list[
     return options.part or list(scale.parts), scale.seeds[:wanted]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Arguments:
+    parser = Arguments(
         prog="python -m scripts.claims", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="list, plan, run, verify or table")

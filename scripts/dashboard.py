@@ -10,7 +10,6 @@ and win rates with the verdicts of the run folders. Lines are means over seeds, 
 requirements.txt it takes wandb-workspaces, and `wandb login` once.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from conventions.paths import path_argument
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from harness.wandb_tracker import FAILURES
 from judge.answer import study_of
 from judge.comparison import Comparison, compare
@@ -31,7 +30,7 @@ PATIENCE = 10.0  # seconds for W&B's server to answer at all
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.dashboard", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments(prog="python -m scripts.dashboard", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=path_argument, help="folder with the study's runs anywhere below it")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
     parser.add_argument("--project", default=os.environ.get("WANDB_PROJECT", "halfstep"), help="default: halfstep")

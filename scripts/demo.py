@@ -7,7 +7,6 @@ over a few updates), a live table, then the race's table and results/demo/report
 that was cut off goes on. Each run has one thread: so small a model leaves nothing for a second one to do.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from conventions import quantity
 from conventions.config_keys import CONFIGS
 from conventions.run_format import ENDED, read_status
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from conventions.yaml_file import read_yaml
 from harness.process import Process
 from harness.sweep.probe import PROBED, probe
@@ -27,7 +26,7 @@ SWEEP = (sys.executable, str(CONFIGS.parent / "train.py"), "-m", "launcher=local
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments(prog="python -m scripts.demo", description=(__doc__ or "").split("\n")[0])
     parser.parse_args(arguments)
     with one_sentence():
         runs = {path.stem: Path(read_yaml(path)["run_dir"]) for path in sorted(EXPERIMENTS.glob("demo_*.yaml"))}

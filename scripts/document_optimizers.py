@@ -3,7 +3,6 @@
 python -m scripts.document_optimizers
 """
 
-import argparse
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from textwrap import dedent, fill
 import optimizers
 from conventions.config_keys import CONFIGS
 from conventions.grid import Grid, markdown
+from conventions.sentence import Arguments
 from optimizers import OptimizerInfo
 from scripts.optimizers import GPT2, costed, model_flops, passes
 
@@ -34,9 +34,7 @@ halfstep also trains classes of other packages, with `optimizer=external optimiz
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.document_optimizers", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = Arguments(prog="python -m scripts.document_optimizers", description=(__doc__ or "").split("\n")[0])
     parser.parse_args(arguments)
     PAGE.write_text(page())
     print(PAGE)

@@ -12,7 +12,6 @@ scores of a study, a claim may be about `downstream/<task>`, and scripts.mirror 
 folder of task files (YAML), whose data may be files on this machine: then no network is needed.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 from conventions.atomic import write_text
 from conventions.grid import Grid
 from conventions.paths import path_argument
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from conventions.terminal_table import table_text
 from data.tokenizer_export import as_transformers
 from harness.scoring import Scoring
@@ -34,7 +33,7 @@ from scripts.export import load_run, tokenizer_of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.downstream", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments(prog="python -m scripts.downstream", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=path_argument, help="a run's folder, or a folder of runs")
     parser.add_argument("--tasks", required=True, help="names of tasks, with commas between")
     parser.add_argument("--include", type=path_argument, help="a folder of task files; the harness's own are left out")

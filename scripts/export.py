@@ -8,7 +8,6 @@ Expect config.json, generation_config.json and model.safetensors, with the logit
 padded for speed stays padded. The tokenizer lies beside them, but for token files whose tokenizer nothing tells.
 """
 
-import argparse
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 
 from conventions.keywords import bind
 from conventions.paths import path_argument
-from conventions.sentence import one_sentence, sentence
+from conventions.sentence import Arguments, one_sentence, sentence
 from conventions.yaml_file import read_yaml
 from data.tokenizer_export import as_transformers
 from harness.checkpoint import EVALUATED, evaluated_file, newest
@@ -30,7 +29,7 @@ from optimizers import switches_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.export", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments(prog="python -m scripts.export", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run", type=path_argument, help="a run's folder")
     parser.add_argument("output", type=path_argument, help="folder to write; must not exist yet")
     options = parser.parse_args(arguments)

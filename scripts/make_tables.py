@@ -14,14 +14,13 @@ and docs/ a table stands between two comments, `<!-- results/<study>/table.md --
 after its name, only its first 12 lines.
 """
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conventions.config_keys import CONFIGS
 from conventions.grid import markdown
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from judge import race
 from judge.claims.claim import CLAIMS
 from judge.claims.claim_file import SCALES, list_claims, read_claim, with_others
@@ -49,7 +48,7 @@ BLOCK = re.compile(r"<!-- (results/\S+\.md)(?:, (\d+) lines)? -->\n.*?<!-- end -
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.make_tables", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments(prog="python -m scripts.make_tables", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a table is not up to date")
     options = parser.parse_args(arguments)
     with one_sentence():

@@ -7,13 +7,12 @@ A folder stands for all runs below it. Where W&B has a run already it gets the r
 Expect a line for each run: where W&B shows it, or the command that uploads it.
 """
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
 from conventions.keywords import bind
 from conventions.paths import path_argument
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from harness.wandb_tracker import WandbTracker
 from judge.downstream import PREFIX
 from judge.records import Run, find_runs
@@ -21,7 +20,7 @@ from judge.records import Run, find_runs
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Mirror the runs that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.mirror", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments(prog="python -m scripts.mirror", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=path_argument, help="a run's folder, or a folder of runs")
     parser.add_argument("--mode", choices=["online", "offline"], help="default: as the run has it, or else online")
     parser.add_argument("--project", help="in W&B; default: as the run has it, or else halfstep")

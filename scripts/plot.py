@@ -9,12 +9,11 @@ and shares. Letters in SVG are shapes, and look the same everywhere; in PDF they
 inch. scripts/report.py shows the same figures on one page.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 
 from conventions.paths import path_argument
 from conventions.run_format import AXES
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from judge.comparison import Comparison, compare
 from judge.records import find_runs
 from judge.tuning.trials import Tuning, tuning_of
@@ -23,7 +22,7 @@ from scripts.pages.canvas import SILENT, Drawing, by_optimizer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.plot", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments(prog="python -m scripts.plot", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=path_argument, help="folder with runs anywhere below it")
     parser.add_argument("--output", type=path_argument, required=True, help="folder for the files, made if need be")
     parser.add_argument("--format", nargs="+", choices=sorted(SILENT), default=["svg"], help="default: svg")

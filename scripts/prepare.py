@@ -18,12 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 import data
 from conventions.config_keys import CONFIGS
 from conventions.keywords import bind, in_section
-from conventions.sentence import nearest, one_sentence
+from conventions.sentence import Arguments, nearest, one_sentence
 from harness.words import read_value
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="python -m scripts.prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

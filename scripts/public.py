@@ -21,7 +21,7 @@ from pathlib import Path
 from conventions import atomic
 from conventions.grid import Grid, comma_separated
 from conventions.paths import path_argument
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from judge.comparison import compare
 from judge.public.cell import write_cells
 from judge.public.collect import collect
@@ -77,8 +77,8 @@ def scale(options: argparse.Namespace) -> tuple[list[Grid], list[str], list[str]
     return tables, [place], drawn
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Arguments:
+    parser = Arguments(
         prog="python -m scripts.public", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="what", required=True, metavar="collect, scale or study")

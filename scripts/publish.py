@@ -10,17 +10,16 @@ A claim's plan and what a tuning searched are copied with the runs. `make tables
 or in results/claims where it is one of your own.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from conventions.paths import path_argument
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from judge import publication
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.publish", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments(prog="python -m scripts.publish", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=path_argument, nargs="+", help="a study's folder")
     parser.add_argument("--name", help="the folder under results/ to make (default: the study's own name)")
     parser.add_argument("--optimizer", help="publish its runs alone")

@@ -9,7 +9,6 @@ lost, and every run's config and manifest. The same runs give the same bytes. sc
 one, for papers.
 """
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from conventions import atomic, quantity
 from conventions.paths import path_argument
 from conventions.quantity import TITLE
 from conventions.run_format import AXES
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from judge import means, race, report_tables
 from judge.answer import facts, mismatches, missing, verdict
 from judge.arms import Arm
@@ -41,7 +40,7 @@ LARGEST = 6_000_000  # bytes of a page that still mails and opens at once
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.report", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments(prog="python -m scripts.report", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=path_argument, help="folder with runs anywhere below it")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
     parser.add_argument("--output", type=path_argument, help="file to write (default: FOLDER/report.html)")

@@ -8,21 +8,20 @@
 evaluations and checkpoints in it; the seconds are training time alone, as the comparisons count it.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from conventions.paths import path_argument
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from conventions.terminal_table import console
 from harness.sweep.watch import EVERY, LiveTable, RunReader, RunRow, row_of, runs_table
 from judge.records import find_runs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.runs", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments(prog="python -m scripts.runs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", nargs="?", type=path_argument, default="results/runs", help="default: results/runs")
     parser.add_argument("--watch", action="store_true", help="go on looking until Ctrl-C")
     options = parser.parse_args(arguments)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from conventions.paths import path_argument
-from conventions.sentence import cut_short, one_sentence
+from conventions.sentence import Arguments, cut_short, one_sentence
 from conventions.terminal_table import console, terminal_table
 from judge import race
 from judge.comparison import Comparison, compare
@@ -32,7 +32,7 @@ COLORS = {"faster": "green", "slower": "red", "diverged": "red"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.speedup", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments(prog="python -m scripts.speedup", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=path_argument, help="folder with runs anywhere below it")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
     parser.add_argument("--target", type=float, help="validation loss for the rule `target` (default: the baseline's)")
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             show(comparison, console())
 
 
-def add_declared(parser: argparse.ArgumentParser) -> None:
+def add_declared(parser: Arguments) -> None:
     """Add the options by which a person states noise and slopes."""
     parser.add_argument("--sigma", type=float, help="standard deviation of a run's final loss, where seeds are few")
     parser.add_argument("--sigma-from", default="", metavar="TEXT", help="where that was measured: needed with it")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from conventions import atomic
 from conventions.paths import path_argument
-from conventions.sentence import one_sentence
+from conventions.sentence import Arguments, one_sentence
 from conventions.terminal_table import console
 from harness.config import parse
 from harness.memory import bounded
@@ -82,8 +82,8 @@ def _checked(tuner: Tuner, place: Path) -> list[Check]:
     return checks
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Arguments:
+    parser = Arguments(
         prog="python -m scripts.verdict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("optimizer", help="a name of configs/optimizer, or package.module.Class")

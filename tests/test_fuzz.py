@@ -5,8 +5,15 @@ import json
 import pytest
 import yaml
 
+from conventions.config_keys import CONFIGS
 from conventions.form import CONFIG, MANIFEST, misfit
+from conventions.json_text import parse_json
+from conventions.keywords import bind
+from conventions.sentence import Arguments, sentence
 from harness.sweep.watch import RunReader
+from harness.words import flags_first
+from judge.claims.claim_file import read_claim
+from judge.readers import read
 from judge.records import find_runs
 from tests.fuzz import TARGETS, trials
 from tests.study import write_run
@@ -29,12 +36,6 @@ def test_more_trials(target):
         ("manifest.json", "ranks", [], "ranks must be a whole number, not []"),
         ("manifest.json", "ranks", True, "ranks must be a whole number, not True"),
         ("manifest.json", "device", "H100", "device must hold keys, not 'H100'"),
-        (
-            "manifest.json",
-            "tokens_per_step",
-            10**400,
-            "tokens_per_step must be a whole number, not one of so many digits",
-        ),
         ("manifest.json", "resumes", [{"step": "5"}], "resumes[0].step must be a whole number, not '5'"),
         ("manifest.json", "git", {"dirty": "no"}, "git.dirty must be true or false, not 'no'"),
         ("manifest.json", "flops_per_token", float("nan"), "flops_per_token must be a number, not nan"),
@@ -65,3 +66,67 @@ def test_a_row_that_is_none_is_no_progress(tmp_path):
     for line in ("1", '{"step": "a"}', '{"step": 1, "val/loss": []}'):
         (folder / "metrics.jsonl").write_text(f"{line}\n")
         assert RunReader(folder).read() is None
+
+
+@pytest.mark.parametrize("odd", ["\x1e", "\x1b[2J", "\x85", "\u2028", "\0", "\x0c"])
+def test_a_control_character_is_shown_as_its_escape(odd, capsys):
+    """Such a character in a key, a value or a file's name began another line, or moved the terminal."""
+    errors = [ValueError(f"a{odd}b is no key"), FileNotFoundError(2, "No such file", f"a{odd}b"), KeyError(f"a{odd}b")]
+    shown = ascii(odd)[1:-1]
+    for error in errors:
+        assert shown in sentence(error).replace("\\\\", "\\")
+        assert sentence(error).isprintable()
+    for refuse in (lambda: flags_first([f"-{odd}=null"]), lambda: Arguments().parse_args([f"-{odd}"])):
+        with pytest.raises(SystemExit):
+            refuse()
+        printed = capsys.readouterr().err
+        assert shown in printed
+        assert printed.removesuffix("\n").isprintable()
+
+
+def test_a_sentence_keeps_the_spaces_and_the_letters_of_a_path():
+    assert sentence(ValueError("Ô  日\u200d\udce9.yaml\nis\r\n\tbroken\n")) == "Ô  日\u200d\udce9.yaml is broken"
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 2**63, 1e300, float("inf"), float("nan"), True])
+def test_a_whole_number_is_one_that_torch_takes(value):
+    def takes(steps: int) -> None: ...
+
+    with pytest.raises(ValueError, match=r"^steps must be an integer, not .{1,70}$"):
+        bind(takes, {"steps": value}, "")
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "config.yaml"])
+def test_a_run_with_a_number_of_so_many_digits_is_refused(tmp_path, file):
+    path = write_run(tmp_path) / file
+    path.write_text(path.read_text().replace("1024", "1" + "0" * 400))
+    with pytest.raises(ValueError, match=rf"{file}.* is broken \(.* digits\): restore it"):
+        find_runs(tmp_path)
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+@pytest.mark.parametrize("key", ["at_most", "tolerance", "says"])
+def test_a_claim_with_a_number_of_so_many_digits_is_refused(tmp_path, key, digits):
+    values = yaml.safe_load((CONFIGS / "claim" / "adahessian_lm.yaml").read_text())
+    values["statements"][0][key] = "DIGITS"
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values).replace("DIGITS", "9" * digits))
+    with pytest.raises(ValueError, match=r"mine\.yaml, line \d+, is broken \(a number has too many digits\): mend it"):
+        read_claim(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("finite", [False, True])
+def test_json_has_one_kind_of_error(finite):
+    for text in ("", "{", "9" * 400, "-" + "9" * 5000, '{"a": [' + "[" * 10**5, "nul"):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 any sentence
+            parse_json(text, finite)
+        assert len(str(caught.value)) < 100
+    assert parse_json(f"[1, -2, {2**999}]", finite) == [1, -2, 2**999]
+    assert str(parse_json("[NaN, -Infinity]", finite)) == ("[None, None]" if finite else "[nan, -inf]")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "trainer_state.json"])
+def test_a_foreign_number_of_so_many_digits_is_refused(tmp_path, name):
+    row = f'{{"step": 1, "eval_loss": 1{"0" * 400}}}'
+    (tmp_path / name).write_text(row if name == "a.jsonl" else f'{{"log_history": [{row}]}}')
+    with pytest.raises(ValueError, match=rf"{name}.* a number of 401 digits"):
+        read(str(tmp_path / name))

@@ -225,8 +225,8 @@ def test_broken_files_are_named_with_line_and_remedy(tmp_path):
     refused(r"k.parquet is cut short or no Parquet file", **broken("k.parquet", b"PAR1 and then nothing"))
     refused("no text for the training split", **broken("l.jsonl", b'{"text": ""}\n'))
     refused(
-        "no text for the validation split .*too few of them; .* larger val_share",
-        **broken("m.jsonl", good),
+        "no text for the validation split .* equal ones .* too few different ones; .* larger val_share",
+        **broken("m.jsonl", good * 99),
         val_share=1e-9,
     )
     refused("val_share must be above 0", **broken("n.jsonl", good), val_share=0.0)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import secrets
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from conventions.run_format import RUNS
-from conventions.sentence import on_first_rank
+from conventions.sentence import on_first_rank, say
 from harness.config import check_study
 
 
@@ -106,4 +105,4 @@ class Outcome(Callback):
         if Outcome.failed and on_first_rank():
             counts = {f"{failed} of the sweep's jobs failed": failed, f"{cut} of the sweep's jobs cut off": cut}
             summary = ", ".join(text for text, count in counts.items() if count)
-            print(f"halfstep: {summary}: {folder / 'jobs.jsonl'}", file=sys.stderr)
+            say(f"{summary}: {folder / 'jobs.jsonl'}")

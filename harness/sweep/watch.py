@@ -7,7 +7,6 @@
 Every byte of a metrics.jsonl is read once, so that watching a hundred long runs costs next to nothing.
 """
 
-import json
 import os
 import sys
 import time
@@ -22,7 +21,9 @@ from rich.table import Table
 
 from conventions import quantity
 from conventions.grid import Grid
+from conventions.json_text import parse_json
 from conventions.run_format import Status, parsed_row, seen_status
+from conventions.terminal import one_line
 from conventions.terminal_table import terminal_table
 from conventions.yaml_file import read_yaml
 
@@ -120,12 +121,12 @@ class RunReader:
         try:
             if self._steps is None:
                 self._steps = int(read_yaml(self.folder / "config.yaml")["steps"])
-            manifest = json.loads((self.folder / "manifest.json").read_text())
+            manifest = parse_json((self.folder / "manifest.json").read_text())
             self._fold()
             status = seen_status(self.folder, manifest["status"])
             name = str(manifest.get("name") or self.folder.name)
             return RunProgress(name, status, self._steps, self._newest) if status in COLORS else None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def _fold(self) -> None:
@@ -176,7 +177,7 @@ class LiveTable:
 
     def say(self, text: str) -> None:
         """Print one line on stderr, and leave the table whole."""
-        print(text, file=sys.stderr, flush=True)  # Live puts what is printed above itself
+        print(one_line(text), file=sys.stderr, flush=True)  # Live puts what is printed above itself
 
     def _fitting(self, rows: Sequence[RunRow]) -> Table:
         """Return the table, without what the terminal has no lines for."""

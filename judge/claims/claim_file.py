@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from conventions.form import short
 from conventions.keywords import construct
 from conventions.paths import expanded
 from conventions.sentence import nearest
@@ -119,7 +120,7 @@ def _one(kind: Any, value: Any, section: str, *leading: Any) -> Any:
 
 def _keys(value: Any, section: str) -> Mapping[str, Any]:
     if value is not None and not isinstance(value, Mapping):
-        raise ValueError(f"{section} holds keys, not the value {value!r}")
+        raise ValueError(f"{section} holds keys, not the value {short(value)}")
     return value or {}
 
 

@@ -7,13 +7,13 @@ run is stated at the update that its arm's entry names. A Markdown file may hold
 """
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conventions.json_text import parse_json
 from conventions.quantity import loss
 from judge.public.cell import Cell
 from judge.public.study import LoggedArm, Logs, PublicStudy, Tables
@@ -103,7 +103,7 @@ def _tabled(folder: Path, tables: Tables) -> list[Cell]:
         if not match:
             continue
         try:
-            values = flat(json.loads(file.read_text(encoding="utf-8")))
+            values = flat(parse_json(file.read_text(encoding="utf-8")))
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{file} is no JSON with keys ({error}): take it from the repository again") from None
         size, budget = match["size"], match["budget"]

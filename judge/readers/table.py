@@ -2,11 +2,11 @@
 
 import csv
 import io
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from conventions.json_text import parse_json
 from judge.readers.log import Line, Log, Source, Value, optional, plain_suffix, read_text, source_of
 
 FORMAT = "CSV, JSON lines or parquet (--map)"
@@ -82,8 +82,8 @@ def _json_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(text)
+        except ValueError as error:
             if number == len(texts) and rows:  # torn by a kill
                 break
             raise ValueError(f"{path}, line {number}, is no JSON ({error}): mend or cut it there") from None

@@ -1,8 +1,8 @@
 """Reads trainer_state.json, which Hugging Face's Trainer leaves in its checkpoints."""
 
-import json
 from pathlib import Path
 
+from conventions.json_text import parse_json
 from judge.readers.log import Line, Log, read_text, source_of
 from judge.readers.table import flat, value_of
 
@@ -18,10 +18,10 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> list[Log]:
     """Return one log. `loss` is the mean since the last log, `eval_loss` in nats per token as the model computes it."""
     try:
-        state = json.loads(read_text(path))
+        state = parse_json(read_text(path))
         history = state["log_history"]
         rows = [flat(row) for row in history]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())[:80]
         raise ValueError(f"{path} is no trainer_state.json ({why}): it needs the list `log_history`") from None
     config = {key: state[key] for key in SETTINGS if state.get(key) is not None}

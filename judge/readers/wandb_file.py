@@ -1,11 +1,11 @@
 """Reads the .wandb file of an offline run: LevelDB's log format around records of W&B's own protocol."""
 
-import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from conventions.json_text import parse_json
 from judge.readers.log import Line, Log, Value, optional, source_of
 from judge.readers.table import flat
 
@@ -32,11 +32,11 @@ def read(path: Path) -> list[Log]:
         try:
             record.ParseFromString(data)
             for update in [*record.run.config.update, *record.config.update]:
-                config[update.key or ".".join(update.nested_key)] = json.loads(update.value_json)
+                config[update.key or ".".join(update.nested_key)] = parse_json(update.value_json)
             cut = "" if record.WhichOneof("record_type") == "exit" else cut
             name = record.run.display_name or name
             history = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
-            row = flat({key: json.loads(text) for key, text in history.items()})
+            row = flat({key: parse_json(text) for key, text in history.items()})
         except Exception as error:  # the protocol's own error, or JSON's
             raise ValueError(f"{path} holds a record that W&B's client cannot read ({str(error)[:80]})") from None
         if history:

@@ -17,7 +17,7 @@ from typing import Any
 
 from conventions.config_keys import CONFIGS
 from conventions.paths import expanded, path_argument
-from conventions.sentence import nearest, one_sentence
+from conventions.sentence import Arguments, nearest, one_sentence
 from conventions.terminal_table import console, terminal_table
 from conventions.yaml_file import parse_yaml
 from harness import device as devices
@@ -102,9 +102,9 @@ def check(options: argparse.Namespace, held: dict[str, Any]) -> dict[str, Path]:
     return checkouts
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Arguments:
     form = argparse.RawDescriptionHelpFormatter
-    made = argparse.ArgumentParser(prog="python -m scripts.bench", description=__doc__, formatter_class=form)
+    made = Arguments(prog="python -m scripts.bench", description=__doc__, formatter_class=form)
     add = made.add_argument
     add("part", nargs="?", default="all", choices=PARTS, help="what to measure (default: all)")
     add("--minutes", type=float, default=9.0, help="length of this call (default: 9)")
