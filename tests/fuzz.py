@@ -44,7 +44,7 @@ from optimizers.plan import check_optimizer
 from scripts.pages import claim_table
 from scripts.report import render
 from scripts.speedup import show
-from tests.foreign import TEXTS, write_trainer_state
+from tests.foreign import TEXTS, write_mlflow_database, write_trainer_state
 from tests.study import write_run
 from tests.test_data_fuzz import JSON, TEXT, harmed
 from tests.trial import alone, changed, refused
@@ -202,8 +202,9 @@ def logs() -> list[tuple[str, bytes]]:
     lines = b"".join(b'{"step": %d, "val": {"loss": %d.5}}\n' % (step, 9 - step) for step in range(5))
     with tempfile.TemporaryDirectory() as place:
         state = write_trainer_state(Path(place) / "trainer_state.json").read_bytes()
+        base = write_mlflow_database(Path(place) / "mlflow.db").read_bytes()
     texts = [(f"{number}.log", text.encode()) for number, text in enumerate(TEXTS.values())]
-    return [*texts, ("a.csv", csv), ("a.jsonl", lines), ("trainer_state.json", state)]
+    return [*texts, ("a.csv", csv), ("a.jsonl", lines), ("trainer_state.json", state), ("mlflow.db", base)]
 
 
 def foreign(data: Data) -> None:

@@ -1,6 +1,9 @@
 """Trials of tests/fuzz.py, the same ones each time; and what longer ones have found, each as its smallest input."""
 
+import contextlib
 import json
+import re
+import sqlite3
 
 import pytest
 import yaml
@@ -15,6 +18,7 @@ from harness.words import flags_first
 from judge.claims.claim_file import read_claim
 from judge.readers import read
 from judge.records import find_runs
+from tests.foreign import TEXTS, foreign, write_mlflow_database, write_mlruns, write_text
 from tests.fuzz import TARGETS, trials
 from tests.study import write_run
 
@@ -122,6 +126,32 @@ def test_json_has_one_kind_of_error(finite):
         assert len(str(caught.value)) < 100
     assert parse_json(f"[1, -2, {2**999}]", finite) == [1, -2, 2**999]
     assert str(parse_json("[NaN, -Infinity]", finite)) == ("[None, None]" if finite else "[nan, -inf]")
+
+
+@pytest.mark.parametrize("name", ["modded-nanogpt", "LitGPT", "llm.c", "torchtitan"])
+def test_a_count_of_so_many_digits_in_a_log_is_refused_or_unknown(tmp_path, name):
+    """A step, a length or a micro-batch beyond any float ended in OverflowError."""
+    text = TEXTS[name]
+    for number in re.finditer(r"\b\d+\b", text):
+        path = write_text(tmp_path / "a.log", text[: number.start()] + "9" * 400 + text[number.end() :])
+        with contextlib.suppress(ValueError):
+            foreign(path)
+
+
+def test_a_count_of_so_many_digits_in_mlflow_is_refused(tmp_path):
+    file = write_mlruns(tmp_path / "mlruns") / "0" / "3ac05420" / "metrics" / "val" / "loss"
+    for place in range(3):
+        words = ["1", "2", "3"]
+        words[place] = "x" if place == 1 else "9" * 400  # a loss may be infinite
+        file.write_text(" ".join(words) + "\n")
+        with pytest.raises(ValueError, match="loss, line 1, is not `milliseconds value step`"):
+            read(str(tmp_path / "mlruns"))
+    for column in ("step", "timestamp", "value", "key"):
+        path = write_mlflow_database(tmp_path / f"{column}.db")
+        with contextlib.closing(sqlite3.connect(path)) as base, base:
+            base.execute(f"update metrics set {column} = x'00'")
+        with pytest.raises(ValueError, match=rf"{column}\.db holds a metric whose time, step, name and value are not"):
+            read(str(path))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "trainer_state.json"])

@@ -60,14 +60,14 @@ def is_loss(column: str) -> bool:
     return column.startswith(("val_", "val/", "eval_", "eval/", "validation/")) and column.endswith("loss")
 
 
-def by_step(values: Iterable[tuple[float, int, str, float]]) -> list[Line]:
+def by_step(values: Iterable[tuple[float, float, str, float]]) -> list[Line]:
     """Return the lines of what was logged name by name, as (seconds, step, name, value): one line for a step.
 
     Where the step of some name goes back with time, a run was resumed, and the lines are in the order of time.
     """
     events = sorted(values, key=lambda event: event[0])  # stable: what has one moment keeps its order
     start = events[0][0] if events else 0.0
-    steps: dict[str, list[int]] = {}
+    steps: dict[str, list[float]] = {}
     for _, step, name, _ in events:
         steps.setdefault(name, []).append(step)
     if all(before < after for own in steps.values() for before, after in pairwise(own)):

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from conventions.yaml_file import read_yaml
-from judge.readers.log import Log, Source, by_step, source_of
+from judge.readers.log import Log, Source, by_step, read_text, source_of
 
 FORMAT = "MLflow's folder or mlflow.db"
+TYPES = [int, int, str, float]  # of a metric: milliseconds, step, name, value
 STATUS = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5": "KILLED"}  # in the folder a number
 
 
@@ -38,16 +39,16 @@ def _runs(path: Path) -> list[Path]:
 
 
 def _of_folder(run: Path) -> Log:
-    config = {each.name: each.read_text().strip() for each in sorted((run / "params").glob("*")) if each.is_file()}
+    config = {each.name: read_text(each).strip() for each in sorted((run / "params").glob("*")) if each.is_file()}
     digest, values = hashlib.sha256(), []
     for file in sorted(each for each in (run / "metrics").rglob("*") if each.is_file()):
         digest.update(file.read_bytes())
         key = file.relative_to(run / "metrics").as_posix()
-        for number, text in enumerate(file.read_text().splitlines(), 1):
+        for number, text in enumerate(read_text(file).splitlines(), 1):
             try:
                 moment, value, step = text.split(" ")[:3]
-                values.append((int(moment) / 1000, int(step), key, float(value)))
-            except ValueError:
+                values.append((int(moment) / 1000, float(int(step)), key, float(value)))
+            except (ValueError, OverflowError):
                 why = "is not `milliseconds value step`, as MLflow writes it"
                 raise ValueError(f"{file}, line {number}, {why}: {text[:60]!r}") from None
     meta = _meta(run)
@@ -69,12 +70,15 @@ def _of_database(path: Path) -> Iterable[Log]:
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as base:
             runs = "select run_uuid, name, status from runs where lifecycle_stage != 'deleted'"
-            what = "select timestamp / 1000.0, step, key, value, is_nan from metrics where run_uuid = ?"
-            for key, name, status in base.execute(f"{runs} order by start_time, run_uuid").fetchall():
-                rows = base.execute(f"{what} order by timestamp, step", (key,)).fetchall()
-                values = [(*event, math.nan if is_nan else value) for *event, value, is_nan in rows]
-                config = dict(base.execute("select key, value from params where run_uuid = ?", (key,)).fetchall())
+            what = "select timestamp, step, key, value, is_nan from metrics where run_uuid = ?"
+            for run, name, status in base.execute(f"{runs} order by start_time, run_uuid").fetchall():
+                rows = base.execute(f"{what} order by timestamp, step", (run,)).fetchall()
+                if broken := [row for row in rows if [type(each) for each in row[:4]] != TYPES]:
+                    why = "whose time, step, name and value are not numbers and a name"
+                    raise ValueError(f"{path} holds a metric {why}: {broken[0]}; mend or delete it there")
+                values = [(at / 1000, step, key, math.nan if is_nan else v) for at, step, key, v, is_nan in rows]
+                config = dict(base.execute("select key, value from params where run_uuid = ?", (run,)).fetchall())
                 if values:
-                    yield Log(str(name or key), source, by_step(values), {}, config, cut=_cut(status))
+                    yield Log(str(name or run), source, by_step(values), {}, config, cut=_cut(status))
     except sqlite3.Error as error:
         raise ValueError(f"{path} is no database of MLflow ({error})") from None

@@ -184,7 +184,7 @@ def _run(name: str, log: Log, meaning: Mapping[str, str], rows: Sequence[LoggedR
         meaning=dict(meaning),
         config=dict(log.config),
         notes=tuple(notes),
-        total=int(total) if total and total > 0 else None,
+        total=int(total) if total and 0 < total < math.inf else None,
     )
 
 

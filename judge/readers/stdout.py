@@ -4,6 +4,7 @@ A format is data: regular expressions whose named groups are columns. The group 
 or `key=value`. A line that begins as the format's lines do, and then reads as none of them, is broken.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from judge.readers.log import Line, Log, Value, plain_suffix, read_text, source_
 
 FORMAT = "text"
 NUMBER = r"[-+]?(?:[\d,]*\.?\d+(?:e[-+]?\d+)?|nan|inf)"
+COUNTS = ("step", "total", "iter")  # columns of digits alone
 TIMES = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 PAIR = re.compile(r"(\w+)[:=](\S+)")
@@ -146,7 +148,10 @@ def read(path: Path) -> list[Log]:
             continue
         parsed = next((match for each in patterns if (match := each.search(text))), None)
         if parsed:
-            lines.append(Line(number, _values(parsed)))
+            values = _values(parsed)
+            if long := [key for key in COUNTS if values.get(key) == math.inf]:
+                raise ValueError(f"{path}, line {number}: {long[0]} has too many digits; mend or cut it there")
+            lines.append(Line(number, values))
         elif number == len(texts):  # what follows the last newline: a kill tore it
             cut = f"its last line, {number}, is torn"
         else:
