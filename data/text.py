@@ -16,6 +16,8 @@ from data.hf_tokenizer import PREFIX, local_folder
 from data.prepare import Halves, Item, write
 from data.progress import Progress
 from data.tokenizer import build
+from data.words import NAME as WORDS
+from data.words import words_of
 
 # What the rows of a file or table are. documents: each row is one. lines: all are one running text.
 # articles: lines of running text, in which a heading ` = Title = ` begins a new document, as in WikiText.
@@ -141,7 +143,7 @@ class Text:
     def build(self, folder: Path, progress: Progress) -> Splits:
         for note in self.notes:
             progress.say(note)
-        tokenizer = build(self.tokenizer)
+        tokenizer = words_of(folder, self._trained) if self.tokenizer == WORDS else build(self.tokenizer)
         end = np.array([tokenizer.end], tokenizer.dtype)
 
         def encode(documents: list[Document]) -> Halves:
@@ -156,6 +158,9 @@ class Text:
             folder, lambda after: batches(self.documents(after)), encode, progress, self.limit, tokenizer.dtype
         )
         return Splits(train, val, tokenizer.vocabulary, tokenizer.name, tokenizer.special)
+
+    def _trained(self) -> Iterator[str]:
+        return (each.passage.text for each in self.documents(None) if not each.held_out)
 
 
 def batches(documents: Iterable[Document]) -> Iterator[Item]:

@@ -17,6 +17,8 @@ from conventions.paths import forget_empty
 from conventions.sentence import nearest
 from data.hf_tokenizer import PREFIX, HuggingFace
 from data.shards import Dtype, smallest_dtype
+from data.words import FILE
+from data.words import NAME as WORDS
 
 PATIENCE = 25.0  # seconds for tiktoken to fetch its BPE files (1.5 MB), where they are not cached
 # tiktoken's regular expression gives up on a million spaces in a row; Llama 3's authors cut runs at this length.
@@ -65,10 +67,12 @@ class Tiktoken:
             ) from None
         known = tiktoken.list_encoding_names()
         if name not in known:
-            hint = nearest(name.lower(), [*known, "bytes"])
+            hint = nearest(name.lower(), [*known, "bytes", WORDS])
             with contextlib.suppress(KeyError):  # "gpt-4" is the name of a model, whose encoding tiktoken knows
                 hint = f"did you mean {tiktoken.encoding_name_for_model(name.lower())}?"
-            raise ValueError(f"tokenizer must be bytes, an encoding of tiktoken's or hf:FOLDER, not {name!r}: {hint}")
+            raise ValueError(
+                f"tokenizer must be bytes, {WORDS}, an encoding of tiktoken's or hf:FOLDER, not {name!r}: {hint}"
+            )
         self.name = name
         self.encoding = patiently(tiktoken.get_encoding, name)
         self.vocabulary, self.end = self.encoding.n_vocab, self.encoding.eot_token
@@ -94,9 +98,11 @@ class Tiktoken:
 
 
 def build(name: str) -> Tokenizer:
-    """Return the tokenizer of that name. Raises what `Tiktoken` and `HuggingFace` raise."""
+    """Return the tokenizer of that name. Raises what `Tiktoken` and `HuggingFace` raise; ValueError for `words`."""
     if name == "bytes":
         return Bytes()
+    if name == WORDS:
+        raise ValueError(f"tokenizer {WORDS} is made of a corpus, beside whose tokens it lies: {FILE}")
     return HuggingFace(name) if name.startswith(PREFIX) else Tiktoken(name)
 
 

@@ -77,7 +77,7 @@ def test_what_is_no_tokenizer_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match=r"^data\.tokenizer=hf:nobody/nothing: there is no such folder"):
         build("hf:nobody/nothing")
-    with pytest.raises(ValueError, match=r"^tokenizer must be bytes, an encoding of tiktoken's or hf:FOLDER"):
+    with pytest.raises(ValueError, match=r"^tokenizer must be bytes, words, an encoding of tiktoken's or hf:FOLDER"):
         build("no_such_encoding")
 
 
