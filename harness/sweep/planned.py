@@ -19,7 +19,7 @@ from harness.words import CONFIG_DIR, own_configs, search_path
 # What a person may choose for runs whose file fixes the rest: where and how they are computed, kept and watched.
 FREE = (
     *("launcher", "tracker", "checkpoint", "device", "dtype", "compile", "shard_optimizer", "batch.micro"),
-    *("data.dir", "hydra"),
+    *("data.dir", "data.repository", "hydra"),  # where the corpus is; runs of other tokens are refused
 )
 
 CHECKPOINT = 250  # updates
