@@ -128,14 +128,18 @@ class Layer:
         return parts if self.bias is None else {**parts, self.bias: matrix[:, -1]}
 
 
-def linear_layers(model: nn.Module, split: bool = False) -> list[tuple[Layer, list[nn.Module]]]:
+def linear_layers(
+    model: nn.Module, split: bool = False, skip: Sequence[str] = ()
+) -> list[tuple[Layer, list[nn.Module]]]:
     """Return the hidden linear layers and the modules of each: no embedding, no output head, no frozen weight.
 
     Args:
         split: take a layer apart that holds several matrices, as a fused qkv does.
+        skip: names of layers to be left out: whole ones, or the last part, which all blocks have in common.
 
     Raises:
-        ValueError: a hidden matrix belongs to no linear layer, so that hooks would never see what passes through it.
+        ValueError: a hidden matrix belongs to no linear layer, so that hooks would never see what passes through it; or
+            no hidden linear layer has a name of `skip`.
     """
     hidden = {p for p, kind in matrix_kinds(model).items() if kind == "hidden"}
     modules: dict[Tensor, list[tuple[str, Any]]] = defaultdict(list)
@@ -145,8 +149,12 @@ def linear_layers(model: nn.Module, split: bool = False) -> list[tuple[Layer, li
     for name, p in model.named_parameters():
         if p in hidden and p not in modules:
             raise ValueError(f"optimizer: the hidden matrix {name} is in no linear layer that a hook could be put on")
+    names = {p: {part for name, _ in uses for part in (name, name.split(".")[-1])} for p, uses in modules.items()}
+    known = ", ".join(dict.fromkeys(uses[0][0].split(".")[-1] for uses in modules.values()))
+    if known and (unknown := sorted({*skip}.difference(*names.values()))):  # a model of one layer has no name for it
+        raise ValueError(f"skip_layers: no hidden linear layer is called {unknown[0]!r}; there are {known}")
     layers, fused = [], fused_outputs(model) if split else {}
-    for weight, uses in modules.items():
+    for weight, uses in [(weight, uses) for weight, uses in modules.items() if names[weight].isdisjoint(skip)]:
         name, first = uses[0]
         bias = first.bias
         joined = bias is not None and bias.requires_grad and all(module.bias is bias for _, module in uses)
@@ -161,21 +169,22 @@ class Activations:
 
     Args:
         moment: 1 sums the rows, 2 their outer products.
-        split: take a layer apart that holds several matrices, as a fused qkv does.
+        split, skip: those of `linear_layers`.
 
     Raises:
-        ValueError: the model has no such layer.
+        ValueError: the model has no such layer, or `skip` leaves none.
     """
 
-    def __init__(self, model: nn.Module, moment: Literal[1, 2], split: bool = False) -> None:
+    def __init__(self, model: nn.Module, moment: Literal[1, 2], split: bool = False, skip: Sequence[str] = ()) -> None:
         self.moment = moment
         self.layers: list[Layer] = []
-        for layer, modules in linear_layers(model, split):
+        for layer, modules in linear_layers(model, split, skip):
             self.layers.append(layer)
             for module in modules:
                 module.register_forward_hook(layer)
         if not self.layers:
-            raise ValueError("the model has no trainable linear layer but its head: there is nothing to precondition")
+            which = f"but its head and {', '.join(skip)} of skip_layers" if skip else "but its head"
+            raise ValueError(f"the model has no trainable linear layer {which}: there is nothing to precondition")
         self._seen: set[str] = set()
         self.lost = False  # the last statistics were not finite
         self.arm()  # a loop without an Objective makes its first pass before it calls anything here
@@ -241,8 +250,9 @@ class Activations:
         groups: an optimizer's; None: all layers. Call it once for each record, on every rank, whatever its groups hold.
 
         There is one mean of its inputs, and of its outputs' gradients one of each piece. The gradients are those of the
-        global batch's mean loss, neither clipped nor scaled up by its tokens. In a loop without an Objective there are
-        none where a scaled loss has overflowed: the next pass makes good for it.
+        global batch's mean loss, neither clipped nor scaled up by its tokens. With moment 1 they are means over all
+        tokens, also where few of these pass the layer, as BERT's predicted ones. In a loop without an Objective there
+        are none where a scaled loss has overflowed: the next pass makes good for it.
 
         Raises:
             ValueError: a layer has a gradient, and its hooks have never seen it.
@@ -251,16 +261,20 @@ class Activations:
         sums = [kept for layer in used for kept in (layer.inputs, *layer.gradients) if kept is not None]
         objective.mean_([tensor for kept in sums for tensor in kept])
         self._check(used, objective.step)
+        rows = {layer: layer.inputs.rows / layer.uses for layer in used if layer.inputs}
+        most = torch.cat(list(rows.values())).max() if rows else torch.ones(())
         if isinstance(objective, Loop):
             self.lost = not bool(torch.stack([kept.total.isfinite().all() for kept in sums]).all())
-            rows = [layer.inputs.rows / layer.uses for layer in used if layer.inputs]
-            objective.num_tokens = round(torch.cat(rows).max().item() * world())
+            objective.num_tokens = round(most.item() * world())
         mine = set(self.layers if groups is None else self.of(groups))
         for layer in [each for each in used if each in mine] if not self.lost else []:
             assert layer.inputs is not None
+            share = (rows[layer] / most)[0]  # 1 of a layer that all tokens pass
             a, gs = layer.inputs.mean(), [each.mean() for each in layer.gradients]
             if isinstance(objective, Loop):
                 torch._foreach_mul_(gs, objective.unit**self.moment)
+            if self.moment == 1:
+                torch._foreach_mul_(gs, share)
             yield layer, a, gs
         self._forget()
 

@@ -52,7 +52,8 @@ State = MutableMapping[str, Tensor]
     paper="arXiv 2107.01739",
     groups=whole_model,
     presets="`method=eigen` (the default) and `method=inverse` are KAISA's two. `backend=lamb every_factor=1 "
-    "every_inverse=10` is the baseline of MKOR's paper. `split_qkv=false` takes a fused qkv as one layer.",
+    "every_inverse=10` is the baseline of MKOR's paper. `split_qkv=false` takes a fused qkv as one layer. "
+    "`skip_layers=[up,pooler,transform]` leaves out of BERT what that baseline does not take for a linear layer.",
     pitfalls="At KAISA's defaults it fades into SGD on batches of thousands of tokens (above: what to divide "
     "`damping` and `kl_clip` by). The statistics of every token cost as much as most of a gradient. What it does "
     "not precondition, embeddings above all, gets the backend alone.",
@@ -72,6 +73,7 @@ class KFAC(Preconditioner):
         every_factor: updates between statistics.
         every_inverse: updates between inversions.
         split_qkv: take apart a layer that holds several matrices, as a fused qkv does; False: it is one.
+        skip_layers: names of layers whose gradients go to the backend as they are, as `up` for that of every block.
         stagger: spread the layers' inversions over every_inverse steps, so that no step bears them all. A layer whose
             turn has not come yet takes its plain gradient.
         backend: the first-order method that takes the gradients.
@@ -92,6 +94,7 @@ class KFAC(Preconditioner):
         every_inverse: int = 50,
         method: Literal["eigen", "inverse"] = "eigen",
         split_qkv: bool = True,
+        skip_layers: tuple[str, ...] = (),
         backend: Literal["adamw", "lamb", "sgd"] = "sgd",
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -120,7 +123,7 @@ class KFAC(Preconditioner):
         self.backend, self.by_moments = BACKENDS[backend], backend in BY_MOMENTS
         defaults = {"lr": lr, "betas": betas, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(by_decay(whole_model(model)), defaults)
-        self.activations = Activations(model, moment=2, split=split_qkv)
+        self.activations = Activations(model, moment=2, split=split_qkv, skip=skip_layers)
         costs = [self._inversion_flops(layer) for layer in self.activations.layers]
         self.due_at = spread(costs, every_inverse) if stagger else [0] * len(costs)
 

@@ -66,7 +66,8 @@ def update_inverse(inverse: Tensor, x: Tensor, decay: float, formula: str) -> No
     paper="arXiv 2306.01685",
     groups=whole_model,
     presets="`formula=exact` (the default) is what the paper means, `formula=printed` what it prints, "
-    "`formula=repo` what its authors' code does. `split_qkv=false` takes a fused qkv as one layer.",
+    "`formula=repo` what its authors' code does. `split_qkv=false` takes a fused qkv as one layer. "
+    "`skip_layers=[up,pooler,transform]` leaves out of BERT what that code does not take for a linear layer.",
     pitfalls="The printed formula is no inverse of its average: it enlarges the directions that should shrink. A "
     "mean over tokens is a poor witness of a covariance; with rescaling to the gradient's norm the backend "
     "decides much of the outcome.",
@@ -84,6 +85,7 @@ class Mkor(Preconditioner):
         every: updates between statistics.
         stabilizer: threshold and z of the second line; 2 and .9 are of the authors' code. Not in `repo`.
         split_qkv: take apart a layer that holds several matrices, as a fused qkv does; False: it is one.
+        skip_layers: names of layers whose gradients go to the backend as they are, as `up` for that of every block.
         betas, eps: of adamw and lamb.
         momentum: of sgd.
         weight_decay: decoupled in adamw, inside the trust ratio in lamb, added to the gradient in sgd.
@@ -99,6 +101,7 @@ class Mkor(Preconditioner):
         formula: Literal["exact", "printed", "repo"] = "exact",
         stabilizer: tuple[float, float] = (2.0, 0.9),
         split_qkv: bool = True,
+        skip_layers: tuple[str, ...] = (),
         backend: Literal["adamw", "lamb", "sgd"] = "adamw",
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -123,7 +126,7 @@ class Mkor(Preconditioner):
         self.backend = BACKENDS[backend]
         defaults = {"lr": lr, "betas": betas, "eps": eps, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(by_decay(whole_model(model)), defaults)
-        self.activations = Activations(model, moment=1, split=split_qkv)
+        self.activations = Activations(model, moment=1, split=split_qkv, skip=skip_layers)
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
         layer, moments = self.activations.layer_of(p), 2 * p.numel()

@@ -56,6 +56,7 @@ class MkorH(Mkor):
         formula: Literal["exact", "printed", "repo"] = "exact",
         stabilizer: tuple[float, float] = (2.0, 0.9),
         split_qkv: bool = True,
+        skip_layers: tuple[str, ...] = (),
         backend: Literal["adamw", "lamb", "sgd"] = "adamw",
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -70,7 +71,8 @@ class MkorH(Mkor):
         check_at_least("patience", patience, 1)
         super().__init__(
             model, lr=lr, decay=decay, every=every, formula=formula, stabilizer=stabilizer, split_qkv=split_qkv,
-            backend=backend, betas=betas, eps=eps, momentum=momentum, weight_decay=weight_decay,
+            skip_layers=skip_layers, backend=backend, betas=betas, eps=eps, momentum=momentum,
+            weight_decay=weight_decay,
         )  # fmt: skip
         self.window, self.share, self.patience = window, threshold, patience
         self.param_groups[0].update(second_order=True, loss=None, last_loss=None, best_rate=0.0, slow_windows=0)

@@ -246,3 +246,41 @@ def test_hooks_that_come_after_the_compiler_are_told_so():
     objective.bind(0, tiny_batch())()
     with pytest.raises(ValueError, match="build the optimizer before torch"):
         build("mkor", model).step(objective.bind(0, tiny_batch()))
+
+
+@pytest.mark.parametrize("name", HOOKED)
+def test_a_skipped_layer_has_no_factors_and_gives_the_backend_its_gradient(name):
+    model = tiny_model(bias=True)
+    keywords = {"backend": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": 0.1}
+    optimizer = build(name, model, skip_layers=("up", "blocks.0.attention.projection"), **keywords)
+    layers = {layer.name for layer in optimizer.activations.layers}
+    assert layers == {"blocks.0.attention.qkv", "blocks.0.mlp.down"} | {
+        f"blocks.1.{part}" for part in ("attention.qkv", "attention.projection", "mlp.down")
+    }
+    plain = {}
+    for step in range(2):
+        before = dict(zip(model.parameters(), weights(model), strict=True))
+        optimizer.step(tiny_objective(model).bind(step, tiny_batch(step)))
+        plain |= {n: torch.allclose(p, before[p] - 0.1 * p.grad, atol=1e-7) for n, p in model.named_parameters()}
+    assert plain["blocks.0.mlp.up.weight"]
+    assert plain["blocks.1.mlp.up.bias"]
+    assert plain["blocks.0.attention.projection.weight"]
+    assert not plain["blocks.1.attention.projection.weight"]
+    assert not any(
+        key.startswith(("A", "G", "left", "right")) for key in optimizer.state[model.blocks[0].mlp.up.weight]
+    )
+
+
+@pytest.mark.parametrize(
+    ("skip", "sentence"),
+    [
+        (("pooler",), "skip_layers: no hidden linear layer is called 'pooler'; there are qkv, projection, up, down"),
+        (
+            ("qkv", "projection", "up", "down"),
+            "no trainable linear layer but its head and qkv, projection, up, down of",
+        ),
+    ],
+)
+def test_layers_that_are_not_there_cannot_be_skipped_and_not_all_of_them(skip, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build("kfac", tiny_model(), skip_layers=skip)

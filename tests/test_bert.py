@@ -17,9 +17,11 @@ from harness.flops import count
 from harness.objective import TimedObjective
 from models import MODELS, build_model
 from models.hf import from_transformers, to_transformers
+from optimizers.activations import Activations
 from scripts import export
 from tests.command import complaint, in_process, interrupted, manifest, rows
 from tests.meta_model import on_meta
+from tests.oracle import layer_rows
 from tests.perturbed import perturbed_model
 from tests.test_optimizers import build
 from tests.test_resume import assert_same_run
@@ -176,6 +178,24 @@ def test_an_objective_gives_the_gradient_of_both_means_however_it_is_cut():
         assert objective.record.loss.item() == pytest.approx(losses.mean.item(), rel=1e-12)
         for p, gradient in zip(model.parameters(), expected, strict=True):
             assert torch.allclose(p.grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_the_means_of_a_layer_that_few_tokens_pass_are_over_all_tokens():
+    """MKOR takes them times the batch's tokens for the sum over rows, at the predicted tokens and at [CLS] too."""
+    model, twin = (model_of(next_sentence=True).double() for _ in range(2))
+    inputs, targets = batch(model.masking)
+    activations, objective = Activations(model, 1), tiny_objective(model, micro=2, grad_clip=None)
+    activations.record(objective.bind(0, (inputs, targets)), True)
+    expected = layer_rows(twin, lambda: sum_of(twin(inputs, targets)) / (targets >= 0).sum())
+    used = {layer.name: g for layer, _, (g,) in activations.means(objective)}
+    assert {"transform", "pooler", "blocks.0.up"} <= used.keys()
+    for name, mean in used.items():
+        total = expected[f"{name}.weight"][1].sum(0)
+        assert torch.allclose(mean * objective.num_tokens, total, rtol=1e-9, atol=1e-12), name
+
+
+def sum_of(losses):
+    return losses.sum + losses.auxiliary
 
 
 def test_a_pass_for_drawn_labels_is_charged_for_logits_everywhere():
