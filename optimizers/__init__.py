@@ -8,6 +8,7 @@ from .adahessian import AdaHessian
 from .base import Objective, Optimizer, eval_weights, metrics, switches_weights
 from .kernels import compile_kernels
 from .kfac import KFAC
+from .kl_soap import KLSOAP
 from .lamb import Lamb
 from .lion import Lion
 from .mkor import Mkor
@@ -21,6 +22,7 @@ from .sophia import SophiaG, SophiaH
 
 __all__ = [
     "KFAC",
+    "KLSOAP",
     "SOAP",
     "AdaHessian",
     "Lamb",

@@ -1,9 +1,10 @@
-"""K-FAC, MKOR, Shampoo and SOAP beside their authors' code, which no package index has: from checkouts, by hand.
+"""Optimizers beside their authors' code, which no package index has: from checkouts, by hand.
 
     git clone https://github.com/gpauloski/kfac-pytorch ~/authors/kfac-pytorch
     git clone https://github.com/Mohammad-Mozaffari/mkor ~/authors/mkor
     git clone https://github.com/facebookresearch/optimizers ~/authors/optimizers
     git clone https://github.com/nikhilvyas/SOAP ~/authors/SOAP
+    git clone https://github.com/yorkerlin/KL-Methods ~/authors/KL-Methods
     HALFSTEP_AUTHORS=~/authors python -m pytest -rs tests/test_authors.py
 
 Theirs run as they are, but for the casts to float32 that they hard-wire: in a copy those are to float64.
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 import optimizers
+from optimizers.kl_soap import KLSOAP
 from optimizers.param_groups import hidden_matrices
 from optimizers.soap import SOAP
 from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, train, weights
@@ -144,7 +146,7 @@ def test_soap(tmp_path, monkeypatch):
     keywords = {"lr": 3e-3, "betas": (0.95, 0.95), "eps": 1e-8, "weight_decay": DECAY}
     ours, theirs = (tiny_model(dtype=torch.float64) for _ in range(2))
     start = weights(ours)
-    soap = SOAP(by_decay(ours), **keywords)
+    soap = SOAP([{**group, "table": False} for group in by_decay(ours)], **keywords)
     other = importlib.import_module("authors_soap").SOAP(by_decay(theirs), precondition_frequency=10, **keywords)
     objectives = [tiny_objective(model, grad_clip=CLIP) for model in (ours, theirs)]
     for i in range(STEPS):
@@ -155,4 +157,27 @@ def test_soap(tmp_path, monkeypatch):
             for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
                 if p.ndim == 2:
                     other.state[q]["Q"] = [soap.state[p][f"{side}_basis"].clone() for side in ("left", "right")]
+    assert distance(weights(ours), weights(theirs), start) < 1e-9
+
+
+@pytest.mark.parametrize("every", [7, 10, 100])
+def test_kl_soap(every, tmp_path, monkeypatch):
+    """Theirs treats matrices alone, and ours is given no others; it takes its first basis from ours, as SOAP's does."""
+    text = Path(AUTHORS, "KL-Methods", "optim", "kl_opt.py").read_text()
+    (tmp_path / "authors_kl.py").write_text(text.replace(".float()", ".double()").replace("@torch.compile", ""))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    keywords = {"lr": 3e-3, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": DECAY}
+    ours, theirs = (tiny_model(dtype=torch.float64) for _ in range(2))
+    start, pairs = weights(ours), list(zip(hidden_matrices(ours), hidden_matrices(theirs), strict=True))
+    soap = KLSOAP([{"params": [p for p, _ in pairs], "table": False}], every=every, **keywords)
+    other = importlib.import_module("authors_kl").KLOpt(
+        [q for _, q in pairs], precondition_frequency=every, using_klsoap=True, cast_dtype=torch.float64, **keywords
+    )
+    objectives = [tiny_objective(model, grad_clip=CLIP) for model in (ours, theirs)]
+    for i in range(STEPS):
+        soap.step(objectives[0].bind(i, tiny_batch(i)))
+        objectives[1].bind(i, tiny_batch(i))()
+        other.step()
+        for p, q in pairs if i == 0 else []:
+            other.state[q]["Q"] = [soap.state[p][f"{side}_basis"].clone() for side in ("left", "right")]
     assert distance(weights(ours), weights(theirs), start) < 1e-9

@@ -17,6 +17,7 @@ METHODS = [
     ("soap", {"split_qkv": True, "every": 40}),
     ("soap", {"split_qkv": True, "every": 40, "factorized": True}),
     ("soap", {"split_qkv": True, "every": 40, "normalize_grads": True, "one_sided": True}),
+    ("kl_soap", {"split_qkv": True, "every": 40}),
     ("shampoo", {"split_qkv": True, "every": 4, "eps": 1e-6}),
     ("shampoo", {"split_qkv": True, "every": 4, "eps": 1e-6, "graft": False, "power": 0.5}),
     (
@@ -102,7 +103,7 @@ def test_a_fused_qkv_trains_as_three_layers(name, keywords, bias):
     for step in range(24):
         for optimizer, objective in zip((ours, theirs), objectives, strict=True):
             optimizer.step(objective.bind(step, tiny_batch(step)))
-        if name == "soap" and step == 0:
+        if "soap" in name and step == 0:
             for i, layer in enumerate(models[1].three):
                 share = PieceState(ours.state[models[0].qkv.weight], f".{i}")
                 theirs.state[layer.weight].update({k: v.clone() for k, v in share.items() if "basis" in k})
