@@ -85,8 +85,11 @@ class Config:
                 raise ValueError(f"{key} must be at least 1, not {value}")
         for key in ("model.name", "model.family", "data.name", "optimizer.name", "tracker.name"):
             section, _, name = key.partition(".")
-            if not isinstance(getattr(self, section).get(name), str):
+            word = getattr(self, section).get(name)
+            if not isinstance(word, str):
                 raise ValueError(f"{key} must be a string: give {section}=<option>, which sets it")
+            if not is_name(word):  # it would take the run's folder elsewhere
+                raise ValueError(f"{key} must be a plain name, not {word!r}: give {section}=<option>, which sets it")
         if "_target_" in self.optimizer and self.optimizer["name"] != "external":
             raise ValueError(
                 f"optimizer._target_ is for anyone's class, and the optimizer is {self.optimizer['name']}: "
@@ -116,9 +119,14 @@ class Config:
         return self.batch.tokens // self.context
 
 
+def is_name(text: str) -> bool:
+    """Return whether a text can be the name of a file or a folder, and no path to one elsewhere."""
+    return text == Path(text).name and text not in ("", ".", "..")
+
+
 def check_study(name: str) -> None:
     """Refuse, in a ValueError, what is not the name of one folder: a study lies in results/runs, and nowhere else."""
-    if name != Path(name).name or name in ("", ".", ".."):
+    if not is_name(name):
         raise ValueError(f"study must be the name of a folder under results/runs, not {name!r}; run_dir takes a path")
 
 

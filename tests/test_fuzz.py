@@ -13,6 +13,8 @@ from conventions.form import CONFIG, MANIFEST, misfit
 from conventions.json_text import parse_json
 from conventions.keywords import bind
 from conventions.sentence import Arguments, sentence
+from harness.command_line import composed
+from harness.config import parse
 from harness.sweep.watch import RunReader
 from harness.words import flags_first
 from judge.claims.claim_file import read_claim
@@ -126,6 +128,16 @@ def test_json_has_one_kind_of_error(finite):
         assert len(str(caught.value)) < 100
     assert parse_json(f"[1, -2, {2**999}]", finite) == [1, -2, 2**999]
     assert str(parse_json("[NaN, -Infinity]", finite)) == ("[None, None]" if finite else "[nan, -inf]")
+
+
+@pytest.mark.parametrize("key", ["model.name", "data.name", "optimizer.name", "tracker.name"])
+def test_a_name_in_the_config_is_no_path(key):
+    """Such a name took the run's folder out of results/runs."""
+    values = composed(["optimizer=external", "optimizer._target_=torch.optim.SGD"])
+    section, _, name = key.partition(".")
+    for path in ("../..", "/tmp", "a/b", "..", ""):
+        with pytest.raises(ValueError, match=rf"^{key} must be a plain name, not '{path}': give {section}=<option>"):
+            parse({**values, section: {**values[section], name: path}})
 
 
 @pytest.mark.parametrize("name", ["modded-nanogpt", "LitGPT", "llm.c", "torchtitan"])
