@@ -73,7 +73,7 @@ def parse_yaml(text: str, place: str, remedy: str = "mend it") -> Any:
         line, why = 1 + text.count("\n", 0, odd.start()), f"YAML may not hold the character U+{ord(odd[0]):04X}"
         raise ValueError(f"{place}, line {line}, is broken ({why}): {remedy}")
     try:
-        if len(text) > SHALLOW and _depth(text) > DEEPEST:
+        if len(text) > SHALLOW and _too_deep(text):
             raise RecursionError
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -94,12 +94,13 @@ def hydra_yaml_text(values: Any) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=120)
 
 
-def _depth(text: str) -> int:
-    depth = deepest = 0
+def _too_deep(text: str) -> bool:
+    depth = 0
     for event in yaml.parse(text, _Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        deepest = max(deepest, depth)
-    return deepest
+        if depth > DEEPEST:  # the rest would take time that grows as the square of the depth
+            return True
+    return False
 
 
 def _why(error: yaml.MarkedYAMLError, line: str) -> str:

@@ -61,6 +61,7 @@ def computed(tmp_path_factory, corpus):
     return [folder, *(torch.load(folder / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))]
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_run_of_one(computed):
     folder, *_ = computed
     assert_same_run(folder / "run-1", folder / "run-2")

@@ -30,7 +30,9 @@ def test_those_that_were_promised_are_there():
     assert {"schedule_free_adamw", "ademamix", "mars", "prodigy"} <= set(EXTERNAL)
 
 
-@pytest.mark.parametrize("name", EXTERNAL)
+@pytest.mark.parametrize(
+    "name", [name if "schedule" in name else pytest.param(name, marks=pytest.mark.slow) for name in EXTERNAL]
+)
 def test_it_trains_from_the_command_line(name, here):
     ended = in_process(f"optimizer={name}", "steps=40", "log.every=20", "eval.every=20", "run_dir=out")
     assert (ended.code, ended.err) == (0, "")

@@ -80,7 +80,7 @@ def test_a_loop_makes_the_updates_of_the_trainer(name, by_closure):
 
 
 @pytest.mark.parametrize("by_closure", [False, True], ids=["step()", "step(closure)"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*PLAIN}))
 def test_the_loss_falls(name, by_closure):
     model = tiny_model()
     losses = loop(model, make(name, model), steps=60, by_closure=by_closure)
@@ -186,7 +186,7 @@ def test_schedulers_set_its_rates(name):
     assert shares == [pytest.approx([share] * len(peaks)) for share in expected]
 
 
-@pytest.mark.parametrize("how", ["deepcopy", "pickle", "state dict"])
+@pytest.mark.parametrize("how", ["deepcopy", pytest.param("pickle", marks=pytest.mark.slow), "state dict"])
 @pytest.mark.parametrize("name", NAMES)
 def test_copies_and_files_go_on_to_the_same_bits(name, how):
     """After a scheduler has wrapped `step`, which no copy may take along."""

@@ -149,7 +149,9 @@ def test_a_share_sees_its_own_names_alone():
     assert "m" not in share
 
 
-@pytest.mark.parametrize("keywords", [{"split_qkv": True}, {"block": 20}], ids=str)
+@pytest.mark.parametrize(
+    "keywords", [{"split_qkv": True}, pytest.param({"block": 20}, marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("name", ["soap", "shampoo"])
 def test_pieces_are_charged_as_they_are_computed(name, keywords):
     counted, charged = rehearse(

@@ -47,7 +47,7 @@ def naive(power: float, graft: bool, every: int, eps: float, block: int = 10**6)
     return update
 
 
-@pytest.mark.parametrize("power", [0.25, 0.5])
+@pytest.mark.parametrize("power", [0.25, pytest.param(0.5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "variant",
     [

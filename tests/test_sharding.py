@@ -120,6 +120,7 @@ def test_two_ranks_go_on_from_their_checkpoint_to_the_same_bits(resumed, name):
     assert all(map(torch.equal, second["weights"], straight[name]["at 14"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESUMED)
 def test_any_number_of_ranks_goes_on_from_the_checkpoint_of_another(resumed, name):
     """Two ranks, then one, then four: up to the order of sums."""

@@ -25,7 +25,13 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", NAMES)
+# One of each way to step: matrices, curvature, hooks; the others are slow.
+KINDS = ("soap", "sophia_g", "mkor")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_the_bits_are_the_packages(name, files):
     spec = importlib.util.spec_from_file_location(f"taken_{name}", files / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

@@ -154,6 +154,7 @@ def test_a_newcomer_that_is_faster_is_said_to_be_so_on_a_page_and_in_json(preten
     assert Path("results/verdicts/lion/learning_rate.svg").is_file()
 
 
+@pytest.mark.slow
 def test_the_next_verdict_reuses_the_baselines_runs_and_the_same_one_trains_nothing(brief):
     verdict.main(["lion"])
     first = len(brief.trained)
@@ -181,6 +182,7 @@ def published(brief, corpus, here):
     return brief
 
 
+@pytest.mark.slow
 def test_published_runs_of_the_baseline_are_taken_over_and_counted_as_done(published, monkeypatch, capsys):
     monkeypatch.setattr(verdict, "print_costs", print_costs)
     verdict.main(["lion", "--plan"])
@@ -211,6 +213,7 @@ def test_published_runs_that_would_be_others_here_are_not(published, here, capsy
     assert len(published.trained) == 22
 
 
+@pytest.mark.slow
 def test_a_published_run_of_another_config_is_left_where_it_is(published, here):
     (path,) = list(here.glob("results/verdict-*/*-s2-*/config.yaml"))[:1]
     path.write_text(path.read_text().replace("grad_clip: 1.0", "grad_clip: 2.0"))
