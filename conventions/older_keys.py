@@ -15,10 +15,14 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reduced(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config without the keys whose values say what older runs did: what a run is named for."""
+    """Return a config without the keys whose values say what older runs did: what a run is named for.
+
+    Keys of every optimizer are such keys too; no config need have them, so that `completed` does not add them.
+    """
+    section = config["optimizer"]
     return {
         **_without(config, _table()["run"]),
-        "optimizer": _without(config["optimizer"], _of(config["optimizer"])),
+        "optimizer": _without(section, {**_table()["optimizer"], **_of(section)}),
     }
 
 

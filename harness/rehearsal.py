@@ -180,7 +180,7 @@ def passes_per_step(build: Callable[[nn.Module], torch.optim.Optimizer], model: 
     A period is a whole number of each that stands among the optimizer's attributes.
     """
     optimizer = build(model)
-    periods = [v for k, v in vars(optimizer).items() if k.startswith("every") and isinstance(v, int)]
+    periods = [v for k, v in _attributes(optimizer).items() if k.startswith("every") and isinstance(v, int)]
     steps = math.lcm(*periods)
     objective = Rehearsal.on(model)
     objective.steps(optimizer, steps)
@@ -194,6 +194,11 @@ def periods(optimizer: torch.optim.Optimizer) -> list[int]:
     words = ("freq", "every", "interval", "update_step", "period")
     return [1] + [
         value
-        for key, value in [*vars(optimizer).items(), *optimizer.param_groups[0].items()]
+        for key, value in [*_attributes(optimizer).items(), *optimizer.param_groups[0].items()]
         if any(word in key for word in words) and isinstance(value, int) and 1 < value <= 100
     ]
+
+
+def _attributes(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimizer's own attributes, also where it is wrapped in changes to its step."""
+    return vars(getattr(optimizer, "wrapped", optimizer))

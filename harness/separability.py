@@ -92,7 +92,7 @@ def _try(plan: Any, like: Tensor) -> str | None:
         _Copy(plan, like, wanted)
         for wanted in (lambda i: True, lambda i: i % 2 == 0, lambda i: i % 2 == 1, lambda i: False)
     )
-    name = type(whole.optimizer).__name__
+    name = type(getattr(whole.optimizer, "wrapped", whole.optimizer)).__name__
     for step in range(min(2 * max(periods(whole.optimizer)) + 1, MOST)):
         before = [p.detach().clone() for p in whole.params]
         whole.step(step)

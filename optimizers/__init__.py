@@ -19,6 +19,7 @@ from .registry import OptimizerInfo, build_optimizer, find, list_optimizers, reg
 from .shampoo import Shampoo
 from .soap import SOAP
 from .sophia import SophiaG, SophiaH
+from .wrapped import Wrapped
 
 __all__ = [
     "KFAC",
@@ -37,6 +38,7 @@ __all__ = [
     "Shampoo",
     "SophiaG",
     "SophiaH",
+    "Wrapped",
     "build_optimizer",
     "compile_kernels",
     "eval_weights",

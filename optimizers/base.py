@@ -262,8 +262,9 @@ def metrics(optimizer: torch.optim.Optimizer, each: Callable[[Any], list[Any]] |
 
     each: returns what all ranks give it, where they share the parameters out.
     """
-    if isinstance(optimizer, Optimizer):
-        own = optimizer.readings()
+    readings = getattr(optimizer, "readings", None)  # of ours, wrapped perhaps
+    if callable(readings):
+        own = readings()
         return condense(each({k: s._replace(values=s.values.cpu()) if isinstance(s, Reading) else s
                               for k, s in own.items()}) if each else [own])  # fmt: skip
     scalars = getattr(optimizer, "metrics", None)

@@ -130,11 +130,29 @@ def tables_apart(groups: list[Group], model: nn.Module, decayed_by_default: bool
     groups[:] = [group for group in groups if group["params"]]
 
 
-def no_weight_decay(kind: type) -> ValueError:
-    """Make the sentence on decay_embeddings for a class that decays nothing."""
-    return ValueError(
-        f"decay_embeddings is for optimizers with a weight_decay, which {kind.__name__} has not: leave it out"
-    )
+def matrices_apart(groups: list[Group], model: nn.Module, marks: Group) -> None:
+    """Move hidden matrices to groups of their own, which stand where theirs stood, without weight decay.
+
+    marks: keys of those groups.
+    """
+    found: list[Group] = []
+    for group in groups:
+        own: list[Group] = []
+        for alike in _matrices(model):
+            inner = set(alike["params"])
+            params = [p for p in group["params"] if p in inner]
+            own += [{**group, **alike, **marks, "params": params}] if params else []
+        apart = {p for each in own for p in each["params"]}
+        group["params"] = [p for p in group["params"] if p not in apart]
+        for each in own:
+            each |= {"weight_decay": 0.0} if "weight_decay" in each else {}
+        found += [*([group] if group["params"] else []), *own]
+    groups[:] = found
+
+
+def no_weight_decay(kind: type, key: str = "decay_embeddings") -> ValueError:
+    """Make the sentence on a key for a class that decays nothing."""
+    return ValueError(f"{key} is for optimizers with a weight_decay, which {kind.__name__} has not: leave it out")
 
 
 def check_cover(model: nn.Module, groups: Iterable[Group]) -> None:

@@ -15,6 +15,7 @@ from .base import switches_weights
 from .checks import check_betas, check_common
 from .param_groups import Group, by_decay, check_cover, spare_embeddings, trainable
 from .treatment import Treatment
+from .wrapped import Wrapped, wrap
 
 ALLOW_TARGETS = ("torch.optim", "pytorch_optimizer")
 REGISTRY: dict[str, "OptimizerInfo"] = {}
@@ -40,15 +41,31 @@ class OptimizerInfo:
         """Return each trainable parameter's treatment by name, for a batch of so many tokens; None: not announced."""
         if self.treat is None:
             return None
+        if isinstance(optimizer, Wrapped):
+            plain = {p: self.treat(optimizer.wrapped, p, tokens) for _, p in trainable(model)}
+            return {name: optimizer.changed(p, plain[p]) for name, p in trainable(model)}
         return {name: self.treat(optimizer, p, tokens) for name, p in trainable(model)}
 
-    def build(self, model: nn.Module, decay_embeddings: bool = True, **keywords: Any) -> torch.optim.Optimizer:
+    def build(
+        self,
+        model: nn.Module,
+        decay_embeddings: bool = True,
+        hyperball: float | None = None,
+        cautious_decay: bool = False,
+        average: float | None = None,
+        **keywords: Any,
+    ) -> torch.optim.Optimizer:
         """Build the optimizer over the model's parameters; `lr` becomes each group's `initial_lr`.
 
         Args:
             decay_embeddings: False takes embeddings, a head tied to one too, and learned positions out of weight decay.
+            hyperball, cautious_decay, average: changes to its step; see optimizers/wrapped.py.
             keywords: of the optimizer's own constructor.
         """
+        return wrap(self.plain(model, decay_embeddings, **keywords), model, hyperball, cautious_decay, average)
+
+    def plain(self, model: nn.Module, decay_embeddings: bool = True, **keywords: Any) -> torch.optim.Optimizer:
+        """Build the optimizer as `build` does, but for the changes to its step."""
         check_common(keywords.get("lr", 0.0), keywords.get("weight_decay", 0.0))  # torch's classes name no keyword
         check_betas([beta for beta in keywords.get("betas") or () if beta is not None])  # None: the optimizer's own
         optimizer = self.constructor(self.groups(model), **keywords)

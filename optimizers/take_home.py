@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from .registry import find
+from .wrapped import Wrapped
 
 FOLDER = Path(__file__).parent
 LEFT_OUT = "register"  # the decorator of the registry
-UNUSED = "treat"  # the method that announces costs
+UNUSED = ("treat", "changed")  # the methods that announce costs
 NOT_HERE = 'raise ImportError("this needs the package halfstep_optimizers, and not its one file")'
 LICENCE = """# SPDX-License-Identifier: Apache-2.0
 # Taken from halfstep, a benchmark of optimizers, by its program scripts.optimizers. It needs torch alone: import {name}
@@ -84,7 +85,8 @@ def take_home(words: Sequence[str]) -> str:
     """Write the file of one optimizer; return what was written.
 
     Args:
-        words: optimizer=NAME, and --take-home or --take-home=FILE; NAME.py where there is no FILE.
+        words: optimizer=NAME, and --take-home or --take-home=FILE; NAME.py where there is no FILE. `wrapped` is the
+            changes to anybody's optimizer.
 
     Raises:
         ValueError: there are other words, the optimizer is not ours, or the file is there.
@@ -93,7 +95,8 @@ def take_home(words: Sequence[str]) -> str:
     if options.keys() != {"optimizer", "--take-home"}:
         raise ValueError("--take-home: give the name of one optimizer and nothing else, as in soap --take-home")
     file = Path(options["--take-home"] or f"{options['optimizer']}.py")
-    text = one_file(find(options["optimizer"]).constructor)  # type: ignore[arg-type]  # a class, as all of them are
+    name = options["optimizer"]
+    text = one_file(Wrapped if name == "wrapped" else find(name).constructor)  # type: ignore[arg-type]
     if file.exists():
         raise ValueError(f"--take-home: {file} is there already: move it away, or give --take-home=FILE")
     file.write_text(text, encoding="utf-8")
@@ -118,7 +121,7 @@ def _dropped(node: ast.stmt) -> list[Any]:
         each for each in getattr(node, "decorator_list", [])
         if isinstance(each, ast.Call) and getattr(each.func, "id", "") == LEFT_OUT
     ]  # fmt: skip
-    return found + [each for each in getattr(node, "body", []) if getattr(each, "name", "") == UNUSED]
+    return found + [each for each in getattr(node, "body", []) if getattr(each, "name", "") in UNUSED]
 
 
 def _names(node: ast.AST, dropped: list[Any]) -> Iterator[str]:

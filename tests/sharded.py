@@ -1,8 +1,9 @@
 """What tests/test_sharding.py compares, computed by ranks: python -m tests.sharded compare FOLDER WORLDS NAMES
 
-A name is one of configs/optimizer, or a class. For each the ranks train the tiny model twice, once each of them whole
-and once with the work shared out (compare), or go on from one another's checkpoints (resume). What a rank found goes to
-FOLDER/<world>-<rank>.pt. The ranks are forked from a process that has imported everything.
+A name is one of configs/optimizer, or a class, and overrides may follow it. For each the ranks train the tiny model
+twice, once each of them whole and once with the work shared out (compare), or go on from one another's checkpoints
+(resume). What a rank found goes to FOLDER/<world>-<rank>.pt. The ranks are forked from a process that has imported
+everything.
 """
 
 import contextlib
@@ -30,7 +31,8 @@ TOKENS = 128
 
 
 def plan_of(name: str) -> OptimizerPlan:
-    cfg = composed(*overrides_of(name))
+    word, *overrides = name.split()
+    cfg = composed(*overrides_of(word), *overrides)
     return check_optimizer(cfg["optimizer"], cfg["allow_targets"])
 
 

@@ -16,9 +16,12 @@ from tests.sharded import plan_of
 from tests.tiny import tiny_model
 
 NAMES = [info.name for info in optimizers.list_optimizers()]
+CHANGES = "optimizer.hyperball=0.02 optimizer.cautious_decay=true optimizer.average=0.9 optimizer.weight_decay=0.1"
 # One of each kind: an average of weights, an external class, a matrix method, hooks, curvature, a norm over everything.
 QUICK = ["adamw", "soap", "kfac", "mkor_h", "sophia_g", "lamb", "schedule_free_adamw", "pytorch_optimizer.StableAdamW"]
+QUICK += [f"muon {CHANGES}"]
 ALL = [*NAMES, "ademamix", "mars", "prodigy", "pytorch_optimizer.SOAP", "pytorch_optimizer.Adan", "torch.optim.LBFGS"]
+ALL += [f"{name} {CHANGES}" for name in ("soap", "pytorch_optimizer.Lion")]
 
 
 def computed(folder, what, worlds, names):
@@ -101,7 +104,7 @@ def test_the_largest_units_are_given_out_first():
     assert owners(units, 1) == [0] * 5
 
 
-RESUMED = ["soap", "mkor_h", "schedule_free_adamw"]
+RESUMED = ["soap", "mkor_h", "schedule_free_adamw", f"adamw {CHANGES}"]
 WORLDS = (2, 1, 4)
 
 

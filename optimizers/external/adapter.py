@@ -26,10 +26,14 @@ class Adapter(torch.optim.Optimizer):
     Attributes:
         parts: the optimizers, as their packages ship them.
         packages: that they come from, with those of the optimizers inside them.
+        group_lists: the lists that hold the groups of all of these.
+        switches: whether one of the parts keeps two sets of weights.
+        kept_beside: what is kept of parameters beside the parts' own state, by parameter.
     """
 
     def __init__(self, parts: Sequence[Member]) -> None:
         self._parts = list(parts)  # and not the base class's constructor: parameters and state are the parts'
+        self.kept_beside: dict[Tensor, dict[str, Any]] = {}
 
     @property
     def parts(self) -> list[torch.optim.Optimizer]:
@@ -38,6 +42,15 @@ class Adapter(torch.optim.Optimizer):
     @property
     def packages(self) -> set[str]:
         return {type(each).__module__.partition(".")[0] for part in self.parts for each in (part, *inside(part))}
+
+    @property
+    def group_lists(self) -> list[list[dict[str, Any]]]:
+        lists = [each.param_groups for part in self.parts for each in (part, *inside(part))]
+        return list({id(groups): groups for groups in lists}.values())
+
+    @property
+    def switches(self) -> bool:
+        return any(part.manner.switches for part in self._parts)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -51,6 +64,8 @@ class Adapter(torch.optim.Optimizer):
             for each in (part, *inside(part)):
                 for p, kept in each.state.items():
                     found.setdefault(p, {})[type(each).__name__] = kept
+        for p, kept in self.kept_beside.items():
+            found.setdefault(p, {}).update(kept)
         return found
 
     @property
@@ -58,16 +73,27 @@ class Adapter(torch.optim.Optimizer):
         return {key: value for part in reversed(self.parts) for key, value in part.defaults.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts]}
+        saved: dict[str, Any] = {"parts": [part.state_dict() for part in self.parts]}
+        places = {p: i for i, p in enumerate(self._parameters)}
+        return (
+            {**saved, "kept_beside": {places[p]: kept for p, kept in self.kept_beside.items()}}
+            if self.kept_beside
+            else saved
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for part, saved in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(saved)
+        parameters = self._parameters
+        self.kept_beside = {parameters[i]: dict(kept) for i, kept in state_dict.get("kept_beside", {}).items()}
+
+    @property
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad = None if set_to_none or p.grad is None else torch.zeros_like(p.grad)
+        for p in self._parameters:
+            p.grad = None if set_to_none or p.grad is None else torch.zeros_like(p.grad)
 
     def step(self, objective: Any) -> Any:  # type: ignore[override]
         """Make an update of every part; returns the loss."""
@@ -80,9 +106,8 @@ class Adapter(torch.optim.Optimizer):
             for part in self._parts:
                 _step(part, lambda: loss)
         if graph:  # a gradient that holds its graph holds all activations of the pass
-            for group in self.param_groups:
-                for p in group["params"]:
-                    p.grad = None if p.grad is None else p.grad.detach()
+            for p in self._parameters:
+                p.grad = None if p.grad is None else p.grad.detach()
         return loss
 
     @contextmanager

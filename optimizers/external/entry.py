@@ -10,11 +10,12 @@ from torch import nn
 from ..checks import check_betas, check_common
 from ..param_groups import check_cover
 from ..registry import ALLOW_TARGETS, OptimizerInfo
+from ..wrapped import CHANGES, wrap
 from .assembly import assemble
 from .manner import Manner
 from .refusals import refusal
 from .request import Request, request_of
-from .search import find_manner, working_manner
+from .search import check_changes, find_manner, working_manner
 from .target import load_class
 from .tryout import Tryout
 
@@ -55,8 +56,8 @@ class External(OptimizerInfo):
     def request(self) -> Request:
         return request_of(self.constructor)
 
-    def build(self, model: nn.Module, decay_embeddings: bool = True, **keywords: Any) -> torch.optim.Optimizer:
-        """Build the optimizer over the model's parameters.
+    def plain(self, model: nn.Module, decay_embeddings: bool = True, **keywords: Any) -> torch.optim.Optimizer:
+        """Build the optimizer over the model's parameters, but for the changes to its step.
 
         Args:
             decay_embeddings: as for every optimizer.
@@ -78,8 +79,15 @@ class External(OptimizerInfo):
         return optimizer
 
     def tried(self, device: str = "cpu", decay_embeddings: bool = True, **keywords: Any) -> "External":
-        """Return this entry with the manner that a tryout on a device found. Raises ValueError as `build` does."""
-        device = _real(device)
+        """Return this entry with the manner that a tryout on a device found.
+
+        Args:
+            keywords: those of `plain`, and the changes to the step, which are tried too.
+
+        Raises:
+            ValueError: as `plain` does, or a change makes no sense for this class.
+        """
+        device, changes = _real(device), _taken(keywords)
         check_common(keywords.get("lr") or 0.0, keywords.get("weight_decay") or 0.0)
         if isinstance(betas := keywords.get("betas"), (list, tuple)):
             check_betas([beta for beta in betas if beta is not None])  # None: the class's own
@@ -87,13 +95,21 @@ class External(OptimizerInfo):
         def build(manner: Manner, on: nn.Module) -> torch.optim.Optimizer:
             return assemble(self, on, manner, decay_embeddings, keywords)
 
-        return replace(self, manner=find_manner(self, working_manner(self, build, device, keywords), build, device))
+        manner = find_manner(self, working_manner(self, build, device, keywords), build, device)
+        if changes:
+            check_changes(self, lambda on: build(manner, on), device, changes)
+        return replace(self, manner=manner)
 
     def stepped(self, device: str = "cpu", decay_embeddings: bool = True, **keywords: Any) -> torch.optim.Optimizer:
-        """Return the optimizer after two steps on a tryout model. Raises ValueError as `build` does."""
+        """Return the optimizer after two steps on a tryout model. Raises ValueError as `tried` does."""
         manner = self.manner or self.tried(device, decay_embeddings, **keywords).manner
         assert manner is not None
-        tryout = Tryout(lambda on: assemble(self, on, manner, decay_embeddings, keywords), _real(device))
+        changes = _taken(keywords)
+
+        def build(on: nn.Module) -> torch.optim.Optimizer:
+            return wrap(assemble(self, on, manner, decay_embeddings, keywords), on, **changes)
+
+        tryout = Tryout(build, _real(device))
         tryout.steps(2)
         return tryout.optimizer
 
@@ -112,6 +128,11 @@ class External(OptimizerInfo):
         said += ["the gradient before step()"] if manner.gradient_before else []
         said += ["a gradient of zero before the first step"] if manner.gradient_exists else []
         return [each for each in said if each] + (["a gradient with its graph"] if manner.graph else [])
+
+
+def _taken(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Take the changes to the step out of the keywords, and return them."""
+    return {key: keywords.pop(key) for key in CHANGES if key in keywords}
 
 
 def _real(device: str) -> str:

@@ -14,8 +14,9 @@ import torch.distributed as dist
 from torch import nn
 
 from ..base import switches_weights
+from ..wrapped import wrap
 from .manner import Manner
-from .tryout import Tryout, heeds_schedule, place_of, switches, uses_earlier_gradient, writes_rate
+from .tryout import Tryout, heeds_decay, heeds_schedule, place_of, switches, uses_earlier_gradient, writes_rate
 
 Build = Callable[[Manner, nn.Module], torch.optim.Optimizer]
 REST = "{0}.rest._target_=torch.optim.AdamW {0}.rest.lr=1e-3"
@@ -64,6 +65,23 @@ def find_manner(entry: Any, manner: Manner, build: Build, device: str) -> Manner
         own = "it changes the rate in its groups"
     heeds = _tell(lambda: heeds_schedule(lambda on: build(manner, on), device))
     return replace(manner, heeds_schedule=heeds, own_schedule=own)
+
+
+def check_changes(
+    entry: Any, build: Callable[[nn.Module], torch.optim.Optimizer], device: str, changes: Mapping[str, Any]
+) -> None:
+    """Raise a ValueError unless a class steps with the changes to its step, see optimizers/wrapped.py."""
+    try:
+        Tryout(lambda on: wrap(build(on), on, **changes), device).steps(2)
+    except Exception as error:
+        raise _named(entry, error, changes) from error
+    key = next((key for key in ("cautious_decay", "hyperball") if changes.get(key)), None)
+    decays = any(group.get("weight_decay") for group in Tryout(build, device).optimizer.param_groups)
+    if key and decays and _tell(lambda: heeds_decay(build, device)) is False:
+        raise ValueError(
+            f"{key} switches the weight decay of groups off, and {entry.key}._target_={entry.target} decays whatever "
+            f"these say: give {entry.key}.weight_decay=0, or another class"
+        )
 
 
 def check_sections(entry: Any, keywords: Mapping[str, Any]) -> None:

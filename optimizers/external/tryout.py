@@ -154,6 +154,18 @@ def heeds_schedule(build: Build, device: str = "cpu") -> bool:
     return not _alike(*ends)
 
 
+def heeds_decay(build: Build, device: str = "cpu") -> bool:
+    """Tell whether updates depend on the weight decay that the groups say: ten times as much, other weights."""
+    ends = []
+    for factor in (1.0, 10.0):
+        tryout = Tryout(build, device)
+        for group in (group for group in tryout.optimizer.param_groups if "weight_decay" in group):
+            group["weight_decay"] *= factor
+        tryout.steps(UPDATES)
+        ends.append(tryout.weights())
+    return not _alike(*ends)
+
+
 def writes_rate(tryout: Tryout) -> bool:
     """Tell whether a step changes the rate in its groups: such a class schedules itself."""
     tryout.steps(1)

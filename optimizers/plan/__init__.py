@@ -19,8 +19,9 @@ from conventions.sentence import nearest
 from ..external import External
 from ..registry import ALLOW_TARGETS, OptimizerInfo, find
 from ..units import Unit, units
+from ..wrapped import CHANGES
 
-EVERYONES = ("decay_embeddings",)  # keys that OptimizerInfo.build takes, whatever the optimizer
+EVERYONES = ("decay_embeddings", *CHANGES)  # keys that OptimizerInfo.build takes, whatever the optimizer
 SECTIONS = ("base", "rest", "hidden")  # of an external class: see External.build
 
 
