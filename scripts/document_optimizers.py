@@ -24,7 +24,9 @@ go wrong, and the tests that compare it with its equations in float64 and with t
 this page from the code. The costs are those of {model} with {tokens:,} tokens per update; the gradient of such an
 update takes {flops:,.0f} TFLOPs. `python -m scripts.optimizers model=gpt2_125m optimizer=soap` shows how an
 optimizer treats each parameter. Beside its own keys each optimizer with a weight decay takes
-`optimizer.decay_embeddings=false`: embeddings, a head tied to one, and learned positions are then not decayed.
+`optimizer.decay_embeddings=false`: embeddings, a head tied to one, and learned positions are then not decayed. Each
+takes `optimizer.hyperball`, `optimizer.cautious_decay` and `optimizer.average` too, which
+[change its step](changed-steps.md).
 
 {table}
 
