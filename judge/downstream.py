@@ -1,5 +1,6 @@
 """Scores of a run's last weights on downstream tasks, as scripts.downstream leaves them in its folder."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from conventions.atomic import write_text
 from conventions.json_text import parse_json
 from conventions.run_format import first_line
 from judge.spread import CONFIDENCE, SEEDS
@@ -41,6 +43,13 @@ def read_scores(folder: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(
             f"{path} is broken ({first_line(error)}): score the run again with scripts.downstream"
         ) from None
+
+
+def add_scores(folder: Path, scores: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Write scores, by task, into a run's folder beside those that it has; return all of them."""
+    held = {**read_scores(folder), **scores}
+    write_text(folder / FILE, json.dumps({"schema": 1, "tasks": held}, indent=1) + "\n")
+    return held
 
 
 def mean_above_chance(tasks: dict[str, dict[str, Any]]) -> float | None:

@@ -29,12 +29,13 @@ class EncoderAttention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.projection = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         batch, time, width = x.shape
         q, k, v = (
             layer(x).view(batch, time, self.heads, -1).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )  # (B, H, T, Q) each
-        return self.projection(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, time, width))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return self.projection(attended.transpose(1, 2).reshape(batch, time, width))
 
 
 class EncoderBlock(nn.Module):
@@ -44,8 +45,8 @@ class EncoderBlock(nn.Module):
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.mlp_norm = nn.LayerNorm(width, EPS)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.attention_norm(x + self.attention(x))
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        x = self.attention_norm(x + self.attention(x, seen))
         return self.mlp_norm(x + self.down(F.gelu(self.up(x))))
 
 
@@ -120,13 +121,22 @@ class BERT(LanguageModel):
         loss, count, _ = head_loss(self._transformed(rows), self.embedding.weight, wanted, bias=self.head_bias)
         return Losses(loss, count, self._next_sentence_loss(x[:, 0], targets))
 
-    def encode(self, inputs: Tensor) -> Tensor:
-        """Return the last block's output (B, T, width). Raises ValueError where T exceeds the context."""
+    def encode(self, inputs: Tensor, segment: Tensor | None = None, real: Tensor | None = None) -> Tensor:
+        """Return the last block's output (B, T, width).
+
+        Args:
+            segment: 0 or 1 for each token, (B, T); None: as in training, by its place.
+            real: whether each token (B, T) is text, which alone is attended to; None: all of them are.
+
+        Raises:
+            ValueError: T exceeds the context.
+        """
         self.check_length(inputs)
-        x = self.embedding(inputs) + self.positions.weight[: inputs.size(1)] + self.segments(self._segment(inputs))
+        segment = self._segment(inputs) if segment is None else segment
+        x = self.embedding(inputs) + self.positions.weight[: inputs.size(1)] + self.segments(segment)
         x = self.embedding_norm(x)
         for block in self.blocks:
-            x = block(x)
+            x = block(x) if real is None else block(x, real[:, None, None])
         return x
 
     def _segment(self, inputs: Tensor) -> Tensor:
@@ -192,6 +202,10 @@ class BERT(LanguageModel):
     def sampled_flops_per_token(self, context: int) -> int:
         """Count the same for a pass that needs logits at every token, as drawing labels from them does."""
         return round(self._flops_per_token(context, 1.0, next_sentence=False))
+
+    def encoder_flops_per_token(self, context: int) -> int:
+        """Count the same for the blocks alone, without the head."""
+        return round(self._flops_per_token(context, 0.0, next_sentence=False))
 
     def _flops_per_token(self, context: int, share: float, next_sentence: bool = True) -> float:
         vocabulary, width = self.embedding.weight.shape

@@ -1,9 +1,10 @@
-"""Score runs on downstream tasks by EleutherAI's evaluation harness.
+"""Score runs on downstream tasks by EleutherAI's evaluation harness, or on SQuAD by a fine-tuning of their weights.
 
     make install EXTRAS=downstream
     python -m scripts.downstream results/runs/my_study --tasks hellaswag,piqa,arc_easy,lambada_openai
     python -m scripts.downstream results/runs/my_study --tasks boolq,cb,copa,rte --fewshot 2
     python -m scripts.downstream results/runs/my_study --tasks my_task --include my_tasks
+    python -m scripts.downstream squad results/runs/my_study        of runs of BERT: scripts/squad.py
 
 A folder stands for all runs below it. The weights are those that val/loss speaks of, of the newest good checkpoint.
 Expect a table of scores, and downstream.json in each run's folder, with the harness's version and each task's hash. A
@@ -12,27 +13,31 @@ scores of a study, a claim may be about `downstream/<task>`, and scripts.mirror 
 folder of task files (YAML), whose data may be files on this machine: then no network is needed.
 """
 
-import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from conventions.atomic import write_text
 from conventions.grid import Grid
 from conventions.paths import path_argument
 from conventions.sentence import Arguments, one_sentence
 from conventions.terminal_table import table_text
 from data.tokenizer_export import as_transformers
 from harness.scoring import Scoring
-from judge.downstream import FILE, metric, read_scores, shown, tasks_of, title
+from judge.downstream import add_scores, metric, read_scores, shown, tasks_of, title
 from judge.records import find_runs
 from models.hf import to_transformers
+from scripts import squad
 from scripts.export import load_run, tokenizer_of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["squad"]:
+        squad.main(arguments[1:])
+        return
     parser = Arguments(prog="python -m scripts.downstream", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=path_argument, help="a run's folder, or a folder of runs")
     parser.add_argument("--tasks", required=True, help="names of tasks, with commas between")
@@ -63,8 +68,7 @@ def score(run: Path, names: list[str], how: Scoring) -> dict[str, dict[str, Any]
     lacking = [name for name in names if any(held.get(name, {}).get(key, known) != known[key] for key in known)]
     if lacking:
         scores = how.score(lacking, to_transformers(model), as_transformers(tokenizer), model.context)
-        held = {**held, **{name: {**known, **scores[name]} for name in lacking}}
-        write_text(run / FILE, json.dumps({"schema": 1, "tasks": held}, indent=1) + "\n")
+        held = add_scores(run, {name: {**known, **scores[name]} for name in lacking})
     return held
 
 

@@ -14,7 +14,7 @@ def numbers(verdict: Verdict) -> list[list[str]]:
     """Return rows of HEADER's columns, as text; what is not known is empty."""
     head, rows = [verdict.claim.name, verdict.scale.name], []
     for part, arm in verdict.every_arm:
-        for name, asked in verdict.claim.quantities.items():
+        for name, asked in verdict.quantities.items():
             figure = verdict.paper_figure(part, arm.label, name)
             sample = values(asked, arm.finished(verdict.scale.length(part)))
             theirs = ["", ""] if figure is None else [f"{figure.value:g}", str(figure.recalled).lower()]

@@ -23,7 +23,7 @@ def arms_grid(verdict: Verdict) -> Grid:
         return Grid("The runs that others published", header, public_rows(verdict))
     header = ["part", "arm", "runs", "final loss"]
     cited = {figure.quantity for figure in verdict.claim.figures}
-    shown = {k: q for k, q in verdict.claim.quantities.items() if k in cited or q.metric != "val/loss" or q.exponential}
+    shown = {k: q for k, q in verdict.quantities.items() if k in cited or q.metric != "val/loss" or q.exponential}
     for name, each in shown.items():
         header += [each.title + PAPER, "ours"] if name in cited else [each.title]
     rows = []

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from judge.arms import Arm, refuse_incomparable
-from judge.claims.claim import Claim, PaperFigure, PlanCell, Scale
+from judge.claims.claim import Claim, PaperFigure, PlanCell, Quantity, Scale
 from judge.claims.evidence import Shown
-from judge.claims.measure import Measured, Trained, measure
+from judge.claims.measure import Measured, Trained, measure, values
 from judge.claims.plan import StudyPlan, apart, read_plan, read_studies, settled, sort_runs
 from judge.claims.statement import Statement
+from judge.downstream import PREFIX
 from judge.estimate import Speedup
 from judge.fairness import endings, provenance, unlike
 from judge.records import Run
@@ -73,6 +74,17 @@ class Verdict:
     def every_arm(self) -> list[tuple[str, Arm]]:
         """Return every pair (part, arm), as the claim's file orders them."""
         return [(part, arm) for part in self.parts for arm in self.arms[part].values()]
+
+    @property
+    def quantities(self) -> dict[str, Quantity]:
+        """Return the claim's quantities by name, but for downstream scores that no arm's runs have at this scale."""
+        lengths = {part: self.scale.length(part) for part in self.parts}
+        return {
+            name: each
+            for name, each in self.claim.quantities.items()
+            if not each.metric.startswith(PREFIX)
+            or any(values(each, arm.finished(lengths[part])) is not None for part, arm in self.every_arm)
+        }
 
     def paper_figure(self, part: str, arm: str, quantity: str) -> PaperFigure | None:
         """Return the paper's number for that arm: of the part that ours stands beside."""
