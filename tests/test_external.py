@@ -1,6 +1,7 @@
 """Classes of other packages are handed what they ask for, called as they want, and charged for every pass."""
 
 import copy
+import sys
 
 import pytest
 import pytorch_optimizer
@@ -8,12 +9,20 @@ import torch
 
 import optimizers
 from optimizers.external.adapter import Adapter
+from optimizers.external.target import load_class
 from optimizers.plan import check_optimizer
 from optimizers.roles import kinds
 from tests import strange_optimizers
 from tests.command import complaint, in_process, manifest, rows
 from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
 
+BESIDE = """
+import torch
+
+class Plain(torch.optim.SGD):
+    def __init__(self, params, lr=1e-3):
+        super().__init__(params, lr=lr)
+"""
 STRANGE = "tests.strange_optimizers"
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 1e-3}
 
@@ -251,3 +260,15 @@ def test_a_class_that_compiles_itself_runs_uncompiled_where_the_run_does(here):
     assert strange_optimizers.GRAPHS == []
     strange_optimizers.descend(torch.ones(2), torch.ones(2))  # and afterwards it compiles as it likes
     assert len(strange_optimizers.GRAPHS) == 1
+
+
+def test_a_class_in_a_file_of_the_current_folder(tmp_path, monkeypatch):
+    """Python itself looks beside train.py, and not where the command is given."""
+    (tmp_path / "plain_beside.py").write_text(BESIDE)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    with pytest.raises(ValueError, match=r"no module plain_beside; install it.* PYTHONPATH"):
+        load_class("plain_beside.Plain", ["plain_beside"])
+    monkeypatch.chdir(tmp_path)
+    assert load_class("plain_beside.Plain", ["plain_beside"]).__name__ == "Plain"
+    (tmp_path / "torch.py").write_text("raise RuntimeError")  # what is installed comes first
+    assert load_class("torch.optim.SGD", ["torch.optim"]) is torch.optim.SGD

@@ -67,8 +67,14 @@ def test_what_is_missing_or_null_fits_every_form():
     assert misfit({}, MANIFEST) is misfit({"device": None, "resumes": [None]}, MANIFEST) is misfit({}, CONFIG) is None
 
 
-def test_a_row_that_is_none_is_no_progress(tmp_path):
+def test_a_row_or_a_length_that_is_none_is_no_progress(tmp_path):
     folder = write_run(tmp_path)
+    assert RunReader(folder).read()
+    config = (folder / "config.yaml").read_text()
+    for steps in (".inf", ".nan", "many", "[]", "true"):
+        (folder / "config.yaml").write_text(config.replace("steps: 1000", f"steps: {steps}"))
+        assert RunReader(folder).read() is None
+    (folder / "config.yaml").write_text(config)
     for line in ("1", '{"step": "a"}', '{"step": 1, "val/loss": []}'):
         (folder / "metrics.jsonl").write_text(f"{line}\n")
         assert RunReader(folder).read() is None

@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from conventions import quantity
+from conventions.form import is_a
 from conventions.grid import Grid
 from conventions.json_text import parse_json
 from conventions.run_format import Status, parsed_row, seen_status
@@ -120,7 +121,10 @@ class RunReader:
         """Return the run as it stands; None while there is none, or nothing that reads."""
         try:
             if self._steps is None:
-                self._steps = int(read_yaml(self.folder / "config.yaml")["steps"])
+                steps = read_yaml(self.folder / "config.yaml")["steps"]
+                if not is_a(steps, float):
+                    return None
+                self._steps = int(steps)
             manifest = parse_json((self.folder / "manifest.json").read_text())
             self._fold()
             status = seen_status(self.folder, manifest["status"])

@@ -2,6 +2,8 @@
 
 import difflib
 import inspect
+import os
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -27,10 +29,13 @@ def load_class(target: str | None, allow_targets: Sequence[str], key: str = KEY)
             f"if you trust it, add its package, as in 'allow_targets=[{target.split('.')[0]}]'"
         )
     module_name, _, class_name = target.rpartition(".")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # for a class in a file beside which the command is given; packages come first
     try:
         module = __import__(module_name, fromlist=[class_name])
     except ModuleNotFoundError as error:
-        raise ValueError(f"{key}={target}: there is no module {error.name}; install its package") from error
+        remedy = "install its package, or name the folder of its file in PYTHONPATH"
+        raise ValueError(f"{key}={target}: there is no module {error.name}; {remedy}") from error
     found = getattr(module, class_name, None)
     if is_optimizer(found):
         return found  # type: ignore[return-value]
