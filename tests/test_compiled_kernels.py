@@ -15,6 +15,7 @@ from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, weights
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
 RULES = [
     ("lion", {"lr": 3e-4, "weight_decay": 0.5}),
+    ("lion", {"lr": 3e-4, "weight_decay": 0.5, "hyperball": 0.02, "cautious_decay": True, "average": 0.9}),
     ("sophia_g", {"lr": 1e-3, "every": 2}),
     ("sophia_g", {"lr": 1e-3, "every": 2, "preset": "repo"}),
     ("adahessian", {"lr": 1e-2, "every": 2, "block": 8, "weight_decay": 0.1}),

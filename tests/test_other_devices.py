@@ -26,11 +26,11 @@ FUSED = {"adamw"}  # counts on the device
 NAMES = sorted(info.name for info in list_optimizers())
 
 
-def trained(name):
+def trained(name, **more):
     """Return the optimizer, the reads of marked tensors in each step, and the Waits."""
     model = tiny_model()
     keywords = bind(find(name).constructor, section_of("optimizer", name), "optimizer", ["params"])
-    optimizer, objective = build_optimizer(name, model, **keywords), tiny_objective(model, micro=SEQUENCES // 2)
+    optimizer, objective = build_optimizer(name, model, **keywords, **more), tiny_objective(model, micro=SEQUENCES // 2)
     result = []
     with Waits([*model.parameters(), *model.buffers()]) as waits:
         for step in range(STEPS):
@@ -41,6 +41,11 @@ def trained(name):
             result.append(list(waits.reads))
             waits.reads.clear()
     return optimizer, result, waits
+
+
+def test_a_changed_step_does_not_wait():
+    _, result, _ = trained("lion", hyperball=0.02, cautious_decay=True, average=0.9)
+    assert result == [[]] * STEPS
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from optimizers import Wrapped
 from optimizers.take_home import one_file
 from scripts.optimizers import main
 from tests.refusal import refusal
@@ -44,6 +46,20 @@ def test_the_bits_are_the_packages(name, files):
     if not hasattr(cls, "update_curvature"):
         model = tiny_model()
         assert loop(model, cls(model, **keywords(name))) == losses
+
+
+def test_the_changes_to_a_step_are_a_file_too(tmp_path, monkeypatch):
+    main(["wrapped", f"--take-home={tmp_path / 'wrapped.py'}"])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    changes = {"hyperball": 0.02, "cautious_decay": True, "average": 0.9}
+    ends = []
+    for cls in (importlib.import_module("wrapped").Wrapped, Wrapped):
+        model = tiny_model()
+        optimizer = cls(torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1), model, **changes)
+        loop(model, optimizer, 4)
+        with optimizer.eval_weights():
+            ends.append(weights(model))
+    assert all(map(torch.equal, *ends))
 
 
 def test_they_need_torch_alone(files):
