@@ -78,6 +78,22 @@ def test_halfsteps_updates_fall_and_the_parts_of_one_add_up_to_it(setting):
     assert Halfstep("soap", {"every": 3}, **{**setting, "micro": 2}).facts()["micro"] == 2
 
 
+@pytest.mark.parametrize("model", ["llama_pico", "bert_pico"])
+def test_other_families_train_and_step_too(setting, model):
+    changes = {"model": model, "tokens": 512, "vocabulary": 320}
+    side = Halfstep("adamw", {"lr": 3e-3}, **{**setting, **changes})
+    side.warm_up()
+    answer = side.turn(8, False)
+    assert answer["loss"] < side.facts()["first_loss"]
+    trained = side.objective.model
+    assert side.facts()["flops_per_token"] == trained.flops_per_token(64)
+    assert side.objective.sampled_flops_per_token == trained.sampled_flops_per_token(64)
+    _, targets = side.loader.batch(0)
+    counted = trained.masking.predictions(64) if trained.masking else 64  # of a sequence
+    assert (targets >= 0).sum().item() == 8 * counted
+    assert Ours("mkor", {}, **{**setting, **changes}).turn(1, False)["seconds"] > 0
+
+
 def test_no_part_is_negative_where_the_profiler_sees_more_than_the_clock():
     parts = profiled(lambda: float(torch.randn(400, 400).mm(torch.randn(400, 400)).sum() * 0), "cpu")
     assert parts["between"] == 0
@@ -215,6 +231,16 @@ def test_variants_and_ways_stand_beside_what_they_change(tmp_path):
     assert variant.sides[0].keywords["micro"] == 2
     assert "micro" not in variant.sides[1].keywords
     assert any(one.sides[0].name == "soap every=7" for one in plan.measurements(("step",)))
+
+
+def test_nanogpt_stands_beside_gpt2_alone(tmp_path):
+    (tmp_path / "bench.py").write_text("")
+    plan = planned(tmp_path, "--nanogpt", str(tmp_path), "--model", "gpt2_pico,llama_pico")
+    sides = [[side.name for side in one.sides] for one in plan.measurements(("train",))]
+    assert sides == [["halfstep", "nanogpt"], ["halfstep"]]
+    plan = planned(tmp_path, "--nanogpt", str(tmp_path), "--model", "llama_pico", "--variants", "nanogpt:micro=4")
+    with pytest.raises(ValueError, match="--variants nanogpt:micro=4: nanoGPT has no llama_pico"):
+        plan.measurements(("train",))
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,13 @@ def test_flops_are_torchs_own_count(config):
     assert model.flops_per_token(model.context) * model.context == pytest.approx(counted, rel=0.01)
 
 
+@pytest.mark.parametrize("variant", [{"kv_heads": 2, "qk_norm": "head", "z_loss": 1e-4}, {"fused_qkv": True}], ids=str)
+def test_it_is_one_graph(variant):
+    explained = torch._dynamo.explain(model_of(**variant))(tokens(), tokens().roll(-1, 1))
+    assert explained.graph_break_count == 0
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("variant", [{}, {"kv_heads": 2, "qk_norm": "head"}, {"qk_norm": "l2", "z_loss": 0.1}], ids=str)
 def test_it_can_be_differentiated_twice(variant):
     model = model_of(**variant).double()

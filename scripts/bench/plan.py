@@ -87,6 +87,10 @@ class Plan:
         """Return the side of halfstep with nanoGPT's optimizer."""
         return self.halfstep(about, **self.book["baseline"], name="halfstep", **changes)
 
+    def peers(self, model: str) -> bool:
+        """Say whether nanoGPT is there, and has such a model: GPT-2 is all that it has."""
+        return "nanogpt" in self.checkouts and section_of("model", model)["family"] == "gpt2"
+
     def nanogpt(self, about: Words, **changes: Any) -> Side:
         keywords = {"checkout": str(self.checkouts["nanogpt"]), **self.book["nanogpt"], **self.setting, **about}
         return Side("nanogpt", f"{PLACE}.training:NanoGPT", {**keywords, **changes})
@@ -108,7 +112,7 @@ class Plan:
         """Yield measurements of throughput: beside nanoGPT's loop, if it is there, and on a GPU beside programs."""
         about = self.about(model)
         ours = self.baseline(about)
-        sides = (ours, self.nanogpt(about)) if "nanogpt" in self.checkouts else (ours,)
+        sides = (ours, self.nanogpt(about)) if self.peers(model) else (ours,)
         yield self.turns("train", about, sides, self.train["rounds"], parts=True)
         for one in self.book["programs"] if self.cuda else ():
             if one["model"] == model and (checkout := self.checkouts.get(one["checkout"])):
@@ -119,6 +123,8 @@ class Plan:
     def variants(self, model: str) -> Iterator[Measurement]:
         """Yield a measurement of each variant beside the same side without it."""
         for text in self.options.variants or self.train["variants"]:
+            if text.startswith("nanogpt:") and not self.peers(model):
+                raise ValueError(f"--variants {text}: nanoGPT has no {model}, or --nanogpt is not given")
             about, pairs = self.about(model), text.removeprefix("nanogpt:").split("+")
             changes = {key: parse_yaml(value, text) for key, _, value in (pair.partition("=") for pair in pairs)}
             bind(Setting, {**self.setting, **about, **changes}, "")

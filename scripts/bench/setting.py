@@ -13,6 +13,7 @@ from conventions.config_keys import CONFIGS
 from conventions.yaml_file import read_yaml
 from harness import device as devices
 from harness.pass_sizes import resolve_micro
+from models import find
 from models.head import block_rows
 from models.plan import check_model
 from optimizers.plan import OptimizerPlan, check_optimizer
@@ -53,8 +54,13 @@ class Setting:
     def dtype(self) -> torch.dtype:
         return devices.resolve_dtype("auto", self.device)
 
+    @property
+    def data_tokens(self) -> int:
+        """Return the ids that are the data's: all rows of the embedding but those that a masked model adds."""
+        return self.vocabulary - find(self.shape["family"]).extra_tokens
+
     def build(self) -> Any:
-        return check_model(self.shape, self.context, seed=0)(self.vocabulary).to(self.device)
+        return check_model(self.shape, self.context, seed=0)(self.data_tokens).to(self.device)
 
     def choose(self) -> None:
         """Set what is the process's and not a model's."""
@@ -82,8 +88,10 @@ class Setting:
 
 
 def section_of(group: str, name: str) -> dict[str, Any]:
-    """Return the keys of configs/<group>/<name>.yaml."""
-    return read_yaml(CONFIGS / group / f"{name}.yaml")
+    """Return the keys of configs/<group>/<name>.yaml, upon those of the files that its `defaults` name."""
+    own = read_yaml(CONFIGS / group / f"{name}.yaml")
+    below = [section_of(group, base) for base in own.pop("defaults", []) if base != "_self_"]
+    return {key: value for section in (*below, own) for key, value in section.items()}
 
 
 def optimizer_of(name: str, way: dict[str, Any], device: str = "cpu") -> OptimizerPlan:

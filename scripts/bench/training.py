@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.loader import Loader
+from data.loader import Loader, cut_for
 from data.shards import Shard, tokens
 from harness import device as devices
 from harness.clock import Clock
@@ -85,11 +85,15 @@ class Halfstep(Training):
         self.optimizer, self.period, self.clock = plan.build(model), period_of(plan.keywords), Clock(s.device)
         self.objective = TimedObjective(
             model, sequences=sequences, flops_per_token=model.flops_per_token(s.context), clock=self.clock,
-            ledger=Ledger(), forward=s.forward(model), dtype=s.dtype, grad_clip=s.grad_clip,
+            sampled_flops_per_token=model.sampled_flops_per_token(s.context), ledger=Ledger(),
+            forward=s.forward(model), dtype=s.dtype, grad_clip=s.grad_clip,
             reserve=sum(unit.state_bytes for unit in plan.units(self.optimizer, model, s.tokens)),
         )  # fmt: skip
         self.objective.micro = s.sequences_per_pass(self.objective.attempt)
-        self.loader = Loader([Shard(Path(file)) for file in s.files], s.context, sequences, seed=0, device=s.device)
+        first = s.data_tokens
+        cut = cut_for(model.masking, first, (first, first + 1, first + 2))
+        shards = [Shard(Path(file)) for file in s.files]
+        self.loader = Loader(shards, s.context, sequences, seed=0, device=s.device, cut=cut)
         self.first_loss: float | None = None
 
     def facts(self) -> dict[str, Any]:
