@@ -16,6 +16,7 @@ from .mkor_h import MkorH
 from .muon import Muon
 from .normuon import NorMuon
 from .registry import OptimizerInfo, build_optimizer, find, list_optimizers, register
+from .scion import Scion
 from .shampoo import Shampoo
 from .soap import SOAP
 from .sophia import SophiaG, SophiaH
@@ -35,6 +36,7 @@ __all__ = [
     "Objective",
     "Optimizer",
     "OptimizerInfo",
+    "Scion",
     "Shampoo",
     "SophiaG",
     "SophiaH",

@@ -15,7 +15,7 @@ from .wrapped import Wrapped
 
 FOLDER = Path(__file__).parent
 LEFT_OUT = "register"  # the decorator of the registry
-UNUSED = ("treat", "changed")  # the methods that announce costs
+UNUSED = ("treat", "treat_rest", "changed")  # the methods that announce costs
 NOT_HERE = 'raise ImportError("this needs the package halfstep_optimizers, and not its one file")'
 LICENCE = """# SPDX-License-Identifier: Apache-2.0
 # Taken from halfstep, a benchmark of optimizers, by its program scripts.optimizers. It needs torch alone: import {name}
@@ -116,7 +116,7 @@ def _defines(node: ast.stmt) -> list[str]:
 
 
 def _dropped(node: ast.stmt) -> list[Any]:
-    """Return what is left out of a statement: the registry's decorator, and the method that announces costs."""
+    """Return what is left out of a statement: the registry's decorator, and the methods that announce costs."""
     found: list[Any] = [
         each for each in getattr(node, "decorator_list", [])
         if isinstance(each, ast.Call) and getattr(each.func, "id", "") == LEFT_OUT

@@ -20,6 +20,8 @@ RULES = [
     ("sophia_g", {"lr": 1e-3, "every": 2, "preset": "repo"}),
     ("adahessian", {"lr": 1e-2, "every": 2, "block": 8, "weight_decay": 0.1}),
     ("adahessian", {"lr": 1e-2, "block": None}),
+    ("scion", {"lr": 2e-3}),
+    ("scion", {"lr": 2e-3, "embedding_norm": "column"}),
     ("lamb", {"lr": 5e-3, "max_grad_norm": 0.5}),
 ]
 

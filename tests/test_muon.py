@@ -9,7 +9,7 @@ import torch
 
 import optimizers
 from optimizers import NorMuon
-from optimizers.muon import newton_schulz
+from optimizers.newton_schulz import newton_schulz
 from optimizers.param_groups import decayed
 from tests.recording import START, STEPS, Recording, decay
 from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, weights

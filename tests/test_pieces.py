@@ -14,6 +14,7 @@ WIDTH, HEADS, TOKENS = 12, 2, 64
 OUTPUTS = (12, 6, 6)  # queries, and fewer keys and values
 METHODS = [
     ("muon", {"split_qkv": True, "ns_dtype": "float64"}),
+    ("scion", {"split_qkv": True, "ns_dtype": "float64", "vector_radius": 0.0}),
     ("soap", {"split_qkv": True, "every": 40}),
     ("soap", {"split_qkv": True, "every": 40, "factorized": True}),
     ("soap", {"split_qkv": True, "every": 40, "normalize_grads": True, "one_sided": True}),

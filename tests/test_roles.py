@@ -13,7 +13,7 @@ from optimizers.param_groups import by_decay, by_kind, by_table
 from optimizers.roles import fused_outputs, kinds
 from tests.tiny import goes_on_to_the_same_bits, tiny_batch, tiny_model, weights
 
-MATRIX_METHODS = ["muon", "soap", "shampoo", "kfac", "mkor", "mkor_h"]
+MATRIX_METHODS = ["muon", "scion", "soap", "shampoo", "kfac", "mkor", "mkor_h"]
 HOOKED = ["kfac", "mkor", "mkor_h"]
 
 

@@ -23,6 +23,7 @@ MORE = [
     ("mkor", {"backend": "sgd"}),
     ("mkor_h", {"backend": "lamb"}),
     ("muon", {"split_qkv": False, "scale": "match_rms"}),
+    ("scion", {"split_qkv": False, "embedding_norm": "column"}),
 ]
 VARIANTS = [
     *((name, {}) for name in NAMES),
