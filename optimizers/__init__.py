@@ -19,6 +19,7 @@ from .registry import OptimizerInfo, build_optimizer, find, list_optimizers, reg
 from .scion import Scion
 from .shampoo import Shampoo
 from .soap import SOAP
+from .soap_muon import SoapMuon
 from .sophia import SophiaG, SophiaH
 from .wrapped import Wrapped
 
@@ -38,6 +39,7 @@ __all__ = [
     "OptimizerInfo",
     "Scion",
     "Shampoo",
+    "SoapMuon",
     "SophiaG",
     "SophiaH",
     "Wrapped",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .base import Reading
 from .checks import check_at_least
 from .eigenbasis import (
     cholesky_orthonormal,
@@ -24,7 +25,7 @@ from .eigenbasis import (
     next_power,
     orthonormal,
 )
-from .kronecker import average_gram_, complete_, gram_flops
+from .kronecker import average_gram_, complete_, gram_flops, spectrum_readings
 from .pieces import Matrix, matrices
 from .rotation import DTYPES, rotate, rotate_back, rotation_flops
 
@@ -147,6 +148,10 @@ class Bases:
         """Name the sides that are rotated, in a few words; nothing where there are none."""
         named = [f"{('rows', 'columns')[axis]} ({matrix.piece.shape[axis]})" for axis in matrix.sides]
         return f"in the eigenbasis of its {' and '.join(named)}" if named else ""
+
+    def readings(self, states: Iterable[Mapping[str, Any]]) -> dict[str, Reading | float]:
+        """Return condition and effective rank of the factors as of their last refresh."""
+        return spectrum_readings(value for state in states for key, value in state.items() if "_values" in key)
 
     def _average(self, g: Tensor, state: State, axes: Iterable[int], beta: float) -> None:
         average = self._gram_kernel()[0]

@@ -118,8 +118,8 @@ def matrices(
         stagger: spread the refreshes over `every` steps; otherwise all are due in the first.
     """
     cuts = {
-        p: [(piece, sides(piece.shape, group["table"])) for piece in
-            pieces(p, group, split, None if group["table"] else block)]
+        p: [(piece, sides(piece.shape, group.get("table", False))) for piece in
+            pieces(p, group, split, None if group.get("table") else block)]
         for group in groups for p in group["params"]
     }  # fmt: skip
     costs = [cost(piece.shape, own) for each in cuts.values() for piece, own in each]

@@ -37,7 +37,6 @@ from torch import Tensor, nn
 from .base import Optimizer, Reading, state_dtype
 from .bases import Bases, State
 from .checks import check_at_least, check_betas, check_common
-from .kronecker import spectrum_readings
 from .param_groups import by_table
 from .pieces import Matrix
 from .registry import register
@@ -202,6 +201,4 @@ class SOAP(Optimizer):
 
     @torch.no_grad()
     def readings(self) -> dict[str, Reading | float]:
-        """Return condition and effective rank of the factors L and R as of their last refresh."""
-        states = self.state.values()
-        return spectrum_readings(value for s in states for key, value in s.items() if "_values" in key)
+        return self.bases.readings(self.state.values())

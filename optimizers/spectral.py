@@ -8,7 +8,7 @@ That is steepest descent in the spectral norm. What s is, and what the other par
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ class Hidden(NamedTuple):
     state: MutableMapping[str, Any]
 
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+NS_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 
 class Spectral(Optimizer):
@@ -39,15 +39,20 @@ class Spectral(Optimizer):
     Args:
         ns_dtype: of the iteration; auto is bfloat16 on CUDA and float32 elsewhere.
         split_qkv: take the matrices that a parameter holds one by one; False: as one.
+
+    Attributes:
+        ns_polish: steps of a cubic after those of the iteration; a class may take some.
     """
+
+    ns_polish = 0
 
     def __init__(
         self, params: nn.Module | Iterable[Any], defaults: dict[str, Any], ns_dtype: str, split_qkv: bool
     ) -> None:
         check_betas([defaults["momentum"]], "momentum")
         check_at_least("ns_steps", defaults["ns_steps"], 1)
-        if ns_dtype not in ("auto", *DTYPES):
-            raise ValueError(f"ns_dtype must be auto, {', '.join(DTYPES)}, not {ns_dtype!r}")
+        if ns_dtype not in ("auto", *NS_DTYPES):
+            raise ValueError(f"ns_dtype must be auto, {', '.join(NS_DTYPES)}, not {ns_dtype!r}")
         self.ns_dtype, self.split_qkv = ns_dtype, split_qkv
         super().__init__(params, defaults)
 
@@ -57,7 +62,7 @@ class Spectral(Optimizer):
             return self.treat_rest(p, group)
         dtype = self._dtype(p)
         matrices = pieces(p, group, self.split_qkv)
-        flops = sum(newton_schulz_flops(each.shape, group["ns_steps"], dtype) for each in matrices)
+        flops = sum(self._newton_schulz_flops(each.shape, group, dtype) for each in matrices)
         precision = str(dtype).removeprefix("torch.")
         rule = "momentum, orthogonalised" + (f" as {len(matrices)} matrices" if len(matrices) > 1 else "")
         return treatment(p, rule, numbers=p.numel(), flops=flops, precision=precision, precision_flops=flops)
@@ -107,12 +112,15 @@ class Spectral(Optimizer):
         directions = [each.direction for each in alike]
         batch = torch.stack(directions) if len(alike) > 1 else directions[0]  # (count, rows, columns), or one
         dtype = self._dtype(batch)
-        orthogonal = newton_schulz(batch.to(dtype), group["ns_steps"])
+        orthogonal = newton_schulz(batch.to(dtype), group["ns_steps"], self.ns_polish)
         size = group["lr"] * self._scale(rows, columns, group)
         for each, matrix in zip(alike, orthogonal.reshape(-1, rows, columns), strict=True):
             update = self._weighed(matrix.to(state_dtype(each.weight)), each.state, group)
             each.weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-size)
-        return len(alike) * newton_schulz_flops((rows, columns), group["ns_steps"], dtype)
+        return len(alike) * self._newton_schulz_flops((rows, columns), group, dtype)
+
+    def _newton_schulz_flops(self, shape: Sequence[int], group: dict[str, Any], dtype: torch.dtype) -> int:
+        return newton_schulz_flops(shape, group["ns_steps"], dtype, self.ns_polish)
 
     def _weighed(self, update: Tensor, state: MutableMapping[str, Any], group: dict[str, Any]) -> Tensor:
         """Return an orthogonal update (rows, columns) as a class weighs its entries; Muon and Scion do not."""
@@ -136,6 +144,6 @@ class Spectral(Optimizer):
 
     def _dtype(self, x: Tensor) -> torch.dtype:
         if self.ns_dtype != "auto":
-            return DTYPES[self.ns_dtype]
+            return NS_DTYPES[self.ns_dtype]
         # Few CPUs multiply bfloat16 faster than float32 (twice, with AVX-512 BF16), most of them far slower.
         return torch.bfloat16 if x.is_cuda else state_dtype(x)

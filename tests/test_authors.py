@@ -5,6 +5,7 @@
     git clone https://github.com/facebookresearch/optimizers ~/authors/optimizers
     git clone https://github.com/nikhilvyas/SOAP ~/authors/SOAP
     git clone https://github.com/yorkerlin/KL-Methods ~/authors/KL-Methods
+    git clone https://github.com/nikhilvyas/SOAP_MUON ~/authors/SOAP_MUON
     HALFSTEP_AUTHORS=~/authors python -m pytest -rs tests/test_authors.py
 
 Theirs run as they are, but for the casts to float32 that they hard-wire: in a copy those are to float64.
@@ -13,6 +14,7 @@ Theirs run as they are, but for the casts to float32 that they hard-wire: in a c
 import importlib
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,8 @@ import optimizers
 from optimizers.kl_soap import KLSOAP
 from optimizers.param_groups import hidden_matrices
 from optimizers.soap import SOAP
+from optimizers.soap_muon import SoapMuon
+from tests.test_eigenbasis import drawn
 from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, train, weights
 
 AUTHORS = os.environ.get("HALFSTEP_AUTHORS", "")
@@ -181,3 +185,28 @@ def test_kl_soap(every, tmp_path, monkeypatch):
         for p, q in pairs if i == 0 else []:
             other.state[q]["Q"] = [soap.state[p][f"{side}_basis"].clone() for side in ("left", "right")]
     assert distance(weights(ours), weights(theirs), start) < 1e-9
+
+
+@pytest.mark.parametrize("one_sided", [True, False])
+@pytest.mark.parametrize("shape", [(24, 16), (16, 24), (16, 16)])
+def test_soap_muon(shape, one_sided, tmp_path, monkeypatch):
+    """On drawn gradients: where one has no component, rounding decides what theirs and ours orthogonalise."""
+    text = Path(AUTHORS, "SOAP_MUON", "nanogpt_optimizer.py").read_text()
+    text = text.replace("@torch.compile()", "").replace(".data.float()", ".data.double()").replace("eps=1e-7", "eps=0")
+    (tmp_path / "authors_soap_muon.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    p, q = (nn.Parameter(drawn(shape, 1, seed=1)[0]) for _ in range(2))
+    start, keywords = p.detach().clone(), {"lr": 0.02, "eps": 1e-15, "weight_decay": 0.0}
+    ours = SoapMuon([{"params": [p], "hidden": True}], one_sided=one_sided, **keywords)
+    theirs = importlib.import_module("authors_soap_muon").SOAP_Muon(
+        [q], projection_type="std" if one_sided else "full", newton_schulz_steps=10, nestrov=True, **keywords
+    )
+    monkeypatch.setattr(torch, "zeros", partial(torch.zeros, dtype=torch.float64))
+    for i, g in enumerate(drawn(shape, STEPS)):
+        p.grad, q.grad = g.clone(), g.clone()
+        theirs.step()
+        ours.step()
+        if i == 0 and not one_sided:
+            left, right = (ours.state[p][f"{side}_basis"].clone() for side in ("left", "right"))
+            theirs.state[q]["ortho_matrix"] = [left, right.T]
+    assert distance([p.detach()], [q.detach()], [start]) < 1e-9

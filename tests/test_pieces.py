@@ -19,6 +19,7 @@ METHODS = [
     ("soap", {"split_qkv": True, "every": 40, "factorized": True}),
     ("soap", {"split_qkv": True, "every": 40, "normalize_grads": True, "one_sided": True}),
     ("kl_soap", {"split_qkv": True, "every": 40}),
+    ("soap_muon", {"split_qkv": True, "every": 40, "ns_dtype": "float64", "eps": 1e-4}),
     ("shampoo", {"split_qkv": True, "every": 4, "eps": 1e-6}),
     ("shampoo", {"split_qkv": True, "every": 4, "eps": 1e-6, "graft": False, "power": 0.5}),
     (

@@ -24,6 +24,7 @@ MORE = [
     ("mkor_h", {"backend": "lamb"}),
     ("muon", {"split_qkv": False, "scale": "match_rms"}),
     ("scion", {"split_qkv": False, "embedding_norm": "column"}),
+    ("soap_muon", {"one_sided": False, "squares": "momentum", "root": False, "ns_polish": 0}),
 ]
 VARIANTS = [
     *((name, {}) for name in NAMES),
