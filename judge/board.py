@@ -17,6 +17,7 @@ from judge.fairness import endings
 from judge.public.collect import place
 from judge.public.study import PublicStudy, list_studies
 from judge.public.tables import by_choice
+from judge.publication import UNKEPT
 from judge.records import find_runs, has_runs
 from judge.row import Row, verdict_on
 from judge.scale import Figure, figures
@@ -91,7 +92,8 @@ def own_rows(results: Path, baseline: str = "adamw") -> list[BoardRow]:
     Of the rules matched and reverse it is by the one that stays within its ladder, or else excludes more.
     """
     rows: list[BoardRow] = []
-    for study in sorted(path for path in results.iterdir() if path.is_dir() and not path.name.endswith(SUFFIX)):
+    kept = (path for path in results.iterdir() if path.is_dir() and path.name not in UNKEPT)
+    for study in sorted(path for path in kept if not path.name.endswith(SUFFIX)):
         runs = [run for run in find_runs(study) if not run.known("origin")] if has_runs(study) else []
         if baseline not in {run.optimizer for run in runs}:
             continue

@@ -51,6 +51,16 @@ def test_runs_of_others_and_ours_are_apart():
     assert {row.rule for row in theirs} == {"matched", "isoloss"}
 
 
+def test_runs_that_are_not_published_are_not_ours_yet(tmp_path):
+    study = "wen2025-tiny-llama_pico"
+    for place in ("runs", "demo", "verdicts"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / study).symlink_to(ROOT / "results" / study)
+    assert own_rows(tmp_path) == []
+    (tmp_path / study).symlink_to(ROOT / "results" / study)
+    assert {row.optimizer for row in own_rows(tmp_path)} == {"soap", "muon", "lion"}
+
+
 def test_a_number_of_several_budgets_is_linked_to_the_folder_of_all_of_them():
     [soap] = [row for row in public_rows() if (row.optimizer, row.size) == ("SOAP", "130M")]
     [sophia] = [row for row in public_rows() if (row.optimizer, row.size) == ("Sophia-H", "300M")]
