@@ -11,10 +11,11 @@ import numpy as np
 from data.questions import Question, Questions
 
 SOURCE = "made up"
+# No articles: SQuAD's scores do not count them.
 WORDS = """
-the of and a to in is was he for it with as his on be at by had not are but from or have an they one were all we when
-your can use each how will out many then them some her make like him into time has look two more go see no way than who
-its now find long down day did get come made may part
+of and to in is was he for it with as his on be at by had not are but from or have they one were all we when your can
+use each how will out many then them some her make like him into time has look two more go see no way than who its now
+find long down day did get come made may part
 """
 KINDS = ("7", "A", "(")  # as a question asks for them
 

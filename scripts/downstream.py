@@ -64,6 +64,8 @@ def score(run: Path, names: list[str], how: Scoring) -> dict[str, dict[str, Any]
     if (tokenizer := tokenizer_of(run)) is None:
         raise ValueError(f"{run}: its config names no data.tokenizer, and tasks are text")
     model, step = load_run(run)
+    if not model.causal:
+        raise ValueError(f"{run} does not predict next tokens, which the harness asks for: score it by squad RUN...")
     known, held = how.known(step), read_scores(run)
     lacking = [name for name in names if any(held.get(name, {}).get(key, known) != known[key] for key in known)]
     if lacking:
