@@ -1,6 +1,5 @@
 """The command line of train.py: Hydra composes the config; errors come out in one sentence; --help lists the keys."""
 
-import functools
 import os
 import re
 import sys
@@ -58,13 +57,18 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
     """
 
     def run() -> None:
+        begun = False
+
+        def job(composed: DictConfig) -> None:
+            nonlocal begun
+            begun = True
+            _job(program, composed)
+
         forget_empty(*(name for name in os.environ if name.startswith(("WANDB_", "HALFSTEP_"))))
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them
         try:
             sys.argv[1:] = flags_first(sys.argv[1:])
-            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(
-                functools.partial(_job, program)
-            )()
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
         except KeyboardInterrupt:
             print(
                 "\nhalfstep: interrupted; the same command with resume=true goes on from the last checkpoint",
@@ -75,6 +79,10 @@ def command(program: Callable[[dict[str, Any]], str]) -> Callable[[], None]:
             if _shows_tracebacks():
                 raise
             complain(explain(error))
+        except Exception as error:
+            if begun or _shows_tracebacks():
+                raise
+            complain(_unread(error))
         if jobs.Outcome.failed:
             raise SystemExit(2)
 
@@ -93,6 +101,8 @@ def composed(arguments: Sequence[str]) -> dict[str, Any]:
             values = OmegaConf.to_container(hydra.compose("train", opened), resolve=True, throw_on_missing=True)
     except EXPECTED as error:
         raise ValueError(explain(error)) from None
+    except Exception as error:
+        raise ValueError(_unread(error)) from error
     return cast(dict[str, Any], values)
 
 
@@ -170,6 +180,12 @@ def explain(error: BaseException) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
 
 
+def _unread(error: Exception) -> str:
+    """Say that Hydra itself failed, as it does on some overrides that it does not foresee: `+@=a`, say."""
+    text = str(error).partition("\n")[0] or type(error).__name__
+    return f"Hydra cannot read the command line ({text}): keys are given as key=value, and --help lists them"
+
+
 def _unknown(key: str) -> str:
     """Say that a key is not there: which options of its group have it, or which names are nearest."""
     group, options = key.partition(".")[0], {}
@@ -209,7 +225,8 @@ def help_text(about: str, arguments: list[str]) -> str:
 
 
 def _groups() -> list[str]:
-    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "claim")  # scripts.claims'
+    others = ("claim", "public")  # scripts.claims' and scripts.public's
+    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in others)
 
 
 def _options(group: Path) -> list[str]:

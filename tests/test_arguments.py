@@ -94,6 +94,8 @@ WRONG = {
     "a=b=c": "cannot read 'a=b=c'",
     "optimizer.betas=[.9": r"cannot read 'optimizer\.betas=\[\.9'",
     "=3": "cannot read",
+    "+@=a": r"Hydra cannot read the command line \(.+\): keys are given as key=value",
+    "+experiment=[demo,[a]]": r"Hydra cannot read the command line \(can only concatenate str",
     "optimizer=null": "cannot read .*optimizer=null: a group takes the name of one of its options",
     "optimizer=adamw,lion": "optimizer=adamw,lion has several values: add -m",
     "steps=${foo}": "the config refers to foo, which is not there",

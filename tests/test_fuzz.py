@@ -136,6 +136,12 @@ def test_json_has_one_kind_of_error(finite):
     assert str(parse_json("[NaN, -Infinity]", finite)) == ("[None, None]" if finite else "[nan, -inf]")
 
 
+@pytest.mark.parametrize("override", ["+@=$HOME", "+@a=b", "+experiment=[demo,[a]]"])
+def test_what_hydra_itself_fails_on_is_refused(override):
+    with pytest.raises(ValueError, match=r"^Hydra cannot read the command line \(.+\): keys are given as key=value"):
+        composed([override])
+
+
 @pytest.mark.parametrize("key", ["model.name", "data.name", "optimizer.name", "tracker.name"])
 def test_a_name_in_the_config_is_no_path(key):
     """Such a name took the run's folder out of results/runs."""
