@@ -101,6 +101,12 @@ def test_a_persons_files_are_named_and_an_end_of_what_was_tried_is_told(tmp_path
     assert "- Beware: old: the best lr lay at an end of what was tried: a better one may lie beyond\n" in text
 
 
+def test_a_corpus_of_the_hub_has_its_own_name_and_not_its_files_pattern(tmp_path):
+    path = write_claim(tmp_path, {"tiny": scale(config={"experiment": "scale_tiny", "data": "ptb"})})
+    train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002, manifest={"data.name": "ptb"})
+    assert " on ptb (10M training tokens), T = " in page([verified(path, "tiny", tmp_path)])
+
+
 def test_a_deciding_statements_notes_are_cautions(tmp_path):
     path = write_claim(tmp_path)
     train(read_claim(path), "tiny", tmp_path, {"new": 1.5}, noise=0.002, manifest={"data.train_tokens": 1000})

@@ -59,7 +59,8 @@ def _model(run: Run) -> str:
 
 def _corpus(run: Run) -> str:
     """Return a person's files by their names, any corpus with its size."""
-    files, tokens = run.config["data"].get("files") or [], run.known("data", "train_tokens")
+    data, tokens = run.config["data"], run.known("data", "train_tokens")
+    files = (data.get("files") or []) if data["name"] == "local" else []  # elsewhere a pattern within a repository
     names = [Path(each).name for each in ([files] if isinstance(files, str) else files)]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     name = f"{names[0]}{more}" if names else str(run.known("data", "name"))
