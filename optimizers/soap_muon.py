@@ -49,7 +49,8 @@ from .treatment import Treatment, treatment
     paper="Vyas et al. 2025",
     presets="The defaults are those of the authors' runs of modded-nanogpt, with the refreshes of those of OLMo (every "
     "10 updates; of modded-nanogpt's every 40 at a rate of .02, or every one at .03). `root` and `squares` make it the "
-    "authors' variant for OLMo, or track 3's; `scale` and `split_qkv` are Muon's.",
+    "authors' variant for OLMo, or track 3's; `scale` and `split_qkv` are Muon's. The recipe "
+    "`vyas2025/soap_muon` has the rates that the authors chose for a refresh in every update.",
     pitfalls="Two rates to tune, as Muon has. Where a gradient is nothing but rounding, as in the direction that "
     "LayerNorm takes out, the root of V and ten steps of Newton-Schulz make a step of it: in float32 such directions "
     "move, and rounding says where to.",

@@ -108,6 +108,26 @@ def test_a_few_steps_of_the_cubic_bring_singular_values_to_one(shape):
         assert torch.allclose(newton_schulz(each, 6, 2), orthogonalised(each, 6, 2), atol=1e-9)
 
 
+def test_matrices_of_one_shape_step_as_a_batch_as_they_do_one_by_one():
+    """CUDA takes them together; here it is asked for by hand."""
+    grads = drawn((2, 12, 8), 6)
+    ends_ = []
+    for together in (False, True):
+        params = [Parameter(w) for w in drawn((2, 12, 8), 1, seed=1)[0]]
+        optimizer = SoapMuon([{"params": params, "hidden": True}], every=2)
+        group, charged = optimizer.param_groups[0], 0
+        for g in grads:
+            params[0].grad, params[1].grad = g
+            batch = [(p, optimizer.matrices[p][0]) for p in params]
+            for each in [batch] if together else [[pair] for pair in batch]:
+                with torch.no_grad():
+                    charged += optimizer._step_batch(each, group)
+        ends_.append((charged, [p.detach() for p in params]))
+    assert ends_[0][0] == ends_[1][0]
+    for ours, theirs in zip(ends_[0][1], ends_[1][1], strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-9)
+
+
 def test_the_rest_gets_adamw():
     keywords = {"lr": 0.0, "adamw_lr": 1e-3, "weight_decay": 0.1}
     runs = [Recording(name, steps=5, **keywords) for name in ("muon", "soap_muon")]
