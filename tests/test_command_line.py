@@ -122,9 +122,12 @@ def test_help_is_complete_and_imports_nothing_heavy(here):
 def test_help_names_every_key_and_group():
     text = help_text("", [])
     keys = set(yaml.safe_load((ROOT / "configs" / "train.yaml").read_text())) - {"defaults", "hydra"}
-    groups = {path.name for path in (ROOT / "configs").iterdir() if path.is_dir()} - {"claim"}  # scripts.claims'
-    for key in keys | groups:
+    groups = {path.name for path in (ROOT / "configs").iterdir() if path.is_dir()}
+    others = {"claim", "public"}  # scripts.claims' and scripts.public's
+    for key in keys | groups - others:
         assert re.search(rf"^\s*{key}\b", text, re.M), key
+    listed = set(re.findall(r"^  (\w+) +\w", text.partition("Groups (")[2], re.M))
+    assert listed == groups - others
 
 
 def test_help_into_a_pipe_that_is_closed(here):
