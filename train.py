@@ -1,4 +1,4 @@
-"""Train GPT-2 from scratch under any optimizer, and count every step, FLOP and second.
+"""Train GPT-2, Llama or BERT from scratch under any optimizer, and count every step, FLOP and second.
 
     python train.py                                                        a small GPT-2 on Python's own source text
     python train.py optimizer=muon optimizer.lr=0.02 steps=1000 seed=1     another optimizer, another seed

@@ -19,7 +19,11 @@ REQUIRED = inspect.Parameter.empty
 
 
 def bind(
-    target: Callable[..., Any], values: Mapping[str, Any], section: str, aside: Sequence[str] = ()
+    target: Callable[..., Any],
+    values: Mapping[str, Any],
+    section: str,
+    aside: Sequence[str] = (),
+    others: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the keywords for `target`, checked by name and by type; ranges are the target's own to check.
 
@@ -28,6 +32,7 @@ def bind(
         values: the section of the config.
         section: its dotted name, for the sentences ("" at the top level).
         aside: parameters of the target that do not come from the config.
+        others: keys of the section that are not for the target, to be named beside its own.
 
     Raises:
         ValueError: an unknown or missing key, or a value of another type, in one sentence.
@@ -45,9 +50,9 @@ def bind(
             continue
         path = f"{section}.{key}" if section else key
         # What takes any keyword takes a misspelt one too, and drops it.
-        misspelt = open_ended and difflib.get_close_matches(key, named, n=1, cutoff=0.85)
+        misspelt = open_ended and difflib.get_close_matches(key, [*named, *others], n=1, cutoff=0.85)
         if key in aside or (key not in named and (misspelt or not open_ended)):
-            raise ValueError(f"{path} is no key of {section or 'the config'}: {nearest(key, named)}")
+            raise ValueError(f"{path} is no key of {section or 'the config'}: {nearest(key, [*named, *others])}")
         annotation = named[key].annotation if key in named else Any
         bound[key] = _convert(value, annotation, path)
     for key, parameter in named.items():

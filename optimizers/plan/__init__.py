@@ -98,7 +98,7 @@ def check_optimizer(
         with in_section("optimizer", keywords):
             info = info.tried(device, **everyones, **keywords)
         return OptimizerPlan(info, {**keywords, **everyones})
-    plan = OptimizerPlan(info, {**bind(info.constructor, own, "optimizer", ["params"]), **everyones})
+    plan = OptimizerPlan(info, {**bind(info.constructor, own, "optimizer", ["params"], EVERYONES), **everyones})
     plan.build(nn.Linear(2, 2, device=device))
     return plan
 
@@ -111,7 +111,7 @@ def _of_external(entry: External, section: Mapping[str, Any]) -> dict[str, Any]:
     if wrapped in own:
         raise ValueError(f"{key}.{wrapped} takes a class: give {key}.base._target_={own[wrapped]}")
     filled = [name for kind, name in request.asked.items() if kind in ("steps", "data") and name not in own]
-    keywords = bind(entry.constructor, own, key, [*request.aside, *filled])
+    keywords = bind(entry.constructor, own, key, [*request.aside, *filled], EVERYONES if key == "optimizer" else ())
     for name in SECTIONS:
         inner = section.get(name)
         if inner is None:
