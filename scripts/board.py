@@ -3,7 +3,8 @@
     python -m scripts.board          # docs/board.html, docs/board.svg and results/board.md; make board does the same
 
 The page needs no network, and its table reads without a script; a script sorts and filters it. The picture is also on
-top of README, and results/board.md is the table under it. make tables writes and checks all three.
+top of README, and results/board.md, which has the runs of others alone, is the table under it. make tables writes and
+checks all three.
 """
 
 import math
@@ -52,20 +53,19 @@ def board_texts(root: Path) -> dict[Path, str]:
     return {
         root / "docs" / "board.html": page + "\n",
         root / "docs" / "board.svg": picture + "\n",
-        root / "results" / "board.md": table(theirs, ours),
+        root / "results" / "board.md": table(theirs),
     }
 
 
-def table(theirs: Sequence[BoardRow], ours: Sequence[BoardRow]) -> str:
+def table(theirs: Sequence[BoardRow]) -> str:
     """Return the Markdown lines of the table under the picture: a line for each optimizer, a column for each size."""
     pictured = [row for row in theirs if row.pictured]
-    sizes = list(dict.fromkeys(row.size for row in sorted([*pictured, *ours], key=lambda row: row.parameters)))
+    sizes = list(dict.fromkeys(row.size for row in sorted(pictured, key=lambda row: row.parameters)))
     rows = []
-    studies = dict.fromkeys(row.study for row in pictured)
-    for whose, own in [*((each, [row for row in pictured if row.study == each]) for each in studies), ("ours", ours)]:
-        for name, lines in by_speedup(own):
+    for study in dict.fromkeys(row.study for row in pictured):
+        for name, lines in by_speedup([row for row in pictured if row.study == study]):
             cells = ("; ".join(_cell(row) for row in lines if row.size == size) for size in sizes)
-            rows.append([name, whose, *cells])
+            rows.append([name, study, *cells])
     return markdown(Grid("", ["optimizer", "runs of", *sizes], rows)) + "\n"
 
 
@@ -86,7 +86,7 @@ def draw(theirs: Sequence[BoardRow], ours: Sequence[BoardRow]) -> str:
     rows, top = [row for row in theirs if row.pictured], 30.0
     color = _color([*theirs, *ours])
     groups = {name: [row for row in rows if row.study == name] for name in dict.fromkeys(row.study for row in rows)}
-    titles = {study.name: study.title for study in list_studies()} | {"": "Our own runs: .1M parameters on a CPU"}
+    titles = {study.name: study.title for study in list_studies()} | {"": "Our own runs: less than 1M parameters, on a CPU"}
     for key, own in [*groups.items(), ("", list(ours))]:
         beware = own[0].beware if key else ""
         block: dict[str, Any] = {"title": titles[key], "beware": beware, "y": top, "names": []}
