@@ -86,7 +86,8 @@ def draw(theirs: Sequence[BoardRow], ours: Sequence[BoardRow]) -> str:
     rows, top = [row for row in theirs if row.pictured], 30.0
     color = _color([*theirs, *ours])
     groups = {name: [row for row in rows if row.study == name] for name in dict.fromkeys(row.study for row in rows)}
-    titles = {study.name: study.title for study in list_studies()} | {"": "Our own runs: less than 1M parameters, on a CPU"}
+    titles = {study.name: study.title for study in list_studies()}
+    titles[""] = "Our own runs: less than 1M parameters, on a CPU"
     for key, own in [*groups.items(), ("", list(ours))]:
         beware = own[0].beware if key else ""
         block: dict[str, Any] = {"title": titles[key], "beware": beware, "y": top, "names": []}
