@@ -1,8 +1,10 @@
 """Lion: the sign of an interpolated momentum (Chen et al., arXiv 2302.06675, algorithm 2).
 
-c = b1 m + (1 - b1) g
-w <- w - lr (sign(c) + wd w)
-m <- b2 m + (1 - b2) g
+    c = b1 m + (1 - b1) g
+    w <- w - lr (sign(c) + wd w)
+    m <- b2 m + (1 - b2) g
+
+b1 weighs the momentum in a step, and b2 is what it keeps of itself.
 """
 
 from collections.abc import Callable, Iterable

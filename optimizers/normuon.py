@@ -5,7 +5,9 @@
     U = O / (sqrt(v) + eps)
     w <- w - lr wd w - lr s U |O| / |U|          Frobenius norms, s as in Muon
 
-Orthogonalised momenta have rows of quite different lengths; here each output learns at about the same rate.
+Orthogonalised momenta have rows of quite different lengths; here each output learns at about the same rate. The paper
+and its authors' code take rows, whatever the shape; modded-nanogpt's track 3 takes columns where they outnumber the
+rows, as in an MLP's second matrix.
 """
 
 from collections.abc import Iterable, MutableMapping

@@ -19,8 +19,9 @@ in float64 too.
 Variants:
 - `one_sided=false` rotates both sides, which costs more, and their report says that it does better;
 - `root=false`: without the square root. NewtonSchulz(QL X QR^T) = QL NewtonSchulz(X) QR^T, so this is Newton-Schulz of
-  SOAP's own direction. With a step whose root mean square is lr it is the authors' olmo_optimimzer.py: that is
-  `scale=match_rms` at five times the rate;
+  SOAP's own direction. With `nesterov=false one_sided=false scale=match_rms`, at five times the rate, this is what the
+  authors' olmo_optimimzer.py does with hidden matrices: a step has the root mean square lr. All other parameters have
+  there SOAP's step, scaled to that size, in place of AdamW's;
 - `squares=momentum`: V <- b2 V + (1 - b2) u^2 with u = b1 M + (1 - b1) G'. With root=false, correct_bias=false,
   one_sided=false and every=1 it is what modded-nanogpt's track 3 took up in its records from 2,750 updates on; those
   fix the size of the weights, too, and iterate with other coefficients, which end at 1 as well.
