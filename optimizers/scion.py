@@ -154,8 +154,9 @@ class Scion(Spectral):
         return marked
 
     def treat_rest(self, p: Tensor, group: Group) -> Treatment:
-        rule = "momentum, rows of one size" if self._by_rows(group) else "sign of the momentum"
-        return treatment(p, f"{rule}, in a ball of {group['radius']:g}", numbers=p.numel())
+        rows = "momentum at one size" if group["layer"] == "vector" else "momentum, rows of one size"
+        rule = f"{rows if self._by_rows(group) else 'sign of the momentum'}, radius {group['radius']:g}"
+        return treatment(p, rule, numbers=p.numel())
 
     def _step_rest(self, params: list[Any], group: Group) -> None:
         rows = [(p, p.grad, self._momentum(p)) for p in params]
