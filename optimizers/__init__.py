@@ -15,6 +15,7 @@ from .mkor import Mkor
 from .mkor_h import MkorH
 from .muon import Muon
 from .normuon import NorMuon
+from .psgd_kron import PSGDKron
 from .registry import OptimizerInfo, build_optimizer, find, list_optimizers, register
 from .scion import Scion
 from .shampoo import Shampoo
@@ -37,6 +38,7 @@ __all__ = [
     "Objective",
     "Optimizer",
     "OptimizerInfo",
+    "PSGDKron",
     "Scion",
     "Shampoo",
     "SoapMuon",

@@ -5,6 +5,7 @@ gradients over the ranks, as DistributedDataParallel and FSDP do.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any
 from zlib import crc32
 
@@ -61,6 +62,12 @@ class Loop:
         loss = self.closure() if self.closure else None
         self._group["updates"] = self.step + 1
         return loss
+
+    def generator(self, key: Hashable) -> Generator:
+        """Return a generator that depends on the step and the key alone, as that of a run with the seed 0 does."""
+        digest = sha256(repr((0, self.step, key)).encode()).digest()
+        parameters = self._group.get("params") or [torch.empty(0)]
+        return Generator(parameters[0].device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         """Average tensors over the ranks, in place."""

@@ -25,7 +25,9 @@ MORE = [
     ("muon", {"split_qkv": False, "scale": "match_rms"}),
     ("scion", {"split_qkv": False, "embedding_norm": "column"}),
     ("soap_muon", {"one_sided": False, "squares": "momentum", "root": False, "ns_polish": 0}),
+    ("psgd_kron", {"block": 48, "memory_save": "smart_one_diag", "every": 3}),
 ]
+LATER = {"psgd_kron": {"flat_start": 0, "anneal": 9.0}}  # announced is the mean once refreshes have become rare
 VARIANTS = [
     *((name, {}) for name in NAMES),
     ("soap", {"factorized": True, "max_side": 64}),
@@ -37,7 +39,7 @@ VARIANTS = [
 @pytest.mark.parametrize(("name", "changed"), VARIANTS)
 def test_what_is_announced_of_a_parameter_is_what_it_gets(name, changed):
     """Bytes by parameter, beside the state itself; FLOPs in sum, beside what torch's counter sees in a period."""
-    info, inputs = optimizers.find(name), {**keywords(name), **changed}
+    info, inputs = optimizers.find(name), {**keywords(name), **LATER.get(name, {}), **changed}
     model = tiny_model(width=64, bias=True)
     optimizer = info.build(model, **inputs)
     announced = info.treatments(optimizer, model, tokens=1)
