@@ -104,7 +104,7 @@ class PSGDKron(Optimizer):
         anneal: growth of the interval's logarithm per update from then on, until it has come to `every`.
         damping: noise in what the factors are fitted to, as a share of its mean size.
         whiten: fit the factors to the momentum or to the gradient.
-        max_rms: clip the preconditioned momentum of a matrix to this root mean square; null: do not.
+        max_rms: clip the preconditioned momentum to this root mean square; null: do not.
         unit_grads: divide each matrix's gradient by its norm first.
         max_side: a longer side has a diagonal factor.
         memory_save: more diagonal factors: none, that of the longer of two unlike sides (smart_one_diag), that of the
