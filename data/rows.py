@@ -46,8 +46,7 @@ def read(path: Path, column: str, after: Any = None) -> Iterator[TextRow]:
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if getattr(error, "errno", None) is not None:  # the disk's trouble, and not the decompressor's
             raise
-        why = " ".join(str(error).split())
-        raise ValueError(f"{path} is cut short or damaged ({why}); bring a whole copy") from None
+        raise damaged(path, error) from None
 
 
 def skip(file: io.BufferedReader, offset: int) -> None:
@@ -128,6 +127,11 @@ def _plain_text(pieces: Iterable[bytes], path: Path, offset: int, number: int) -
             yield TextRow(text, (offset - len(decoder.getstate()[0]), number))
 
 
+def damaged(path: Path, error: Exception) -> ValueError:
+    """Return the error of a file that its library cannot read to the end."""
+    return ValueError(f"{path} is cut short or damaged ({' '.join(str(error).split())}); bring a whole copy")
+
+
 def _table(path: Path, column: str, first: int) -> Iterator[TextRow]:
     import pyarrow
     from pyarrow import parquet
@@ -147,9 +151,13 @@ def _table(path: Path, column: str, first: int) -> Iterator[TextRow]:
             end = begin + table.metadata.row_group(group).num_rows
             if end > first:
                 number = begin
-                for batch in table.iter_batches(1024, row_groups=[group], columns=[column]):
-                    for text in batch.column(0).to_pylist():
-                        number += 1
-                        if number > first:
-                            yield TextRow(checked(text, f"{path}, row {number}", column), number, number / total)
+                try:
+                    for batch in table.iter_batches(1024, row_groups=[group], columns=[column]):
+                        for text in batch.column(0).to_pylist():
+                            number += 1
+                            if number > first:
+                                place = f"{path}, row {number}"
+                                yield TextRow(checked(text, place, column), number, number / total)
+                except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+                    raise damaged(path, error) from None
             begin = end

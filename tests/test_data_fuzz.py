@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conventions.sentence import sentence
 from data import load
 from data.rows import read
 from data.shards import Shard, Stream, inspect, measure, tokens
@@ -45,10 +46,10 @@ def answers(work):
     try:
         return work()
     except (ValueError, FileNotFoundError) as error:
-        sentence, kind = str(error), type(error)
-    assert kind in (ValueError, FileNotFoundError), sentence
-    assert sentence
-    assert "\n" not in sentence
+        kind, words = type(error), sentence(error)
+    assert kind in (ValueError, FileNotFoundError), words
+    assert words
+    assert "\n" not in words
     return None
 
 

@@ -53,6 +53,19 @@ def test_json_lines_in_every_wrapping(tmp_path, suffix, opener):
     assert 10 < len(val) < 60
 
 
+def test_a_parquet_file_that_is_broken_within_is_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": ["a", "b"] * 99}), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[4:60] = bytes(56)  # its footer, at the end, is whole
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path} is cut short or damaged \(.+\); bring a whole copy$"):
+        list(read(path, "text"))
+
+
 def test_parquet_and_its_resumption(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
