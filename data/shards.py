@@ -178,7 +178,7 @@ def _vocabulary_beside(path: Path) -> int:
                 if named and isinstance(argument, int):
                     return argument
                 named = argument == "vocab_size"
-    except (OSError, ValueError):
+    except (OSError, ValueError, MemoryError, OverflowError):  # bytes that are no pickle announce any length
         pass
     return 0
 

@@ -185,6 +185,7 @@ class PSGDKron(Optimizer):
             flops += self._step_flops(shape, triangles) + self._refresh_flops(shape, triangles) / self.every
         return treatment(p, rule, numbers, counts=len(own), flops=flops, moved=2 * p.numel())
 
+    @torch._disable_dynamo  # whose graphs of it draw other noise in torch 2.13
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         objective = self.objective(closure)

@@ -152,7 +152,8 @@ def test_nanogpts_meta_file_tells_of_a_wide_vocabulary(tmp_path, protocol):
             assert measure(Shard(path, "uint16")).tokens == 1000
         else:
             assert measure(Shard(path)).tokens == 1000
-    for broken in (b"", b"\x80\x04\x95", b"cos\nsystem\n(S'exit'\ntR.", bytes(range(256))):
+    far = b"\x96" + bytes(7) + b"\x01"  # announces 2^56 bytes
+    for broken in (b"", far, b"\x80\x04\x95", b"cos\nsystem\n(S'exit'\ntR.", bytes(range(256))):
         (tmp_path / "meta.pkl").write_bytes(broken)
         assert measure(Shard(path)).tokens == 1000
 
