@@ -76,14 +76,14 @@ def naive(q, every=10, b3=B2, clamp=4000, first=0.1, correct_bias=False, normali
     ("keywords", "known"),
     [
         ({"every": 9}, {"every": 9}),
-        ({"every": 7, "correct_bias": True}, {"every": 7, "correct_bias": True}),
+        pytest.param({"every": 7, "correct_bias": True}, {"every": 7, "correct_bias": True}, marks=pytest.mark.slow),
         (
             {"shampoo_beta": 0.9, "normalize_grads": True, "every": 60},
             {"b3": 0.9, "normalize_grads": True, "every": 60},
         ),
         ({"every": 9, "first_eigenvalue": 1e-3, "clamp": 11.0}, {"every": 9, "first": 1e-3, "clamp": 11.0}),
-        ({"max_side": 40, "every": 3}, {"every": 3}),
-        ({"every": 9, "qr": "cholesky"}, {"every": 9}),
+        pytest.param({"max_side": 40, "every": 3}, {"every": 3}, marks=pytest.mark.slow),
+        pytest.param({"every": 9, "qr": "cholesky"}, {"every": 9}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

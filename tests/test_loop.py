@@ -13,11 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import optimizers
 from optimizers import AdaHessian, SophiaG
 from optimizers.loop import Curvature
-from tests.test_optimizers import build, keywords
+from tests.test_optimizers import VARIANTS, build, keywords
 from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
 
 OWN = [info for info in optimizers.list_optimizers() if issubclass(info.constructor, optimizers.Optimizer)]
 NAMES = [info.name for info in OWN]
+EVERY = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in NAMES]
 PLAIN = [info.name for info in OWN if not hasattr(info.constructor, "update_curvature")]
 STEPS = 24  # past two refreshes
 BEFORE, AFTER = 13, 24  # a refresh lies between
@@ -168,7 +169,7 @@ def test_preconditioned_gradients_go_into_any_optimizer(name, by):
     assert ours == pytest.approx(losses, rel=1e-10)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_schedulers_set_its_rates(name):
     model = tiny_model()
     optimizer = make(name, model)
@@ -187,7 +188,7 @@ def test_schedulers_set_its_rates(name):
 
 
 @pytest.mark.parametrize("how", ["deepcopy", pytest.param("pickle", marks=pytest.mark.slow), "state dict"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_copies_and_files_go_on_to_the_same_bits(name, how):
     """After a scheduler has wrapped `step`, which no copy may take along."""
     torch.manual_seed(0)
@@ -218,7 +219,7 @@ def test_copies_and_files_go_on_to_the_same_bits(name, how):
     assert same(model, again)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_bfloat16_weights_keep_their_wide_state(name):
     model = tiny_model(dtype=torch.bfloat16)
     optimizer = make(name, model)
@@ -267,7 +268,7 @@ def scaled_loop(model, optimizer, scaler, steps: int, overflow: bool = False) ->
     return losses
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_scaled_loss_makes_the_same_updates(name):
     """GradScaler multiplies the loss by a power of two, which changes no bit."""
     ends = []
@@ -280,7 +281,7 @@ def test_a_scaled_loss_makes_the_same_updates(name):
     assert all(torch.equal(a, b) for a, b in zip(ends[0][1], ends[1][1], strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_scaled_losses_that_overflow_are_skipped(name):
     """Hooks have seen the infinite gradients too: their statistics are left out, and taken in the next update."""
     model = tiny_model()

@@ -23,6 +23,9 @@ from tests.command import in_process, manifest, rows
 from tests.tiny import Unused, goes_on_to_the_same_bits, tiny_batch, tiny_model, tiny_objective, train, weights
 
 NAMES = [info.name for info in optimizers.list_optimizers()]
+# Each steps as another one does in most of its code: what is tested of every optimizer is slow of these.
+VARIANTS = {"adagrad", "kl_soap", "mkor_h", "normuon", "sgd", "soap_muon", "sophia_h"}
+EVERY = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in NAMES]
 CONFIGS = Path(__file__).parent.parent / "configs" / "optimizer"
 STRANGERS = [
     ("torch.optim.NAdam", {"lr": 1e-3}),
@@ -43,14 +46,14 @@ def build(name: str, model: nn.Module) -> torch.optim.Optimizer:
     return optimizers.build_optimizer(name, model, **keywords(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_loss_falls(name):
     model = tiny_model()
     losses = train(model, build(name, model), tiny_objective(model), steps=60)
     assert sum(losses[-5:]) / 5 < losses[0] - 0.02
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_two_runs_agree_to_the_last_bit(name):
     one, other = tiny_model(), tiny_model()
     losses = [train(model, build(name, model), tiny_objective(model), 12) for model in (one, other)]
@@ -58,13 +61,13 @@ def test_two_runs_agree_to_the_last_bit(name):
     assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_all_state_is_in_state_and_param_groups(name):
     """A fresh optimizer given nothing but the state dict, through a file, goes on to the same bits."""
     goes_on_to_the_same_bits(lambda model: build(name, model))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_micro_batches_give_the_same_curve(name):
     whole, cut = tiny_model(dtype=torch.float64), tiny_model(dtype=torch.float64)
     a = train(whole, build(name, whole), tiny_objective(whole), 12)
@@ -72,7 +75,7 @@ def test_micro_batches_give_the_same_curve(name):
     assert a == pytest.approx(b, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_each_parameter_is_in_exactly_one_group(name):
     model = tiny_model()
     optimizer = build(name, model)
@@ -82,7 +85,7 @@ def test_each_parameter_is_in_exactly_one_group(name):
         assert group.get("weight_decay", 0) == 0 or all(p.ndim >= 2 for p in group["params"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_bfloat16_parameters(name):
     model = tiny_model(dtype=torch.bfloat16)
     optimizer = build(name, model)
@@ -95,7 +98,7 @@ def test_bfloat16_parameters(name):
         assert all(v.dtype == torch.float32 for v in kept)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_frozen_and_unused_parameters_stay_as_they_are(name):
     model = Unused()
     model.positions.weight.requires_grad_(False)
@@ -108,7 +111,7 @@ def test_frozen_and_unused_parameters_stay_as_they_are(name):
     assert not torch.equal(model.embedding.weight, before.embedding.weight)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_flops_charged_are_those_counted(name):
     """The oracle is torch's counter, taught the linear algebra it misses, and not the optimizer's own formula."""
     info, model = optimizers.find(name), tiny_model(width=64)
@@ -121,7 +124,7 @@ def test_the_flops_charged_are_those_counted(name):
         assert charged == pytest.approx(counted, rel=0.02, abs=1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_learning_rate_of_zero_moves_nothing(name):
     model = tiny_model()
     optimizer = build(name, model)
@@ -132,7 +135,7 @@ def test_a_learning_rate_of_zero_moves_nothing(name):
     assert all(torch.equal(a, b) for a, b in zip(before, weights(model), strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_gradient_that_is_not_a_number_is_named_and_ends_the_run(name, here, monkeypatch):
     poisoned, build = "blocks.1.mlp.up.weight", OptimizerInfo.build
     now = []  # in the gradient's own pass of the third update, and in no other
@@ -162,7 +165,7 @@ def test_a_gradient_that_is_not_a_number_is_named_and_ends_the_run(name, here, m
     assert rows(here / "out")[-1]["step"] == 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_metrics_are_finite_scalars(name):
     model = tiny_model()
     optimizer = build(name, model)
@@ -173,7 +176,7 @@ def test_metrics_are_finite_scalars(name):
     assert state_bytes(optimizer) > 0  # with the configs' keywords every one of them remembers something
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_impossible_values_name_their_keyword(name):
     with pytest.raises(ValueError, match=r"(?i)lr|learning rate"):
         optimizers.build_optimizer(name, tiny_model(), **{**keywords(name), "lr": -1.0})

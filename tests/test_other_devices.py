@@ -17,6 +17,7 @@ from optimizers.activations import Activations
 from optimizers.bases import Bases
 from optimizers.mkor_h import MkorH
 from scripts.bench.setting import section_of
+from tests.test_optimizers import VARIANTS
 from tests.tiny import SEQUENCES, tiny_batch, tiny_model, tiny_objective
 from tests.waits import Waits
 
@@ -24,6 +25,7 @@ STEPS = 12  # a refresh at every tenth is among them
 TORCHS = {"adafactor"}  # reads a norm of every parameter
 FUSED = {"adamw"}  # counts on the device
 NAMES = sorted(info.name for info in list_optimizers())
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in NAMES]
 
 
 def trained(name, **more):
@@ -48,7 +50,7 @@ def test_a_changed_step_does_not_wait():
     assert result == [[]] * STEPS
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_steps_do_not_wait_before_a_resume_nor_after_it(name):
     optimizer, result, waits = trained(name)
     reads = {read for step in result for read in step}

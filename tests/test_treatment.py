@@ -8,6 +8,7 @@ import optimizers
 from harness.recorder import tensor_bytes
 from harness.rehearsal import rehearse
 from tests.test_optimizers import NAMES, keywords
+from tests.test_optimizers import VARIANTS as SLOW
 from tests.tiny import tiny_model, tiny_objective, train
 
 MORE = [
@@ -29,7 +30,7 @@ MORE = [
 ]
 LATER = {"psgd_kron": {"flat_start": 0, "anneal": 9.0}}  # announced is the mean once refreshes have become rare
 VARIANTS = [
-    *((name, {}) for name in NAMES),
+    *(pytest.param(name, {}, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES),
     ("soap", {"factorized": True, "max_side": 64}),
     ("sgd", {"momentum": 0.0}),
     *(pytest.param(*each, marks=pytest.mark.slow) for each in MORE),
