@@ -95,8 +95,8 @@ def facts(comparison: Comparison) -> str:
     facts = [
         f"Study {', '.join(studies)}: {len(comparison.runs)} runs",
         f"trained elsewhere ({origin})" if origin else "",
-        " ".join(filter(None, [model.get("name", "an unknown model"), shape and f"({shape})"])),
-        data.get("name", "unknown data") + (f", context {context}" if context else ""),
+        " ".join(filter(None, [str(model.get("name") or "an unknown model"), shape and f"({shape})"])),
+        str(data.get("name") or "unknown data") + (f", context {context}" if context else ""),
         f"{tokens:,} tokens per update" if tokens else "",
         ", ".join(sorted({device_of(run) for run in comparison.runs if run.rows})),
     ]

@@ -17,7 +17,9 @@ from harness.command_line import composed
 from harness.config import parse
 from harness.sweep.watch import RunReader
 from harness.words import flags_first
+from judge.answer import facts
 from judge.claims.claim_file import read_claim
+from judge.comparison import compare
 from judge.readers import read
 from judge.records import find_runs
 from tests.foreign import TEXTS, foreign, write_mlflow_database, write_mlruns, write_text
@@ -78,6 +80,16 @@ def test_a_row_or_a_length_that_is_none_is_no_progress(tmp_path):
     for line in ("1", '{"step": "a"}', '{"step": 1, "val/loss": []}'):
         (folder / "metrics.jsonl").write_text(f"{line}\n")
         assert RunReader(folder).read() is None
+
+
+@pytest.mark.parametrize("section", ["model", "data"])
+def test_a_run_whose_model_or_data_has_no_name_is_reported(tmp_path, section):
+    path = write_run(tmp_path) / "config.yaml"
+    values = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**values, section: {**values[section], "name": None}}))
+    assert ("an unknown model" if section == "model" else "unknown data") in facts(
+        compare(find_runs(tmp_path), "adamw")
+    )
 
 
 @pytest.mark.parametrize("odd", ["\x1e", "\x1b[2J", "\x85", "\u2028", "\0", "\x0c"])
