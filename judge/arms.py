@@ -72,8 +72,9 @@ class Arm:
     @property
     def warmup(self) -> float:
         """Return the updates of warm-up, where all runs have the same number; 0 where it is a share of the length."""
-        stated = {run.section("schedule").get("warmup") for run in self.runs}
-        fixed = stated.pop() if len(stated) == 1 else 0
+        fixed, *others = (run.section("schedule").get("warmup") for run in self.runs)
+        if any(other != fixed for other in others):
+            return 0
         return fixed if isinstance(fixed, int | float) and 1 <= fixed < min(self.lengths, default=0) else 0
 
     def diverged(self, length: int) -> list[Run]:

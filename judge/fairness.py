@@ -82,5 +82,5 @@ def _seeds(arm: Arm, length: int | None) -> str:
 
 
 def _kinds(arm: Arm, *way: str) -> str:
-    kinds = {run.known(*way) for run in arm.runs if run.rows}
-    return ", ".join(sorted(str(kind) for kind in kinds if kind is not None))
+    kinds = (run.known(*way) for run in arm.runs if run.rows)
+    return ", ".join(sorted({str(kind) for kind in kinds if kind is not None}))

@@ -92,6 +92,14 @@ def test_a_run_whose_model_or_data_has_no_name_is_reported(tmp_path, section):
     )
 
 
+def test_a_warm_up_of_another_type_is_no_fixed_number(tmp_path):
+    for seed in (0, 1):
+        path = write_run(tmp_path, seed=seed) / "config.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "schedule": {"warmup": [10]}}))
+    (arm,) = compare(find_runs(tmp_path), "adamw").arms
+    assert arm.warmup == 0
+
+
 @pytest.mark.parametrize("odd", ["\x1e", "\x1b[2J", "\x85", "\u2028", "\0", "\x0c"])
 def test_a_control_character_is_shown_as_its_escape(odd, capsys):
     """Such a character in a key, a value or a file's name began another line, or moved the terminal."""

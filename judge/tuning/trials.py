@@ -251,7 +251,8 @@ def _tuning(runs: Sequence[Run], folder: Path) -> Tuning:
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys that trials without a plan varied: the optimizer's and schedule's numbers that differ."""
     keys = [key for key in configs[0] if key.startswith(("optimizer.", "schedule."))]
-    return [key for key in keys if isinstance(configs[0][key], int | float) and len({c.get(key) for c in configs}) > 1]
+    first = configs[0]
+    return [k for k in keys if isinstance(first[k], int | float) and any(c.get(k) != first[k] for c in configs)]
 
 
 def _plan(path: Path) -> dict[str, Any]:
