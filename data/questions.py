@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from conventions.json_text import parse_json
 from conventions.paths import expanded, forget_empty
 from conventions.run_format import first_line
 from data.hub import resolve
@@ -55,7 +56,7 @@ def read_squad(folder: str | None = None) -> Questions:
 
 def _read(path: Path) -> list[Question]:
     try:
-        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        articles = parse_json(path.read_text(encoding="utf-8"))["data"]
         rows = [
             (each["id"], each["question"], paragraph["context"],
              [(answer["text"], answer["answer_start"]) for answer in each["answers"]])

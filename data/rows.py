@@ -46,7 +46,7 @@ def read(path: Path, column: str, after: Any = None) -> Iterator[TextRow]:
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if getattr(error, "errno", None) is not None:  # the disk's trouble, and not the decompressor's
             raise
-        raise damaged(path, error) from None
+        raise _damaged(path, error) from None
 
 
 def skip(file: io.BufferedReader, offset: int) -> None:
@@ -127,7 +127,7 @@ def _plain_text(pieces: Iterable[bytes], path: Path, offset: int, number: int) -
             yield TextRow(text, (offset - len(decoder.getstate()[0]), number))
 
 
-def damaged(path: Path, error: Exception) -> ValueError:
+def _damaged(path: Path, error: Exception) -> ValueError:
     """Return the error of a file that its library cannot read to the end."""
     return ValueError(f"{path} is cut short or damaged ({' '.join(str(error).split())}); bring a whole copy")
 
@@ -159,5 +159,5 @@ def _table(path: Path, column: str, first: int) -> Iterator[TextRow]:
                                 place = f"{path}, row {number}"
                                 yield TextRow(checked(text, place, column), number, number / total)
                 except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-                    raise damaged(path, error) from None
+                    raise _damaged(path, error) from None
             begin = end

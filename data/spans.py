@@ -7,6 +7,7 @@ answer. There the text is put together again from words; here a token knows its 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,8 +56,9 @@ class Window(NamedTuple):
     answer: tuple[int, int]
 
 
+@cache
 def encoder(tokenizer: str) -> Encode:
-    """Return what encodes a text with a tokenizer of ours, and remembers passages, which several questions share."""
+    """Return what encodes a text with a tokenizer of ours, and remembers texts, which seeds and runs share."""
     theirs: Any = as_transformers(tokenizer)
     theirs.backend_tokenizer.encode_special_tokens = True  # a text that spells out [SEP] gets no [SEP]
     known: dict[str, tuple[np.ndarray, np.ndarray]] = {}

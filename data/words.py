@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from conventions import atomic
+from conventions.json_text import parse_json
 from data.shards import Dtype, smallest_dtype
 
 NAME = "words"
@@ -63,4 +64,4 @@ def words_of(folder: Path, texts: Callable[[], Iterable[str]]) -> Words:
         words = sorted(counts, key=lambda word: (-counts[word], word))
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, json.dumps(words))
-    return Words(json.loads(path.read_text(encoding="utf-8")))
+    return Words(parse_json(path.read_text(encoding="utf-8")))

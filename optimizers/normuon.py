@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .checks import check_at_least, check_betas
 from .muon import Muon
+from .param_groups import group_of
 from .registry import register
 from .treatment import Treatment, treatment
 
@@ -67,7 +68,7 @@ class NorMuon(Muon):
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
         plain = super().treat(p, tokens)
-        group = next(group for group in self.param_groups if any(p is q for q in group["params"]))
+        group = group_of(self.param_groups, p)
         if not group["hidden"]:
             return plain
         outputs = p.shape[1] if group.get("transposed") else p.shape[0]

@@ -135,10 +135,10 @@ def matrices_apart(groups: list[Group], model: nn.Module, marks: Group) -> None:
 
     marks: keys of those groups.
     """
-    found: list[Group] = []
+    matrices, found = _matrices(model), list[Group]()
     for group in groups:
         own: list[Group] = []
-        for alike in _matrices(model):
+        for alike in matrices:
             inner = set(alike["params"])
             params = [p for p in group["params"] if p in inner]
             own += [{**group, **alike, **marks, "params": params}] if params else []
@@ -148,6 +148,11 @@ def matrices_apart(groups: list[Group], model: nn.Module, marks: Group) -> None:
             each |= {"weight_decay": 0.0} if "weight_decay" in each else {}
         found += [*([group] if group["params"] else []), *own]
     groups[:] = found
+
+
+def group_of(groups: Iterable[Group], p: Tensor) -> Group:
+    """Return the group that a parameter is in."""
+    return next(group for group in groups if any(p is q for q in group["params"]))
 
 
 def no_weight_decay(kind: type, key: str = "decay_embeddings") -> ValueError:

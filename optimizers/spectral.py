@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .base import Optimizer, state_dtype
 from .checks import check_at_least, check_betas
 from .newton_schulz import newton_schulz, newton_schulz_flops
-from .param_groups import Group
+from .param_groups import Group, group_of
 from .pieces import pieces
 from .treatment import Treatment, treatment
 
@@ -57,7 +57,7 @@ class Spectral(Optimizer):
         super().__init__(params, defaults)
 
     def treat(self, p: Tensor, tokens: int) -> Treatment:
-        group = next(group for group in self.param_groups if any(p is q for q in group["params"]))
+        group = group_of(self.param_groups, p)
         if not group["hidden"]:
             return self.treat_rest(p, group)
         dtype = self._dtype(p)

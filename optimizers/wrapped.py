@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .base import eval_weights, state_dtype, switches_weights
 from .kernels import Number, add_, average_, kernel
-from .param_groups import Group, matrices_apart, no_weight_decay, trainable
+from .param_groups import Group, group_of, matrices_apart, no_weight_decay, trainable
 from .pieces import pieces
 from .roles import matrix_kinds
 from .treatment import Treatment
@@ -167,7 +167,7 @@ class Wrapped(torch.optim.Optimizer):
 
     def changed(self, p: Tensor, plain: Treatment) -> Treatment:
         """Return the treatment of a parameter, which has `plain` without the changes."""
-        group = next(group for group in self.param_groups if any(p is q for q in group["params"]))
+        group = group_of(self.param_groups, p)
         rule, size = plain.rule, p.numel() * state_dtype(p).itemsize
         if group.get("hyperball"):
             rule += f", on a hyperball at {group['lr']:g}"

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 import optimizers
 from conventions.keywords import bind
+from tests.cases import quick_cases
 from tests.command import in_process, manifest, rows
 from tests.tiny import goes_on_to_the_same_bits, tiny_batch, tiny_model, tiny_objective, train, weights
 
@@ -30,9 +31,7 @@ def test_those_that_were_promised_are_there():
     assert {"schedule_free_adamw", "ademamix", "mars", "prodigy"} <= set(EXTERNAL)
 
 
-@pytest.mark.parametrize(
-    "name", [name if "schedule" in name else pytest.param(name, marks=pytest.mark.slow) for name in EXTERNAL]
-)
+@pytest.mark.parametrize("name", quick_cases(EXTERNAL, ["schedule_free_adamw"]))
 def test_it_trains_from_the_command_line(name, here):
     ended = in_process(f"optimizer={name}", "steps=40", "log.every=20", "eval.every=20", "run_dir=out")
     assert (ended.code, ended.err) == (0, "")

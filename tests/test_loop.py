@@ -13,12 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import optimizers
 from optimizers import AdaHessian, SophiaG
 from optimizers.loop import Curvature
+from tests.cases import slow_cases
 from tests.test_optimizers import VARIANTS, build, keywords
 from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
 
 OWN = [info for info in optimizers.list_optimizers() if issubclass(info.constructor, optimizers.Optimizer)]
 NAMES = [info.name for info in OWN]
-EVERY = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in NAMES]
+EVERY = slow_cases(NAMES, VARIANTS)
 PLAIN = [info.name for info in OWN if not hasattr(info.constructor, "update_curvature")]
 STEPS = 24  # past two refreshes
 BEFORE, AFTER = 13, 24  # a refresh lies between

@@ -19,13 +19,14 @@ from harness.rehearsal import rehearse, uncharged_per_step
 from optimizers.param_groups import check_cover
 from optimizers.plan import check_optimizer
 from optimizers.registry import OptimizerInfo
+from tests.cases import slow_cases
 from tests.command import in_process, manifest, rows
 from tests.tiny import Unused, goes_on_to_the_same_bits, tiny_batch, tiny_model, tiny_objective, train, weights
 
 NAMES = [info.name for info in optimizers.list_optimizers()]
 # Each steps as another one does in most of its code: what is tested of every optimizer is slow of these.
 VARIANTS = {"adagrad", "kl_soap", "mkor_h", "normuon", "sgd", "soap_muon", "sophia_h"}
-EVERY = [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in NAMES]
+EVERY = slow_cases(NAMES, VARIANTS)
 CONFIGS = Path(__file__).parent.parent / "configs" / "optimizer"
 STRANGERS = [
     ("torch.optim.NAdam", {"lr": 1e-3}),

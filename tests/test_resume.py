@@ -14,6 +14,7 @@ import data.plan
 import train
 from harness import checkpoint
 from optimizers import build_optimizer, list_optimizers
+from tests.cases import quick_cases
 from tests.command import (
     ROOT,
     SMALL,
@@ -68,9 +69,7 @@ def assert_same_run(one, other):
 KINDS = ("soap", "sophia_g", "mkor", "schedule-free", "two", "a wrapper")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS]
-)
+@pytest.mark.parametrize("name", quick_cases(OPTIMIZERS, KINDS))
 def test_every_optimizer_goes_on_to_the_same_bits(here, name):
     arguments = (*OPTIMIZERS[name], *EVERY_THREE)
     trained(*arguments, run_dir="whole")

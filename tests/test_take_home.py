@@ -10,6 +10,7 @@ import torch
 from optimizers import Wrapped
 from optimizers.take_home import one_file
 from scripts.optimizers import main
+from tests.cases import quick_cases
 from tests.refusal import refusal
 from tests.test_loop import NAMES, OWN, loop, trained
 from tests.test_optimizers import keywords
@@ -31,9 +32,7 @@ def files(tmp_path_factory):
 KINDS = ("soap", "sophia_g", "mkor")
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", quick_cases(NAMES, KINDS))
 def test_the_bits_are_the_packages(name, files):
     spec = importlib.util.spec_from_file_location(f"taken_{name}", files / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
