@@ -48,7 +48,6 @@ def board_texts(root: Path) -> dict[Path, str]:
         rows=[*_ordered(theirs), *_ordered(ours)],
         studies=studies,
         small=small,
-        color=_color(theirs + ours),
     )
     return {
         root / "docs" / "board.html": page + "\n",
@@ -81,31 +80,33 @@ def _cell(row: BoardRow) -> str:
 
 
 def draw(theirs: Sequence[BoardRow], ours: Sequence[BoardRow]) -> str:
-    """Draw an interval and a mark for each pictured row, in a block for each study of others, and one for ours."""
+    """Draw an interval and a mark for each pictured row, in a block for each study of others, and one for ours.
+
+    Colour and mark tell the sizes of one block apart; each row also names its size, and ours the claim of their study.
+    """
     blocks: list[dict[str, Any]] = []
-    rows, top = [row for row in theirs if row.pictured], 30.0
-    color = _color([*theirs, *ours])
+    rows, top = [row for row in theirs if row.pictured], 6.0
     groups = {name: [row for row in rows if row.study == name] for name in dict.fromkeys(row.study for row in rows)}
     titles = {study.name: study.title for study in list_studies()}
     titles[""] = "Our own runs: less than 1M parameters, on a CPU"
     for key, own in [*groups.items(), ("", list(ours))]:
         beware = own[0].beware if key else ""
+        sizes = list(dict.fromkeys(row.size for row in sorted(own, key=lambda row: row.parameters)))
         block: dict[str, Any] = {"title": titles[key], "beware": beware, "y": top, "names": []}
         top += 28 if beware else 16
         block["begin"] = top
         for name, lines in by_speedup(own):
             marks = []
             for row in lines:
-                marks.append({"y": top + STEP / 2, "color": color(row.size), "row": row, **span(row.speedup)})
+                kind = sizes.index(row.size)
+                marks.append({"y": top + STEP / 2, "kind": kind, "color": INK[kind], "row": row, **span(row.speedup)})
                 top += STEP
             block["names"].append({"name": name, "y": marks[0]["y"], "marks": marks, "end": top + GAP / 2})
             top += GAP
         blocks.append({**block, "end": top})
         top += 24
     ticks = [(x_of(value), f"{value:g}") for value in (0.5, 0.7, 1, 1.4, 2)]
-    sizes = {row.size: color(row.size) for row in sorted([*rows, *ours], key=lambda row: row.parameters)}
-    order = {size: i for i, size in enumerate(sizes)}
-    return template("board.svg").render(blocks=blocks, ticks=ticks, height=round(top), sizes=sizes, order=order)
+    return template("board.svg").render(blocks=blocks, ticks=ticks, height=round(top))
 
 
 def span(speedup: Speedup) -> dict[str, Any]:
@@ -136,12 +137,6 @@ def x_of(speedup: float) -> float:
     """Return the place of a speed-up on the axis, on a log scale."""
     share = math.log(min(max(speedup, ENDS[0]), ENDS[1]) / ENDS[0]) / math.log(ENDS[1] / ENDS[0])
     return round(LEFT + WIDE * share, 1)
-
-
-def _color(rows: Sequence[BoardRow]) -> Any:
-    """Return the colour of a size, by its order: black is ours, the smallest."""
-    sizes = list(dict.fromkeys(row.size for row in sorted(rows, key=lambda row: row.parameters)))
-    return lambda size: INK[sizes.index(size) % len(INK)]
 
 
 if __name__ == "__main__":

@@ -100,6 +100,16 @@ def test_the_picture_is_one_drawing_with_a_mark_for_each_size(texts):
     assert "undertuned" in words
 
 
+def test_every_text_of_the_picture_ends_inside_it(texts):
+    drawing = ElementTree.fromstring(texts["board.svg"])
+    wide = float(drawing.get("viewBox").split()[2])
+    begin = [each for each in drawing.iter("{http://www.w3.org/2000/svg}text") if each.get("text-anchor") is None]
+    for each in begin:
+        size = float(each.get("font-size", drawing.get("font-size")))
+        assert float(each.get("x")) + 0.56 * size * len("".join(each.itertext())) <= wide  # a letter is about .56 of it
+    assert len(begin) > 40
+
+
 def test_intervals_lie_where_their_numbers_are():
     assert x_of(ENDS[0]) == LEFT
     assert x_of(ENDS[1]) == LEFT + WIDE
