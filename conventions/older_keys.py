@@ -10,8 +10,8 @@ from conventions.yaml_file import read_yaml
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's config with the keys that have come since, at the values that say what the run did."""
-    section = config["optimizer"]
-    return {**_table()["run"], **config, "optimizer": {**_of(section), **section}}
+    section, model = config["optimizer"], {**_table()["model"], **config["model"]}
+    return {**_table()["run"], **config, "model": model, "optimizer": {**_of(section), **section}}
 
 
 def reduced(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def reduced(config: Mapping[str, Any]) -> dict[str, Any]:
     section = config["optimizer"]
     return {
         **_without(config, _table()["run"]),
+        "model": _without(config["model"], _table()["model"]),
         "optimizer": _without(section, {**_table()["optimizer"], **_of(section)}),
     }
 

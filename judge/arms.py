@@ -30,6 +30,7 @@ LAST_BITS = ("device", "compile", "batch.micro")
 MACHINE = (*LAST_BITS, "dtype")
 # Losses of another model, on other windows, or after updates of another size are never compared.
 INCOMPARABLE = ("model", "context", "batch.tokens", "eval.tokens")
+FIRST_WEIGHTS = ("model.init_scale",)  # another start is no other model: it is compared, and shown where it differs
 MOST_DIVERGED = 0.05  # the share of an arm's runs that may diverge before the others are only the lucky ones
 
 
@@ -217,7 +218,7 @@ def common_length(arms: Sequence[Arm], baseline: str) -> int | None:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    kept = {key: value for key, value in settings(run).items() if within(key, INCOMPARABLE)}
+    kept = {k: v for k, v in settings(run).items() if within(k, INCOMPARABLE) and not within(k, FIRST_WEIGHTS)}
     return kept | {"data.fingerprint": run.known("data", "fingerprint")}
 
 

@@ -3,10 +3,12 @@
 A new family is a file here that implements `LanguageModel`, an entry in `models.MODELS`, and a YAML in configs/model/.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
@@ -50,6 +52,11 @@ class Role:
     rows: tuple[int, ...] = ()
 
 
+# First sizes of hidden matrices by what they are: of qkv, projection, up and gate, down.
+InitScale = tuple[float, float, float, float]
+PLACES = {"qkv": 0, "projection": 1, "up": 2, "gate": 2, "down": 3}
+
+
 class LanguageModel(nn.Module, ABC):
     """Every model family implements this contract.
 
@@ -57,12 +64,15 @@ class LanguageModel(nn.Module, ABC):
     masking: what a model that is not causal predicts; its batches are masked so. None: it predicts the next token.
     extra_tokens: rows of the embedding that it needs beyond the data's own tokens.
     context: longest sequence, in tokens.
+    init_scale: standard deviations of hidden matrices at first, as multiples of torch's default for a linear layer,
+        1 / sqrt(3 inputs); None: as the model has them by itself.
     """
 
     causal: bool
     masking: Masking | None = None
     extra_tokens: int = 0
     context: int
+    init_scale: InitScale | None = None
 
     @abstractmethod
     def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor | Losses:
@@ -87,6 +97,16 @@ class LanguageModel(nn.Module, ABC):
     def initialize(self, generator: Generator | None = None) -> None:
         """Draw every weight anew."""
 
+    @torch.no_grad()
+    def scale_hidden(self, generator: Generator | None = None) -> None:
+        """Draw the hidden matrices again as `init_scale` has it; without one they stay as they are."""
+        if self.init_scale is None:
+            return
+        for parameter, role in self.roles().items():
+            if role.kind == "hidden":
+                deviation = self.init_scale[PLACES[role.what]] / math.sqrt(3 * parameter.size(1))
+                parameter.normal_(0, deviation, generator=generator)
+
     def check_length(self, inputs: Tensor) -> None:
         """Raise ValueError where sequences (B, T) are longer than the context."""
         if (time := inputs.size(1)) > self.context:
@@ -98,6 +118,12 @@ class LanguageModel(nn.Module, ABC):
         for parameter, role in self.roles().items():
             by_kind[role.kind] = by_kind.get(role.kind, 0) + parameter.numel()
         return by_kind.get("hidden", 0) + by_kind.get("head", by_kind.get("embedding", 0))
+
+
+def check_init_scale(scale: InitScale | None) -> None:
+    """Raise ValueError for a factor that is not above 0, or not finite."""
+    if scale is not None and not all(0 < factor < math.inf for factor in scale):
+        raise ValueError(f"init_scale must be four numbers above 0, not {list(scale)}; null: the model's own sizes")
 
 
 def check_sizes(vocabulary: int, **sizes: int | None) -> None:

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from conventions.masking import EXTRA_TOKENS, NEXT, RANDOM, Masking
 from conventions.targets import UNCOUNTED
-from models.base import LanguageModel, Losses, Role, check_sizes
+from models.base import InitScale, LanguageModel, Losses, Role, check_init_scale, check_sizes
 from models.head import head_loss
 
 EPS = 1e-12
@@ -62,6 +62,9 @@ class BERT(LanguageModel):
     mask_share: of the tokens of a sequence, predicted: 0.15
     max_predictions: largest number of predictions in a sequence; null: no bound
     next_sentence: sequences are [CLS] A [SEP] B [SEP], and the model tells whether B follows A in the text
+    init_scale: standard deviations of hidden matrices at first, as multiples of torch's default for a linear layer,
+        1 / sqrt(3 inputs): of queries, keys and values; of attention's projection,
+        and of the layers after the blocks; of the MLP's first layer; of its second; null: as `initialize` has them
     """
 
     causal = False
@@ -78,18 +81,20 @@ class BERT(LanguageModel):
         mask_share: float = 0.15,
         max_predictions: int | None = None,
         next_sentence: bool = False,
+        init_scale: InitScale | None = None,
     ):
         hidden = 4 * width if hidden is None else hidden
         sizes = {"layers": layers, "heads": heads, "width": width, "hidden": hidden, "context": context}
         check_sizes(vocabulary, **sizes, max_predictions=max_predictions)
         if width % heads:
             raise ValueError(f"width must be a multiple of heads, but {width} is not one of {heads}")
+        check_init_scale(init_scale)
         if not 0 < mask_share <= 1:
             raise ValueError(f"mask_share must be above 0 and at most 1, not {mask_share}")
         if next_sentence and context < 5:
             raise ValueError(f"context must be at least 5 for [CLS] A [SEP] B [SEP], not {context}")
         super().__init__()
-        self.context = context
+        self.context, self.init_scale = context, init_scale
         self.masking: Masking = Masking(mask_share, max_predictions, next_sentence)
         self.embedding = nn.Embedding(vocabulary, width)  # the head too
         self.positions = nn.Embedding(context, width)
@@ -112,6 +117,7 @@ class BERT(LanguageModel):
                 parameter.fill_(1)
             else:
                 parameter.normal_(0, 0.02, generator=generator)
+        self.scale_hidden(generator)
 
     def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor | Losses:
         x = self.encode(inputs)

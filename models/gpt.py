@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
-from models.base import LanguageModel, Losses, Role, check_sizes
+from models.base import InitScale, LanguageModel, Losses, Role, check_init_scale, check_sizes
 from models.head import head_loss
 
 
@@ -70,6 +70,9 @@ class GPT(LanguageModel):
     vocabulary: rows of the embedding, which may be padded beyond the tokenizer's (see `padded_vocabulary`)
     bias: a bias in every linear layer and LayerNorm, as OpenAI's weights have
     scale_attention_by_layer: divide the attention logits of block i = 1, 2, ... by i, as Sophia's authors do
+    init_scale: standard deviations of hidden matrices at first, as multiples of torch's default for a linear layer,
+        1 / sqrt(3 inputs): of queries, keys and values; of attention's projection; of the MLP's first layer; of its
+        second; null: as `initialize` has them
     """
 
     causal = True
@@ -83,12 +86,15 @@ class GPT(LanguageModel):
         vocabulary: int,
         bias: bool = False,
         scale_attention_by_layer: bool = False,
+        init_scale: InitScale | None = None,
     ):
         check_sizes(vocabulary, layers=layers, heads=heads, width=width, context=context)
+        check_init_scale(init_scale)
         if width % heads:
             raise ValueError(f"width must be a multiple of heads, but {width} is not one of {heads}")
         super().__init__()
         self.heads, self.context, self.scale_attention_by_layer = heads, context, scale_attention_by_layer
+        self.init_scale = init_scale
         self.embedding = nn.Embedding(vocabulary, width)  # the head too
         self.positions = nn.Embedding(context, width)
         divisors = range(1, layers + 1) if scale_attention_by_layer else [1] * layers
@@ -108,6 +114,7 @@ class GPT(LanguageModel):
                 parameter.normal_(0, 0.02 / math.sqrt(2 * len(self.blocks)), generator=generator)
             else:
                 parameter.normal_(0, 0.02, generator=generator)
+        self.scale_hidden(generator)
 
     def forward(self, inputs: Tensor, targets: Tensor | None = None) -> Tensor | Losses:
         self.check_length(inputs)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
-from models.base import LanguageModel, Losses, Role, check_sizes
+from models.base import InitScale, LanguageModel, Losses, Role, check_init_scale, check_sizes
 from models.head import head_loss
 
 NormKind = Literal["rms", "layer"]
@@ -139,6 +139,9 @@ class Llama(LanguageModel):
     z_loss: this multiple of log(Z)^2 per token is added to the loss for its gradient alone, Z the softmax's sum
     init_std: of every matrix's first weights
     scale_residual: init_std / sqrt(2 L) for the 2 L matrices that write to the residual stream, as in GPT-2
+    init_scale: standard deviations of hidden matrices at first, as multiples of torch's default for a linear layer,
+        1 / sqrt(3 inputs): of queries, keys and values; of attention's projection; of the MLP's first layers; of its
+        second; null: as `initialize` has them
     """
 
     causal = True
@@ -163,10 +166,12 @@ class Llama(LanguageModel):
         z_loss: float = 0.0,
         init_std: float = 0.02,
         scale_residual: bool = False,
+        init_scale: InitScale | None = None,
     ):
         kv_heads, hidden = heads if kv_heads is None else kv_heads, 4 * width if hidden is None else hidden
         sizes = {"layers": layers, "heads": heads, "width": width, "context": context}
         check_sizes(vocabulary, **sizes, kv_heads=kv_heads, hidden=hidden)
+        check_init_scale(init_scale)
         if width % heads or width // heads % 2:
             raise ValueError(f"width must be an even multiple of heads, but {width} is not one of {heads}")
         if heads % kv_heads:
@@ -179,6 +184,7 @@ class Llama(LanguageModel):
         super().__init__()
         self.heads, self.context, self.rope_theta = heads, context, rope_theta
         self.z_loss, self.init_std, self.scale_residual = z_loss, init_std, scale_residual
+        self.init_scale = init_scale
         self.embedding = nn.Embedding(vocabulary, width)
         self.blocks = nn.ModuleList(
             LlamaBlock(
@@ -205,6 +211,7 @@ class Llama(LanguageModel):
         for module in self.modules():
             if isinstance(module, RotaryAttention) and module.qk_norm == "l2":
                 module.temperature.fill_(module.start)
+        self.scale_hidden(generator)
 
     @property
     def head_weight(self) -> Tensor:

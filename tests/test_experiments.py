@@ -165,12 +165,13 @@ def test_a_recipe_that_is_not_there():
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_what_others_tuned_sets_the_optimizer_alone_and_lies_where_a_tuning_looks(name):
+def test_what_others_tuned_sets_the_optimizer_and_what_a_hyperball_keeps_and_lies_where_a_tuning_looks(name):
     defaults = read_yaml(CONFIGS / "experiment" / f"{name}.yaml")["defaults"]
     optimizer = next(each["override /optimizer"] for each in defaults if "override /optimizer" in each)
     plain = command_line.composed(["experiment=scale_small", f"optimizer={optimizer}"])
     values = command_line.composed([f"experiment=[scale_small,{name}]"])
-    assert all(key.startswith("optimizer.") for key in differing(plain, values))
+    others = {key for key in differing(plain, values) if not key.startswith("optimizer.")}
+    assert others == ({"model.init_scale"} if "hyperball" in values["optimizer"] else set())
     check_optimizer(values["optimizer"], values["allow_targets"])
     flat = flatten(values)
     for key, each in search_space(values["optimizer"].get("_target_") or optimizer, flat).items():

@@ -17,7 +17,8 @@ from judge.records import find_runs, read_run
 from tests.study import write_run
 
 TABLE = read_yaml(CONFIGS / "older_keys.yaml")
-OLDER = [(name, key, value) for name, keys in TABLE.items() if name != "run" for key, value in keys.items()]
+OTHERS = ("run", "model")
+OLDER = [(name, key, value) for name, keys in TABLE.items() if name not in OTHERS for key, value in keys.items()]
 EVERYONES = TABLE["optimizer"]  # which a config need not have
 OLDER = [("adamw" if name == "optimizer" else name, key, value) for name, key, value in OLDER]
 
@@ -43,6 +44,20 @@ def test_a_key_of_the_run_names_it_only_where_it_says_something_new(key, value):
     assert config_hash({**values, key: value}) == config_hash(without) != config_hash({**values, key: "another"})
     assert completed(without)[key] == value
     assert completed({**values, key: "another"})[key] == "another"
+
+
+@pytest.mark.parametrize(("key", "value"), TABLE["model"].items())
+@pytest.mark.parametrize("model", ["gpt2_nano", "llama_nano", "bert_nano"])
+def test_a_key_of_the_model_names_a_run_only_where_it_says_something_new(model, key, value):
+    values = composed([f"model={model}"])
+
+    def having(**changes):
+        return {**values, "model": {**{k: v for k, v in values["model"].items() if k != key}, **changes}}
+
+    assert values["model"][key] == value
+    assert config_hash(values) == config_hash(having()) != config_hash(having(**{key: "another"}))
+    assert completed(having())["model"] == values["model"]
+    assert completed(having(**{key: "another"}))["model"][key] == "another"
 
 
 def test_an_older_run_reads_as_what_it_did_and_a_foreign_one_as_what_it_says(tmp_path):
