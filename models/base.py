@@ -95,7 +95,7 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def initialize(self, generator: Generator | None = None) -> None:
-        """Draw every weight anew."""
+        """Draw every weight anew; a model that takes an `init_scale` calls `scale_hidden` at the end."""
 
     @torch.no_grad()
     def scale_hidden(self, generator: Generator | None = None) -> None:
