@@ -44,3 +44,9 @@ def optimizer_label(section: Mapping[str, Any]) -> str:
     """Return the registered name, or an external class's own in lower case."""
     target = section.get("_target_")
     return str(target).rpartition(".")[2].lower() if target else str(section["name"])
+
+
+def tokenizer_label(name: str) -> str:
+    """Return a tokenizer's name without the way to its folder: `hf:t5` of `hf:/a/b/t5`."""
+    kind, colon, path = name.partition(":")
+    return f"{kind}:{Path(path).name}" if colon else name

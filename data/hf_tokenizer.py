@@ -3,11 +3,13 @@
 It has tokens of its own for [MASK], [CLS] and [SEP] where it is one for masked models, as WordPiece is.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from conventions.config_keys import tokenizer_label
 from conventions.paths import expanded, forget_empty
 from conventions.sentence import sentence
 from data.shards import Dtype, smallest_dtype
@@ -23,11 +25,13 @@ class HuggingFace:
     """
 
     def __init__(self, name: str):
-        self.name = name
+        # A fingerprint has the name in it, and the same tokens may come of another place.
+        self.name = tokenizer_label(name) if local_folder(name) else name
         tokenizer = load(name)
         self.encoder = tokenizer.backend_tokenizer
         self.encoder.encode_special_tokens = True
         self.vocabulary = len(tokenizer)
+        _unspell(self.encoder, tokenizer.all_special_ids)
         self.dtype: Dtype = smallest_dtype(self.vocabulary)
         ends = [tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id]
         if (end := next((e for e in ends if e is not None), None)) is None:
@@ -40,6 +44,20 @@ class HuggingFace:
         # Half a surrogate pair, which JSON can spell, is no text to it.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return np.array(self.encoder.encode(text, add_special_tokens=False).ids, self.dtype)
+
+
+def _unspell(encoder: Any, special: list[int]) -> None:
+    """Take the spellings of special tokens from a Unigram model, as T5's is: SentencePiece never reads these in a text.
+
+    Its vocabulary has them as pieces like any other, so that `</s>` in a text would end a document.
+    """
+    state = json.loads(encoder.to_str())["model"]
+    if state["type"] != "Unigram":
+        return
+    from tokenizers.models import Unigram
+
+    pieces = [(f"\0{piece}\0" if i in special else piece, score) for i, (piece, score) in enumerate(state["vocab"])]
+    encoder.model = Unigram(pieces, state["unk_id"], state["byte_fallback"])
 
 
 def load(name: str) -> Any:

@@ -1,10 +1,13 @@
 """A corpus as a config asks for it, checked before anything is prepared."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from conventions.keywords import bind, in_section
 from data import Dataset, find, load
+from data.tokenizer import build
+from data.words import NAME as WORDS
 
 VOCABULARIES = {"bytes": 256, "gpt2": 50257}
 
@@ -29,7 +32,14 @@ def vocabulary(section: Mapping[str, Any], otherwise: int | None = None) -> int:
 
     otherwise: where only preparing it would tell; without it that is a ValueError.
     """
-    known = section.get("vocabulary") or VOCABULARIES.get(section.get("tokenizer", "")) or otherwise
+    name = section.get("tokenizer", WORDS)
+    known = section.get("vocabulary") or (otherwise if name == WORDS else _size(name))
     if known is None:
-        raise ValueError(f"data.tokenizer={section.get('tokenizer')}: give model.vocabulary and data=synthetic instead")
+        raise ValueError(f"data.tokenizer={name}: give model.vocabulary and data=synthetic instead")
     return int(known)
+
+
+@functools.cache  # a tokenizer of transformers takes a second
+def _size(tokenizer: str) -> int:
+    with in_section("data", ["tokenizer"]):
+        return VOCABULARIES.get(tokenizer) or build(tokenizer).vocabulary

@@ -43,7 +43,7 @@ from scripts.pages.claim_table import show
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)  # of run, keys may stand behind options too
-    if options.command != "run" or any(word.startswith("-") for word in rest):
+    if options.command not in ("plan", "run") or any(word.startswith("-") for word in rest):
         options = parser.parse_args(arguments)
     with one_sentence(), cut_short():
         if options.command == "list":
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif options.command == "run":
             raise SystemExit(train(options, [*options.more, *rest]))
         elif options.command == "plan":
-            print_plan(options)
+            print_plan(options, [*options.more, *rest])
         else:
             claim = find_claim(options.claim)
             if options.scale == PUBLIC or not claim.scales:
@@ -83,13 +83,16 @@ def train(options: argparse.Namespace, words: Sequence[str]) -> int:
     return next((code for code in codes if code), 0)
 
 
-def print_plan(options: argparse.Namespace) -> None:
+def print_plan(options: argparse.Namespace, words: Sequence[str]) -> None:
     """Print what the runs of a claim cost; the plans of those that are there are written anew."""
+    from harness.sweep.planned import launcher_of
     from scripts.study import claim_plan, claim_runs
     from scripts.study.plan_table import print_costs
 
-    claim = find_claim(options.claim)
-    asked = claim_runs.ClaimRuns(claim, options.scale, *_chosen(claim, options), _flags(options), options.runs)
+    if others := [word for word in words if "=" not in word]:
+        raise ValueError(f"plan is about one claim: leave out {', '.join(others)}, or give keys as key=value")
+    claim, overrides = find_claim(options.claim), [*_flags(options), *words]
+    asked = claim_runs.ClaimRuns(claim, options.scale, *_chosen(claim, options), overrides, options.runs)
     claim_plan.check_arms(asked)
     plans = asked.plans()
     asked.write(
@@ -98,7 +101,7 @@ def print_plan(options: argparse.Namespace) -> None:
     place = console()
     place.print(f"{claim.name}, scale {options.scale}: {claim.sentence}", highlight=False, markup=False)
     lines = claim_plan.plan_lines(asked, asked.runs_by_cell(plans))
-    print_costs(f"The runs of {claim.name}, scale {options.scale}", lines, [], place)
+    print_costs(f"The runs of {claim.name}, scale {options.scale}", lines, launcher_of(asked.overrides, None), place)
 
 
 def print_list(console: Console) -> None:
@@ -155,8 +158,9 @@ def _parser() -> Arguments:
         command.add_argument("--smoke", action="store_true", help="the first seed alone")
         if name in ("plan", "run"):
             command.add_argument("--config-dir", type=path_argument, help="a folder with configs of your own")
+            keys = "data.tokenizer=hf:FOLDER, device=... and the like"
+            command.add_argument("more", nargs="*", help=keys + "; or more claims" * (name == "run"))
         if name == "run":
-            command.add_argument("more", nargs="*", help="launcher=local, device=... and the like; or more claims")
             command.add_argument("--minutes", type=float, help="stop then; the runs that tell most are the first")
         else:
             command.add_argument("--runs", type=path_argument, default=RUNS, help=f"of the studies (default: {RUNS})")

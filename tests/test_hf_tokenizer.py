@@ -9,6 +9,8 @@ from data import load
 from data.shards import Stream
 from data.tokenizer import build
 from data.tokenizer_export import as_transformers
+from models import padded_vocabulary
+from tests.t5 import PIECES, write_t5
 
 pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -68,6 +70,36 @@ def test_without_special_tokens_they_come_after_the_last(tmp_path):
     dataset = load("local", quiet=True, files=[str(tmp_path / "a.txt")], val_files=[str(tmp_path / "b.txt")],
                    tokenizer="bytes", dir=str(tmp_path / "tokens"))  # fmt: skip
     assert dataset.special == (256, 257, 258)
+
+
+def test_t5_ends_documents_and_reads_no_special_token_in_a_text(tmp_path):
+    from transformers import AutoTokenizer
+
+    folder = write_t5(tmp_path / "a" / "t5")
+    tokenizer, theirs = build(f"hf:{folder}"), AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.end, theirs.eos_token, theirs.bos_token) == (1, "</s>", None)
+    assert (tokenizer.vocabulary, tokenizer.special) == (3 + len(PIECES) + 100, None)
+    text = "def sing(self): return the ring  of é\n\n1\n"
+    assert tokenizer.encode(text).tolist() == theirs(text, add_special_tokens=False)["input_ids"]
+    spelled = tokenizer.encode("a </s> <pad> <extra_id_0>").tolist()
+    assert min(spelled) > 2  # <unk> is 2
+    assert theirs.convert_tokens_to_ids(["▁", "<", "/", "s", ">"]) == spelled[2:7]
+
+    for name, word in ("a", "the"), ("b", "of"):
+        (tmp_path / f"{name}.txt").write_text(f"{word}\n{word}\n")
+    keywords = {"files": str(tmp_path / "a.txt"), "val_files": str(tmp_path / "b.txt"), "rows": "documents",
+                "dir": str(tmp_path / "tokens")}  # fmt: skip
+    dataset = load("local", quiet=True, tokenizer=f"hf:{folder}", **keywords)
+    assert Stream(dataset.train).read(0, 4).tolist() == [3, 1, 3, 1]
+    moved = load("local", quiet=True, tokenizer=f"hf:{write_t5(tmp_path / 'b' / 't5')}", **keywords)
+    assert moved.folder != dataset.folder
+    assert moved.fingerprint == dataset.fingerprint  # the same tokens, by a tokenizer that lies elsewhere
+
+
+def test_t5s_own_size_fits_16_bits_and_whole_blocks_of_rows(tmp_path):
+    tokenizer = build(f"hf:{write_t5(tmp_path, 32_000 - 3)}")
+    assert (tokenizer.vocabulary, tokenizer.dtype) == (32_100, "uint16")
+    assert padded_vocabulary("auto", tokenizer.vocabulary) == 32_128
 
 
 def test_what_is_no_tokenizer_gets_a_sentence(tmp_path, monkeypatch):

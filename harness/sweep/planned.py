@@ -19,7 +19,8 @@ from harness.words import CONFIG_DIR, own_configs, search_path
 # What a person may choose for runs whose file fixes the rest: where and how they are computed, kept and watched.
 FREE = (
     *("launcher", "tracker", "checkpoint", "device", "dtype", "compile", "shard_optimizer", "batch.micro"),
-    *("data.dir", "data.repository", "hydra"),  # where the corpus is; runs of other tokens are refused
+    # where the corpus is, and what makes tokens of it; runs of other tokens are refused
+    *("data.dir", "data.repository", "data.tokenizer", "hydra"),
 )
 
 CHECKPOINT = 250  # updates

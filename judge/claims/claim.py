@@ -121,6 +121,14 @@ class PlanCell(NamedTuple):
 
 
 @dataclass(frozen=True)
+class PapersTokenizer:
+    """The tokenizer of the paper, for which the one of the runs stands unless `data.tokenizer` gives it."""
+
+    name: str
+    vocabulary: int  # tokens, with special ones
+
+
+@dataclass(frozen=True)
 class Scale:
     name: str
     may_say: str  # in so many words, what a verdict at this scale can mean and what it cannot
@@ -131,6 +139,7 @@ class Scale:
     parts: dict[str, Part]
     stand_in: bool = False  # of the scale `paper`: something else than the paper's own models, and so never refuted
     rate_trials: int = 0  # of each arm's learning rate before its runs; 0: the rates written here are taken
+    tokenizer: PapersTokenizer | None = None  # null: the runs have the paper's, or none like it
 
     @property
     def papers_own(self) -> bool:

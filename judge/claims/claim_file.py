@@ -13,7 +13,7 @@ from conventions.keywords import construct
 from conventions.paths import expanded
 from conventions.sentence import nearest
 from conventions.yaml_file import read_yaml
-from judge.claims.claim import CLAIMS, ArmSettings, Claim, Other, PaperFigure, Part, Quantity, Scale
+from judge.claims.claim import CLAIMS, ArmSettings, Claim, Other, PaperFigure, PapersTokenizer, Part, Quantity, Scale
 from judge.claims.evidence import Evidence
 from judge.claims.statement import Statement
 from judge.ladder import RUNGS
@@ -100,10 +100,12 @@ def _scale(
     config: dict[str, Any] | None = None,
     stand_in: bool = False,
     rate_trials: int = 0,
+    tokenizer: dict[str, Any] | None = None,
 ) -> Scale:
     section = f"scales.{name}"
     settings, pieces = _group(ArmSettings, arms, f"{section}.arms"), _group(Part, parts, f"{section}.parts")
-    return Scale(name, may_say, config or {}, steps, seeds, settings, pieces, stand_in, rate_trials)
+    papers = None if tokenizer is None else _one(PapersTokenizer, tokenizer, f"{section}.tokenizer")
+    return Scale(name, may_say, config or {}, steps, seeds, settings, pieces, stand_in, rate_trials, papers)
 
 
 def _list(kind: Any, values: list[Any], section: str) -> list[Any]:

@@ -11,6 +11,7 @@ from judge.claims.evidence import PUBLIC
 from judge.claims.others import beside, number, unit
 from judge.claims.setting import by_claim, scale_name, settings
 from judge.claims.tables import overview
+from judge.claims.tokenizers import may_say
 from judge.claims.verdict import Finding, Verdict
 from judge.claims.words import OURS, RECALLED, came_out, claimed, others_lines
 from judge.records import Run
@@ -64,7 +65,7 @@ def section(verdicts: Sequence[Verdict], linked: bool = False) -> str:
     for verdict in verdicts:
         parts += settings(verdict)
         runs = "public runs" if verdict.public else f"scale {scale_name(verdict)}"
-        parts.append(f"What the {runs} can say: {verdict.scale.may_say.strip()}")
+        parts.append(f"What the {runs} can say: {may_say(verdict)}")
         table = f"{verdict.claim.name}-{verdict.scale.name}.md"
         lines = [f"Beware: {caution}" for caution in cautions(verdict)]
         lines += [f"Every statement, arm and note: [{table}]({table})"] if linked else []

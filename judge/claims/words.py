@@ -14,6 +14,7 @@ from judge.claims.claim import Claim, Other, PaperFigure, Quantity
 from judge.claims.measure import values
 from judge.claims.others import number, subjects, unit
 from judge.claims.statement import Statement
+from judge.claims.tokenizers import may_say
 from judge.claims.verdict import Finding, Verdict
 from judge.estimate import Speedup
 
@@ -54,7 +55,7 @@ def summary(verdict: Verdict) -> list[str]:
     lines = [f"{part or 'across parts'}: {word}" for part, word in verdict.words.items()]
     lines = lines or ["These parts alone decide nothing: the claim is tested across parts."]
     where = "by public runs" if verdict.public else f"at the scale {verdict.scale.name}"
-    return [*lines, f"What a verdict {where} may say: {verdict.scale.may_say}"]
+    return [*lines, f"What a verdict {where} may say: {may_say(verdict)}"]
 
 
 def notes(verdict: Verdict) -> list[str]:

@@ -15,13 +15,14 @@ from judge.records import Run
 from models.plan import check_model
 from optimizers.plan import check_optimizer
 from scripts.study.claim_runs import ClaimRuns, compose_arm
+from scripts.study.claim_tokens import check_tokenizer
 from scripts.study.plan_table import PlanLine
 
 
 def check_arms(asked: ClaimRuns) -> None:
     """Find all that train.py would find wrong with a run before it touches its data.
 
-    Raises ValueError, naming the claim's file and the arm.
+    Raises ValueError, naming the claim's file and the arm, and what `check_tokenizer` raises.
     """
     claim, scale = asked.claim, asked.claim.scale(asked.scale)
     for part, arm in asked.places:
@@ -33,6 +34,7 @@ def check_arms(asked: ClaimRuns) -> None:
                 construct(build_schedule, cfg.schedule, "schedule", steps)
         except ValueError as error:
             raise ValueError(f"{claim.path}: the arm {arm} of {asked.scale}/{part}: {error}") from None
+    check_tokenizer(asked)
 
 
 def check_device(asked: ClaimRuns) -> None:
@@ -46,7 +48,7 @@ def plan_lines(asked: ClaimRuns, runs: Mapping[PlanCell, Run | None]) -> Iterato
     """Yield each arm and length, with the trials of its rate before; arms that are alike share their trials."""
     shown = set[Path]()
     for part, arm in asked.places:
-        cfg = parse(compose_arm(asked.claim, asked.scale, part, arm, asked.flags))
+        cfg = parse(compose_arm(asked.claim, asked.scale, part, arm, asked.of_runs))
         tuner = asked.tuners.get((part, arm))
         if tuner and tuner.folder not in shown:
             shown.add(tuner.folder)

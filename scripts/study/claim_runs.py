@@ -30,6 +30,8 @@ from judge.tuning.trials import SUFFIX
 from scripts.study.published import ended_twin
 from scripts.study.tuner import SEED, Tuner
 
+TOKENIZER = "data.tokenizer"  # given on the command line, it is that of every run
+
 
 def compose_arm(claim: Claim, scale_name: str, part: str, arm: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the config of an arm's runs at T, with the first seed.
@@ -87,6 +89,11 @@ class ClaimRuns:
         """Return the flag of the user's own configs, in which an arm's optimizer may be."""
         return own_configs(self.overrides)[0]
 
+    @property
+    def of_plans(self) -> list[str]:
+        """Return the overrides that decide what the runs are: rates that are best for other tokens are no rates."""
+        return [*self.flags, *(word for word in self.overrides if word.lstrip("+").startswith(f"{TOKENIZER}="))]
+
     def write(self, plans: Mapping[str, StudyPlan]) -> None:
         for part, plan in plans.items():
             plan.write(self.place / self.claim.study(self.scale, part))
@@ -109,7 +116,7 @@ class ClaimRuns:
             tuner = self.tuners.get((part, arm))
             tried = tuner is not None and all(run.ended for run in tuner.trials())
             tuned = best_rates(tuner.read(), tuner.flat) if tuner and tried else None
-            config = compose_arm(self.claim, self.scale, part, arm, self.flags)
+            config = compose_arm(self.claim, self.scale, part, arm, self.of_plans)
             for key, value in (tuned.rates if tuned else {}).items():
                 config["optimizer"][key.removeprefix("optimizer.")] = value
             known = config if tuned or not tuner else None
@@ -162,7 +169,7 @@ class ClaimRuns:
 
     def _tuner(self, part: str, arm: str, count: int) -> Tuner:
         """Make an arm's tuner. Raises ValueError where a key that is to be swept is none."""
-        values = {**compose_arm(self.claim, self.scale, part, arm, self.flags), "study": "rates", "seed": SEED}
+        values = {**compose_arm(self.claim, self.scale, part, arm, self.of_plans), "study": "rates", "seed": SEED}
         keys = self.claim.scale(self.scale).arms[arm].sweep
         values["study"] = f"rates-{config_hash({**values, 'sweep': keys} if keys else values)[:8]}"
         optimizer = optimizer_name(values["optimizer"])

@@ -95,8 +95,9 @@ def kept_in(cfg: Config) -> Path:
 
 def _model(cfg: Config, **changed: int) -> Any:
     shape = {key: value for key, value in cfg.model.items() if key not in ("vocabulary", "name", "family")}
-    rows = models.padded_vocabulary(cfg.model["vocabulary"], vocabulary(cfg.data, VOCABULARIES["gpt2"]))
-    return models.find(cfg.model["family"])(**{**shape, **changed}, vocabulary=rows)
+    family, tokens = models.find(cfg.model["family"]), vocabulary(cfg.data, VOCABULARIES["gpt2"])
+    rows = models.padded_vocabulary(cfg.model["vocabulary"], tokens + family.extra_tokens)
+    return family(**{**shape, **changed}, vocabulary=rows)
 
 
 def _curvature(build: Build, model: Any, cfg: Config, gradient: float) -> float | None:
