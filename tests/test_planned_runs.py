@@ -37,7 +37,7 @@ def test_a_sweep_says_what_failed_and_goes_on_after_its_deadline(here, capsys):
 
 def test_what_a_file_fixes_stays():
     refuse_fixed(["launcher=local", "+tracker=wandb", "hydra/sweeper=x", "data.dir=/d", "launcher.jobs=2"], "a claim")
-    refuse_fixed(["data.repository=/copy"], "a claim")
+    refuse_fixed(["data.repository=/copy", "data.tokenizer=hf:/t5"], "a claim")
     for override in ("steps=3", "data=local", "optimizer.lr=1", "dtyp=x"):
         with pytest.raises(ValueError, match=rf"{override} would change what a claim fixes: give launcher, tracker"):
             refuse_fixed([override], "a claim")

@@ -8,7 +8,8 @@
     public              runs that others published and results/public holds, with verdicts of their own: {study, arm,
                         against, may_say, ...}, as judge/claims/evidence.py has it
     scales              paper, small, tiny: the parts (model sizes, batches), the arms, T, the seeds; none of them where
-                        public runs alone decide
+                        public runs alone decide. `tokenizer: {name, vocabulary}`: the paper's, where the runs have
+                        another by default; data.tokenizer=hf:FOLDER on the command line gives them the paper's
 
 A statement is a number that must come out `at_least` or `at_most` a figure s, give or take a tolerance d (a share of
 s). The number is a `speedup` (by a rule, on an axis), or the `value` of a quantity at T, or its `difference` or

@@ -166,12 +166,12 @@ def fill(plan: StudyPlan, scale: Scale, seeds: Sequence[int], runs: Sequence[Run
 
 
 def settled(scale: Scale, plans: Mapping[str, StudyPlan]) -> Scale:
-    """Return the scale with what the trials of its arms' rates came to; where parts differ, each with its name."""
+    """Return the scale with what the trials of its arms' rates came to; of several parts, each with its name."""
     arms = dict(scale.arms)
     for part, plan in plans.items():
         for name, arm in plan.arms.items():
             if arm.tuned:
-                arms[name] = _with_trials(arms[name], arm.tuned, f" ({part})" * (len(scale.parts) > 1))
+                arms[name] = _with_trials(arms[name], arm.tuned, f" ({part})" * (len(plans) > 1))
     return replace(scale, arms=arms)
 
 

@@ -233,7 +233,9 @@ def _refuse_other_tokens(asked: ClaimRuns, runs: Iterable[Run | None]) -> None:
             here = dict(word.removeprefix("data.").split("=", 1) for word in asked.of_runs if word.startswith("data."))
             known[section] = check_data({**run.config["data"], **here})().fingerprint
         if known[section] != theirs:
+            name = str(run.config["data"].get("tokenizer"))
+            files = f"files of the corpus{f' and of {TOKENIZER}={name}' * name.startswith('hf:')}"
             raise ValueError(
-                f"{run.folder} was trained on other tokens than this machine prepares now: bring the old files of the "
-                f"corpus back, or move {run.folder.parent} away"
+                f"{run.folder} was trained on other tokens than this machine prepares now: bring the old {files} back, "
+                f"or move {run.folder.parent} away"
             )
