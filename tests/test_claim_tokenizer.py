@@ -111,7 +111,7 @@ def test_the_papers_own_scale_takes_the_papers_tokenizer_alone(here, t5, capsys)
     assert "would change the tokens of the paper's own protocol" in error
     assert f"{plain} names no scales.paper.tokenizer that bytes stands for" in error
     error = said(["plan", "soap_40_35", "--scale", "paper", f"data.tokenizer={t5}"], capsys)
-    assert f"data.tokenizer={t5} has {SIZE} tokens and T5's has 32,100: at the scale paper" in error
+    assert f"data.tokenizer={t5} is no tokenizer of 32,100 tokens, as T5's is: at the scale paper" in error
     whole = f"data.tokenizer=hf:{write_t5(here / 'whole', 32_000 - 3)}"
     papers = {each: find_claim(each).scales["paper"] for each in ("soap_40_35", "soap_frequency", "soap_batch")}
     assert {each.tokenizer for each in papers.values()} == {PapersTokenizer(**T5)}

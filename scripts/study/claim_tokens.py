@@ -31,11 +31,11 @@ def check_tokenizer(asked: ClaimRuns) -> None:
                     f"scales.{PAPER}.tokenizer that {own} stands for"
                 )
             check_data(section)
-            size = vocabulary(section, 0)
-            if asked.scale == PAPER and scale.tokenizer and size != scale.tokenizer.vocabulary:
+            size, paper = vocabulary(section, 0), scale.tokenizer  # 0: `words`, whose number the corpus decides
+            if asked.scale == PAPER and paper and size != paper.vocabulary:
                 raise ValueError(
-                    f"{TOKENIZER}={wanted} has {size:,} tokens and {scale.tokenizer.name}'s has "
-                    f"{scale.tokenizer.vocabulary:,}: at the scale {PAPER} give that one, or leave the key out"
+                    f"{TOKENIZER}={wanted} is no tokenizer of {paper.vocabulary:,} tokens, as {paper.name}'s is: at "
+                    f"the scale {PAPER} give that one, or leave the key out"
                 )
         for run in read_studies(claim, asked.scale, [part], asked.place)[part]:
             theirs = run.section("data").get("tokenizer")
