@@ -71,6 +71,12 @@ class Arguments(argparse.ArgumentParser):
 
     remedy = "--help lists what may be given"
 
+    @classmethod
+    def of(cls, program: str, about: str | None, whole: bool = False) -> "Arguments":
+        """Return the parser of `python -m PROGRAM`; --help shows the docstring's first line, or the whole of it."""
+        text = (about or "") if whole else (about or "").partition("\n")[0]
+        return cls(prog=f"python -m {program}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+
     def error(self, message: str) -> NoReturn:
         complain(f"{message}; {self.remedy}")
 

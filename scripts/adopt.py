@@ -12,7 +12,6 @@ keys, name, file, stem, folder and what --about adds), or a regular expression s
 results/runs/STUDY/, and a table that says of each run what was odd.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,9 +87,7 @@ def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
 
 
 def _parser() -> Arguments:
-    parser = Arguments(
-        prog="python -m scripts.adopt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments.of("scripts.adopt", __doc__, whole=True)
     parser.add_argument("source", nargs="+", help="a file, a folder, or wandb:ENTITY/PROJECT[/RUN]")
     parser.add_argument("--study", required=True, help="the folder below results/runs to make")
     parser.add_argument("--arm", required=True, metavar="PATTERN", help="which arm a run belongs to")

@@ -31,7 +31,7 @@ STEP, GAP = 13, 5  # the height of a row, and what parts two optimizers
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    Arguments(prog="python -m scripts.board", description=__doc__).parse_args(arguments)
+    Arguments.of("scripts.board", __doc__, whole=True).parse_args(arguments)
     with one_sentence():
         for path, text in board_texts(ROOT).items():
             atomic.write_text(path, text)

@@ -137,9 +137,7 @@ def _chosen(claim: Claim, options: argparse.Namespace) -> tuple[list[str], list[
 
 
 def _parser() -> Arguments:
-    parser = Arguments(
-        prog="python -m scripts.claims", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments.of("scripts.claims", __doc__, whole=True)
     commands = parser.add_subparsers(dest="command", required=True, metavar="list, plan, run, verify or table")
     commands.add_parser("list", help="every claim, and its runs at each scale")
     about = {

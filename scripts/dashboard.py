@@ -30,7 +30,7 @@ PATIENCE = 10.0  # seconds for W&B's server to answer at all
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(prog="python -m scripts.dashboard", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.dashboard", __doc__)
     parser.add_argument("folder", type=path_argument, help="folder with the study's runs anywhere below it")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
     parser.add_argument("--project", default=os.environ.get("WANDB_PROJECT", "halfstep"), help="default: halfstep")

@@ -26,7 +26,7 @@ SWEEP = (sys.executable, str(CONFIGS.parent / "train.py"), "-m", "launcher=local
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(prog="python -m scripts.demo", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.demo", __doc__)
     parser.parse_args(arguments)
     with one_sentence():
         runs = {path.stem: Path(read_yaml(path)["run_dir"]) for path in sorted(EXPERIMENTS.glob("demo_*.yaml"))}

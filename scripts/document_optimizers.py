@@ -36,7 +36,7 @@ halfstep also trains classes of other packages, with `optimizer=external optimiz
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(prog="python -m scripts.document_optimizers", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.document_optimizers", __doc__)
     parser.parse_args(arguments)
     PAGE.write_text(page())
     print(PAGE)

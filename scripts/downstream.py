@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments[:1] == ["squad"]:
         squad.main(arguments[1:])
         return
-    parser = Arguments(prog="python -m scripts.downstream", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.downstream", __doc__)
     parser.add_argument("runs", nargs="+", type=path_argument, help="a run's folder, or a folder of runs")
     parser.add_argument("--tasks", required=True, help="names of tasks, with commas between")
     parser.add_argument("--include", type=path_argument, help="a folder of task files; the harness's own are left out")

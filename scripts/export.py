@@ -29,7 +29,7 @@ from optimizers import switches_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(prog="python -m scripts.export", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.export", __doc__)
     parser.add_argument("run", type=path_argument, help="a run's folder")
     parser.add_argument("output", type=path_argument, help="folder to write; must not exist yet")
     options = parser.parse_args(arguments)

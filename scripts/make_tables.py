@@ -48,7 +48,7 @@ BLOCK = re.compile(r"<!-- (results/\S+\.md)(?:, (\d+) lines)? -->\n.*?<!-- end -
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(prog="python -m scripts.make_tables", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.make_tables", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a table is not up to date")
     options = parser.parse_args(arguments)
     with one_sentence():

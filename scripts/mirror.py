@@ -20,7 +20,7 @@ from judge.records import Run, find_runs
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Mirror the runs that the command line names."""
-    parser = Arguments(prog="python -m scripts.mirror", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.mirror", __doc__)
     parser.add_argument("runs", nargs="+", type=path_argument, help="a run's folder, or a folder of runs")
     parser.add_argument("--mode", choices=["online", "offline"], help="default: as the run has it, or else online")
     parser.add_argument("--project", help="in W&B; default: as the run has it, or else halfstep")

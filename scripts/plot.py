@@ -22,7 +22,7 @@ from scripts.pages.canvas import SILENT, Drawing, by_optimizer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(prog="python -m scripts.plot", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.plot", __doc__)
     parser.add_argument("folder", type=path_argument, help="folder with runs anywhere below it")
     parser.add_argument("--output", type=path_argument, required=True, help="folder for the files, made if need be")
     parser.add_argument("--format", nargs="+", choices=sorted(SILENT), default=["svg"], help="default: svg")

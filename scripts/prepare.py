@@ -8,7 +8,6 @@ Keys are those of configs/data/<recipe>.yaml. Stopped at any moment, the same co
 at once do the work once. Expect about 2 million GPT-2 tokens a second from every CPU core.
 """
 
-import argparse
 import sys
 from typing import Any, get_type_hints
 
@@ -23,11 +22,7 @@ from harness.words import read_value
 
 
 def main() -> None:
-    parser = Arguments(
-        prog="python -m scripts.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments.of("scripts.prepare", __doc__, whole=True)
     parser.add_argument("recipe", help=", ".join(data.RECIPES))
     parser.add_argument("keys", nargs="*", metavar="key=value", help="of configs/data/<recipe>.yaml")
     options = parser.parse_args()

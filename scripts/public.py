@@ -78,9 +78,7 @@ def scale(options: argparse.Namespace) -> tuple[list[Grid], list[str], list[str]
 
 
 def _parser() -> Arguments:
-    parser = Arguments(
-        prog="python -m scripts.public", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments.of("scripts.public", __doc__, whole=True)
     commands = parser.add_subparsers(dest="what", required=True, metavar="collect, scale or study")
     make = commands.add_parser("collect", help="the table of a study of configs/public")
     make.add_argument("name", help="of a file in configs/public")

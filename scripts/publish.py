@@ -19,7 +19,7 @@ from judge import publication
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(prog="python -m scripts.publish", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.publish", __doc__)
     parser.add_argument("folder", type=path_argument, nargs="+", help="a study's folder")
     parser.add_argument("--name", help="the folder under results/ to make (default: the study's own name)")
     parser.add_argument("--optimizer", help="publish its runs alone")

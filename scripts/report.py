@@ -40,7 +40,7 @@ LARGEST = 6_000_000  # bytes of a page that still mails and opens at once
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(prog="python -m scripts.report", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.report", __doc__)
     parser.add_argument("folder", type=path_argument, help="folder with runs anywhere below it")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
     parser.add_argument("--output", type=path_argument, help="file to write (default: FOLDER/report.html)")

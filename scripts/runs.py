@@ -21,7 +21,7 @@ from judge.records import find_runs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(prog="python -m scripts.runs", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.runs", __doc__)
     parser.add_argument("folder", nargs="?", type=path_argument, default="results/runs", help="default: results/runs")
     parser.add_argument("--watch", action="store_true", help="go on looking until Ctrl-C")
     options = parser.parse_args(arguments)

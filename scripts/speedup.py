@@ -32,7 +32,7 @@ COLORS = {"faster": "green", "slower": "red", "diverged": "red"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(prog="python -m scripts.speedup", description=(__doc__ or "").split("\n")[0])
+    parser = Arguments.of("scripts.speedup", __doc__)
     parser.add_argument("folder", type=path_argument, help="folder with runs anywhere below it")
     parser.add_argument("--baseline", default="adamw", help="what the others are held against (default: adamw)")
     parser.add_argument("--target", type=float, help="validation loss for the rule `target` (default: the baseline's)")

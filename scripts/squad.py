@@ -46,7 +46,7 @@ VERSION = 1  # of what is done here: another one's scores are not comparable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Arguments(prog="python -m scripts.downstream squad", description=(__doc__ or "").partition("\n")[0])
+    parser = Arguments.of("scripts.downstream squad", __doc__)
     parser.add_argument("runs", nargs="+", type=path_argument, help="a run's folder, or a folder of runs")
     parser.add_argument("--questions", help=f"a folder with SQuAD's two files, or {MADE_UP}; default: from the Hub")
     for key, kind, about in [("epochs", float, "passes over the questions"), ("batch", int, "windows in an update"),

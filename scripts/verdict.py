@@ -13,7 +13,6 @@ scale share the baseline's runs; what results/ holds of them is copied to result
 precision are this machine's. Interrupted, the same command goes on where it was. The scales: configs/verdict.yaml.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -83,9 +82,7 @@ def _checked(tuner: Tuner, place: Path) -> list[Check]:
 
 
 def _parser() -> Arguments:
-    parser = Arguments(
-        prog="python -m scripts.verdict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments.of("scripts.verdict", __doc__, whole=True)
     parser.add_argument("optimizer", help="a name of configs/optimizer, or package.module.Class")
     parser.add_argument("overrides", nargs="*", help="launcher=..., device=..., range.<key>=[low,high]")
     parser.add_argument("--scale", default="tiny", help="an entry of configs/verdict.yaml (default: tiny)")

@@ -103,8 +103,7 @@ def check(options: argparse.Namespace, held: dict[str, Any]) -> dict[str, Path]:
 
 
 def parser() -> Arguments:
-    form = argparse.RawDescriptionHelpFormatter
-    made = Arguments(prog="python -m scripts.bench", description=__doc__, formatter_class=form)
+    made = Arguments.of("scripts.bench", __doc__, whole=True)
     add = made.add_argument
     add("part", nargs="?", default="all", choices=PARTS, help="what to measure (default: all)")
     add("--minutes", type=float, default=9.0, help="length of this call (default: 9)")
