@@ -25,7 +25,7 @@ MANIFEST: Form = {
     "began": STRETCH, "resumes": [STRETCH], "origin": ORIGIN,
     "target": {"loss": float, "step": int}, "validation": {"targets": [float], "losses": [float]},
 }  # fmt: skip
-# Of any run, a foreign one too: whose sections may be plain words.
+# Every run has these, a foreign one too. There a section may be a plain word.
 CONFIG: Form = {
     "steps": int, "seed": int, "context": int, "batch": {"tokens": int}, "eval": {"every": int, "tokens": int},
     "optimizer": {"name": str, "_target_": str},

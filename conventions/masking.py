@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 EXTRA_TOKENS = 3  # [MASK], [CLS] and [SEP], the ids after the data's own tokens
-# A target at [CLS] that no masked position counts: the second half follows the first one in the text, or it does not.
+# The target at [CLS] says whether the second half follows the first in the text. The loss of masked tokens skips both.
 NEXT, RANDOM = -101, -102
 
 
 @dataclass(frozen=True)
 class Masking:
-    """Which tokens of a sequence a masked model predicts (Devlin et al. 2018, BERT, sections 3.1 and A.1).
+    """Decides which tokens of a sequence a masked model predicts (Devlin et al. 2018, BERT, sections 3.1 and A.1).
 
     share: of the tokens, above 0 and at most 1.
     most: largest number of predictions in a sequence; None: no bound.

@@ -57,8 +57,8 @@ def say(text: str) -> None:
 def complain(text: str) -> NoReturn:
     """End with that sentence on stderr and exit code 2.
 
-    Of torchrun's ranks on a machine only the first to end so speaks: the others have the same to say, or that they
-    have lost that one.
+    Where torchrun started several ranks on this machine, only the first that ends speaks. The others would say the
+    same, or that they have lost the first.
     """
     with _turn() as first:
         if first:
@@ -83,9 +83,10 @@ class Arguments(argparse.ArgumentParser):
 
 @contextmanager
 def _turn() -> Iterator[bool]:
-    """Hold back the other ranks of this machine meanwhile; whether none of them has had its turn.
+    """Hold back the other ranks of this machine meanwhile, and yield whether this is the first turn.
 
-    They share the folder in which torchrun looks for their errors. A rank that is killed in its turn has had none.
+    The ranks share the folder in which torchrun looks for their errors. The turn of a rank that is killed in it does
+    not count.
     """
     errors = os.environ.get("TORCHELASTIC_ERROR_FILE")
     place = Path(errors).parent.parent if errors else None

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 (the characters that look like others are what this is about)
-"""What a terminal can show: the nearest characters to those that it lacks, and escapes of those that would move it."""
+"""Writes what a terminal can show: near characters for those it lacks, escapes for those that would move it."""
 
 import codecs
 import re

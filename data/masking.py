@@ -21,7 +21,7 @@ MASKED, REPLACED = 0.8, 0.9  # below the first: [MASK]; below the second: a toke
 
 @dataclass(frozen=True)
 class MaskedWindows:
-    """Cuts windows as `data.loader.NextToken` does, for a model that predicts what is masked.
+    """Cuts windows as `data.loader.cut` does, for a model that predicts what is masked.
 
     vocabulary: tokens of the data, of which a chosen one may become any.
     special: the ids of [MASK], [CLS] and [SEP].

@@ -1,4 +1,4 @@
-"""Validation loss over fixed windows."""
+"""Measures the validation loss over fixed windows."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple

@@ -98,7 +98,7 @@ class Process:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since the process began."""
         return time.monotonic() - self.began
 
     def ended(self) -> bool:

@@ -1,7 +1,7 @@
-"""What sharing an optimizer's work out would bring on so many GPUs, from what it announces: no GPU is needed.
+"""Computes what sharing an optimizer's work out would bring on so many GPUs, from what it announces, without a GPU.
 
 Milliseconds are by an H100's data sheet: 67 TFLOP/s in float32, 450 GB/s between the 8 GPUs of a node, 50 GB/s for each
-GPU between nodes. Factorisations come nowhere near such a rate: what is saved is at least that much.
+GPU between nodes. Factorisations come nowhere near such a rate, so the true saving is at least as large.
 """
 
 from collections.abc import Sequence

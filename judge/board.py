@@ -1,4 +1,4 @@
-"""What the board shows: for each optimizer its speed-up over AdamW in steps, by size, in runs of others and in ours.
+"""Collects the board's rows: each optimizer's speed-up over AdamW in steps, by size, in runs of others and in ours.
 
 A row is one optimizer at one size in one study. In a public study of several budgets its interval holds those of all of
 them. Runs of others and our own never share a row.

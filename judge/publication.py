@@ -78,7 +78,7 @@ def publish(folder: Path, target: Path, optimizer: str | None = None) -> Path:
 
 
 def _refuse_others(folder: Path, target: Path) -> None:
-    """Raises ValueError unless the target was made from this folder, and is as it was."""
+    """Raise ValueError unless the target was made from this folder, and is as it was."""
     if not any(target.rglob("manifest.json")):
         raise ValueError(f"{target} exists already and holds no run: give another --name, or delete it first")
     for run in find_runs(target):

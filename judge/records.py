@@ -100,7 +100,7 @@ class Run:
 
     @cached_property
     def scores(self) -> dict[str, dict[str, Any]]:
-        """What scripts.downstream found of each task, by its name."""
+        """The scores that scripts.downstream wrote, by the name of the task."""
         return read_scores(self.folder)
 
     @property

@@ -51,7 +51,7 @@ class Trend:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the exponent."""
+        """The 95 % interval of the exponent."""
         width = self._t * self.error / math.sqrt(self.spread)
         return self.exponent - width, self.exponent + width
 

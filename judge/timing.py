@@ -1,4 +1,4 @@
-"""Whose seconds may be compared: a clock on the wall counts what else a machine was doing."""
+"""Says whose seconds may be compared: a clock also counts whatever else the machine was doing."""
 
 from collections.abc import Sequence
 from typing import Any

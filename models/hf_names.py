@@ -1,4 +1,4 @@
-"""What the conversions to and from transformers share: names of weights, and options that have no counterpart here."""
+"""Holds what conversions to and from transformers share: weights' names, and options that have no counterpart here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -83,7 +83,7 @@ class Loop:
 
 
 class Curvature(Loop):
-    """What a loop hands over for an estimate of the curvature: logits, or losses, one tensor for each micro-batch.
+    """Holds what a loop hands over to estimate the curvature: logits or losses, one tensor for each micro-batch.
 
     Args:
         params: what the optimizer steps on.

@@ -1,4 +1,4 @@
-"""One optimizer in one file, for who cannot install packages: what its class needs of this folder, in order.
+"""Writes one optimizer as one file, for machines without packages: what its class needs of this folder, in order.
 
 The text is that of the folder, comments and all. Left out are the registry's entry and `treat`, which serve the
 benchmark, and everything that nothing in the file asks for. The updates are the same to the last bit.

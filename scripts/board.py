@@ -120,7 +120,7 @@ def span(speedup: Speedup) -> dict[str, Any]:
 
 
 def small(speedup: Speedup) -> Markup:
-    """Return the same as a line of the page's table."""
+    """Draw a row's interval and mark for a line of the page's table."""
     own = span(speedup)
     lines = [f'<path d="M{_at(own["solid"][0])} 7H{_at(own["solid"][1])}"/>']
     lines += [f'<path class="beyond" d="M{_at(far)} 7H{_at(near)}"/>' for far, near in own["dashed"]]

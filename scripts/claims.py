@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train(options: argparse.Namespace, words: Sequence[str]) -> int:
-    """Train what is left of one claim or several, one after another; the first exit code that is not 0."""
+    """Train what is left of one claim or several, one after another; return the first exit code that is not 0."""
     from scripts.study import claim_plan, claim_runs  # here and in print_plan alone are torch and Hydra needed
 
     if options.minutes is not None and not 0 < options.minutes < math.inf:

@@ -3,9 +3,9 @@
     python -m scripts.export results/runs/my_study/my_run my_model
     python -c "from transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained('my_model')"
 
-Takes the newest good checkpoint, and of an optimizer that keeps two sets of weights those that val/loss speaks of.
-Expect config.json, generation_config.json and model.safetensors, with the logits of the run's own model; a vocabulary
-padded for speed stays padded. The tokenizer lies beside them, but for token files whose tokenizer nothing tells.
+It takes the newest good checkpoint. If an optimizer keeps two sets of weights, it takes those that val/loss speaks of.
+It writes config.json, generation_config.json and model.safetensors, which have the logits of the run's own model; a
+vocabulary padded for speed stays padded. It writes the tokenizer too, unless the tokens came without one.
 """
 
 import shutil

@@ -1,17 +1,17 @@
-"""Writes every table under results/, and those in README.md and docs/, out of the committed run folders. `make tables`.
+"""Writes every table under results/, in README.md and in docs/ from the committed run folders: `make tables`.
 
     python -m scripts.make_tables           # writes those that differ, and names them
     python -m scripts.make_tables --check   # writes nothing; exit code 2 if one differs or is of no runs
 
-A device's tables are results/hardware/<device>/table.md, out of what scripts.bench measured there;
-results/hardware/summary.md has the figures of all devices for docs/gpu.md.
-A study's table is results/<study>/table.md, and a tuning's, which lists its trials. A claim's are
-results/claims/<claim>-<scale>.md, .tex and .csv, out of the studies results/<claim>-<scale>-<part>; its file is in
-configs/claim, or in results/claims (<claim>.<word>.yaml: a claim on another corpus, say). results/claims/verdicts.md
-has a line on each of them, conclusions.md what the papers and others found beside it. Of each study in configs/public
-its page and figures are in results/public; scripts/board.py draws the board out of them and of our studies. In README
-and docs/ a table stands between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`; with `, 12 lines`
-after its name, only its first 12 lines.
+- A device's tables are results/hardware/<device>/table.md, from what scripts.bench measured there;
+  results/hardware/summary.md has the figures of all devices for docs/gpu.md.
+- A study's table is results/<study>/table.md. The table of a tuning is there too, and lists its trials.
+- A claim's tables are results/claims/<claim>-<scale>.md, .tex and .csv; they come from the studies
+  results/<claim>-<scale>-<part>. The claim's file is in configs/claim, or in results/claims (<claim>.<word>.yaml).
+  results/claims/verdicts.md has a line on each claim; conclusions.md adds what the papers and others found.
+- The page and the figures of each study in configs/public are in results/public. scripts/board.py draws the board.
+- In README and docs/ a table stands between two comments, `<!-- results/<study>/table.md -->` and `<!-- end -->`; with
+  `, 12 lines` after its name, only its first 12 lines.
 """
 
 import re

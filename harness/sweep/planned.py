@@ -94,7 +94,7 @@ def sweep_runs(
 def sweep_until(
     runs: Sequence[PlannedRun], study: Path, overrides: Sequence[str], end: float | None, often: bool = True
 ) -> int:
-    """Train runs in their order; the sweep's exit code. Raises SystemExit where it was interrupted: 0 by the deadline.
+    """Train runs in their order; return the exit code. Raise SystemExit where it was interrupted: 0 by the deadline.
 
     Args:
         end: of this process's time, on the monotonic clock; None: there is none. With one, the weights of runs that

@@ -224,7 +224,7 @@ def array_task(environment: Mapping[str, str]) -> str:
 
 
 def requeue_job(task: str) -> bool:
-    """Put a job back into SLURM's queue; whether it let us."""
+    """Put a job back into SLURM's queue; return whether SLURM allowed it."""
     return subprocess.run(["scontrol", "requeue", task], capture_output=True).returncode == 0
 
 

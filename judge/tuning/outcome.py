@@ -30,7 +30,7 @@ def tuning_lines(tuning: Tuning) -> list[str]:
 
 
 def refuse_other_trials(folder: Path, flat: Mapping[str, Any], space: Space) -> None:
-    """Raises ValueError where the folder holds trials of another model, batch, length or anything else.
+    """Raise ValueError where the folder holds trials of another model, batch, length or anything else.
 
     flat: the config of the trials to come at T updates, dotted; what is in the space may differ.
     """

@@ -63,7 +63,7 @@ def drift(
 
 
 def compared(exactly: Pair, quickly: Pair, tokens: Tensor) -> tuple[float, float]:
-    """Make an update of both from the reference's weights and gradients: the norms of its, and of the difference."""
+    """Make one update of both from the reference's weights; return the norms of its update and of the difference."""
     (model, reference), (twin, optimizer) = exactly, quickly
     rehearsal = Rehearsal([nn.Parameter(torch.zeros(()))], gradient=lambda step: None)  # the gradients are there
     model.zero_grad()

@@ -56,7 +56,7 @@ class Training:
         return answer
 
     def run(self, updates: int) -> float:
-        """Return the seconds of so many."""
+        """Make so many updates and return the seconds that they took."""
         wait(self.setting.device)
         start = perf_counter()
         for _ in range(updates):

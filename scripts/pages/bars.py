@@ -32,7 +32,7 @@ def parts(comparison: Comparison, kind: str) -> Drawing | None:
 
 
 def outside(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
-    """Draw the seconds that no optimizer answers for (compilation, evaluation, checkpoints, log); the colours."""
+    """Draw the seconds that no optimizer answers for, such as evaluations; return the colours too."""
 
     def per_run(run: Run) -> list[float] | None:
         values = [run.last(f"seconds/{name}") for name in OUTSIDE]
@@ -57,7 +57,7 @@ def memory(comparison: Comparison, key: str, unit: str, scale: float = 1.0) -> D
 
 
 def shares(comparison: Comparison) -> tuple[Drawing | None, dict[str, str]]:
-    """Draw what the updates consisted of: shares of their squared norm by kind of layer; the colours."""
+    """Draw the shares of the updates' squared norm by kind of layer; return the colours too."""
     known = {kind: None for standing in comparison.standings for run in finished(standing) for kind in share_kinds(run)}
     colors = {kind: KINDS[i % len(KINDS)] for i, kind in enumerate(known)}
     if not known:

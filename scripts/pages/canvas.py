@@ -1,4 +1,4 @@
-"""Makes what every figure is drawn on, and of it a part of a page or a file: the same runs, the same bytes."""
+"""Makes the canvas of every figure, and writes it as part of a page or as a file: the same runs, the same bytes."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Loss against learning rate, with the divergences in it: what an optimizer's tuning looked like."""
+"""Draws an optimizer's tuning: the loss against the learning rate, with the divergences."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,8 @@ def learning_rates(
     """Draw the final loss of every trial against what it searched first; None if there is nothing to draw.
 
     Small marks are trials, large ones the runs at full length, the chosen one filled, and a cross at the top is a
-    divergence. The line leaves out trials that other keys spoilt. Who searches another key first is not in it.
+    divergence. The line leaves out trials that other keys spoilt. The figure leaves out an optimizer that searches
+    another key first.
     styles: how the other figures of a page show these optimizers.
     """
     first = {optimizer: next(iter(tuning.space)) for optimizer, tuning in tunings.items() if tuning.space}

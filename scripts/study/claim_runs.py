@@ -168,7 +168,7 @@ class ClaimRuns:
         return failed, cell.seed, cell.steps != scale.length(cell.part), cell.arm not in deciding, cell.steps
 
     def _tuner(self, part: str, arm: str, count: int) -> Tuner:
-        """Make an arm's tuner. Raises ValueError where a key that is to be swept is none."""
+        """Make an arm's tuner. Raise ValueError where something to be swept is no key."""
         values = {**compose_arm(self.claim, self.scale, part, arm, self.of_plans), "study": "rates", "seed": SEED}
         keys = self.claim.scale(self.scale).arms[arm].sweep
         values["study"] = f"rates-{config_hash({**values, 'sweep': keys} if keys else values)[:8]}"
@@ -181,7 +181,7 @@ class ClaimRuns:
 
 
 def run(asked: ClaimRuns, end: float | None = None) -> int:
-    """Train what is left, the trials of the rates first; the sweeps' exit code.
+    """Train what is left, the trials of the rates first; return the sweeps' exit code.
 
     end: of the call, on the monotonic clock: what is being trained is interrupted in time, and SystemExit(0) raised.
     """

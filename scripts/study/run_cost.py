@@ -1,9 +1,9 @@
 """Finds what a run will cost before it starts: tokens, FLOPs, bytes on disk, seconds on this machine.
 
 Model FLOPs are exact (6N + 12LHQT). Curvature is rehearsed: the optimizer steps on a model of width 4, and the passes
-that it asks for are counted. Matrix work is what the optimizer says of itself. The seconds come from a probe: a few
-gradients of the model on this device (of its first two layers, where it has more), and of a small model's optimizer a
-few steps. The probe runs eagerly; on a GPU the runs are compiled, and faster. The next plan uses what it measured.
+that it asks for are counted. Matrix work is what the optimizer says of itself. The seconds come from a probe on this
+device: a few gradients of the model (of its first two layers, where it has more), and a few steps of the optimizer on a
+small model. The probe runs eagerly; on a GPU the runs are compiled, and faster. The next plan uses what it measured.
 """
 
 from collections.abc import Callable, Sequence
