@@ -5,6 +5,7 @@ A new family is a file here that implements `LanguageModel`, an entry in `models
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -55,6 +56,21 @@ class Role:
 # First sizes of hidden matrices by what they are: of qkv, projection, up and gate, down.
 InitScale = tuple[float, float, float, float]
 PLACES = {"qkv": 0, "projection": 1, "up": 2, "gate": 2, "down": 3}
+
+
+def roles_by_module(model: nn.Module, matrices: Mapping[str, Role]) -> dict[Parameter, Role]:
+    """Return the role of each parameter: that of its module's own name for a matrix, `vector` for the others.
+
+    A matrix in a module without an entry has none.
+    """
+    roles = {}
+    for name, parameter in model.named_parameters():
+        module = f".{name}".split(".")[-2]
+        if parameter.ndim < 2:
+            roles[parameter] = Role("vector")
+        elif module in matrices:
+            roles[parameter] = matrices[module]
+    return roles
 
 
 class LanguageModel(nn.Module, ABC):

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from conventions.masking import EXTRA_TOKENS, NEXT, RANDOM, Masking
 from conventions.targets import UNCOUNTED
-from models.base import InitScale, LanguageModel, Losses, Role, check_init_scale, check_sizes
+from models.base import InitScale, LanguageModel, Losses, Role, check_init_scale, check_sizes, roles_by_module
 from models.head import head_loss
 
 EPS = 1e-12
@@ -181,16 +181,13 @@ class BERT(LanguageModel):
         return (losses * (targets >= 0).sum(1)).sum()
 
     def roles(self) -> dict[Parameter, Role]:
-        by_module = {
+        matrices = {
             "embedding": Role("embedding"), "positions": Role("positions"), "segments": Role("positions"),
             "query": Role("hidden", "qkv"), "key": Role("hidden", "qkv"), "value": Role("hidden", "qkv"),
             "projection": Role("hidden", "projection"), "up": Role("hidden", "up"), "down": Role("hidden", "down"),
             "transform": Role("hidden", "projection"), "pooler": Role("hidden", "projection"), "follows": Role("head"),
         }  # fmt: skip
-        return {
-            parameter: Role("vector") if parameter.ndim < 2 else by_module[name.split(".")[-2]]
-            for name, parameter in self.named_parameters()
-        }
+        return roles_by_module(self, matrices)
 
     def matrix_parameters(self) -> int:
         """Return N: entries of every matrix in a matrix product, the tied head once."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
-from models.base import InitScale, LanguageModel, Losses, Role, check_init_scale, check_sizes
+from models.base import InitScale, LanguageModel, Losses, Role, check_init_scale, check_sizes, roles_by_module
 from models.head import head_loss
 
 
@@ -128,19 +128,12 @@ class GPT(LanguageModel):
 
     def roles(self) -> dict[Parameter, Role]:
         width = self.embedding.embedding_dim
-        by_module = {
+        matrices = {
             "embedding": Role("embedding"), "positions": Role("positions"),
             "qkv": Role("hidden", "qkv", (width, width, width)), "projection": Role("hidden", "projection"),
             "up": Role("hidden", "up"), "down": Role("hidden", "down"),
         }  # fmt: skip
-        roles = {}
-        for name, parameter in self.named_parameters():
-            module = name.split(".")[-2] if "." in name else ""
-            if parameter.ndim < 2:
-                roles[parameter] = Role("vector")
-            elif module in by_module:
-                roles[parameter] = by_module[module]
-        return roles
+        return roles_by_module(self, matrices)
 
     def flops_per_token(self, context: int) -> int:
         """Count forward and backward, 6 N + 12 L H Q T, T = context (Chowdhery et al. 2022, PaLM, appendix B).

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
-from models.base import InitScale, LanguageModel, Losses, Role, check_init_scale, check_sizes
+from models.base import InitScale, LanguageModel, Losses, Role, check_init_scale, check_sizes, roles_by_module
 from models.head import head_loss
 
 NormKind = Literal["rms", "layer"]
@@ -231,16 +231,13 @@ class Llama(LanguageModel):
 
     def roles(self) -> dict[Parameter, Role]:
         rows = next(module.rows for module in self.modules() if isinstance(module, RotaryAttention))
-        by_module = {
+        matrices = {
             "embedding": Role("embedding"), "head": Role("head"), "qkv": Role("hidden", "qkv", rows),
             "query": Role("hidden", "qkv"), "key": Role("hidden", "qkv"), "value": Role("hidden", "qkv"),
             "projection": Role("hidden", "projection"),
             "gate": Role("hidden", "gate"), "up": Role("hidden", "up"), "down": Role("hidden", "down"),
         }  # fmt: skip
-        return {
-            parameter: Role("vector") if parameter.ndim < 2 else by_module[name.split(".")[-2]]
-            for name, parameter in self.named_parameters()
-        }
+        return roles_by_module(self, matrices)
 
     def flops_per_token(self, context: int) -> int:
         """Count forward and backward, 6 N + 12 L H Q T, T = context (Chowdhery et al. 2022, PaLM, appendix B).
