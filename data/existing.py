@@ -12,7 +12,7 @@ from typing import Any
 
 from conventions.paths import as_text, expanded
 from data.dataset import Splits
-from data.files import globbed, once
+from data.files import globbed, once, refuse_shared
 from data.prepare import DIR
 from data.progress import Progress
 from data.shards import LARGEST_VOCABULARY, Dtype, Shard, measure, smallest_dtype
@@ -39,10 +39,7 @@ def shards(
         )
     notes: list[str] = []
     trained, held_out = (find_shards(patterns, key, notes) for patterns, key in ((train, "train"), (val, "val")))
-    apart = {path.resolve() for path in held_out}
-    for path in trained:
-        if path.resolve() in apart:
-            raise ValueError(f"val: {path} is also in train; a run must not be judged by what it is trained on")
+    refuse_shared(trained, held_out, "train", "val")
     identity: dict[str, Any] = {
         "train": [as_text(path) for path in trained],
         "val": [as_text(path) for path in held_out],

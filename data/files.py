@@ -102,6 +102,16 @@ class LeftOut:
         return left_out + ([f"data.{self.key}: there is nothing in {_names(self.empty)}"] if self.empty else [])
 
 
+def refuse_shared(trained: Iterable[Path], held_out: Iterable[Path], key: str, held_out_key: str) -> None:
+    """Raise ValueError where a file of the training text is also one of the validation text."""
+    apart = {path.resolve() for path in held_out}
+    for path in trained:
+        if path.resolve() in apart:
+            raise ValueError(
+                f"{held_out_key}: {path} is also in {key}; a run must not be judged by what it is trained on"
+            )
+
+
 def _names(paths: list[Path]) -> str:
     more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
     return ", ".join(map(str, paths[:NAMED])) + more

@@ -7,7 +7,7 @@ python train.py data=local data.files='shards/train-*.jsonl.bz2' data.val_files=
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from data.files import PLAIN_TEXT, expand, kind, stamp
+from data.files import PLAIN_TEXT, expand, kind, refuse_shared, stamp
 from data.prepare import DIR
 from data.rows import read
 from data.text import Document, Rows, Text, TextRow, check_share, check_tokens, hold_out, passages
@@ -32,10 +32,7 @@ def local(
     notes: list[str] = []
     held_out = expand(val_files, "val_files", notes) if val_files else []
     trained = expand(files, "files", notes)
-    apart = {path.resolve() for path in held_out}
-    for path in trained:
-        if path.resolve() in apart:
-            raise ValueError(f"val_files: {path} is also in files; a run must not be judged by what it is trained on")
+    refuse_shared(trained, held_out, "files", "val_files")
     if not held_out:
         check_share(val_share)
     check_tokens(tokens)
