@@ -29,7 +29,7 @@ from judge.declared import NOTHING, Declared
 from judge.fairness import endings, provenance, unfair
 from judge.records import Point, Run
 from judge.row import Row
-from judge.spread import CONFIDENCE
+from judge.spread import CONFIDENCE, mean_and_deviation
 from judge.timing import untimed
 
 Rule = Callable[..., list[Row]]
@@ -145,6 +145,7 @@ def _deciding(
 def _standing(arm: Arm, arms: Sequence[Arm], length: int | None, target: float | None, rows: Sequence[Row]) -> Standing:
     length = _own_length(arm, length)
     losses = np.array([]) if length is None else arm.losses(length)
+    mean, spread = mean_and_deviation(losses)
     curve = mean_curve(arm.finished(length)) if length is not None else []
     return Standing(
         optimizer=arm.optimizer,
@@ -152,8 +153,8 @@ def _standing(arm: Arm, arms: Sequence[Arm], length: int | None, target: float |
         length=length,
         tried=tried(arms, arm.optimizer),
         seeds=len(losses),
-        loss=float(losses.mean()) if len(losses) else None,
-        spread=float(losses.std(ddof=1)) if len(losses) > 1 else None,
+        loss=mean,
+        spread=spread,
         reached=crossing(curve, target) if target is not None else None,
         rows={row.axis: row for row in rows},
     )

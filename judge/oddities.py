@@ -15,8 +15,7 @@ NAMED = 6  # runs that a row lists by name
 
 def oddities(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of runs that count for less than others: what is the matter, and which they are."""
-    usual = Counter(device_of(run) for run in comparison.standings[0].arm.runs if run.rows).most_common(1)
-    device = usual[0][0] if usual else None
+    device = usual_device(comparison)
     matters: dict[str, list[Run]] = {}
     for run in comparison.runs:
         for matter in _matters(run, device):
@@ -33,9 +32,15 @@ def oddities(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
+def usual_device(comparison: Comparison) -> str | None:
+    """Return the device of most of the baseline's runs; None where no run has begun."""
+    usual = Counter(device_of(run) for run in comparison.standings[0].arm.runs if run.rows).most_common(1)
+    return usual[0][0] if usual else None
+
+
 def badges(run: Run, device: str | None) -> list[str]:
     """Say what stands beside a run's name in red: the same, in a word or two each."""
-    words = [word(run)] if run.status in LOST else []
+    words = [word(run.status)] if run.status in LOST else []
     if device and run.rows and device_of(run) != device:
         words.append(device_of(run))
     if run.known("git", "dirty"):
@@ -43,9 +48,9 @@ def badges(run: Run, device: str | None) -> list[str]:
     return words
 
 
-def word(run: Run) -> str:
+def word(status: str) -> str:
     """Write a run's status as it reads after a number."""
-    return {"cut": "cut off", "running": "still running"}.get(run.status, run.status)
+    return {"cut": "cut off", "running": "still running"}.get(status, status)
 
 
 def _matters(run: Run, device: str | None) -> Iterator[str]:

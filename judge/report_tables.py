@@ -50,7 +50,7 @@ def standing(each: Standing, after: str = "") -> dict[str, Any]:
     seeds = f"{each.seeds} seeds" if each.seeds > 1 else "1 seed" if each.seeds else ""
     chosen = f", best of {each.tried} settings" if each.tried > 1 else ""
     loss = quantity.loss(each.loss, each.spread) + after if each.seeds else "no finished run"
-    lost = Counter(word(run) for run in each.arm.runs if run.status in LOST)
+    lost = Counter(word(run.status) for run in each.arm.runs if run.status in LOST)
     name, _, settings = each.arm.label.partition(" ")
     return {
         "label": each.arm.label,

@@ -14,6 +14,12 @@ SEEDS = 3  # at every length, before there is an interval
 SAME = 1e-9  # relative: seeds that differ by less are copies, whatever rounding left between them
 
 
+def mean_and_deviation(values: Sequence[float] | np.ndarray) -> tuple[float | None, float | None]:
+    """Return the mean and the standard deviation over seeds; None for what so few values do not tell."""
+    values = np.asarray(values)
+    return (float(values.mean()) if len(values) else None), (float(values.std(ddof=1)) if len(values) > 1 else None)
+
+
 def pooled_spread(cells: Sequence[np.ndarray]) -> tuple[float, int]:
     """Return the standard deviation of one run over seeds, pooled over an arm's lengths, and its degrees of freedom.
 

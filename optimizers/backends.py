@@ -1,4 +1,4 @@
-"""Backends are first-order updates along a preconditioned gradient, all of a group at once: K-FAC and MKOR end in one.
+"""Holds the backends: first-order updates of a whole group along a preconditioned gradient, for K-FAC and MKOR.
 
 State is kept in the wider of float32 and the parameter's dtype, beside whatever else stands in it.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .activations import Activations
 from .adam import adam_, averages
 from .base import Objective, Optimizer, state_dtype
 from .kernels import Number, Row, kernel
@@ -57,6 +58,7 @@ class Preconditioner(Optimizer):
     """K-FAC and MKOR step by a backend: along preconditioned gradients where there are any, else along plain ones."""
 
     backend: Backend
+    activations: Activations
 
     @torch.no_grad()
     def step(self, closure: Any = None, loss_scale: float = 1.0) -> Any:
@@ -73,6 +75,9 @@ class Preconditioner(Optimizer):
             along = [directions[p] if p in directions else p.grad.to(state_dtype(p)) for p in used]
             self.backend([(p, g, self.state[p]) for p, g in zip(used, along, strict=True)], group)
         return loss
+
+    def together(self) -> list[list[Tensor]]:
+        return self.activations.together()
 
     def _gradient(self, objective: Objective) -> tuple[Any, dict[Tensor, Tensor]]:
         """Return the loss, and the directions of those parameters that are preconditioned."""

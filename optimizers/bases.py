@@ -25,11 +25,10 @@ from .eigenbasis import (
     next_power,
     orthonormal,
 )
-from .kronecker import average_gram_, complete_, gram_flops, spectrum_readings
+from .kronecker import SIDES, average_gram_, complete_, gram_flops, spectrum_readings
 from .pieces import Matrix, matrices
 from .rotation import DTYPES, rotate, rotate_back, rotation_flops
 
-SIDES = ("left", "right")
 State = MutableMapping[str, Tensor]
 
 

@@ -234,9 +234,6 @@ class KFAC(Preconditioner):
         rotated.div_(torch.outer(outputs["G_values"], inputs["A_values"]).add_(self.damping))
         return left @ rotated @ right.T
 
-    def together(self) -> list[list[Tensor]]:
-        return self.activations.together()
-
     def _clip(
         self, directions: dict[Tensor, Tensor], objective: Objective, rate: float | None = None
     ) -> Tensor | float:

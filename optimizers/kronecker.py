@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .base import Reading, median
 
+SIDES = ("left", "right")  # of the rows, and of the columns: names in an optimizer's state
 STRIPS, HEIGHT = 6, 96  # so many at most, no lower than that: more would save FLOPs and cost time
 
 

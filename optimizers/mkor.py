@@ -186,9 +186,6 @@ class Mkor(Preconditioner):
                 objective.charge(self._product_flops(layer))
         return loss, directions
 
-    def together(self) -> list[list[Tensor]]:
-        return self.activations.together()
-
     def _update_factors(self, objective: Objective) -> None:
         for layer, a, g in self.activations.means(objective, self.param_groups):
             state = self.state[layer.weight]

@@ -22,7 +22,6 @@ from .base import Objective, Reading
 from .checks import check_at_least
 from .mkor import Mkor
 from .registry import register
-from .treatment import Treatment
 
 
 @register(
@@ -76,10 +75,6 @@ class MkorH(Mkor):
         )  # fmt: skip
         self.window, self.share, self.patience = window, threshold, patience
         self.param_groups[0].update(second_order=True, loss=None, last_loss=None, best_rate=0.0, slow_windows=0)
-
-    def treat(self, p: Tensor, tokens: int) -> Treatment:
-        """Announce MKOR's cost, which holds until MKOR-H leaves it."""
-        return super().treat(p, tokens)
 
     def _gradient(self, objective: Objective) -> tuple[Any, dict[Tensor, Tensor]]:
         if not self.param_groups[0]["second_order"]:

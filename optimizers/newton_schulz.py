@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .kronecker import strips
+from .kronecker import gram_flops, strips
 
 # The quintic a x + b x^3 + c x^5, tuned by its author for the largest slope at 0; it maps (0, 1] to about (.7, 1.2).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -111,24 +111,20 @@ def newton_schulz_flops(shape: Sequence[int], steps: int, dtype: torch.dtype, po
     return count(short, long, polynomials)
 
 
-def _symmetric_flops(n: int, k: int) -> int:
-    return sum(2 * (bottom - top) * (n - top) * k for top, bottom in strips(n))
-
-
 def _squares(polynomials: Sequence[Polynomial]) -> int:
     """Count the steps that need G^2."""
     return sum(c != 0 for *_, c in polynomials)
 
 
 def _direct_flops(short: int, long: int, polynomials: Sequence[Polynomial]) -> int:
-    each = _symmetric_flops(short, long) + 2 * short**2 * long
-    return len(polynomials) * each + _squares(polynomials) * _symmetric_flops(short, short)
+    each = gram_flops(short, long) + 2 * short**2 * long
+    return len(polynomials) * each + _squares(polynomials) * gram_flops(short, short)
 
 
 def _gram_flops(short: int, long: int, polynomials: Sequence[Polynomial]) -> int:
     flops = 0
     for done in range(0, len(polynomials), FRESH):
         taken = polynomials[done : done + FRESH]
-        flops += _symmetric_flops(short, long) + 2 * short**2 * long
-        flops += (_squares(taken) + 3 * (len(taken) - 1)) * _symmetric_flops(short, short)
+        flops += gram_flops(short, long) + 2 * short**2 * long
+        flops += (_squares(taken) + 3 * (len(taken) - 1)) * gram_flops(short, short)
     return flops

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from .base import Objective, Optimizer, state_dtype
 from .checks import check_at_least, check_betas, check_common
+from .kronecker import SIDES
 from .param_groups import by_table
 from .pieces import Matrix, matrices
 from .registry import register
@@ -50,7 +51,6 @@ from .triangular import (
     transposed_times,
 )
 
-SIDES = ("left", "right")
 MODES = ("none", "smart_one_diag", "one_diag", "all_diag")
 
 

@@ -31,14 +31,13 @@ from torch import Tensor, nn
 
 from .base import Optimizer, Reading, state_dtype
 from .checks import check_at_least, check_betas, check_common
-from .kronecker import average_gram_, complete_, eigh, eigh_flops, gram_flops, spectrum_readings
+from .kronecker import SIDES, average_gram_, complete_, eigh, eigh_flops, gram_flops, spectrum_readings
 from .param_groups import by_table
 from .pieces import Matrix, matrices
 from .registry import register
 from .treatment import Treatment, treatment
 
 GRAFT_EPS = 1e-8  # Adam's
-SIDES = ("left", "right")
 State = MutableMapping[str, Tensor]
 
 

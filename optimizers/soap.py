@@ -56,8 +56,7 @@ NOTHING = 1e-30  # a root mean square is never divided by less, in the authors' 
     "as Meta's Shampoo does.",
     pitfalls="The implementation decides the wall-clock: the authors' took twice AdamW's step in a published trace. A "
     "fused QKV as one matrix has a factor three times as wide, whose refresh takes 9 times that of three. With a "
-    "refresh every 10 steps in the first hundred updates the basis lags; a "
-    "warm-up hides it.",
+    "refresh every 10 steps in the first hundred updates the basis lags; a warm-up hides it.",
     proof="tests/test_soap.py",
 )
 class SOAP(Optimizer):

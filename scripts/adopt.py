@@ -13,13 +13,13 @@ results/runs/STUDY/, and a table that says of each run what was odd.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from conventions.grid import Grid
 from conventions.paths import expanded
 from conventions.quantity import loss, seconds
+from conventions.run_format import RUNS
 from conventions.sentence import Arguments, cut_short, one_sentence
 from conventions.terminal_table import console, terminal_table
 from judge.readers import read
@@ -28,8 +28,6 @@ from judge.readers.log import Source
 from judge.readers.remarks import remarks
 from judge.readers.series import runs_in, without_repeats
 from judge.readers.units import QUANTITIES, meaning_of, parse_map
-
-RUNS = Path("results/runs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

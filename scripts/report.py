@@ -10,7 +10,6 @@ one, for papers.
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -29,9 +28,8 @@ from judge.answer import facts, mismatches, missing, verdict
 from judge.arms import Arm
 from judge.comparison import Comparison, compare
 from judge.fairness import endings
-from judge.oddities import badges, oddities
+from judge.oddities import badges, oddities, usual_device
 from judge.records import Run, find_runs
-from judge.timing import device_of
 from judge.tuning.trials import Tuning, tuning_of, with_tuning
 from scripts.pages import bars, figures, tuning_figure
 from scripts.pages.canvas import Drawing, Style, by_optimizer, style_of
@@ -142,7 +140,7 @@ def _with_copies(comparison: Comparison) -> list[Arm]:
 
 
 def _arm(label: str, runs: Sequence[Run], comparison: Comparison, details: bool) -> dict[str, Any]:
-    devices = Counter(device_of(run) for run in comparison.standings[0].arm.runs if run.rows)
+    device = usual_device(comparison)
     lengths = sorted({run.steps for run in runs if run.final_loss is not None})
     finished = ", ".join(f"{length:,}" for length in lengths) or "none"
     return {
@@ -153,7 +151,7 @@ def _arm(label: str, runs: Sequence[Run], comparison: Comparison, details: bool)
                 "run": run,
                 "name": run.name,
                 "about": f"{run.step:,} of {run.steps:,} updates, loss {quantity.loss(run.final_loss)}",
-                "badges": badges(run, devices.most_common(1)[0][0] if devices else None),
+                "badges": badges(run, device),
                 "folder": str(run.folder),
                 "config": (run.folder / "config.yaml").read_text(encoding="utf-8") if details else "",
                 "manifest": json.dumps(run.manifest, indent=1) if details else "",

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from conventions.paths import path_argument
+from conventions.run_format import RUNS
 from conventions.sentence import Arguments, one_sentence
 from conventions.terminal_table import console
 from harness.sweep.watch import EVERY, LiveTable, RunReader, RunRow, row_of, runs_table
@@ -22,7 +23,7 @@ from judge.records import find_runs
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Arguments.of("scripts.runs", __doc__)
-    parser.add_argument("folder", nargs="?", type=path_argument, default="results/runs", help="default: results/runs")
+    parser.add_argument("folder", nargs="?", type=path_argument, default=RUNS, help=f"default: {RUNS}")
     parser.add_argument("--watch", action="store_true", help="go on looking until Ctrl-C")
     options = parser.parse_args(arguments)
     if options.watch and options.folder.is_dir():  # which may hold no run yet

@@ -7,10 +7,9 @@ from conventions.quantity import short
 from judge.claims.claim_file import SCALES
 from judge.claims.evidence import PUBLIC
 from judge.claims.verdict import Verdict
+from judge.public.runs import CHINCHILLA
 from judge.records import Run
 from judge.timing import device_of
-
-CHINCHILLA = 20  # training tokens per parameter, all of them counted, as in Hoffmann et al. 2022
 
 
 def by_claim(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:

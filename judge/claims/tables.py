@@ -11,6 +11,7 @@ from judge.claims.numbers import HEADER, numbers
 from judge.claims.others import number
 from judge.claims.verdict import Verdict
 from judge.claims.words import again, came_out, claimed, estimate, notes, ours, public_rows, runs_of, summary
+from judge.spread import mean_and_deviation
 
 FORMATS = ("markdown", "latex", "csv")
 PAPER = ", paper"  # ends the heading of a column of the paper's figures; ours is the next
@@ -29,10 +30,8 @@ def arms_grid(verdict: Verdict) -> Grid:
     rows = []
     for part, arm in verdict.every_arm:
         length = verdict.scale.length(part)
-        losses = arm.losses(length)
-        spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
-        row = [part, arm.label, runs_of(verdict, part, arm),
-               quantity.loss(float(losses.mean()), spread) if len(losses) else "none"]  # fmt: skip
+        end = quantity.loss(*mean_and_deviation(arm.losses(length)))
+        row = [part, arm.label, runs_of(verdict, part, arm), end]
         for name, each in shown.items():
             figure = verdict.paper_figure(part, arm.label, name)
             theirs = f"{figure.value:,g}{'*' * figure.recalled}" if figure else ""

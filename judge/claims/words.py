@@ -5,8 +5,6 @@ Tables, pages and `claims verify --json` say all of it in the same words.
 
 from typing import Any
 
-import numpy as np
-
 from conventions.config_keys import plain
 from conventions.quantity import loss
 from judge.arms import Arm
@@ -17,6 +15,7 @@ from judge.claims.statement import Statement
 from judge.claims.tokenizers import may_say
 from judge.claims.verdict import Finding, Verdict
 from judge.estimate import Speedup
+from judge.spread import mean_and_deviation
 
 RECALLED = "* recalled, not found in a source"
 OURS = "† the figure is ours: the paper puts none on it"
@@ -100,10 +99,9 @@ def public_rows(verdict: Verdict) -> list[list[str]]:
     rows = []
     for part, cell, speedup in verdict.public:
         length = f"{cell.updates:,} updates" if cell.updates else f"{cell.tokens / 1e9:.3g}B tokens"
-        losses = np.array(cell.losses)
-        end = loss(float(losses.mean()), float(losses.std(ddof=1)) if len(losses) > 1 else None)
+        end = loss(*mean_and_deviation(cell.losses))
         ratio = [str(speedup), speedup.interval] if speedup else ["", ""]
-        rows.append([part, cell.arm, cell.budget, length, str(len(losses)), end, *ratio])
+        rows.append([part, cell.arm, cell.budget, length, str(len(cell.losses)), end, *ratio])
     return rows
 
 

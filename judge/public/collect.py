@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conventions.config_keys import flatten
 from conventions.json_text import parse_json
 from conventions.quantity import loss
 from judge.public.cell import Cell
 from judge.public.study import LoggedArm, Logs, PublicStudy, Tables
 from judge.readers import read
 from judge.readers.series import ForeignRun, cut, runs_in, without_repeats
-from judge.readers.table import flat
 from judge.readers.units import meaning_of
 
 ROUNDING = 0.551e-4  # of a mean that is printed with five digits, and then with four
@@ -103,7 +103,7 @@ def _tabled(folder: Path, tables: Tables) -> list[Cell]:
         if not match:
             continue
         try:
-            values = flat(parse_json(file.read_text(encoding="utf-8")))
+            values = flatten(parse_json(file.read_text(encoding="utf-8")))
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{file} is no JSON with keys ({error}): take it from the repository again") from None
         size, budget = match["size"], match["budget"]

@@ -13,7 +13,7 @@ from judge.readers.table import read_table
 from judge.records import Run, find_runs
 from judge.scale import cells_of
 
-CHINCHILLA = 20  # training tokens per parameter
+CHINCHILLA = 20  # training tokens per parameter, all of them counted, as in Hoffmann et al. 2022
 
 
 def cells_by_column(source: Path, columns: Mapping[str, str]) -> tuple[dict[str, list[Cell]], str]:

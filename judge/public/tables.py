@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from conventions.grid import Grid
 from conventions.quantity import loss
 from judge.public.cell import Cell, Choice
@@ -12,6 +10,7 @@ from judge.public.lowest import least, lucky_figures
 from judge.public.study import PublicStudy
 from judge.row import verdict_on
 from judge.scale import FARTHEST, Figure, Trend, figures, trend
+from judge.spread import mean_and_deviation
 
 LOSSES = {"lowest": "the lowest of all trials", "chosen": "of the chosen configurations"}
 LUCK = "the lowest of all trials, corrected for its luck"
@@ -71,12 +70,11 @@ def arms(study: PublicStudy) -> Grid:
     printed = {arm.name: arm.printed for arm in study.logs.arms} if study.logs else {}
     rows = []
     for cell in sorted(study.cells, key=lambda cell: (cell.tokens, cell.arm)):
-        losses, ratio, theirs = np.array(cell.losses), ratios.get(cell.arm), printed.get(cell.arm)
-        spread = float(losses.std(ddof=1)) if len(losses) > 1 else None
+        ratio, theirs = ratios.get(cell.arm), printed.get(cell.arm)
         own = [str(ratio), ratio.interval, verdict_on(ratio) or ""] if ratio else ["", "", ""]
         source = "" if theirs is None else loss(theirs)
         length = f"{cell.updates:,}" if cell.updates else f"{cell.tokens:,} tokens"
-        rows.append([cell.arm, length, str(len(losses)), loss(float(losses.mean()), spread), source, *own])
+        rows.append([cell.arm, length, str(len(cell.losses)), loss(*mean_and_deviation(cell.losses)), source, *own])
     header = ["arm", "updates", "seeds", "final loss", "mean by its source"]
     title = f"Speed-up over {study.baseline}."
     return Grid(title, [*header, f"{study.rule}, in updates", "95 % interval", "verdict"], rows)

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from conventions.config_keys import flatten
 from conventions.json_text import parse_json
 from judge.readers.log import Line, Log, Source, Value, optional, plain_suffix, read_text, source_of
 
@@ -93,17 +94,9 @@ def _json_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
-def flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a row with its nested keys dotted."""
-    dotted: dict[str, Any] = {}
-    for key, value in row.items():
-        dotted |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return dotted
-
-
 def _present(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row's numbers as floats where they are numbers already, its words as they are."""
-    kept = {str(key): value for key, value in flat(row).items() if value is not None and value != ""}
+    kept = {str(key): value for key, value in flatten(row).items() if value is not None and value != ""}
     return {key: value_of(value) for key, value in kept.items()}
 
 

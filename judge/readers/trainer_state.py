@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from conventions.config_keys import flatten
 from conventions.json_text import parse_json
 from judge.readers.log import Line, Log, read_text, source_of
-from judge.readers.table import flat, value_of
+from judge.readers.table import value_of
 
 FORMAT = "Hugging Face trainer_state.json"
 MEANING = {"step": "step", "val/loss": "eval_loss", "train/loss": "loss", "lr": "learning_rate", "total": "max_steps"}
@@ -20,7 +21,7 @@ def read(path: Path) -> list[Log]:
     try:
         state = parse_json(read_text(path))
         history = state["log_history"]
-        rows = [flat(row) for row in history]
+        rows = [flatten(row) for row in history]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())[:80]
         raise ValueError(f"{path} is no trainer_state.json ({why}): it needs the list `log_history`") from None

@@ -4,8 +4,8 @@ import hashlib
 import json
 from typing import Any
 
+from conventions.config_keys import flatten
 from judge.readers.log import Line, Log, Source, optional
-from judge.readers.table import flat
 from judge.readers.wandb_file import numbers
 
 FORMAT = "W&B (wandb:...)"
@@ -37,8 +37,8 @@ def read(address: str) -> list[Log]:
 def _log(address: str, run: Any) -> Log:
     rows = [dict(row) for row in run.scan_history()]  # without keys: with them it skips rows that lack one
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
-    lines = [Line(0, numbers(flat(row))) for row in rows]
-    config = {key: value for key, value in flat(dict(run.config)).items() if not key.startswith("_")}
+    lines = [Line(0, numbers(flatten(row))) for row in rows]
+    config = {key: value for key, value in flatten(dict(run.config)).items() if not key.startswith("_")}
     place = address if address.count("/") == 2 else f"{address}/{run.id}"
     cut = "" if run.state == "finished" else f"W&B calls it {run.state}"
     return Log(str(run.name or run.id), Source(place, FORMAT, digest), lines, {}, config, cut=cut)

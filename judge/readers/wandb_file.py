@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from conventions.config_keys import flatten
 from conventions.json_text import parse_json
 from judge.readers.log import Line, Log, Value, optional, source_of
-from judge.readers.table import flat
 
 FORMAT = "W&B offline file (.wandb)"
 MAGIC, HEADER, BLOCK = b":W&B", 7, 32768
@@ -36,7 +36,7 @@ def read(path: Path) -> list[Log]:
             cut = "" if record.WhichOneof("record_type") == "exit" else cut
             name = record.run.display_name or name
             history = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
-            row = flat({key: parse_json(text) for key, text in history.items()})
+            row = flatten({key: parse_json(text) for key, text in history.items()})
         except Exception as error:  # the protocol's own error, or JSON's
             raise ValueError(f"{path} holds a record that W&B's client cannot read ({str(error)[:80]})") from None
         if history:
@@ -44,7 +44,7 @@ def read(path: Path) -> list[Log]:
     if not lines:
         raise ValueError(f"{path} holds no history: the run logged nothing")
     config.pop("_wandb", None)
-    return [Log(name, source_of(path, FORMAT), lines, {}, flat(config), cut=cut)]
+    return [Log(name, source_of(path, FORMAT), lines, {}, flatten(config), cut=cut)]
 
 
 def numbers(row: dict[str, Any]) -> dict[str, Value]:

@@ -23,13 +23,13 @@ from conventions.yaml_file import read_yaml, yaml_text
 from judge.comparison import Comparison
 from judge.correction import fair
 from judge.fairness import unlike
+from judge.oddities import word
 from judge.records import Run, find_runs
 from judge.tuning.luck import beside
 from judge.tuning.search import EDGE, Range, Space, value_of
 
 SUFFIX = "-tuning"  # of the folder beside the study's
 SEARCH, CHOICE = "tuning.yaml", "tuned.yaml"  # written before the first trial, and after the last
-WORDS = {"cut": "cut off", "running": "still running"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Tuning:
     def unended(self) -> str:
         """Return a sentence on the trials that were cut off, failed or still run; empty if all ended."""
         counted = [run for run in self.runs if run.counts]
-        states = Counter(WORDS.get(run.status, run.status) for run in counted if run.status not in ENDED)
+        states = Counter(word(run.status) for run in counted if run.status not in ENDED)
         listed = ", ".join(f"{count} {state}" for state, count in states.items())
         return (
             f"{states.total()} of the {len(counted)} runs that {self.optimizer} was tuned on did not end ({listed}): "

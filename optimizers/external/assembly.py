@@ -22,7 +22,7 @@ from .adapter import Adapter, Member, inside
 from .manner import Manner
 from .request import names_by_role, request_of, shape_of
 
-SECTIONS = ("base", "rest", "hidden")
+SECTIONS = ("base", "rest", "hidden")  # of an external class: see External.plain
 _TRIED: dict[Any, Any] = {}  # wrapped classes: every tryout of the wrapper would repeat theirs
 
 

@@ -17,12 +17,12 @@ from conventions.keywords import bind, in_section
 from conventions.sentence import nearest
 
 from ..external import External
+from ..external.assembly import SECTIONS
 from ..registry import ALLOW_TARGETS, OptimizerInfo, find
 from ..units import Unit, units
 from ..wrapped import CHANGES
 
 EVERYONES = ("decay_embeddings", *CHANGES)  # keys that OptimizerInfo.build takes, whatever the optimizer
-SECTIONS = ("base", "rest", "hidden")  # of an external class: see External.build
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Builds a study's page in W&B: sections of panels, which runs they show, and what the folders say.
 
-Built by W&B's own library and saved to a stand-in of its server by the tests; how W&B draws it, only W&B can show.
+W&B's own library builds it. The tests save it to a stand-in of the server; only W&B can show how it is drawn.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from conventions.quantity import TITLE
 from harness.wandb_tracker import AXES, group_of
 from judge.answer import wins
 from judge.comparison import Comparison, Standing
+from scripts.pages.bars import OUTSIDE, WITHIN
 from scripts.pages.canvas import by_optimizer
 
 LOSS = "val/loss"
@@ -22,8 +23,6 @@ GROUP = "Group"  # runs that are alike in all but the seed, see harness/wandb_tr
 OPTIMIZER = panels.Config("optimizer.name")
 RATE = "optimizer.lr"
 TUNED = (RATE, "optimizer.weight_decay", "schedule.warmup")
-TIMED = ("data", "gradient", "curvature", "optimizer")
-UNTIMED = ("compile", "evaluate", "checkpoint", "log")
 SHOWN = 100  # lines in a chart
 
 
@@ -61,8 +60,8 @@ def sections(comparison: Comparison) -> list[workspaces.Section]:
     overhead: list[Any] = [
         _bar("Tokens per second", ["throughput/tokens_per_second"]),
         _bar("FLOPs of a run, by part", ["flops/model", "flops/curvature", "flops/optimizer"]),
-        _bar("Seconds of a run, by part", [f"seconds/{part}" for part in TIMED]),
-        _bar("Seconds outside the clock", [f"seconds/{part}" for part in UNTIMED]),
+        _bar("Seconds of a run, by part", [f"seconds/{part}" for part in WITHIN["seconds"]]),
+        _bar("Seconds outside the clock", [f"seconds/{part}" for part in OUTSIDE]),
         _bar("Peak memory, bytes", ["memory/peak"]),
         _bar("State, bytes per parameter", ["memory/state_per_parameter"]),
     ]
