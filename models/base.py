@@ -73,6 +73,17 @@ def roles_by_module(model: nn.Module, matrices: Mapping[str, Role]) -> dict[Para
     return roles
 
 
+def training_flops(parameters: int, layers: int, width: int, context: int) -> int:
+    """Count forward and backward per token, 6 N + 12 L H Q T (Chowdhery et al. 2022, PaLM, appendix B).
+
+    2 N + 4 L H Q T of it is the forward pass, and backward costs twice that. The whole T x T square of the attention is
+    counted, as is the custom, although a causal kernel may do half of it. Grouped queries save none of it.
+
+    parameters: N, those in matrix products. layers: L. width: H Q, of all heads together. context: T.
+    """
+    return 6 * parameters + 12 * layers * width * context
+
+
 class LanguageModel(nn.Module, ABC):
     """Every model family implements this contract.
 

@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
-from models.base import InitScale, LanguageModel, Losses, Role, check_init_scale, check_sizes, roles_by_module
+from models.base import (
+    InitScale,
+    LanguageModel,
+    Losses,
+    Role,
+    check_init_scale,
+    check_sizes,
+    roles_by_module,
+    training_flops,
+)
 from models.head import head_loss
 
 NormKind = Literal["rms", "layer"]
@@ -240,10 +249,5 @@ class Llama(LanguageModel):
         return roles_by_module(self, matrices)
 
     def flops_per_token(self, context: int) -> int:
-        """Count forward and backward, 6 N + 12 L H Q T, T = context (Chowdhery et al. 2022, PaLM, appendix B).
-
-        The whole T x T square of the attention is counted, as is the custom. Grouped queries share keys and values,
-        and save none of it.
-        """
-        width = self.embedding.embedding_dim  # H Q
-        return 6 * self.matrix_parameters() + 12 * len(self.blocks) * width * context
+        width = self.embedding.embedding_dim
+        return training_flops(self.matrix_parameters(), len(self.blocks), width, context)
