@@ -25,6 +25,11 @@ class Masking:
         asked = round(self.share * context)
         return max(1, min(asked, context if self.most is None else self.most))
 
+    def check(self, context: int) -> None:
+        """Raise ValueError where sequences of `context` tokens are too short."""
+        if self.next_sentence and context < 5:
+            raise ValueError(f"context must be at least 5 for [CLS] A [SEP] B [SEP], not {context}")
+
     @staticmethod
     def halves(context: int) -> tuple[int, int]:
         """Return the tokens of A and of B in a sequence of `context` tokens; the second begins after [CLS] A [SEP]."""

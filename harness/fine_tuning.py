@@ -1,5 +1,6 @@
 """Trains a model on a task for a fixed budget, by the Objective and the schedules of runs, and asks it for logits."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +36,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"--{name} must be above 0, not {value}")
 
     def updates(self, examples: int) -> int:
         return max(1, round(self.epochs * examples / self.batch))

@@ -91,11 +91,11 @@ class BERT(LanguageModel):
         check_init_scale(init_scale)
         if not 0 < mask_share <= 1:
             raise ValueError(f"mask_share must be above 0 and at most 1, not {mask_share}")
-        if next_sentence and context < 5:
-            raise ValueError(f"context must be at least 5 for [CLS] A [SEP] B [SEP], not {context}")
+        masking = Masking(mask_share, max_predictions, next_sentence)
+        masking.check(context)
         super().__init__()
         self.context, self.init_scale = context, init_scale
-        self.masking: Masking = Masking(mask_share, max_predictions, next_sentence)
+        self.masking: Masking = masking
         self.embedding = nn.Embedding(vocabulary, width)  # the head too
         self.positions = nn.Embedding(context, width)
         self.segments = nn.Embedding(2, width)  # A and B

@@ -37,6 +37,8 @@ def check_model(section: Mapping[str, Any], context: int, seed: int) -> Callable
             f"model.family={section['family']} sees the tokens that it is to predict, and says of none that they are "
             "masked: take a causal family, or one with a masking"
         )
+    if model.masking is not None:
+        model.masking.check(context)
     longest = model.context
     if context > longest:
         raise ValueError(f"context={context} is longer than model.context={longest}: lower it or raise the model's")

@@ -2,7 +2,7 @@
 
     make install EXTRAS=downstream
     python -m scripts.downstream results/runs/my_study --tasks hellaswag,piqa,arc_easy,lambada_openai
-    python -m scripts.downstream results/runs/my_study --tasks boolq,cb,copa,rte --fewshot 2
+    python -m scripts.downstream results/runs/my_study --tasks boolq,cb,copa,sglue_rte --fewshot 2
     python -m scripts.downstream results/runs/my_study --tasks my_task --include my_tasks
     python -m scripts.downstream squad results/runs/my_study        of runs of BERT: scripts/squad.py
 

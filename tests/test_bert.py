@@ -241,6 +241,7 @@ def test_a_run_is_trained_exported_and_resumed_to_the_same_bits(here):
         (["model.max_predictions=0"], "model.max_predictions must be at least 1, not 0"),
         (["model.heads=3"], "width must be a multiple of heads"),
         (["model.context=4", "context=4", "model.next_sentence=true"], "model.context must be at least 5"),
+        (["context=4", "batch.tokens=16", "eval.tokens=16", "model.next_sentence=true"], "context must be at least 5"),
     ],
 )
 def test_impossible_shapes_are_refused(here, changes, sentence):

@@ -233,7 +233,8 @@ def test_runs_are_scored_once_and_to_the_same_value(study, capsys, monkeypatch):
 def test_what_cannot_be_scored_is_refused(study, capsys, monkeypatch):
     arguments = [str(study), "--questions", "made_up", "--device", "cpu"]
     assert "--seeds must be at least 1, not 0" in refusal(capsys, squad.main, *arguments, "--seeds", "0")
-    assert "epochs must be above 0, not 0" in refusal(capsys, squad.main, *arguments, "--epochs", "0")
+    assert "--epochs must be above 0, not 0" in refusal(capsys, squad.main, *arguments, "--epochs", "0")
+    assert "--rate must be above 0, not nan" in refusal(capsys, squad.main, *arguments, "--rate", "nan")
     gpt = build_model("gpt2", 0, layers=1, heads=2, width=32, context=96, vocabulary=320)
     monkeypatch.setattr(squad, "load_run", lambda run: (gpt, 1000))
     bert = build_model("bert", 0, **SHAPE)
