@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from data.hf_tokenizer import PREFIX, load
 from data.tokenizer import Bytes, Tiktoken
+from data.words import FILE
+from data.words import NAME as WORDS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -16,6 +18,8 @@ def as_transformers(name: str) -> "PreTrainedTokenizerFast":
     """
     if name.startswith(PREFIX):
         return load(name)
+    if name == WORDS:
+        raise ValueError(f"data.tokenizer={WORDS} is a corpus's own words ({FILE}), and no tokenizer of transformers")
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -46,7 +46,7 @@ def initial_weights(
         def read() -> Weights:
             return load_file(file)
     elif (folder / "config.json").is_file():
-        files = sorted(folder.glob("*.safetensors"))
+        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
         facts = {"kind": "transformers", "sha256": _digest(folder / "config.json", *files)}
 
         def read() -> Weights:

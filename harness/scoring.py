@@ -1,5 +1,6 @@
 """Scores a model on downstream tasks by EleutherAI's evaluation harness, which need not be installed."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,13 @@ class Scoring:
     include: Path | None
     batch: int
     device: str
+
+    def __post_init__(self) -> None:
+        for name, least in (("fewshot", 0), ("limit", 1), ("batch", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"--{name} must be at least {least}, not {value}")
+        if self.include is not None and not self.include.is_dir():
+            raise FileNotFoundError(f"--include {self.include} is no folder of task files")
 
     def known(self, step: int) -> dict[str, Any]:
         """Return what a score is known by, beside its task: another of these is another score.
@@ -53,16 +61,24 @@ class Scoring:
             )  # fmt: skip
         except (KeyError, ValueError, OSError) as error:
             raise ValueError(
-                f"--tasks {','.join(names)}: the harness cannot run them ({sentence(error)}); lm_eval ls tasks lists "
+                f"--tasks {','.join(names)}: the harness cannot run them ({_why(error)}); lm_eval ls tasks lists "
                 "what there is, and tasks whose data are on the Hugging Face Hub need a network"
             ) from None
         return {name: _outcome(results, name) for name in names}
 
 
+def _why(error: Exception) -> str:
+    """Put an error of the harness into words; it raises KeyError with whole sentences."""
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else sentence(error)
+
+
 def _outcome(results: dict[str, Any], name: str) -> dict[str, Any]:
     """Return a task's score, with its error and hash, and the score of a guess."""
-    scores = results["results"][name]
+    scores = results["results"].get(name, {})
     metrics = [key for key in scores if "," in key and "_stderr" not in key]
+    if not metrics:
+        tasks = ",".join(each for each in results["results"] if each != name)
+        raise ValueError(f"--tasks {name}: it is a group of tasks without a score of its own: give --tasks {tasks}")
     chosen = min(metrics, key=lambda key: (*(key.partition(",")[0] != best for best in BEST), metrics.index(key)))
     short, _, kind = chosen.partition(",")
     samples = results.get("samples", {}).get(name, [])
@@ -79,5 +95,11 @@ def _outcome(results: dict[str, Any], name: str) -> dict[str, Any]:
         "samples": len(samples),
         "chance": chance,
         "version": results.get("versions", {}).get(name),
-        "hash": results.get("task_hashes", {}).get(name),
+        "hash": _hash(samples) if samples else None,
     }
+
+
+def _hash(samples: Sequence[dict[str, Any]]) -> str:
+    """Return the harness's hash of a task: of its documents, prompts and targets, as its own result files have it."""
+    texts = (sample["doc_hash"] + sample["prompt_hash"] + sample["target_hash"] for sample in samples)
+    return hashlib.sha256("".join(texts).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """Scores of a run's last weights on downstream tasks, as scripts.downstream leaves them in its folder."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from judge.spread import CONFIDENCE, SEEDS
 FILE = "downstream.json"
 PREFIX = "downstream/"  # of a metric's name
 MEAN = "mean"  # over tasks, of the score above chance
+WAY = ("metric", "harness", "version", "fewshot", "limit", "hash")  # of scoring: what scores must share to be compared
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,18 @@ def metric(tasks: dict[str, dict[str, Any]], name: str) -> float | None:
     if task == MEAN and task not in tasks:
         return mean_above_chance(tasks)
     return float(tasks[task]["value"]) if task in tasks else None
+
+
+def alike(runs: Sequence[dict[str, dict[str, Any]]], name: str) -> bool:
+    """Say whether all runs that have a metric were scored in the same way, by the same tasks where it is their mean."""
+    task = name.removeprefix(PREFIX)
+    ways = set()
+    for scores in runs:
+        parts = [each for each in scores if scores[each].get("chance") is not None] if task == MEAN else [task]
+        ways.add(
+            tuple((each, *(str(scores[each].get(key)) for key in WAY)) for each in sorted(parts) if each in scores)
+        )
+    return len(ways - {()}) < 2
 
 
 def over_seeds(runs: list[dict[str, dict[str, Any]]], task: str) -> Score | None:

@@ -7,7 +7,7 @@ import numpy as np
 from conventions.grid import Grid
 from judge.comparison import Comparison, Standing
 from judge.curve import mean_curve
-from judge.downstream import over_seeds, shown, tasks_of, title
+from judge.downstream import alike, over_seeds, shown, tasks_of, title
 from judge.records import Point, Run
 
 
@@ -43,11 +43,14 @@ def mean_by_arm(comparison: Comparison, measure: Callable[[Run], Sequence[float]
 def scores_by_arm(comparison: Comparison) -> Grid | None:
     """Return the table of every compared arm's downstream scores, over its finished runs; None: no run has any."""
     scores = {standing.arm.label: [run.scores for run in finished(standing)] for standing in comparison.standings}
-    tasks = tasks_of([each for runs in scores.values() for each in runs])
+    every = [each for runs in scores.values() for each in runs]
+    tasks = tasks_of(every)
+    unlike = {task for task in tasks if not alike(every, task)}
     if not tasks:
         return None
     rows = []
     for label, runs in scores.items():
-        each = [over_seeds(runs, task) for task in tasks]
+        each = [None if task in unlike else over_seeds(runs, task) for task in tasks]
         rows.append([label, *(shown(score.value, score.half_width) if score else "none" for score in each)])
-    return Grid("Downstream scores", ["optimizer", *(title(task) for task in tasks)], rows)
+    titles = [title(task) + " (scored in different ways)" * (task in unlike) for task in tasks]
+    return Grid("Downstream scores", ["optimizer", *titles], rows)

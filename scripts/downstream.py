@@ -18,13 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from conventions.grid import Grid
 from conventions.paths import path_argument
 from conventions.sentence import Arguments, one_sentence
 from conventions.terminal_table import table_text
 from data.tokenizer_export import as_transformers
+from harness.device import resolve_device
 from harness.scoring import Scoring
 from judge.downstream import add_scores, metric, read_scores, shown, tasks_of, title
 from judge.records import find_runs
@@ -45,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fewshot", type=int, help="examples in the prompt; default: as the task has it")
     parser.add_argument("--limit", type=int, help="samples of each task, for a try; default: all")
     parser.add_argument("--batch", type=int, default=8, help="sequences in a pass (%(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
+    parser.add_argument("--device", default="auto", help="%(default)s")
     options = parser.parse_args(arguments)
     with one_sentence():
+        options.device = resolve_device(options.device)
         how = Scoring(**{key: value for key, value in vars(options).items() if key not in ("runs", "tasks")})
         how.known(0)  # a missing harness is found before a run is read
         names = [name.strip() for name in options.tasks.split(",") if name.strip()]

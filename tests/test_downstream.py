@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.tokenizer_export import as_transformers
-from harness.scoring import MISSING
+from harness.scoring import MISSING, Scoring
 from judge.comparison import compare
 from judge.downstream import FILE, mean_above_chance, metric, over_seeds, read_scores
 from judge.means import scores_by_arm
@@ -64,15 +64,41 @@ def test_tables_reports_and_metrics_read_them(tmp_path):
         scored(write_run(tmp_path, "soap", seed=seed), boolq=outcome(0.6 + seed / 10))
     comparison = compare(find_runs(tmp_path), baseline="adamw")
     grid = scores_by_arm(comparison)
-    assert grid.header == ["optimizer", "boolq", "copa", "mean above chance"]
-    assert grid.rows[0][1:] == ["0.600 ± 0.248", "0.600 ± 0.000", "0.200 ± 0.248"]
-    assert grid.rows[1][1:3] == ["0.700 ± 0.248", "none"]
+    # A mean over one task is not held against a mean over two.
+    assert grid.header == ["optimizer", "boolq", "copa", "mean above chance (scored in different ways)"]
+    assert grid.rows[0][1:] == ["0.600 ± 0.248", "0.600 ± 0.000", "none"]
+    assert grid.rows[1][1:] == ["0.700 ± 0.248", "none", "none"]
     page = report.render(comparison)
     assert "0.600 ± 0.248" in page
     assert find_runs(tmp_path)[0].last("downstream/boolq") == 0.5
     for run in find_runs(tmp_path):
         (run.folder / FILE).unlink()
     assert scores_by_arm(compare(find_runs(tmp_path), baseline="adamw")) is None
+
+
+def test_scores_of_different_ways_are_not_compared(tmp_path):
+    for seed in range(3):
+        for arm, hashed in [("adamw", "1"), ("soap", "2" if seed else "1")]:
+            tasks = {"boolq": outcome(0.5, hash=hashed), "copa": outcome(0.6 + seed / 10, hash="1")}
+            scored(write_run(tmp_path, arm, seed=seed), **tasks)
+    grid = scores_by_arm(compare(find_runs(tmp_path), baseline="adamw"))
+    named = [title.endswith("(scored in different ways)") for title in grid.header]
+    assert named == [False, True, False, True]
+    assert grid.rows[0][1:] == ["none", "0.700 ± 0.248", "none"]
+
+
+def test_options_that_score_nothing_are_refused(tmp_path):
+    how = {"fewshot": None, "limit": None, "include": None, "batch": 8, "device": "cpu"}
+    for key, value, words in [("limit", 0, "--limit must be at least 1"), ("batch", 0, "--batch must be at least 1"),
+                              ("fewshot", -1, "--fewshot must be at least 0"),
+                              ("include", tmp_path / "none", "is no folder of task files")]:  # fmt: skip
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
+            Scoring(**{**how, key: value})
+
+
+def test_words_of_a_corpus_are_no_tokenizer_elsewhere():
+    with pytest.raises(ValueError, match="is a corpus's own words"):
+        as_transformers("words")
 
 
 def test_a_broken_file_is_named(tmp_path):
@@ -120,9 +146,14 @@ def test_two_runs_are_scored_by_the_harness(here, capsys, monkeypatch):
         assert (found["step"], found["samples"], found["metric"]) == (step, 12, "acc")
         assert found["chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
         assert found["stderr"] > 0
+        assert len(found["hash"]) == 64
     before = (here / "runs" / "0" / FILE).stat().st_mtime_ns
     downstream.main(["runs", "--tasks", "opposites", "--include", "tasks", "--device", "cpu"])
     assert (here / "runs" / "0" / FILE).stat().st_mtime_ns == before  # scored already
     with pytest.raises(SystemExit):
         downstream.main(["runs", "--tasks", "no_such_task", "--include", "tasks", "--device", "cpu"])
-    assert "halfstep: --tasks no_such_task: the harness cannot run them" in capsys.readouterr().err
+    assert "halfstep: --tasks no_such_task: the harness cannot run them (Spec" in capsys.readouterr().err
+    (here / "tasks" / "pair.yaml").write_text("group: pair\ntask: [opposites]\n")
+    with pytest.raises(SystemExit):
+        downstream.main(["runs", "--tasks", "pair", "--include", "tasks", "--device", "cpu"])
+    assert "without a score of its own: give --tasks opposites" in capsys.readouterr().err

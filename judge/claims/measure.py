@@ -19,6 +19,7 @@ from scipy.special import stdtrit
 from judge.arms import MOST_DIVERGED, Arm, often
 from judge.claims.claim import Quantity
 from judge.claims.statement import Statement
+from judge.downstream import PREFIX, alike
 from judge.estimate import Speedup
 from judge.records import Run
 from judge.row import UNKNOWN, too_small
@@ -93,6 +94,8 @@ def measure(
         return {row.axis: Measured(row.speedup, row.seeds, row.decides, row.notes) for row in rows}
     pair = [each for each in (arm, against) if each]
     runs = [run for each in pair for run in each.finished]
+    if quantity.metric.startswith(PREFIX) and not alike([run.scores for run in runs], quantity.metric):
+        return {"": Measured(UNKNOWN, notes=(f"no {quantity.title}: the runs were scored in different ways",))}
     samples = [values(quantity, each.finished) for each in pair]
     for each, sample in zip(pair, samples, strict=True):
         if sample is None:
