@@ -104,6 +104,17 @@ def test_an_update_that_moved_nothing_has_no_share_in_what_updates_consist_of(tm
     assert widths == pytest.approx([0.2, 0.2, 0.5, 0.5, 0.3, 0.3])
 
 
+def test_each_of_the_kinds_of_layers_of_a_bert_has_a_color_of_its_own(tmp_path):
+    write_study(tmp_path, {"soap": 1.3}, ladder=(2000,), seeds=1)
+    for run in tmp_path.glob("*"):
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        kept = [{key: each for key, each in row.items() if not key.startswith("update/share_")} for row in rows]
+        made = [row | {f"update/share_{kind}": 1 / 13 for kind in "abcdefghijklm"} for row in kept]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    _, colors = shares(compare(find_runs(tmp_path), "adamw"))
+    assert len(set(colors.values())) == len(colors) == 13
+
+
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_long_curves_are_thinned_to_what_can_be_seen(scale):
     points = list(range(7, 5007))

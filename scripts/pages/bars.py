@@ -13,7 +13,8 @@ from scripts.pages.canvas import Drawing, bars, style_of, total
 PARTS = {"data": "#9A9A9A", "gradient": "#0072B2", "model": "#0072B2", "curvature": "#E69F00", "optimizer": "#009E73"}
 WITHIN = {"seconds": ("data", "gradient", "curvature", "optimizer"), "flops": ("model", "curvature", "optimizer")}
 OUTSIDE = {"compile": "#C0649A", "evaluate": "#56B4E9", "checkpoint": "#5B4B8A", "log": "#9A9A9A"}
-KINDS = ["#0072B2", "#E69F00", "#009E73", "#C0649A", "#56B4E9", "#D55E00", "#5B4B8A", "#9A9A9A"]
+KINDS = ["#0072B2", "#E69F00", "#009E73", "#C0649A", "#56B4E9", "#D55E00", "#5B4B8A", "#9A9A9A",
+         "#F0E442", "#7A4B1E", "#222222", "#A6D854", "#F4A7B9"]  # fmt: skip  # BERT has thirteen kinds of layers
 HATCHED = ("curvature", "compile")  # to be distinguished without colours too
 SHARE = "update/share_"
 
