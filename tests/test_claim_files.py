@@ -11,6 +11,7 @@ from conventions.run_format import RUNS
 from judge.arms import MACHINE
 from judge.claims.claim import Claim
 from judge.claims.claim_file import CLAIMS, SCALES, find_claim, list_claims, read_claim
+from judge.claims.statement import Statement
 from judge.row import FEWEST_UPDATES
 from scripts.claims import main
 from scripts.study.claim_plan import check_arms
@@ -49,6 +50,15 @@ def test_a_claim_says_where_it_is_from_and_what_its_verdict_may_mean(name):
         learns = [s for s in claim.statements if not (s.quantity and claim.quantities[s.quantity].per_step)]
         if each.name != "paper" and learns[:1] == claim.statements[:1]:
             assert all(each.length(part) >= FEWEST_UPDATES for part in each.parts)
+
+
+def test_a_statement_may_name_several_patterns_of_parts():
+    statement = Statement(says="so", measure="value", arm="new", quantity="loss", parts=["130m*", "pico"], at_most=1.0)
+    assert statement.among(["pico", "130m_2x", "llama_2x", "130m"]) == ["pico", "130m_2x", "130m"]
+    claim = find_claim("wen2025")
+    [lion] = [each for each in claim.statements if each.arm == "lion"]
+    for scale in claim.scales.values():
+        assert claim.tested_in(lion, list(scale.parts)) == [part for part in scale.parts if "lion" in scale.arms_of(part)]
 
 
 def test_every_kind_of_arm_composes():

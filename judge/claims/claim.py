@@ -13,7 +13,7 @@
 
 A statement is a number that must come out `at_least` or `at_most` a figure s, give or take a tolerance d (a share of
 s). The number is a `speedup` (by a rule, on an axis), or the `value` of a quantity at T, or its `difference` or
-`ratio` between two arms. `arm: soap` is tested in every part, or in those that `parts: "*_large"` fits; `arm:
+`ratio` between two arms. `arm: soap` is tested in every part, or in those that `parts: "*_large"`, or a list of such, fits; `arm:
 large/soap` is the arm of that part. `than: [arm, against]` holds it against the same number of another pair: divided
 by it, or for a difference less it.
 
@@ -215,4 +215,4 @@ class Claim:
         """Return the parts in which a statement is tested; "" stands for one across parts."""
         if statement.across:
             return [""] if {name.partition("/")[0] for name in statement.arms} <= set(parts) else []
-        return fnmatch.filter(parts, statement.parts)
+        return statement.among(parts)

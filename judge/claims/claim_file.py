@@ -1,6 +1,5 @@
 """Reads a claim's YAML; whatever is wrong with it becomes one sentence that names the file and the key."""
 
-import fnmatch
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -202,11 +201,11 @@ def _statement_problems(statement: Statement, scale: Scale) -> Iterator[str]:
         elif arm not in scale.arms:
             yield f"{name}: {arm!r} is no arm: {nearest(arm, scale.arms)}"
         else:
-            for place in [part] if slash else fnmatch.filter(scale.parts, statement.parts):
+            for place in [part] if slash else statement.among(scale.parts):
                 if arm not in scale.arms_of(place):
                     yield f"{name}: the part {place} has no arm {arm!r}: {nearest(arm, scale.arms_of(place))}"
-    if not statement.across and not fnmatch.filter(scale.parts, statement.parts):
-        yield f"no part is like {statement.parts!r}: {nearest(statement.parts, scale.parts)}"
+    if not statement.across and not statement.among(scale.parts):
+        yield f"no part is like {statement.parts!r}: {nearest(str(statement.parts), scale.parts)}"
     if statement.measure != "speedup":
         return
     for pair in statement.pairs:

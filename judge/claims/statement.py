@@ -1,5 +1,7 @@
 """A statement of a claim: a number, and what it has to be for the statement to hold."""
 
+import fnmatch
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +21,7 @@ class Statement:
     axis: Literal["steps", "flops", "seconds"] = "steps"
     quantity: str | None = None
     than: list[str] | None = None
-    parts: str = "*"  # a pattern: the parts in which it is tested
+    parts: str | list[str] = "*"  # a pattern or several: the parts in which it is tested
     at_least: float | None = None
     at_most: float | None = None
     tolerance: float = 0.0
@@ -57,6 +59,11 @@ class Statement:
     @property
     def arms(self) -> list[str]:
         return [name for pair in self.pairs for name in pair if name]
+
+    def among(self, parts: Iterable[str]) -> list[str]:
+        """Return those of these parts in which the statement is tested."""
+        patterns = [self.parts] if isinstance(self.parts, str) else self.parts
+        return [part for part in parts if any(fnmatch.fnmatchcase(part, pattern) for pattern in patterns)]
 
     def ladder(self, arm: str, against: str) -> str:
         """Return the arm of a pair whose lengths a speed-up is read from."""
