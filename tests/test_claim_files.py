@@ -57,8 +57,8 @@ def test_a_statement_may_name_several_patterns_of_parts():
     assert statement.among(["pico", "130m_2x", "llama_2x", "130m"]) == ["pico", "130m_2x", "130m"]
     claim = find_claim("wen2025")
     [lion] = [each for each in claim.statements if each.arm == "lion"]
-    for scale in claim.scales.values():
-        assert claim.tested_in(lion, list(scale.parts)) == [part for part in scale.parts if "lion" in scale.arms_of(part)]
+    for each in claim.scales.values():
+        assert claim.tested_in(lion, list(each.parts)) == [part for part in each.parts if "lion" in each.arms_of(part)]
 
 
 def test_every_kind_of_arm_composes():

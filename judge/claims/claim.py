@@ -13,9 +13,9 @@
 
 A statement is a number that must come out `at_least` or `at_most` a figure s, give or take a tolerance d (a share of
 s). The number is a `speedup` (by a rule, on an axis), or the `value` of a quantity at T, or its `difference` or
-`ratio` between two arms. `arm: soap` is tested in every part, or in those that `parts: "*_large"`, or a list of such, fits; `arm:
-large/soap` is the arm of that part. `than: [arm, against]` holds it against the same number of another pair: divided
-by it, or for a difference less it.
+`ratio` between two arms. `arm: soap` is tested in every part, or in those that `parts: "*_large"` fits (a pattern, or a
+list of them); `arm: large/soap` is the arm of that part. `than: [arm, against]` holds it against the same number of
+another pair: divided by it, or for a difference less it.
 
 An arm's config is {key: value} as on train.py's command line. Scale, arm, part and the part's own words for the arm are
 laid over one another in that order.
