@@ -158,6 +158,16 @@ def test_a_plan_counts_a_product_in_the_gradients_pass(here, probes):
     assert planned.curvature > 0
 
 
+def test_a_plan_knows_what_an_optimizer_asks_for_that_leaves_out_layers_of_a_bert(here, probes):
+    probes.speeds["bert_pico"] = 1e12
+    bert = ["model=bert_pico", "optimizer=kfac", "optimizer.skip_layers=[up,transform]", "steps=2", "context=16"]
+    assert in_process(*bert, "batch.tokens=64", "eval.tokens=64", "run_dir=out").code == 0
+    config = parse(yaml.safe_load((here / "out" / "config.yaml").read_text()))
+    planned, run = cost_of(config, probes)(2), read_run(here / "out")
+    assert (planned.model, planned.curvature) == (run.last("flops/model"), run.last("flops/curvature"))
+    assert planned.seconds is not None
+
+
 @pytest.mark.slow
 def test_run_trains_what_is_missing_as_planned(here, probes, capfd, monkeypatch):
     """train.py's own sweep trains the smoke, and then what it left; the costs are those that plan foretold."""

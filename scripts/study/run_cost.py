@@ -100,10 +100,20 @@ def _model(cfg: Config, **changed: int) -> Any:
     return family(**{**shape, **changed}, vocabulary=rows)
 
 
+def _smallest(cfg: Config) -> Any:
+    """Build a small model of the family, whose layers have the names that an optimizer leaves out."""
+    sizes = {"layers": 1, "heads": 1, "kv_heads": 1, "width": 8, "hidden": 8, "context": 8}
+    kept = {key: value for key, value in cfg.model.items() if key not in ("vocabulary", "name", "family")}
+    if not {"layers", "width"} <= set(kept):  # a family that names its sizes in other words may be large
+        return smallest_model()
+    shape = {**kept, **{key: value for key, value in sizes.items() if key in kept}}
+    return models.find(cfg.model["family"])(**shape, vocabulary=64)
+
+
 def _curvature(build: Build, model: Any, cfg: Config, gradient: float) -> float | None:
     """Count the FLOPs of a step beyond the gradient, a mean over a period of the optimizer's refreshes."""
     try:
-        passes = passes_per_step(build, smallest_model())
+        passes = passes_per_step(build, _smallest(cfg))
     except Exception:  # an external class may fail in any way on random gradients; then nothing is claimed of it
         return None
     extra = (passes["gradient"] - 1 + passes["sampled_grads"]) * gradient
