@@ -116,7 +116,8 @@ def _curvature(build: Build, model: Any, cfg: Config, gradient: float) -> float 
         passes = passes_per_step(build, _smallest(cfg))
     except Exception:  # an external class may fail in any way on random gradients; then nothing is claimed of it
         return None
-    extra = (passes["gradient"] - 1 + passes["sampled_grads"]) * gradient
+    sampled = model.sampled_flops_per_token(cfg.context) * cfg.batch.tokens
+    extra = (passes["gradient"] - 1) * gradient + passes["sampled_grads"] * sampled
     if not passes["hvp"] and not passes["joint_hvp"]:
         return extra
     tokens, params = torch.zeros(1, cfg.context, dtype=torch.int64, device="meta"), list(model.parameters())
