@@ -7,7 +7,6 @@ import tempfile
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 OWN = pytest.StashKey[tempfile.TemporaryDirectory]()
 
@@ -53,6 +52,13 @@ def busy(monkeypatch):
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are left empty, where a test is about something else: each takes a tenth of a second."""
+    monkeypatch.setattr("scripts.pages.canvas.Drawing.svg", lambda self: f"<svg aria-label={self.title!r}></svg>")
+    monkeypatch.setattr("scripts.pages.canvas.Drawing.file", lambda self, kind: b"")
+
+
+@pytest.fixture
 def here(tmp_path, monkeypatch, corpus):
     """An empty folder to run the command in."""
     monkeypatch.chdir(tmp_path)
@@ -64,4 +70,4 @@ def compiling_as_a_process_begins():
     """No test leaves the next one in its process without a compiler, as a program that measures eager steps would."""
     yield
     if "torch._dynamo" in sys.modules:
-        torch.compiler.set_stance("default")
+        sys.modules["torch"].compiler.set_stance("default")

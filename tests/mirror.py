@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -125,10 +126,11 @@ def stored_steps(folder: RunFolder) -> list[int]:
 
 
 def run_told_command(output: str) -> None:
-    """Do what the line on stderr says, in a shell."""
+    """Do what the line on stderr says, in a shell, and in a folder that may keep the log of it."""
     arguments = re.search(r"wandb (sync .*)", output)[1]
     command = f"{sys.executable} -m wandb {arguments}"
-    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=LONG)
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run(command, shell=True, check=True, capture_output=True, timeout=LONG, cwd=place)
 
 
 def random_states() -> list[Any]:

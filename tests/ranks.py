@@ -1,4 +1,6 @@
-"""What tests/test_distributed.py compares, computed by two ranks and by one: python -m tests.ranks FOLDER.
+"""What tests/test_distributed.py compares, computed by two ranks and by one: python -m tests.ranks FOLDER NAMES
+
+NAMES are the optimizers that train, with commas between; `run` among them is a run of train.py under Sophia.
 
 The two are forked from a process that has imported everything, which costs a third of what torchrun does. Each takes
 its sequences of the same global batch. The results go to FOLDER/<world>-<rank>.pt.
@@ -13,7 +15,6 @@ import torch
 import torch._dynamo  # torch.optim imports it at the first step; here once for both ranks
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-import optimizers
 from harness import distributed
 from harness.distributed import Ranks, join
 from harness.evaluate import evaluate
@@ -25,7 +26,7 @@ SOPHIA = (*SMALL, "optimizer=sophia_g", "optimizer.every=2", "optimizer.share=0.
 SHARES = (1.0, 0.5, 0.25, 0.125)  # of 8 sequences; the last leaves every rank but the first with nothing
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     ranks, _ = join("cpu")
     model = tiny_model(dtype=torch.float64)
@@ -55,10 +56,11 @@ def main(folder: Path) -> None:
     result["flops"] = torch.tensor([objective.ledger.model, objective.ledger.curvature])
     result["agreed"] = torch.tensor(ranks.agree(7 + ranks.rank))
     result["buckets"] = torch.tensor(buckets(ranks))
-    for name in (info.name for info in optimizers.list_optimizers()):
+    for name in (name for name in names if name != "run"):
         result[f"curve of {name}"] = torch.tensor(curve(name, ranks), dtype=torch.float64)
     torch.save(result, folder / f"{ranks.world}-{ranks.rank}.pt")
-    trained(*SOPHIA, run_dir=str(folder / f"run-{ranks.world}"))
+    if "run" in names:
+        trained(*SOPHIA, run_dir=str(folder / f"run-{ranks.world}"))
 
 
 def buckets(ranks: Ranks) -> tuple[int, int]:
@@ -90,5 +92,6 @@ def curve(name: str, ranks: Ranks) -> list[float]:
 if __name__ == "__main__":
     assert os.environ.get("OMP_NUM_THREADS") == "1"
     rendezvous = {"run_id": "ranks", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
-    elastic_launch(LaunchConfig(1, 1, 2, start_method="fork", max_restarts=0, **rendezvous), main)(Path(sys.argv[1]))
-    main(Path(sys.argv[1]))
+    inputs = Path(sys.argv[1]), sys.argv[2].split(",")
+    elastic_launch(LaunchConfig(1, 1, 2, start_method="fork", max_restarts=0, **rendezvous), main)(*inputs)
+    main(*inputs)

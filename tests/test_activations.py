@@ -218,7 +218,7 @@ def test_a_model_with_nothing_to_precondition_is_refused(name):
         build(name, nn.Embedding(4, 4))
 
 
-@pytest.mark.parametrize("moment", [1, 2])
+@pytest.mark.parametrize("moment", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_compiled_passes_record_the_same(moment):
     """Two graphs, one with the sums and one without, and no break in either."""
     model, compiled = (tiny_model(layers=1, dtype=torch.float64) for _ in range(2))

@@ -212,8 +212,14 @@ def test_our_runs_and_theirs_are_never_compared(place):
         compare(find_runs("results/runs/theirs"), "adamw")
 
 
-@pytest.mark.parametrize("inputs", [[], ["--set", "model=gpt2_124m"], ["--set", "batch.tokens=1024"]])
-def test_every_program_copes_with_what_is_unknown(place, capsys, inputs):
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        ["--set", "model=gpt2_124m"],
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ([], ["--set", "batch.tokens=1024"])),
+    ],
+)
+def test_every_program_copes_with_what_is_unknown(place, capsys, undrawn, inputs):
     from scripts import plot, report, runs, speedup
 
     write_logs(place)

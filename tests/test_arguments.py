@@ -142,8 +142,8 @@ def test_flags_stand_anywhere_and_keys_keep_their_order():
     assert flags_first(words) == ["-m", "--cfg", "job", "--info=config", "steps=3", "++optimizer.lr=1", "~data"]
 
 
-@pytest.mark.parametrize("arguments", ["optimizer.betas=[.9]", pytest.param("steps", marks=pytest.mark.slow),
-                                       pytest.param("--foo", marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", ["optimizer.betas=[.9]", "steps", "--foo"])
 def test_the_real_command_says_the_same(here, arguments):
     assert re.search(WRONG[arguments], complaint(real(arguments, cwd=here)))
     assert not list(here.iterdir())

@@ -19,7 +19,7 @@ from models import MODELS, build_model
 from models.hf import from_transformers, to_transformers
 from optimizers.activations import Activations
 from scripts import export
-from tests.command import complaint, in_process, interrupted, manifest, rows
+from tests.command import complaint, in_process, interrupted, manifest, rows, trained
 from tests.meta_model import on_meta
 from tests.oracle import layer_rows
 from tests.perturbed import perturbed_model
@@ -136,7 +136,10 @@ def test_parameters_of_every_size(config, vocabulary, parameters):
         assert held == parameters
 
 
-@pytest.mark.parametrize(("config", "context"), [("bert_nano", 256), ("bert_base", 128), ("bert_large", 512)])
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [("bert_nano", 256), ("bert_base", 128), pytest.param("bert_large", 512, marks=pytest.mark.slow)],
+)
 def test_flops_are_torchs_own_count(config, context):
     model = on_meta(config, 30528)
     masking = model.masking
@@ -220,14 +223,14 @@ def test_every_optimizer_trains_it(name):
 
 
 def test_a_run_is_trained_exported_and_resumed_to_the_same_bits(here):
-    assert in_process(*TINY, "run_dir=whole", "checkpoint.every=6", "model.next_sentence=true").code == 0
+    assert trained(*TINY, "checkpoint.every=6", "model.next_sentence=true", run_dir="whole") == "finished"
     facts = manifest(here / "whole")
     model = on_meta("bert_pico", 320)
     assert facts["flops_per_token"] == pytest.approx(model.flops_per_token(64), rel=0.1)
     last = rows(here / "whole")[-1]
     assert last["val/loss"] < math.log(256)
     interrupted(*TINY, "checkpoint.every=6", "model.next_sentence=true", at=7, run_dir="cut")
-    assert in_process(*TINY, "run_dir=cut", "checkpoint.every=6", "model.next_sentence=true", "resume=true").code == 0
+    assert trained(*TINY, "checkpoint.every=6", "model.next_sentence=true", run_dir="cut", resume=True) == "finished"
     assert_same_run(here / "cut", here / "whole")
     export.main(["whole", "out"])
     transformers = pytest.importorskip("transformers")

@@ -15,7 +15,7 @@ from optimizers import Wrapped, build_optimizer
 from optimizers.param_groups import check_cover, hidden_matrices
 from optimizers.plan import check_optimizer
 from scripts.export import load_run
-from tests.command import complaint, in_process, interrupted, rows
+from tests.command import complaint, in_process, interrupted, rows, trained
 from tests.test_loop import loop
 from tests.test_optimizers import EVERY, keywords
 from tests.test_resume import assert_same_run
@@ -206,23 +206,23 @@ RUN = ("model=gpt2_pico", "context=64", "batch.tokens=512", "eval.every=4", "eva
 
 
 def test_a_run_saves_and_is_evaluated_at_its_average(here):
-    assert in_process(*RUN, *KEYS, "steps=2", "run_dir=whole").code == 0
+    assert trained(*RUN, *KEYS, "steps=2", run_dir="whole") == "finished"
     model, step = load_run(here / "whole")
     (last,) = (here / "whole" / "checkpoints").iterdir()
-    trained, evaluated = (load_file(last / f"{name}.safetensors") for name in ("model", "evaluated"))
+    last_weights, evaluated = (load_file(last / f"{name}.safetensors") for name in ("model", "evaluated"))
     assert step == 2
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, evaluated[name])
-        assert not torch.equal(weight, trained[name])
+        assert not torch.equal(weight, last_weights[name])
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_to_the_same_bits_and_others_begin_at_its_average(here):
-    assert in_process(*RUN, *KEYS, "steps=8", "run_dir=whole").code == 0
+    assert trained(*RUN, *KEYS, "steps=8", run_dir="whole") == "finished"
     interrupted(*RUN, *KEYS, "steps=8", at=6, run_dir="cut")
-    assert in_process(*RUN, *KEYS, "steps=8", "run_dir=cut", "resume=true").code == 0
+    assert trained(*RUN, *KEYS, "steps=8", run_dir="cut", resume=True) == "finished"
     assert_same_run(here / "cut", here / "whole")
-    assert in_process(*RUN, "steps=2", "run_dir=next", "init_from=whole").code == 0
+    assert trained(*RUN, "steps=2", "init_from=whole", run_dir="next") == "finished"
     assert rows(here / "next")[0]["val/loss"] == pytest.approx(rows(here / "whole")[-1]["val/loss"], rel=1e-12)
 
 

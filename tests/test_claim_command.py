@@ -28,7 +28,7 @@ from scripts.study import claim_runs
 from scripts.study.claim_runs import compose_arm
 from scripts.study.run_cost import cost_of
 from tests.claimed import OTHER, SPEEDUP, change, scale, train, verified, write_claim
-from tests.command import in_process
+from tests.command import trained
 from tests.tuned import Pretended
 
 
@@ -151,7 +151,7 @@ def probes():
 
 
 def test_a_plan_counts_a_product_in_the_gradients_pass(here, probes):
-    assert in_process("optimizer=adahessian", "optimizer.every=2", "steps=4", "run_dir=out").code == 0
+    assert trained("optimizer=adahessian", "optimizer.every=2", "steps=4", run_dir="out") == "finished"
     config = parse(yaml.safe_load((here / "out" / "config.yaml").read_text()))
     planned, run = cost_of(config, probes)(4), read_run(here / "out")
     assert (planned.model, planned.curvature) == (run.last("flops/model"), run.last("flops/curvature"))
@@ -166,7 +166,7 @@ def test_a_plan_knows_what_an_optimizer_asks_of_a_bert(here, probes, optimizer):
     """It leaves out layers that no other family has, and samples labels at every token, not the masked ones alone."""
     probes.speeds["bert_pico"] = 1e12
     bert = ["model=bert_pico", *optimizer, "steps=2", "context=16"]
-    assert in_process(*bert, "batch.tokens=64", "eval.tokens=64", "run_dir=out").code == 0
+    assert trained(*bert, "batch.tokens=64", "eval.tokens=64", run_dir="out") == "finished"
     config = parse(yaml.safe_load((here / "out" / "config.yaml").read_text()))
     planned, run = cost_of(config, probes)(2), read_run(here / "out")
     assert (planned.model, planned.curvature) == (run.last("flops/model"), run.last("flops/curvature"))

@@ -20,7 +20,7 @@ from models.base import Losses
 from models.gpt import GPT
 from optimizers import build_optimizer
 from optimizers.curvature import GaussNewtonBartlett
-from tests.command import in_process, rows
+from tests.command import rows, trained
 from tests.tiny import CONTEXT, SEQUENCES, VOCABULARY, masked_batch, tiny_batch, tiny_model, tiny_objective
 
 
@@ -172,7 +172,7 @@ def test_what_is_added_to_the_loss_has_a_gradient_and_a_place_of_its_own(micro, 
 def test_a_run_logs_what_is_added_in_a_column_of_its_own(here, monkeypatch):
     def run(name: str, family: type[GPT]) -> list[dict]:
         monkeypatch.setitem(__import__("models").MODELS, "gpt2", family)
-        assert in_process(f"run_dir={name}").code == 0
+        assert trained(run_dir=name) == "finished"
         return rows(here / name)
 
     plain, added = run("plain", GPT), run("added", Zloss)

@@ -11,6 +11,7 @@ import pytest
 
 from judge.contrast import Contrast, Sample
 from judge.ladder import Ladder
+from tests.cases import quick_cases
 from tests.coverage import BEGIN, END, LAWS, PAGE, THREE, WARMUPS, T, cover, table
 from tests.study import compared, row, write_study
 
@@ -18,7 +19,7 @@ HIDDEN = "kink at 1.4 T, between rungs"  # which no run shows
 SEEN = [law for law in LAWS if law != HIDDEN]
 
 
-@pytest.mark.parametrize("law", SEEN)
+@pytest.mark.parametrize("law", quick_cases(SEEN, SEEN[:3]))
 def test_it_covers_the_truth_where_the_law_is_only_nearly_right(law):
     """One law through all five rungs covers it in 0 to 1 % of these studies, but for the right law and two powers."""
     assert cover(law, 1.0, 0.002, 8, 40)[0] >= 0.84  # 95 %
@@ -65,7 +66,7 @@ def test_the_second_law_answers_nearly_the_same_where_a_power_law_is_right(power
     assert ladder.second.loss(1000) == pytest.approx(ladder.means[0])
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("seeds", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_seeds_that_both_arms_share_are_paired_where_they_correlate(seeds):
     """With a correlation of .9 the interval is narrower by a quarter at three seeds, and by half at five."""
     covered, wide = cover("power law", 1.0, 0.005, seeds, 100, THREE, correlation=0.9)

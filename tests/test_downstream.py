@@ -58,7 +58,7 @@ def test_an_interval_is_over_seeds_and_of_one_run_over_samples():
     assert over_seeds([{"a": outcome(0.5)}, {"a": outcome(0.6)}], "a").half_width is None
 
 
-def test_tables_reports_and_metrics_read_them(tmp_path):
+def test_tables_reports_and_metrics_read_them(tmp_path, undrawn):
     for seed in range(3):
         scored(write_run(tmp_path, "adamw", seed=seed), boolq=outcome(0.5 + seed / 10), copa=outcome(0.6))
         scored(write_run(tmp_path, "soap", seed=seed), boolq=outcome(0.6 + seed / 10))

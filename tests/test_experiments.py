@@ -17,6 +17,7 @@ from harness.config import parse
 from harness.schedule import build_schedule
 from judge.tuning.search import apply, search_space, value_of
 from optimizers.plan import check_optimizer
+from tests.cases import quick_cases, slow_cases
 
 SIZES, OPTIMIZERS, PRESETS = ("125m", "355m", "770m"), ("adamw", "lion", "sophia_g"), ("", "_repo", "_matched")
 GPT2_TOKENS = 50257
@@ -45,6 +46,8 @@ RECIPES = {
     f"{size}_{optimizer}{preset}": sophia(size, optimizer, preset)
     for size, optimizer, preset in product(SIZES, OPTIMIZERS, PRESETS)
 } | {path.stem: (f"experiment={path.stem}",) for path in (CONFIGS / "experiment").glob("*.yaml")}
+ONE_SIZE = quick_cases(SIZES, SIZES[:1])
+LARGER = [name for name in RECIPES if name.startswith(SIZES[1:])]
 PUBLIC = sorted(
     f"{path.parent.name}/{path.stem}"
     for path in (CONFIGS / "experiment").glob("*/*.yaml")
@@ -61,7 +64,7 @@ def differing(*many: dict[str, Any]) -> list[str]:
     return differing_keys([flatten(values) for values in many])
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", slow_cases(RECIPES, LARGER))
 def test_composes_and_builds(name):
     """Everything that a run checks before it touches its data; the model on no memory."""
     cfg = parse(composed(name))
@@ -82,6 +85,7 @@ def test_composes_and_builds(name):
     bind(tracker.find(cfg.tracker["name"]), cfg.tracker, "tracker", ["folder", "config", "manifest"])
 
 
+@pytest.mark.slow
 def test_the_arms_of_a_study_differ_in_the_optimizer_only():
     """A folder of runs is one comparison: same model, data, budget and evaluation."""
     studies: dict[str, dict[str, Any]] = {}
@@ -92,7 +96,8 @@ def test_the_arms_of_a_study_differ_in_the_optimizer_only():
         assert [key for key in differing(first, values) if not key.startswith(allowed)] == [], name
 
 
-@pytest.mark.parametrize(("size", "optimizer"), NUMBERS)
+@pytest.mark.parametrize("size", ONE_SIZE)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_sophia_has_every_size_optimizer_and_preset_with_the_authors_numbers(size, optimizer, preset):
     values = composed(f"{size}_{optimizer}{preset}")
@@ -117,7 +122,7 @@ def test_a_model_that_the_authors_did_not_train_needs_numbers_of_its_own():
     assert (values["optimizer"]["lr"], values["study"]) == (1e-3, "sophia")
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ONE_SIZE)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_sophia_presets_touch_optimizer_and_final_only(size, name):
     paper, repo, matched = (composed(f"{size}_{name}{preset}") for preset in PRESETS)
@@ -133,10 +138,10 @@ def test_sophia_presets_touch_optimizer_and_final_only(size, name):
     [
         ("125m_adamw", 6e-4, 3e-5, None),
         ("125m_sophia_g", 6e-4, 1.5e-5, 0.05),
-        ("355m_adamw", 3e-4, 6e-5, None),
-        ("355m_sophia_g", 7e-4, 1e-5, 0.08),
-        ("770m_adamw", 2e-4, 1e-5, None),
-        ("770m_sophia_g", 3e-4, 1e-5, 0.05),
+        pytest.param("355m_adamw", 3e-4, 6e-5, None, marks=pytest.mark.slow),
+        pytest.param("355m_sophia_g", 7e-4, 1e-5, 0.08, marks=pytest.mark.slow),
+        pytest.param("770m_adamw", 2e-4, 1e-5, None, marks=pytest.mark.slow),
+        pytest.param("770m_sophia_g", 3e-4, 1e-5, 0.05, marks=pytest.mark.slow),
     ],
 )
 def test_repo_presets_end_at_the_authors_learning_rates(recipe, peak, final, rho):
@@ -147,7 +152,7 @@ def test_repo_presets_end_at_the_authors_learning_rates(recipe, peak, final, rho
     assert peak * values["schedule"]["final"] == pytest.approx(final, rel=1e-5)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ONE_SIZE)
 def test_sophia_h_has_gs_rates_and_a_gamma_of_its_own(size):
     g, h = (command_line.composed([f"experiment=sophia/sophia_{which}", f"model=gpt2_{size}"]) for which in ("g", "h"))
     assert set(differing(g, h)) <= {"optimizer.name", "optimizer.rho"}
@@ -164,11 +169,16 @@ def test_a_recipe_that_is_not_there():
         command_line.composed(["experiment=sophia/adamm"])
 
 
+@cache
+def plain_with(optimizer: str) -> dict[str, Any]:
+    return command_line.composed(["experiment=scale_small", f"optimizer={optimizer}"])
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_what_others_tuned_sets_the_optimizer_and_what_a_hyperball_keeps_and_lies_where_a_tuning_looks(name):
     defaults = read_yaml(CONFIGS / "experiment" / f"{name}.yaml")["defaults"]
     optimizer = next(each["override /optimizer"] for each in defaults if "override /optimizer" in each)
-    plain = command_line.composed(["experiment=scale_small", f"optimizer={optimizer}"])
+    plain = plain_with(optimizer)
     values = command_line.composed([f"experiment=[scale_small,{name}]"])
     others = {key for key in differing(plain, values) if not key.startswith("optimizer.")}
     assert others == ({"model.init_scale"} if "hyperball" in values["optimizer"] else set())

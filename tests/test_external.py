@@ -13,6 +13,7 @@ from optimizers.external.target import load_class
 from optimizers.plan import check_optimizer
 from optimizers.roles import kinds
 from tests import strange_optimizers
+from tests.cases import quick_cases
 from tests.command import complaint, in_process, manifest, rows
 from tests.tiny import tiny_batch, tiny_model, tiny_objective, train, weights
 
@@ -96,8 +97,10 @@ def test_sam_perturbs_along_the_gradient_of_the_same_step_and_pays_for_both():
     assert objective.ledger.curvature == objective.ledger.model > 0
 
 
-@pytest.mark.parametrize("target", ["Lookahead", "OrthoGrad", "Magma", "TRAC", "ScheduleFreeWrapper", "WSAM", "LookSAM",
-                                    "FriendlySAM"])  # fmt: skip
+WRAPPERS = ("Lookahead", "OrthoGrad", "Magma", "TRAC", "ScheduleFreeWrapper", "WSAM", "LookSAM", "FriendlySAM")
+
+
+@pytest.mark.parametrize("target", quick_cases(WRAPPERS, {"Lookahead", "ScheduleFreeWrapper", "WSAM"}))
 def test_what_wraps_another_gets_a_class_or_an_instance_as_it_wants(target):
     with pytest.raises(ValueError, match=r"wraps another optimizer: give optimizer\.base\._target_="):
         plan(f"pytorch_optimizer.{target}")

@@ -11,10 +11,12 @@ from data import loader
 from harness.flops import count
 from models.base import LanguageModel, Losses, Role
 from scripts import export
-from tests.command import complaint, in_process, interrupted, manifest, rows
+from tests.cases import quick_cases
+from tests.command import complaint, in_process, interrupted, manifest, rows, trained
 from tests.refusal import refusal
 from tests.test_resume import assert_same_run
 
+OPTIMIZERS = ("adamw", "muon", "soap", "sophia_g", "adahessian", "kfac")
 YAML = "name: bag\nfamily: bag\nwidth: 32\ncontext: 64\nvocabulary: auto\n"
 
 
@@ -82,7 +84,7 @@ def family(here, monkeypatch):
     return (f"hydra.searchpath=[file://{here}/added]", "model=bag", "context=64", "steps=12", "eval.every=6")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "soap", "sophia_g", "adahessian", "kfac"])
+@pytest.mark.parametrize("optimizer", quick_cases(OPTIMIZERS, {"muon", "sophia_g", "kfac"}))
 def test_it_trains_and_micro_batches_change_nothing(optimizer, family, here):
     for micro in (1, 4):
         arguments = (f"optimizer={optimizer}", f"batch.micro={micro}", f"run_dir=run{micro}")
@@ -99,7 +101,7 @@ def test_it_trains_and_micro_batches_change_nothing(optimizer, family, here):
 
 
 def test_its_flops_are_its_own_and_are_counted(family, here):
-    assert in_process(*family, "run_dir=run").code == 0
+    assert trained(*family, run_dir="run") == "finished"
     result, model = manifest(here / "run"), Bag(32, 64, 256)
     matrices = 32 * 64 * 2 + 32 * 256
     assert result["parameters"]["matrix"] == model.matrix_parameters() == matrices  # the embedding is only looked up
@@ -111,10 +113,9 @@ def test_its_flops_are_its_own_and_are_counted(family, here):
 
 
 def test_it_goes_on_to_the_same_bits(family, here):
-    whole = ("optimizer=muon", "run_dir=whole")
-    assert in_process(*family, *whole).code == 0
+    assert trained(*family, "optimizer=muon", run_dir="whole") == "finished"
     interrupted(*family, "optimizer=muon", at=7, run_dir="cut")
-    assert in_process(*family, "optimizer=muon", "run_dir=cut", "resume=true").code == 0
+    assert trained(*family, "optimizer=muon", run_dir="cut", resume=True) == "finished"
     assert_same_run(here / "cut", here / "whole")
 
 
@@ -125,6 +126,6 @@ def test_a_family_that_sees_later_tokens_is_refused(family, monkeypatch):
 
 
 def test_a_family_without_a_conversion_says_so(family, here, capsys):
-    assert in_process(*family, "run_dir=run", "checkpoint.every=6").code == 0
+    assert trained(*family, "checkpoint.every=6", run_dir="run") == "finished"
     sentence = refusal(capsys, export.main, "run", "out")
     assert "does not convert to transformers: only GPT, Llama, BERT do" in sentence

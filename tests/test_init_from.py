@@ -2,26 +2,37 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 
 from scripts import export
-from tests.command import complaint, in_process, interrupted, manifest, rows
+from tests.command import complaint, in_process, interrupted, manifest, rows, trained
 from tests.test_resume import assert_same_run
 
 RUN = ("model=gpt2_pico", "data=stdlib", "context=64", "batch.tokens=512", "eval.every=6", "eval.tokens=4096",
        "log.every=3", "checkpoint.every=6", "device=cpu", "seed=1")  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, corpus):
+    """A run of twelve updates."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        arguments = ("steps=12", "run_dir=first", "optimizer=schedule_free_adamw", "schedule=constant")
+        assert in_process(*RUN, *arguments).code == 0
+    return folder / "first"
+
+
 @pytest.fixture
-def first(here):
-    """A run of twelve updates, whose weights others begin with."""
-    assert in_process(*RUN, "steps=12", "run_dir=first", "optimizer=schedule_free_adamw", "schedule=constant").code == 0
-    return here / "first"
+def first(here, made):
+    """The test's own copy of it, whose weights others begin with."""
+    return shutil.copytree(made, here / "first")
 
 
 def test_it_begins_where_the_other_is_evaluated(here, first):
-    assert in_process(*RUN, "steps=6", "run_dir=second", "init_from=first").code == 0
+    assert trained(*RUN, "steps=6", "init_from=first", run_dir="second") == "finished"
     assert rows(here / "second")[0]["val/loss"] == pytest.approx(rows(first)[-1]["val/loss"], rel=1e-12)
     origin = manifest(here / "second")["init_from"]
     assert (origin["kind"], origin["step"], origin["source"]) == ("run", 12, str(first))
@@ -33,10 +44,10 @@ def test_it_begins_where_the_other_is_evaluated(here, first):
 
 
 def test_it_goes_on_to_the_same_bits_without_the_other(here, first):
-    assert in_process(*RUN, "steps=12", "run_dir=whole", "init_from=first").code == 0
+    assert trained(*RUN, "steps=12", "init_from=first", run_dir="whole") == "finished"
     interrupted(*RUN, "steps=12", "init_from=first", at=7, run_dir="cut")
     first.rename(here / "away")
-    assert in_process(*RUN, "steps=12", "run_dir=cut", "init_from=first", "resume=true").code == 0
+    assert trained(*RUN, "steps=12", "init_from=first", run_dir="cut", resume=True) == "finished"
     assert_same_run(here / "cut", here / "whole")
     assert manifest(here / "cut")["init_from"] == manifest(here / "whole")["init_from"]
 
@@ -44,7 +55,7 @@ def test_it_goes_on_to_the_same_bits_without_the_other(here, first):
 def test_a_folder_of_transformers_serves_too(here, first):
     pytest.importorskip("transformers")
     export.main(["first", "theirs"])
-    assert in_process(*RUN, "steps=6", "run_dir=second", "init_from=theirs").code == 0
+    assert trained(*RUN, "steps=6", "init_from=theirs", run_dir="second") == "finished"
     assert rows(here / "second")[0]["val/loss"] == pytest.approx(rows(first)[-1]["val/loss"], rel=1e-6)
     assert manifest(here / "second")["init_from"]["kind"] == "transformers"
 
@@ -52,8 +63,8 @@ def test_a_folder_of_transformers_serves_too(here, first):
 def test_phases_of_bert_have_one_model(here):
     """Sequences of 32 first, then of 64, as BERT is trained: the table of positions is the same."""
     bert = [key for key in RUN if not key.startswith(("model=", "context="))] + ["model=bert_pico"]
-    assert in_process(*bert, "context=32", "steps=6", "run_dir=one").code == 0
-    assert in_process(*bert, "context=64", "steps=6", "run_dir=two", "init_from=one").code == 0
+    assert trained(*bert, "context=32", "steps=6", run_dir="one") == "finished"
+    assert trained(*bert, "context=64", "steps=6", "init_from=one", run_dir="two") == "finished"
     assert rows(here / "two")[0]["val/loss"] < rows(here / "one")[0]["val/loss"]
 
 

@@ -51,7 +51,7 @@ def test_the_interval_covers_with_a_slope_that_is_wrong_by_its_factor(speedup, w
     assert 0.93 <= share_covered(speedup, wrong, factor=1.5) <= 0.97
 
 
-@pytest.mark.parametrize("seeds", [(10, 10), (1, 20)])
+@pytest.mark.parametrize("seeds", [(1, 20), pytest.param((10, 10), marks=pytest.mark.slow)])
 def test_the_interval_covers_with_the_right_slope(seeds):
     assert 0.93 <= share_covered(1.21, wrong=1.0, factor=1.001, seeds=seeds) <= 0.97
     assert share_covered(1.21, wrong=1.0, factor=1.5, seeds=seeds) >= 0.95

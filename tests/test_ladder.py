@@ -147,7 +147,7 @@ def simulate(power, speedup, noise, studies, ratio=1.0, lengths=LENGTHS, seeds=3
     ("power", "speedup", "noise", "ratio"),
     [
         (0.35, 1.0, 0.05, 1),
-        (0.35, 1.3, 0.05, 3),
+        pytest.param(0.35, 1.3, 0.05, 3, marks=pytest.mark.slow),
         *(
             pytest.param(*each, 1, marks=pytest.mark.slow)
             for each in ((0.35, 1.3, 0.05), (0.1, 1.67, 0.1), (1.0, 1.3, 0.1))

@@ -22,8 +22,9 @@ NAMES = {info.name for info in optimizers.list_optimizers()}
 DEFAULT = "BASELINE"  # a constant that a table may show, as what others are compared with; nothing is decided by it
 
 # What reads run folders, and what answers before a run begins.
-WITHOUT_TORCH = ["harness.command_line", "scripts.speedup", "scripts.report", "scripts.runs", "scripts.claims"]
-WITHOUT_TORCH += ["scripts.plot", "scripts.dashboard", "scripts.adopt"]
+WITHOUT_HYDRA = ["scripts.speedup", "scripts.report", "scripts.runs"]
+WITHOUT_TORCH = [*WITHOUT_HYDRA, "scripts.claims", "scripts.plot", "scripts.dashboard", "scripts.adopt"]
+WITHOUT_TORCH += ["harness.command_line"]
 
 
 def relative(path: Path) -> str:
@@ -82,8 +83,9 @@ def test_analysis_and_help_need_no_torch():
 import importlib, sys
 for name in {WITHOUT_TORCH}:
     importlib.import_module(name)
-    if "torch" in sys.modules:
-        sys.exit(f"{{name}} imports torch")
+    heavy = {{"torch", "datasets"}} | ({{"hydra"}} if name in {WITHOUT_HYDRA} else set())
+    if heavy & {{*sys.modules}}:
+        sys.exit(f"{{name}} imports {{heavy & {{*sys.modules}}}}")
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -46,7 +46,7 @@ def test_a_single_run_of_another_rate_at_the_common_length_does_not_stand_for_it
     assert (lion.arm.label, lion.length, lion.seeds) == ("lion lr=0.001", 3350, 20)
 
 
-def test_every_arm_of_a_study_of_many_lengths_has_a_line(tmp_path):
+def test_every_arm_of_a_study_of_many_lengths_has_a_line(tmp_path, undrawn):
     """modded-nanogpt's track 3 is such a study, and ten of its eleven arms read `no run`."""
     for number, steps in enumerate((3000, 3150, 3350, 3500, 3600)):
         for seed in range(3):
@@ -61,8 +61,11 @@ def test_every_arm_of_a_study_of_many_lengths_has_a_line(tmp_path):
     assert "after 3,350 updates" in text
 
 
-@pytest.mark.parametrize("bare", [{"model": "gpt2", "data": "fineweb"}, {"batch": None}, {"batch": {}, "eval": None}])
-def test_a_report_needs_no_key_that_a_foreign_run_lacks(tmp_path, bare):
+SLOW = [pytest.param(each, marks=pytest.mark.slow) for each in ({"batch": None}, {"batch": {}, "eval": None})]
+
+
+@pytest.mark.parametrize("bare", [{"model": "gpt2", "data": "fineweb"}, *SLOW])
+def test_a_report_needs_no_key_that_a_foreign_run_lacks(tmp_path, bare, undrawn):
     origin = {"format": "modded-nanogpt", "sources": [], "unknown": []}
     write_study(tmp_path, {"soap": 1.3}, noise=0.002, config=bare, manifest={"origin": origin})
     assert "soap" in page(compared(tmp_path))

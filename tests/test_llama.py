@@ -11,6 +11,7 @@ import optimizers
 from harness.flops import count
 from models import build_model
 from models.hf import from_transformers, to_transformers
+from tests.cases import slow_cases
 from tests.meta_model import on_meta
 from tests.perturbed import perturbed_model
 from tests.test_optimizers import build
@@ -119,7 +120,9 @@ def test_parameters_of_every_size(config, vocabulary):
     assert sum(p.numel() for p in on_meta(config, vocabulary).parameters()) == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("config", ["llama_nano", "llama_130m", "olmo_360m", "algoperf_lm"])
+@pytest.mark.parametrize(
+    "config", slow_cases(["llama_nano", "llama_130m", "olmo_360m", "algoperf_lm"], {"llama_130m", "olmo_360m"})
+)
 def test_flops_are_torchs_own_count(config):
     model = on_meta(config, 256 if config == "llama_nano" else 50304)
     row = torch.zeros(1, model.context, dtype=torch.int64, device="meta")

@@ -3,7 +3,7 @@
 import copy
 import io
 import pickle
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -62,10 +62,11 @@ def loop(model, optimizer, steps: int = STEPS, start: int = 0, by_closure: bool 
     return losses
 
 
-def trained(name: str, steps: int = STEPS):
+@cache
+def trained(name: str):
     """Return the model and the losses of our own trainer."""
     model = tiny_model()
-    return model, train(model, build(name, model), tiny_objective(model), steps)
+    return model, train(model, build(name, model), tiny_objective(model), STEPS)
 
 
 def same(one, other) -> bool:
@@ -73,7 +74,7 @@ def same(one, other) -> bool:
 
 
 @pytest.mark.parametrize("by_closure", [False, True], ids=["step()", "step(closure)"])
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", slow_cases(PLAIN, VARIANTS))
 def test_a_loop_makes_the_updates_of_the_trainer(name, by_closure):
     theirs, losses = trained(name)
     model = tiny_model()
@@ -236,7 +237,7 @@ def test_bfloat16_weights_keep_their_wide_state(name):
     assert all(loss == loss for loss in loop(model, optimizer, 3, BEFORE))
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"kfac", "mkor", "mkor_h"}))
+@pytest.mark.parametrize("name", slow_cases(sorted({*NAMES} - {"kfac", "mkor", "mkor_h"}), VARIANTS))
 def test_parameters_that_come_later_train_too(name):
     """The blocks train first, then everything does, as when a model is thawed."""
     model = tiny_model()

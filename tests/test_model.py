@@ -170,7 +170,13 @@ def test_scaling_by_the_layer_divides_the_attention_logits_of_block_i_by_i():
 
 @pytest.mark.parametrize(
     ("config", "vocabulary"),
-    [("gpt2_pico", 256), ("gpt2_nano", 256), ("gpt2_nano", 50304), ("gpt2_30m", 50304), ("gpt2_770m", 50304)],
+    [
+        ("gpt2_pico", 256),
+        ("gpt2_nano", 256),
+        ("gpt2_nano", 50304),
+        ("gpt2_30m", 50304),
+        pytest.param("gpt2_770m", 50304, marks=pytest.mark.slow),
+    ],
 )
 def test_flops_are_torchs_own_count(config, vocabulary):
     model = on_meta(config, vocabulary)

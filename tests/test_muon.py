@@ -16,7 +16,12 @@ from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, weights
 
 
 @pytest.mark.parametrize(
-    ("nesterov", "split", "scale"), [(True, True, "spectral"), (False, False, "spectral"), (True, True, "match_rms")]
+    ("nesterov", "split", "scale"),
+    [
+        (True, True, "spectral"),
+        (False, False, "spectral"),
+        pytest.param(True, True, "match_rms", marks=pytest.mark.slow),
+    ],
 )
 def test_muon(nesterov, split, scale):
     lr, mu, wd, lr2, b1, b2, eps = 0.02, 0.95, 0.1, 1e-3, 0.9, 0.95, 1e-8

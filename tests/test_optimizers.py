@@ -20,12 +20,12 @@ from optimizers.param_groups import check_cover
 from optimizers.plan import check_optimizer
 from optimizers.registry import OptimizerInfo
 from tests.cases import slow_cases
-from tests.command import in_process, manifest, rows
+from tests.command import manifest, rows, trained
 from tests.tiny import Unused, goes_on_to_the_same_bits, tiny_batch, tiny_model, tiny_objective, train, weights
 
 NAMES = [info.name for info in optimizers.list_optimizers()]
 # Each steps as another one does in most of its code: what is tested of every optimizer is slow of these.
-VARIANTS = {"adagrad", "kl_soap", "mkor_h", "normuon", "sgd", "soap_muon", "sophia_h"}
+VARIANTS = {"adagrad", "kl_soap", "mkor_h", "normuon", "scion", "sgd", "soap_muon", "sophia_h"}
 EVERY = slow_cases(NAMES, VARIANTS)
 CONFIGS = Path(__file__).parent.parent / "configs" / "optimizer"
 STRANGERS = [
@@ -159,7 +159,7 @@ def test_a_gradient_that_is_not_a_number_is_named_and_ends_the_run(name, here, m
     for method in ("__call__", "gradient_and_hvp"):
         monkeypatch.setattr(TimedObjective, method, spoiling(getattr(TimedObjective, method)))
     # Found out three updates later, when every weight has been spoilt.
-    assert in_process(f"optimizer={name}", "log.every=6", "eval.every=6", "run_dir=out").code == 0
+    assert trained(f"optimizer={name}", "log.every=6", "eval.every=6", run_dir="out") == "diverged"
     ended = manifest(here / "out")
     assert ended["status"] == "diverged"
     assert ended["error"].endswith(f"not finite at step 2; the gradient is not finite in {poisoned}")
@@ -201,7 +201,7 @@ def test_an_external_class_trains(target, inputs):
 
 def test_an_external_classs_flops_reach_the_metrics(tmp_path, monkeypatch, corpus):
     monkeypatch.chdir(tmp_path)
-    in_process("optimizer=external", "optimizer._target_=pytorch_optimizer.Shampoo", "steps=4", "run_dir=out")
+    trained("optimizer=external", "optimizer._target_=pytorch_optimizer.Shampoo", "steps=4", run_dir="out")
     last = rows(tmp_path / "out")[-1]
     assert last["flops/optimizer"] > 0
     assert last["flops/total"] == last["flops/model"] + last["flops/optimizer"]

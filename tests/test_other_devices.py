@@ -17,8 +17,7 @@ from optimizers.activations import Activations
 from optimizers.bases import Bases
 from optimizers.mkor_h import MkorH
 from scripts.bench.setting import section_of
-from tests.cases import slow_cases
-from tests.test_optimizers import VARIANTS
+from tests.cases import quick_cases
 from tests.tiny import SEQUENCES, tiny_batch, tiny_model, tiny_objective
 from tests.waits import Waits
 
@@ -26,7 +25,7 @@ STEPS = 12  # a refresh at every tenth is among them
 TORCHS = {"adafactor"}  # reads a norm of every parameter
 FUSED = {"adamw"}  # counts on the device
 NAMES = sorted(info.name for info in list_optimizers())
-EVERY = slow_cases(NAMES, VARIANTS)
+EVERY = quick_cases(NAMES, {"adafactor", "kfac", "muon", "soap", "sophia_g"})  # one of each kind
 
 
 def trained(name, **more):

@@ -44,6 +44,7 @@ def site(tmp_path_factory):
     return folder / "site"
 
 
+@pytest.mark.slow
 def test_it_runs_by_itself(site, tmp_path):
     names = ", ".join(info.constructor.__name__ for info in OWN)
     program = f"import sys; sys.path.insert(0, {str(site)!r})\n" + PLAIN_LOOP.format(names=names)

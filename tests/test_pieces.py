@@ -91,7 +91,7 @@ def _apart(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(("name", "keywords"), METHODS, ids=str)
 def test_a_fused_qkv_trains_as_three_layers(name, keywords, bias):
     """SOAP's first bases are handed over: rounding alone would choose them in a null space. A bias is no matrix, and

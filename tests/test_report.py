@@ -152,7 +152,7 @@ def test_what_is_unfair_stands_on_top(source):
     assert warning < source.index('class="verdicts"') < source.index('id="standings"')
 
 
-def test_mismatches_stand_in_red_in_a_table_above_all_others(tmp_path, one_scale):
+def test_mismatches_stand_in_red_in_a_table_above_all_others(tmp_path, undrawn):
     write_study(tmp_path, {"soap": 1.3}, ladder=(2000,), seeds=1)
     changed = {"schedule.final": 0.01, "schedule.warmup": 50, "grad_clip": None}
     write_run(tmp_path, "kfac", 2000, 0, config=changed)
@@ -169,7 +169,7 @@ def test_mismatches_stand_in_red_in_a_table_above_all_others(tmp_path, one_scale
     ]
 
 
-def test_lost_runs_foreign_hardware_and_uncommitted_changes_are_rows_with_links(tmp_path, one_scale):
+def test_lost_runs_foreign_hardware_and_uncommitted_changes_are_rows_with_links(tmp_path, undrawn):
     write_study(tmp_path, {"soap": 1.3}, ladder=(2000,), seeds=1)
     write_run(tmp_path, "soap", 2000, 1, until=400, status="running")
     write_run(tmp_path, "soap", 2000, 2, until=300, status="diverged")
@@ -216,7 +216,7 @@ def test_curves_are_numbers_too(study, source):
     assert len(lines) <= 21
 
 
-def test_a_newcomer_that_was_tuned_more_is_red(tmp_path, one_scale):
+def test_a_newcomer_that_was_tuned_more_is_red(tmp_path, undrawn):
     study = write_study(tmp_path / "study", {"soap": 1.3}, ladder=(2000,), seeds=1)
     for optimizer, count in {"adamw": 2, "soap": 3}.items():
         trials = tmp_path / "study-tuning" / optimizer
@@ -239,7 +239,7 @@ def test_the_same_runs_give_the_same_bytes(study, source):
     assert render(compare(find_runs(study), "adamw")) == source
 
 
-def test_the_baseline_alone_still_has_a_page(tmp_path, one_scale):
+def test_the_baseline_alone_still_has_a_page(tmp_path, undrawn):
     write_study(tmp_path, {}, seeds=1)
     page = Page(render(compare(find_runs(tmp_path), "adamw")))
     assert len(page.tables["standings"]) == 2

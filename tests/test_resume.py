@@ -29,6 +29,7 @@ from tests.command import (
     start,
     trained,
 )
+from tests.test_optimizers import EVERY
 from tests.tiny import tiny_model, tiny_objective
 from tests.tiny import train as train_tiny
 
@@ -66,7 +67,7 @@ def assert_same_run(one, other):
 
 
 # One of each kind of state; the others are slow.
-KINDS = ("soap", "sophia_g", "mkor", "schedule-free", "two", "a wrapper")
+KINDS = ("soap", "sophia_g", "schedule-free", "a wrapper")
 
 
 @pytest.mark.parametrize("name", quick_cases(OPTIMIZERS, KINDS))
@@ -84,7 +85,7 @@ def test_every_optimizer_goes_on_to_the_same_bits(here, name):
     assert all(part["resolved"] == kept["resolved"] and part["ranks"] == 1 for part in kept["resumes"])
 
 
-@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [26, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_before_any_change_to_the_disk(here, every):
     arguments = ("optimizer=sophia_g", "optimizer.every=2", "steps=4", "checkpoint.every=1", "target_loss=5.3")
     trained(*arguments, run_dir="whole")
@@ -171,7 +172,7 @@ def cut(here, made):
     return shutil.copytree(made / "cut", here / "cut")
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", quick_cases(DAMAGE, {"weights flipped", "state missing", "no text", "empty"}))
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(made, cut, damage, steps_made, capsys):
     DAMAGE[damage](cut / "checkpoints" / "step-00000006")
     trained(*EVERY_THREE, run_dir="cut", resume=True)
@@ -275,15 +276,15 @@ def test_damaged_later_ones_do_not_push_out_good_ones(tmp_path):
     assert checkpoint.newest(tmp_path / "nothing") is None
 
 
-@pytest.mark.parametrize("info", list_optimizers(), ids=lambda info: info.name)
-def test_state_comes_back_in_the_dtype_it_was_saved_in(tmp_path, info):
+@pytest.mark.parametrize("name", EVERY)
+def test_state_comes_back_in_the_dtype_it_was_saved_in(tmp_path, name):
     """load_state_dict alone would cast fp32 state to the dtype of bf16 parameters."""
     model = tiny_model(dtype=torch.bfloat16)
-    optimizer = build_optimizer(info.name, model)
+    optimizer = build_optimizer(name, model)
     train_tiny(model, optimizer, tiny_objective(model), steps=3)
     saved(tmp_path, 3, model, optimizer)
     other = tiny_model(seed=1, dtype=torch.bfloat16)
-    back = build_optimizer(info.name, other)
+    back = build_optimizer(name, other)
     checkpoint.load(checkpoint.newest(tmp_path)[0], other, back)
     pairs = list(zip(model.parameters(), other.parameters(), strict=True))
     for p, q in pairs:
@@ -293,5 +294,5 @@ def test_state_comes_back_in_the_dtype_it_was_saved_in(tmp_path, info):
             if isinstance(value, torch.Tensor):
                 assert value.dtype == back.state[q][key].dtype
                 assert torch.equal(value, back.state[q][key])
-    if info.name in ("lion", "sophia_g"):
+    if name in ("lion", "sophia_g"):
         assert {v.dtype for p, _ in pairs for v in optimizer.state[p].values()} == {torch.float32}

@@ -52,9 +52,9 @@ def naive(power: float, graft: bool, every: int, eps: float, block: int = 10**6)
     "variant",
     [
         {},
-        {"every": 1, "eps": 1e-8},
-        {"graft": False, "every": 4, "eps": 1e-6},
-        {"block": 20},
+        pytest.param({"every": 1, "eps": 1e-8}, marks=pytest.mark.slow),
+        pytest.param({"graft": False, "every": 4, "eps": 1e-6}, marks=pytest.mark.slow),
+        pytest.param({"block": 20}, marks=pytest.mark.slow),
         {"block": 20, "graft": False, "every": 4, "eps": 1e-6},
     ],
     ids=str,

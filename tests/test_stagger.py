@@ -13,8 +13,8 @@ from tests.tiny import tiny_batch, tiny_model, tiny_objective
     ("name", "keywords"),
     [
         ("soap", {}),
-        ("soap", {"qr": "cholesky"}),
-        ("soap", {"one_sided": True}),
+        pytest.param("soap", {"qr": "cholesky"}, marks=pytest.mark.slow),
+        pytest.param("soap", {"one_sided": True}, marks=pytest.mark.slow),
         ("shampoo", {"power": 0.25}),
         pytest.param("shampoo", {"power": 0.5}, marks=pytest.mark.slow),
         pytest.param("shampoo", {"block": 16}, marks=pytest.mark.slow),

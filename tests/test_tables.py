@@ -44,8 +44,7 @@ def test_who_lacks_seeds_is_named_unless_all_do(tmp_path):
     assert "which muon and soap lack." in lacking(compared(tmp_path / "one"))
 
 
-def test_warnings_of_the_tuning_alone_have_a_title_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("scripts.pages.figures.SCALES", {"linear": ("linear", "linear")})
+def test_warnings_of_the_tuning_alone_have_a_title_of_their_own(tmp_path, undrawn):
     study = write_study(tmp_path / "mine", {"lion": 1.3}, ladder=(2000,), seeds=1)
     for optimizer, count in {"adamw": 1, "lion": 2}.items():
         folder = tmp_path / "mine-tuning" / optimizer
@@ -68,7 +67,7 @@ def test_the_whole_band_of_the_seeds_is_drawn(tmp_path):
     assert max(tenth) < high
 
 
-def test_every_page_words_a_verdict_alike(tmp_path):
+def test_every_page_words_a_verdict_alike(tmp_path, undrawn):
     """A dagger stands wherever the verdict does, for the note beside it says what it marks."""
     study = write_study(tmp_path / "study", {"lion": 1.04, "soap": 1.5, "muon": 1.0}, noise=0.002)
     comparison = compared(study)

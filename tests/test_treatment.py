@@ -28,7 +28,8 @@ MORE = [
     ("soap_muon", {"one_sided": False, "squares": "momentum", "root": False, "ns_polish": 0}),
     ("psgd_kron", {"block": 48, "memory_save": "smart_one_diag", "every": 3}),
 ]
-LATER = {"psgd_kron": {"flat_start": 0, "anneal": 9.0}}  # announced is the mean once refreshes have become rare
+# Announced is the mean once refreshes have become rare; a period is short, since three of them are counted.
+SHORT = {"psgd_kron": {"flat_start": 0, "anneal": 9.0, "every": 5}, "kfac": {"every_inverse": 20}}
 VARIANTS = [
     *(pytest.param(name, {}, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES),
     ("soap", {"factorized": True, "max_side": 64}),
@@ -40,7 +41,7 @@ VARIANTS = [
 @pytest.mark.parametrize(("name", "changed"), VARIANTS)
 def test_what_is_announced_of_a_parameter_is_what_it_gets(name, changed):
     """Bytes by parameter, beside the state itself; FLOPs in sum, beside what torch's counter sees in a period."""
-    info, inputs = optimizers.find(name), {**keywords(name), **LATER.get(name, {}), **changed}
+    info, inputs = optimizers.find(name), {**keywords(name), **SHORT.get(name, {}), **changed}
     model = tiny_model(width=64, bias=True)
     optimizer = info.build(model, **inputs)
     announced = info.treatments(optimizer, model, tokens=1)

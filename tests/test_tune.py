@@ -107,7 +107,7 @@ def test_the_choice_is_the_best_at_full_length_and_its_overrides_make_that_very_
         assert (here / f"results/runs/mine-tuning/soap/learning_rate.{kind}").stat().st_size > 2000
 
 
-def test_what_has_ended_is_not_trained_again_and_more_trials_come_on_top(pretended):
+def test_what_has_ended_is_not_trained_again_and_more_trials_come_on_top(pretended, undrawn):
     tuned("optimizer=adamw", "trials=4")
     assert len(pretended.trained) == 7
     tuned("optimizer=adamw", "trials=4")
@@ -116,7 +116,7 @@ def test_what_has_ended_is_not_trained_again_and_more_trials_come_on_top(pretend
     assert sum(run.steps == 100 for run in pretended.trained) == 6
 
 
-def test_a_divergence_is_a_row_a_mark_and_no_choice(pretended, capsys):
+def test_a_divergence_is_a_row_a_mark_and_no_choice(pretended, undrawn, capsys):
     pretended.limit = 0.02
     tuned("optimizer=adamw", "trials=8")
     (tuning,) = tuning_of("results/runs/mine").values()
@@ -129,7 +129,7 @@ def test_a_divergence_is_a_row_a_mark_and_no_choice(pretended, capsys):
     assert sum(len(line.get_xdata()) for line in lost) == tuning.diverged
 
 
-def test_when_every_trial_diverged_it_says_which_range_to_lower(pretended, capsys):
+def test_when_every_trial_diverged_it_says_which_range_to_lower(pretended, undrawn, capsys):
     pretended.limit = 0.0
     # Its plan stands on standard output by then.
     assert refusal(capsys, tune.main, *SMALL, "optimizer=lion", "trials=2", silent=False) == (
@@ -138,7 +138,9 @@ def test_when_every_trial_diverged_it_says_which_range_to_lower(pretended, capsy
 
 
 @pytest.mark.parametrize(("optimum", "end"), [(0.1, "upper"), (1e-4, "lower")])
-def test_an_optimum_at_the_end_of_its_range_is_a_warning_that_says_how_to_widen_it(pretended, capsys, optimum, end):
+def test_an_optimum_at_the_end_of_its_range_is_a_warning_that_says_how_to_widen_it(
+    pretended, undrawn, capsys, optimum, end
+):
     pretended.optimum = optimum
     tuned("optimizer=adamw", "trials=8", "range.optimizer.lr=[1e-3, 1e-2]")
     (warning,) = [line for line in capsys.readouterr().out.splitlines() if "optimizer.lr of adamw" in line]
@@ -147,7 +149,7 @@ def test_an_optimum_at_the_end_of_its_range_is_a_warning_that_says_how_to_widen_
     assert wider == ([0.001, 0.04] if end == "upper" else [0.00025, 0.01])
 
 
-def test_an_optimum_inside_its_range_is_none(pretended):
+def test_an_optimum_inside_its_range_is_none(pretended, undrawn):
     tuned("optimizer=adamw", "trials=8")
     (tuning,) = tuning_of("results/runs/mine").values()
     assert not [edge for edge in tuning.edges if "optimizer.lr" in edge]
@@ -166,19 +168,19 @@ def test_an_optimum_inside_its_range_is_none(pretended):
         (("optimizer.lr=-1",), "optimizer.lr"),
     ],
 )
-def test_bad_input_is_one_sentence_before_anything_is_trained(pretended, capsys, arguments, complaint):
+def test_bad_input_is_one_sentence_before_anything_is_trained(pretended, undrawn, capsys, arguments, complaint):
     assert complaint in sentence(capsys, *arguments)
     assert pretended.trained == []
 
 
-def test_trials_of_another_batch_or_length_are_refused(pretended, capsys):
+def test_trials_of_another_batch_or_length_are_refused(pretended, undrawn, capsys):
     tuned("optimizer=adamw", "trials=2")
     assert "batch.tokens=8192 and not 4096" in sentence(capsys, "optimizer=adamw", "batch.tokens=4096")
     assert "neither steps=400 nor half" in sentence(capsys, "optimizer=adamw", "steps=400")
     assert "optimizer.eps" in sentence(capsys, "optimizer=adamw", "optimizer.eps=1e-6")
 
 
-def test_the_report_says_who_got_more_trials(pretended, tmp_path):
+def test_the_report_says_who_got_more_trials(pretended, undrawn, tmp_path):
     study = write_study(tmp_path / "results/runs/mine", {"lion": 1.3})
     tuned("optimizer=adamw", "trials=4")
     tuned("optimizer=lion", "trials=4")
@@ -194,7 +196,7 @@ def test_the_report_says_who_got_more_trials(pretended, tmp_path):
     assert "unequal tuning: lion got 7 trials" in (study / "report.html").read_text()
 
 
-def test_a_wider_range_costs_trials_that_are_counted_too(pretended):
+def test_a_wider_range_costs_trials_that_are_counted_too(pretended, undrawn):
     tuned("optimizer=adamw", "trials=4")
     tuned("optimizer=lion", "trials=4")
     tuned("optimizer=lion", "trials=4", "range.optimizer.lr=[1e-5,1e-1]")
@@ -202,13 +204,13 @@ def test_a_wider_range_costs_trials_that_are_counted_too(pretended):
     assert "lion got 8 trials of 100 updates" in warning
 
 
-def test_a_newcomer_that_alone_was_tuned_is_unequal(pretended):
+def test_a_newcomer_that_alone_was_tuned_is_unequal(pretended, undrawn):
     tuned("optimizer=lion", "trials=3")
     (warning,) = unequal(tuning_of("results/runs/mine"), "adamw", ["adamw", "lion"])
     assert warning.endswith("adamw none")
 
 
-def test_what_was_tuned_for_each_may_differ_and_what_was_not_may_not(pretended, tmp_path):
+def test_what_was_tuned_for_each_may_differ_and_what_was_not_may_not(pretended, undrawn, tmp_path):
     study = tmp_path / "results/runs/mine"
     write_study(study, {})
     for seed in range(3):
@@ -220,7 +222,7 @@ def test_what_was_tuned_for_each_may_differ_and_what_was_not_may_not(pretended, 
     assert any(note.startswith("schedule.warmup was tuned for each: 0.1 for adamw") for note in expected.notes)
 
 
-def test_a_seed_that_was_tuned_on_may_not_be_reported(pretended, tmp_path):
+def test_a_seed_that_was_tuned_on_may_not_be_reported(pretended, undrawn, tmp_path):
     study = write_study(tmp_path / "results/runs/mine", {"lion": 1.3})
     for optimizer in ("adamw", "lion"):
         tuned(f"optimizer={optimizer}", "trials=2", "seed=1")
@@ -235,14 +237,14 @@ def test_a_study_without_trials_says_nothing(tmp_path):
     assert with_tuning(comparison, {}) is comparison
 
 
-def test_broken_plans_are_named(pretended):
+def test_broken_plans_are_named(pretended, undrawn):
     tuned("optimizer=adamw", "trials=2")
     (plan := tuning_of("results/runs/mine")["adamw"].folder / "tuning.yaml").write_text("{")
     with pytest.raises(ValueError, match=str(plan)):
         tuning_of("results/runs/mine")
 
 
-def test_a_published_tuning_reads_as_it_did(pretended):
+def test_a_published_tuning_reads_as_it_did(pretended, undrawn):
     tuned("optimizer=adamw", "trials=3", "range.optimizer.lr=[1e-3,1e-2]")
     (before,) = tuning_of("results/runs/mine").values()
     publish(Path("results/runs/mine-tuning"), Path("results/mine-tuning"))

@@ -64,7 +64,7 @@ tiny:
 
 
 @pytest.fixture
-def pretended(monkeypatch, here):
+def pretended(monkeypatch, here, undrawn):
     """The command with runs that are only written: of Lion at 1.5 times AdamW's speed."""
     sweep = Pretended(speedups={"lion": 1.5, "tests.test_verdict.Sound": 0.6})
     monkeypatch.setattr(verdict_study, "train_all", sweep)
