@@ -26,7 +26,7 @@ from judge.arms import (
 from judge.correction import comparisons, corrected
 from judge.curve import crossing, mean_curve, refuse_target
 from judge.declared import NOTHING, Declared
-from judge.fairness import endings, provenance, unfair
+from judge.fairness import UNEQUAL_TUNING, endings, provenance, unfair
 from judge.records import Point, Run
 from judge.row import Row
 from judge.spread import CONFIDENCE, mean_and_deviation
@@ -173,7 +173,7 @@ def _unfair(base: Arm, arm: Arm, arms: Sequence[Arm], length: int | None) -> Ite
     settings = tried(arms, base.optimizer), tried(arms, arm.optimizer)
     if settings[0] != settings[1] and settings[1]:
         yield (
-            f"unequal tuning: {base.optimizer} is the best of {settings[0]} settings, {arm.optimizer} of {settings[1]}"
+            f"{UNEQUAL_TUNING}{base.optimizer} is the best of {settings[0]} settings, {arm.optimizer} of {settings[1]}"
         )
 
 

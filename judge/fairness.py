@@ -12,6 +12,7 @@ HIDDEN = {
     **{"dtype": ("resolved", "dtype"), "ranks": ("ranks",), "data.fingerprint": ("data", "fingerprint")},
     "weights": ("origin", "weights"),  # of foreign runs whose last loss is of averaged weights
 }
+UNEQUAL_TUNING = "unequal tuning: "  # begins each sentence on it
 SEEDS = "seed (the order of the data)"
 
 

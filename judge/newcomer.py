@@ -8,10 +8,8 @@ from typing import Any
 
 from conventions.quantity import TITLE
 from judge.comparison import Comparison
-from judge.row import Row
+from judge.row import TOO_SMALL, Row
 from judge.tuning.trials import Tuning
-
-TOO_SMALL = "runs too small"  # as judge.row begins to say it
 
 
 @dataclass(frozen=True)

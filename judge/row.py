@@ -25,6 +25,7 @@ UNKNOWN = Speedup(None)
 # What a verdict takes. With fewer updates at T, averages of curvature never warm up. With more epochs in the longest
 # run, the optimizers are held against each other on learning by heart: up to about four epochs a repeated token is
 # nearly as good as a fresh one (Muennighoff et al., 2023).
+TOO_SMALL = "runs too small"  # begins the sentence on a row that has less
 FEWEST_UPDATES = 2000
 MOST_EPOCHS = 4
 # On 32,768 validation tokens a difference of two optimizers changes by .0065 nats from one choice of windows to
@@ -135,7 +136,7 @@ def too_small(length: int, runs: Sequence[Run]) -> str | None:
     evaluated = min((tokens for run in runs if (tokens := evaluated_on(run))), default=math.inf)
     if evaluated < FEWEST_EVALUATED:
         reasons.append(f"evaluations on {FEWEST_EVALUATED:,} tokens or more, not {evaluated:,}")
-    return f"runs too small for a verdict, which takes {', and '.join(reasons)}" if reasons else None
+    return f"{TOO_SMALL} for a verdict, which takes {', and '.join(reasons)}" if reasons else None
 
 
 def evaluated_on(run: Run) -> int | None:

@@ -28,7 +28,7 @@ NAMES = [info.name for info in optimizers.list_optimizers()]
 VARIANTS = {"adagrad", "kl_soap", "mkor_h", "normuon", "scion", "sgd", "soap_muon", "sophia_h"}
 EVERY = slow_cases(NAMES, VARIANTS)
 CONFIGS = Path(__file__).parent.parent / "configs" / "optimizer"
-STRANGERS = [
+EXTERNAL = [
     ("torch.optim.NAdam", {"lr": 1e-3}),
     ("torch.optim.LBFGS", {"lr": 0.1, "max_iter": 2}),
     ("pytorch_optimizer.Lion", {"lr": 1e-4}),
@@ -183,7 +183,7 @@ def test_impossible_values_name_their_keyword(name):
         optimizers.build_optimizer(name, tiny_model(), **{**keywords(name), "lr": -1.0})
 
 
-@pytest.mark.parametrize(("target", "inputs"), STRANGERS)
+@pytest.mark.parametrize(("target", "inputs"), EXTERNAL)
 def test_an_external_class_trains(target, inputs):
     model = tiny_model()
     if inputs is None:  # SAM wraps another optimizer: its constructor wants more than a config can hold

@@ -3,10 +3,9 @@
 from collections import Counter
 
 from judge.claims.verdict import Verdict
+from judge.fairness import UNEQUAL_TUNING
 from judge.ladder import NEUTRAL
 from judge.timing import untimed
-
-UNEQUAL = "unequal tuning: "  # as verdict.warnings have it
 
 
 def cautions(verdict: Verdict) -> list[str]:
@@ -14,9 +13,9 @@ def cautions(verdict: Verdict) -> list[str]:
     if verdict.public:
         return verdict.warnings
     runs = [run for _, arm in verdict.every_arm for run in arm.runs]
-    sentences = [warning for warning in verdict.warnings if not warning.startswith(UNEQUAL)]
-    if unequal := [warning.removeprefix(UNEQUAL) for warning in verdict.warnings if warning not in sentences]:
-        sentences.append(UNEQUAL + "; ".join(unequal))
+    sentences = [warning for warning in verdict.warnings if not warning.startswith(UNEQUAL_TUNING)]
+    if unequal := [warning.removeprefix(UNEQUAL_TUNING) for warning in verdict.warnings if warning not in sentences]:
+        sentences.append(UNEQUAL_TUNING + "; ".join(unequal))
     for each in verdict.deciding:
         names = dict.fromkeys(name.rpartition("/")[2] for name in each.statement.arms)
         if not any(verdict.scale.arms[name].trials for name in names):

@@ -20,7 +20,7 @@ from judge.claims.plan import StudyPlan, apart, read_plan, read_studies, settled
 from judge.claims.statement import Statement
 from judge.downstream import PREFIX
 from judge.estimate import Speedup
-from judge.fairness import endings, provenance, unlike
+from judge.fairness import UNEQUAL_TUNING, endings, provenance, unlike
 from judge.records import Run
 from judge.timing import untimed
 
@@ -196,7 +196,7 @@ def _unfair(
                      for key, (theirs, ours) in differing.items()]  # fmt: skip
         trials = scale.arms[against].trials, scale.arms[arm].trials
         if trials[0] != trials[1]:
-            warnings.append(f"unequal tuning: {against} is the best of {trials[0]} trials, {arm} of {trials[1]}")
+            warnings.append(f"{UNEQUAL_TUNING}{against} is the best of {trials[0]} trials, {arm} of {trials[1]}")
     return list(dict.fromkeys(warnings)), list(dict.fromkeys(by_design))
 
 

@@ -22,7 +22,7 @@ from conventions.run_format import ENDED
 from conventions.yaml_file import read_yaml, yaml_text
 from judge.comparison import Comparison
 from judge.correction import fair
-from judge.fairness import unlike
+from judge.fairness import UNEQUAL_TUNING, unlike
 from judge.oddities import word
 from judge.records import Run, find_runs
 from judge.tuning.luck import beside
@@ -166,7 +166,7 @@ def unequal(tunings: Mapping[str, Tuning], baseline: str, optimizers: Sequence[s
     for optimizer in optimizers:
         own = tunings.get(optimizer)
         if optimizer != baseline and (ours := _effort(own)) != theirs:
-            sentences.append(f"unequal tuning: {optimizer} got {_effort_text(ours)}, {baseline} {_effort_text(theirs)}")
+            sentences.append(f"{UNEQUAL_TUNING}{optimizer} got {_effort_text(ours)}, {baseline} {_effort_text(theirs)}")
         if own and base and own.space and base.space:  # without its plan nobody knows what was searched
             sentences += _unlike(own, base)
     return sentences
@@ -282,7 +282,7 @@ def _unlike(own: Tuning, base: Tuning) -> Iterator[str]:
     for key in {**base.space, **own.space}:
         ours, theirs = _reach(own.space.get(key)), _reach(base.space.get(key))
         if not key.startswith("optimizer.") and ours != theirs:
-            yield f"unequal tuning: {key} of {own.optimizer} was searched {ours}, of {base.optimizer} {theirs}"
+            yield f"{UNEQUAL_TUNING}{key} of {own.optimizer} was searched {ours}, of {base.optimizer} {theirs}"
 
 
 def _reach(each: Range | None) -> str:
