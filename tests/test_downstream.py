@@ -8,6 +8,8 @@ import torch
 
 from data.tokenizer_export import as_transformers
 from harness.scoring import MISSING, Scoring
+from judge.claims.claim import Quantity
+from judge.claims.measure import values
 from judge.comparison import compare
 from judge.downstream import FILE, mean_above_chance, metric, over_seeds, read_scores
 from judge.means import scores_by_arm
@@ -85,6 +87,9 @@ def test_scores_of_different_ways_are_not_compared(tmp_path):
     named = [title.endswith("(scored in different ways)") for title in grid.header]
     assert named == [False, True, False, True]
     assert grid.rows[0][1:] == ["none", "0.700 ± 0.248", "none"]
+    soap = [run for run in find_runs(tmp_path) if run.optimizer == "soap"]
+    assert values(Quantity("downstream/copa", "copa"), soap) is not None
+    assert values(Quantity("downstream/boolq", "boolq"), soap) is None
 
 
 def test_options_that_score_nothing_are_refused(tmp_path):

@@ -74,7 +74,9 @@ class Trained:
 
 
 def values(quantity: Quantity, runs: Sequence[Run]) -> np.ndarray | None:
-    """Return one value for each run, in the quantity's unit; None where one of them does not know it."""
+    """Return one value for each run, in the quantity's unit; None where one does not know it, or scores are unlike."""
+    if quantity.metric.startswith(PREFIX) and not alike([run.scores for run in runs], quantity.metric):
+        return None
     numbers = [run.last(quantity.metric) for run in runs]
     if not numbers or any(value is None for value in numbers):
         return None
