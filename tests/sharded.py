@@ -136,6 +136,8 @@ def seven_more(name: str, place: Path, ranks: Ranks) -> dict[str, Any]:
 if __name__ == "__main__":
     assert os.environ.get("OMP_NUM_THREADS") == "1"
     what, folder, worlds, names = sys.argv[1:]
+    for name in names.split(","):
+        plan_of(name)  # composed here, once for all ranks
     rendezvous = {"run_id": "sharded", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     for world in map(int, worlds.split(",")):
         config = LaunchConfig(1, 1, world, start_method="fork", max_restarts=0, **rendezvous)

@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
@@ -12,6 +13,12 @@ from judge.estimate import Speedup
 from scripts.board import ENDS, LEFT, WIDE, board_texts, span, x_of
 
 ROOT = CONFIGS.parent
+theirs = cache(public_rows)
+
+
+@cache
+def ours():
+    return own_rows(ROOT / "results")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +49,12 @@ def test_the_committed_board_is_what_the_runs_say(texts):
 
 
 def test_runs_of_others_and_ours_are_apart():
-    theirs, ours = public_rows(), own_rows(ROOT / "results")
-    assert {row.ours for row in theirs} == {False}
-    assert {row.ours for row in ours} == {True}
-    assert {row.size for row in theirs} >= {"124M", "130M", "300M", "520M", "1.2B"}
-    assert all(row.parameters < 1e6 for row in ours)
-    assert all(row.speedup.interval for row in ours)  # a race is no number
-    assert {row.rule for row in theirs} == {"matched", "isoloss"}
+    assert {row.ours for row in theirs()} == {False}
+    assert {row.ours for row in ours()} == {True}
+    assert {row.size for row in theirs()} >= {"124M", "130M", "300M", "520M", "1.2B"}
+    assert all(row.parameters < 1e6 for row in ours())
+    assert all(row.speedup.interval for row in ours())  # a race is no number
+    assert {row.rule for row in theirs()} == {"matched", "isoloss"}
 
 
 def test_runs_that_are_not_published_are_not_ours_yet(tmp_path):
@@ -62,8 +68,8 @@ def test_runs_that_are_not_published_are_not_ours_yet(tmp_path):
 
 
 def test_a_number_of_several_budgets_is_linked_to_the_folder_of_all_of_them():
-    [soap] = [row for row in public_rows() if (row.optimizer, row.size) == ("SOAP", "130M")]
-    [sophia] = [row for row in public_rows() if (row.optimizer, row.size) == ("Sophia-H", "300M")]
+    [soap] = [row for row in theirs() if (row.optimizer, row.size) == ("SOAP", "130M")]
+    [sophia] = [row for row in theirs() if (row.optimizer, row.size) == ("Sophia-H", "300M")]
     assert soap.at == "1, 2, 4, 8 x Chinchilla"
     assert re.search(r"/tree/.*/soape/130m$", soap.address)
     assert re.search(r"/blob/.*/sophia/300m/1/result\.json$", sophia.address)
@@ -71,7 +77,7 @@ def test_a_number_of_several_budgets_is_linked_to_the_folder_of_all_of_them():
 
 def test_every_number_has_its_source_its_rule_and_its_command(texts):
     page = Page(texts["board.html"])
-    rows = [*public_rows(), *own_rows(ROOT / "results")]
+    rows = [*theirs(), *ours()]
     assert page.lines == len(rows)
     for row in rows:
         assert row.address in page.links
@@ -94,7 +100,7 @@ def test_the_page_needs_no_other_file_and_no_script(texts):
 def test_the_picture_is_one_drawing_with_a_mark_for_each_size(texts):
     drawing = ElementTree.fromstring(texts["board.svg"])
     words = " ".join(drawing.itertext())
-    pictured = [row for row in public_rows() if row.pictured]
+    pictured = [row for row in theirs() if row.pictured]
     assert all(row.size in words for row in pictured)
     assert all(row.optimizer in words or row.optimizer[:25] in words for row in pictured)
     assert "undertuned" in words
@@ -126,5 +132,5 @@ def test_intervals_lie_where_their_numbers_are():
 
 
 def test_the_fastest_at_its_largest_size_comes_first():
-    names = [name for name, _ in by_speedup([row for row in public_rows() if row.study == "wen2025"])]
+    names = [name for name, _ in by_speedup([row for row in theirs() if row.study == "wen2025"])]
     assert names.index("Muon") < names.index("SOAP") < names.index("Sophia-H")

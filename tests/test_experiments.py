@@ -174,7 +174,7 @@ def plain_with(optimizer: str) -> dict[str, Any]:
     return command_line.composed(["experiment=scale_small", f"optimizer={optimizer}"])
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", quick_cases(PUBLIC, PUBLIC[::3]))
 def test_what_others_tuned_sets_the_optimizer_and_what_a_hyperball_keeps_and_lies_where_a_tuning_looks(name):
     defaults = read_yaml(CONFIGS / "experiment" / f"{name}.yaml")["defaults"]
     optimizer = next(each["override /optimizer"] for each in defaults if "override /optimizer" in each)
