@@ -77,9 +77,10 @@ def naive(q, every=10, b3=B2, clamp=4000, first=0.1, correct_bias=False, normali
     [
         ({"every": 9}, {"every": 9}),
         pytest.param({"every": 7, "correct_bias": True}, {"every": 7, "correct_bias": True}, marks=pytest.mark.slow),
-        (
+        pytest.param(
             {"shampoo_beta": 0.9, "normalize_grads": True, "every": 60},
             {"b3": 0.9, "normalize_grads": True, "every": 60},
+            marks=pytest.mark.slow,
         ),
         ({"every": 9, "first_eigenvalue": 1e-3, "clamp": 11.0}, {"every": 9, "first": 1e-3, "clamp": 11.0}),
         pytest.param({"max_side": 40, "every": 3}, {"every": 3}, marks=pytest.mark.slow),

@@ -83,7 +83,7 @@ def test_muon_beside_torch(scale, theirs, monkeypatch):
     assert distance(run.end, weights(model), START) < 1e-6
 
 
-@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("split", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_normuon(split):
     lr, mu, b2, wd, eps = 0.02, 0.95, 0.9, 0.1, 1e-10
     m, v, names = {}, {}, [n for n, _ in tiny_model().named_parameters()]

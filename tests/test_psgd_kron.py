@@ -29,7 +29,10 @@ def drawn(step: int, place: int, suffix: str, shape) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("split", "whiten", "mode", "clip", "units"),
-    [(True, "momentum", "none", 1.1, False), (False, "gradient", "smart_one_diag", None, True)],
+    [
+        (True, "momentum", "none", 1.1, False),
+        pytest.param(False, "gradient", "smart_one_diag", None, True, marks=pytest.mark.slow),
+    ],
 )
 def test_psgd_kron(split, whiten, mode, clip, units):
     lr, mu, rate, wd, damping = 3e-3, 0.9, 0.2, 0.1, 1e-3

@@ -18,7 +18,8 @@ KEYWORDS = {"lr": 2e-3, "radius": 5.0, "head_radius": 40.0, "embedding_radius": 
 
 
 @pytest.mark.parametrize(
-    ("split", "norm", "scale", "wd"), [(True, "sign", "operator", 1.0), (False, "column", "spectral", 0.0)]
+    ("split", "norm", "scale", "wd"),
+    [(True, "sign", "operator", 1.0), pytest.param(False, "column", "spectral", 0.0, marks=pytest.mark.slow)],
 )
 def test_scion(split, norm, scale, wd):
     lr, mu = KEYWORDS["lr"], 0.9
@@ -48,7 +49,7 @@ def test_scion(split, norm, scale, wd):
     assert Recording("scion", momentum=mu, **KEYWORDS, **keywords).off(update) < 1e-9
 
 
-@pytest.mark.parametrize("constrained", [True, False])
+@pytest.mark.parametrize("constrained", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_scion_beside_pytorch_optimizer(constrained, monkeypatch):
     """Theirs iterates in bfloat16 and has no split: here it takes our iteration, whose equations Muon's tests hold."""
     monkeypatch.setattr("pytorch_optimizer.optimizer.scion.zero_power_via_newton_schulz_5", newton_schulz)
