@@ -49,9 +49,8 @@ class Scoring:
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
 
-        network = HFLM(
-            pretrained=theirs, tokenizer=tokenizer, device=self.device, batch_size=self.batch, max_length=context
-        )
+        theirs = theirs.to(self.device)  # the harness leaves a model that is ready where it is
+        network = HFLM(pretrained=theirs, tokenizer=tokenizer, batch_size=self.batch, max_length=context)
         own = None if self.include is None else str(self.include)
         try:
             results = lm_eval.simple_evaluate(

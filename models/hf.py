@@ -48,6 +48,19 @@ def to_transformers(model: LanguageModel) -> "PreTrainedModel":
     return TO[type(model)](model)
 
 
+def for_evaluation(model: LanguageModel) -> "PreTrainedModel":
+    """Make a model of transformers with the same logits for evaluation suites: ours itself where it has no class.
+
+    Raises ModuleNotFoundError where transformers is not installed.
+    """
+    try:
+        return to_transformers(model)
+    except ValueError:
+        from models.hf_own import OwnModel
+
+        return OwnModel(model)
+
+
 def from_transformers(theirs: "PreTrainedModel") -> LanguageModel:
     """Make a model of ours with the same logits as `theirs.eval()`, in fp32 on the CPU.
 

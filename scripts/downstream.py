@@ -27,7 +27,7 @@ from harness.device import resolve_device
 from harness.scoring import Scoring
 from judge.downstream import add_scores, metric, read_scores, shown, tasks_of, title
 from judge.records import find_runs
-from models.hf import to_transformers
+from models.hf import for_evaluation
 from scripts import squad
 from scripts.export import load_run, tokenizer_of
 
@@ -69,7 +69,7 @@ def score(run: Path, names: list[str], how: Scoring) -> dict[str, dict[str, Any]
     known, held = how.known(step), read_scores(run)
     lacking = [name for name in names if any(held.get(name, {}).get(key, known) != known[key] for key in known)]
     if lacking:
-        scores = how.score(lacking, to_transformers(model), as_transformers(tokenizer), model.context)
+        scores = how.score(lacking, for_evaluation(model), as_transformers(tokenizer), model.context)
         held = add_scores(run, {name: {**known, **scores[name]} for name in lacking})
     return held
 

@@ -14,6 +14,10 @@ from judge.comparison import compare
 from judge.downstream import FILE, mean_above_chance, metric, over_seeds, read_scores
 from judge.means import scores_by_arm
 from judge.records import find_runs
+from models.base import LanguageModel
+from models.hf import for_evaluation, to_transformers
+from models.hf_own import OwnModel
+from models.llama import Llama
 from scripts import downstream, report
 from scripts.export import load_run
 from tests.command import in_process
@@ -29,6 +33,24 @@ doc_to_target: label
 doc_to_choice: "{{choices}}"
 metric_list: [{metric: acc}]
 """
+# A task of likelihoods has a score with all digits; one of texts has the model write.
+GOES_ON = (
+    TASK.partition("output_type")[0].replace("opposites", "goes_on")
+    + """output_type: loglikelihood
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[0]}}"
+metric_list: [{metric: perplexity, aggregation: perplexity, higher_is_better: false}]
+"""
+)
+WRITES = (
+    TASK.partition("output_type")[0].replace("opposites", "writes")
+    + """output_type: generate_until
+doc_to_text: "{{question}}{{choices[0] * label}}"
+doc_to_target: "{{choices[0]}}"
+generation_kwargs: {until: ["zzz"], max_gen_toks: 8, do_sample: false}
+metric_list: [{metric: exact_match}]
+"""
+)
 QUESTIONS = [
     {"question": f"def f{n}(self", "choices": [", x):", "%q#", " zzz"][: 2 + n % 2], "label": n % 2} for n in range(12)
 ]
@@ -122,43 +144,115 @@ def test_without_the_harness_a_sentence_says_so(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == f"halfstep: {MISSING}\n"
 
 
-def test_two_runs_are_scored_by_the_harness(here, capsys, monkeypatch):
+@pytest.fixture
+def tasks(here, monkeypatch):
+    """The options that score a run on a task of files that lie here."""
     pytest.importorskip("lm_eval", reason="lm_eval is not installed: make install EXTRAS=downstream")
     pytest.importorskip("accelerate")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for seed in range(2):
-        arguments = ("data=stdlib", "context=64", "checkpoint.every=6", f"seed={seed}", f"run_dir=runs/{seed}")
-        assert in_process(*arguments).code == 0
     questions = here / "questions.json"
     questions.write_text("\n".join(map(json.dumps, QUESTIONS)))
     (here / "tasks").mkdir()
-    (here / "tasks" / "opposites.yaml").write_text(TASK.replace("QUESTIONS", str(questions)))
-    downstream.main(["runs", "--tasks", "opposites", "--include", "tasks", "--device", "cpu"])
+    for name, text in [("opposites", TASK), ("goes_on", GOES_ON), ("writes", WRITES)]:
+        (here / "tasks" / f"{name}.yaml").write_text(text.replace("QUESTIONS", str(questions)))
+    return ["--include", "tasks", "--device", "cpu", "--tasks"]
+
+
+def train(*arguments: str) -> None:
+    assert in_process("data=stdlib", "context=64", "checkpoint.every=6", *arguments).code == 0
+
+
+def share_right(model: LanguageModel) -> float:
+    """Return the score on `opposites`, from sums of log-probabilities, byte by byte."""
+    tokenizer, right = as_transformers("bytes"), 0
+    for each in QUESTIONS:
+        sums = []
+        for choice in each["choices"]:
+            ids = torch.tensor([tokenizer.encode(each["question"] + choice, add_special_tokens=False)])
+            with torch.no_grad():
+                steps = model(ids[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None])[0, :, 0]
+            sums.append(steps[-len(choice.encode()) :].sum().item())
+        right += sums.index(max(sums)) == each["label"]
+    return right / len(QUESTIONS)
+
+
+def test_two_runs_are_scored_by_the_harness(here, tasks, capsys):
+    for seed in range(2):
+        train(f"seed={seed}", f"run_dir=runs/{seed}")
+    downstream.main(["runs", *tasks, "opposites"])
     assert "opposites" in capsys.readouterr().out
     for seed in range(2):
         model, step = load_run(here / "runs" / str(seed))
-        tokenizer, right = as_transformers("bytes"), 0
-        for each in QUESTIONS:  # the sum of log-probabilities, byte by byte
-            sums = []
-            for choice in each["choices"]:
-                ids = torch.tensor([tokenizer.encode(each["question"] + choice, add_special_tokens=False)])
-                with torch.no_grad():
-                    steps = model(ids[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None])[0, :, 0]
-                sums.append(steps[-len(choice.encode()) :].sum().item())
-            right += sums.index(max(sums)) == each["label"]
         found = read_scores(here / "runs" / str(seed))["opposites"]
-        assert found["value"] == pytest.approx(right / len(QUESTIONS))
+        assert found["value"] == pytest.approx(share_right(model))
         assert (found["step"], found["samples"], found["metric"]) == (step, 12, "acc")
         assert found["chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
         assert found["stderr"] > 0
         assert len(found["hash"]) == 64
     before = (here / "runs" / "0" / FILE).stat().st_mtime_ns
-    downstream.main(["runs", "--tasks", "opposites", "--include", "tasks", "--device", "cpu"])
+    downstream.main(["runs", *tasks, "opposites"])
     assert (here / "runs" / "0" / FILE).stat().st_mtime_ns == before  # scored already
     with pytest.raises(SystemExit):
-        downstream.main(["runs", "--tasks", "no_such_task", "--include", "tasks", "--device", "cpu"])
+        downstream.main(["runs", *tasks, "no_such_task"])
     assert "halfstep: --tasks no_such_task: the harness cannot run them (Spec" in capsys.readouterr().err
     (here / "tasks" / "pair.yaml").write_text("group: pair\ntask: [opposites]\n")
     with pytest.raises(SystemExit):
-        downstream.main(["runs", "--tasks", "pair", "--include", "tasks", "--device", "cpu"])
+        downstream.main(["runs", *tasks, "pair"])
     assert "without a score of its own: give --tasks opposites" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["olmo_360m", "algoperf_lm"])
+def test_a_model_without_a_class_in_transformers_is_scored_as_it_is(here, tasks, preset):
+    sizes = {"layers": 2, "heads": 2, "width": 64, "hidden": 128}
+    train(f"model={preset}", *(f"model.{key}={value}" for key, value in sizes.items()), "run_dir=run")
+    model, _ = load_run(here / "run")
+    with pytest.raises(ValueError, match="transformers has no class with"):
+        to_transformers(model)
+    downstream.main(["run", *tasks, "opposites,goes_on,writes"])
+    scores = read_scores(here / "run")
+    assert scores["opposites"]["value"] == pytest.approx(share_right(model))
+    assert {name: (each["metric"], each["samples"]) for name, each in scores.items()} == {
+        "opposites": ("acc", 12), "goes_on": ("perplexity", 12), "writes": ("exact_match", 12)
+    }  # fmt: skip
+
+
+def test_both_ways_of_scoring_have_equal_numbers(here, tasks, monkeypatch):
+    train("model=llama_pico", "run_dir=run")
+    both = []
+    for way in (to_transformers, OwnModel):
+        monkeypatch.setattr(downstream, "for_evaluation", way)
+        downstream.main(["run", *tasks, "opposites,goes_on,writes"])
+        both.append(read_scores(here / "run"))
+        (here / "run" / FILE).unlink()
+    exported, own = both
+    assert own.keys() == exported.keys() == {"opposites", "goes_on", "writes"}
+    for name, score in exported.items():
+        assert own[name]["value"] == pytest.approx(score["value"], rel=1e-5), name
+        assert {**own[name], "value": score["value"]} == score
+
+
+def test_a_model_of_ours_does_what_its_export_does():
+    torch.manual_seed(0)
+    model = Llama(layers=2, heads=2, width=32, hidden=48, context=32, vocabulary=64, init_std=0.2)
+    ids = torch.randint(0, 64, (3, 12))
+    expected = model(ids).detach()
+    theirs, own = to_transformers(model), OwnModel(model)
+    mask = torch.ones_like(ids)
+    mask[0, :5] = mask[1, :11] = 0  # padding on the left, as the harness has it where a model writes
+    options = {"max_length": 24, "do_sample": False, "use_cache": True, "pad_token_id": 0}
+    with torch.no_grad():
+        assert torch.equal(own(ids).logits, expected)  # its weights are not drawn anew
+        padded, reference = (each(ids, attention_mask=mask).logits[mask == 1] for each in (own, theirs))
+        torch.testing.assert_close(padded, reference, atol=1e-4, rtol=1e-4)
+        written = [each.generate(ids, attention_mask=mask, **options) for each in (own, theirs)]
+    assert torch.equal(*written)
+    assert written[0].shape == (3, 24)
+
+
+def test_only_what_has_no_class_is_taken_as_it_is():
+    sizes = {"layers": 1, "heads": 2, "width": 32, "context": 32, "vocabulary": 64}
+    assert type(for_evaluation(Llama(**sizes))).__name__ == "LlamaForCausalLM"
+    for options in ({"mlp": "gelu", "norm": "layer", "qk_norm": "width", "fused_qkv": True}, {"qk_norm": "l2"}):
+        own = for_evaluation(Llama(**sizes, **options))
+        assert isinstance(own, OwnModel)
+        assert not own.training
