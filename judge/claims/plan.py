@@ -41,10 +41,10 @@ class RateTrials:
     about: str
     at_an_end: list[str]
 
-    @property
-    def note(self) -> str:
+    def note(self, length: str) -> str:
+        """Return what the rates are the best of; `length` is that of the trials, in words."""
         ends = f", {' and '.join(self.at_an_end)} {AT_AN_END}" * bool(self.at_an_end)
-        return f"the best of {self.trials} settings of {self.about} at {self.updates:,} updates{ends}"
+        return f"the best of {self.trials} settings of {self.about} at {length} updates{ends}"
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ def settled(scale: Scale, plans: Mapping[str, StudyPlan]) -> Scale:
     for part, plan in plans.items():
         for name, arm in plan.arms.items():
             if arm.tuned:
-                arms[name] = _with_trials(arms[name], arm.tuned, f" ({part})" * (len(plans) > 1))
+                where = f" ({part})" * (len(plans) > 1)
+                arms[name] = _with_trials(arms[name], arm.tuned, where, _length_of_trials(plans, name))
     return replace(scale, arms=arms)
 
 
@@ -181,11 +182,20 @@ def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [key for key in keys if not within(key, (*INDIFFERENT, "optimizer"))]
 
 
-def _with_trials(arm: ArmSettings, tuned: RateTrials, where: str) -> ArmSettings:
+def _length_of_trials(plans: Mapping[str, StudyPlan], arm: str) -> str:
+    """Return the updates of an arm's trials in words, by part where they differ."""
+    arms = {part: plan.arms[arm] for part, plan in plans.items() if arm in plan.arms}
+    updates = {part: each.tuned.updates for part, each in arms.items() if each.tuned}
+    if len(set(updates.values())) == 1:
+        return f"{next(iter(updates.values())):,}"
+    return " and ".join(f"{number:,} ({part})" for part, number in updates.items())
+
+
+def _with_trials(arm: ArmSettings, tuned: RateTrials, where: str, length: str) -> ArmSettings:
     ends = [*arm.at_an_end, *(f"{key.removeprefix('optimizer.')}{where}" for key in tuned.at_an_end)]
     _, semicolon, rest = arm.note.partition(";")  # which is not about rates, and stays
     return replace(
-        arm, trials=tuned.trials, at_an_end=ends, note=replace(tuned, at_an_end=ends).note + semicolon + rest
+        arm, trials=tuned.trials, at_an_end=ends, note=replace(tuned, at_an_end=ends).note(length) + semicolon + rest
     )
 
 
