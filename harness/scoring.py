@@ -38,7 +38,9 @@ class Scoring:
             import lm_eval
         except ModuleNotFoundError:
             raise ModuleNotFoundError(MISSING) from None
-        return {"step": step, "harness": lm_eval.__version__, "fewshot": self.fewshot, "limit": self.limit}
+        files = None if self.include is None else hash_files(self.include)
+        way = {"harness": lm_eval.__version__, "fewshot": self.fewshot, "limit": self.limit}
+        return {"step": step, **way, "files": files}
 
     def score(self, names: Sequence[str], theirs: Any, tokenizer: Any, context: int) -> dict[str, dict[str, Any]]:
         """Score a model of transformers on tasks; returns for each its metric, value, stderr, samples, chance and hash.
@@ -64,6 +66,15 @@ class Scoring:
                 "what there is, and tasks whose data are on the Hugging Face Hub need a network"
             ) from None
         return {name: _outcome(results, name) for name in names}
+
+
+def hash_files(folder: Path) -> str:
+    """Return a hash of the names and contents of all files below a folder: an edited task is another task."""
+    total = hashlib.sha256()
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        with path.open("rb") as file:
+            total.update(f"{path.relative_to(folder)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+    return total.hexdigest()
 
 
 def _why(error: Exception) -> str:

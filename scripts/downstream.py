@@ -8,9 +8,9 @@
 
 A folder stands for all runs below it. The weights are those that val/loss speaks of, of the newest good checkpoint.
 Expect a table of scores, and downstream.json in each run's folder, with the harness's version and each task's hash. A
-task that is scored already, by the same weights, version and shots, is not scored again. scripts.report shows the
-scores of a study, a claim may be about `downstream/<task>`, and scripts.mirror brings them to W&B. --include names a
-folder of task files (YAML), whose data may be files on this machine: then no network is needed.
+task that is scored already, by the same weights, version, shots and files of --include, is not scored again.
+scripts.report shows the scores of a study, a claim may be about `downstream/<task>`, and scripts.mirror brings them to
+W&B. --include names a folder of task files (YAML), whose data may be files on this machine: then no network is needed.
 """
 
 import sys

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.tokenizer_export import as_transformers
-from harness.scoring import MISSING, Scoring
+from harness.scoring import MISSING, Scoring, hash_files
 from judge.claims.claim import Quantity
 from judge.claims.measure import values
 from judge.comparison import compare
@@ -256,3 +256,16 @@ def test_only_what_has_no_class_is_taken_as_it_is():
         own = for_evaluation(Llama(**sizes, **options))
         assert isinstance(own, OwnModel)
         assert not own.training
+
+
+def test_an_edited_task_is_another_one(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "opposites.yaml").write_text(TASK)
+    (tmp_path / "data" / "questions.json").write_text("[]")
+    before = hash_files(tmp_path)
+    assert hash_files(tmp_path) == before
+    (tmp_path / "data" / "questions.json").write_text("[1]")
+    assert hash_files(tmp_path) != before
+    (tmp_path / "data" / "questions.json").write_text("[]")
+    (tmp_path / "data" / "questions.json").rename(tmp_path / "data" / "others.json")
+    assert hash_files(tmp_path) != before
