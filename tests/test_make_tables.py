@@ -113,7 +113,7 @@ def swept(copied, monkeypatch):
     train(claim, "small", Path("results/runs"), {"soap": 1.5}, noise=0.002)
     monkeypatch.setattr(publication, "RESULTS", copied / "results")
     publish.main([str(path) for path in Path("results/runs").iterdir()])
-    small["parts"]["60m"] = {"steps": 4000}  # a part without runs: no table says anything of it
+    small["parts"]["60m"] = {"steps": 4000}  # a part without runs: no table has a row of it
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return copied
 
@@ -123,7 +123,7 @@ def test_a_claim_whose_rates_were_tried_has_its_tables(swept):
     claims, file = swept / "results" / "claims", "results/claims/shampoo_20.local.yaml"
     assert (swept / "results" / "shampoo_20.local-small-30m" / "plan.yaml").is_file()
     text = result[claims / "shampoo_20.local-small.md"]
-    assert f"{file} --scale small` makes the runs again" in text
+    assert f"{file} --scale small --part 30m` makes the runs again" in text
     assert "- shampoo: the best of 2 settings of its rates at 1,000 updates, lr at an end of what was tried" in text
     assert "; power 1/4, where the paper has 1/2" in text
     assert "unequal tuning" not in text

@@ -112,6 +112,9 @@ def again(verdict: Verdict) -> str:
             f"`python -m scripts.claims verify {verdict.claim.word} --scale public` reads the tables of results/public"
         )
     command = f"python -m scripts.claims run {verdict.claim.word} --scale {verdict.scale.name}"
+    there = [part for part in verdict.parts if any(arm.runs for arm in verdict.arms[part].values())]
+    if there != list(verdict.scale.parts):
+        command += "".join(f" --part {part}" for part in there)
     return f"`{command}` makes the runs again"
 
 
