@@ -22,10 +22,10 @@ from judge.timing import uneven, unsteady, untimed
 SMALL = 1.25  # the largest ratio, either way, that "no difference seen" can have missed
 BY_LITTLE = f", by less than {SMALL}"  # ends a verdict whose whole interval is that close to 1
 UNKNOWN = Speedup(None)
+TOO_SMALL = "runs too small"  # begins the sentence on what a verdict takes
 # What a verdict takes. With fewer updates at T, averages of curvature never warm up. With more epochs in the longest
 # run, the optimizers are held against each other on learning by heart: up to about four epochs a repeated token is
 # nearly as good as a fresh one (Muennighoff et al., 2023).
-TOO_SMALL = "runs too small"  # begins the sentence on a row that has less
 FEWEST_UPDATES = 2000
 MOST_EPOCHS = 4
 # On 32,768 validation tokens a difference of two optimizers changes by .0065 nats from one choice of windows to

@@ -99,7 +99,8 @@ def draw(theirs: Sequence[BoardRow], ours: Sequence[BoardRow]) -> str:
             marks = []
             for row in lines:
                 kind = sizes.index(row.size)
-                marks.append({"y": top + STEP / 2, "kind": kind, "color": INK[kind], "row": row, **span(row.speedup)})
+                look = {"kind": kind, "color": INK[kind % len(INK)]}
+                marks.append({"y": top + STEP / 2, **look, "row": row, **span(row.speedup)})
                 top += STEP
             block["names"].append({"name": name, "y": marks[0]["y"], "marks": marks, "end": top + GAP / 2})
             top += GAP

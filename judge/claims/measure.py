@@ -75,7 +75,7 @@ class Trained:
 
 def values(quantity: Quantity, runs: Sequence[Run]) -> np.ndarray | None:
     """Return one value for each run, in the quantity's unit; None where one does not know it, or scores are unlike."""
-    if quantity.metric.startswith(PREFIX) and not alike([run.scores for run in runs], quantity.metric):
+    if not _alike(quantity, runs):
         return None
     numbers = [run.last(quantity.metric) for run in runs]
     if not numbers or any(value is None for value in numbers):
@@ -84,6 +84,11 @@ def values(quantity: Quantity, runs: Sequence[Run]) -> np.ndarray | None:
     if quantity.per_step:
         each = each / np.array([run.step for run in runs])
     return quantity.scale * (np.exp(each) if quantity.exponential else each)
+
+
+def _alike(quantity: Quantity, runs: Sequence[Run]) -> bool:
+    """Say whether runs may be compared in a quantity: downstream scores must have been made in one way."""
+    return not quantity.metric.startswith(PREFIX) or alike([run.scores for run in runs], quantity.metric)
 
 
 def measure(
@@ -96,7 +101,7 @@ def measure(
         return {row.axis: Measured(row.speedup, row.seeds, row.decides, row.notes) for row in rows}
     pair = [each for each in (arm, against) if each]
     runs = [run for each in pair for run in each.finished]
-    if quantity.metric.startswith(PREFIX) and not alike([run.scores for run in runs], quantity.metric):
+    if not _alike(quantity, runs):
         return {"": Measured(UNKNOWN, notes=(f"no {quantity.title}: the runs were scored in different ways",))}
     samples = [values(quantity, each.finished) for each in pair]
     for each, sample in zip(pair, samples, strict=True):

@@ -184,8 +184,9 @@ def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def _length_of_trials(plans: Mapping[str, StudyPlan], arm: str) -> str:
     """Return the updates of an arm's trials in words, by part where they differ."""
-    arms = {part: plan.arms[arm] for part, plan in plans.items() if arm in plan.arms}
-    updates = {part: each.tuned.updates for part, each in arms.items() if each.tuned}
+    updates = {
+        part: tuned.updates for part, plan in plans.items() if arm in plan.arms and (tuned := plan.arms[arm].tuned)
+    }
     if len(set(updates.values())) == 1:
         return f"{next(iter(updates.values())):,}"
     return " and ".join(f"{number:,} ({part})" for part, number in updates.items())
