@@ -6,7 +6,7 @@ from torch import Tensor
 import optimizers
 from tests.tiny import distance, tiny_batch, tiny_model, tiny_objective, weights
 
-STEPS = 25  # past two refreshes of every tenth
+STEPS = 50
 
 
 class Recording:

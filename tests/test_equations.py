@@ -167,7 +167,7 @@ def test_gauss_newton_bartlett_is_unbiased():
     objective = tiny_objective(model, grad_clip=None)
     estimate = GaussNewtonBartlett()
     samples = torch.stack(
-        [torch.cat([e.flatten() for e in estimate(objective.bind(s, (inputs, targets)))]) for s in range(1024)]
+        [torch.cat([e.flatten() for e in estimate(objective.bind(s, (inputs, targets)))]) for s in range(1600)]
     )
 
     def error(count: int) -> float:
